@@ -1,0 +1,1 @@
+"""Proof: deterministic simulation, faults against real processes, independent checkers."""

@@ -1,0 +1,1 @@
+"""JanusKV above its regimes: requests, routing, HTTP faces, client and command line."""

@@ -1,0 +1,1 @@
+"""Engines, records and group commit. Knows nothing of replication."""

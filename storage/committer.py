@@ -1,0 +1,322 @@
+"""Group commit of one environment: one synced write for everything that a turn produced.
+
+A turn, always in this order and never two at once:
+
+    kick() -> begin_turn() of every participant   they work; each says what its turn needs
+           -> prepare(batch) of every participant    only if something must be written
+           -> engine.write(batch, sync=True)         one sync for all of them
+           -> after_commit() of every participant    now they may acknowledge
+
+While a write is in flight no turn begins: kicks are remembered. That is the write-ahead barrier on
+which the safety of the Raft groups rests (raftgroups/host.py), so it is kept here, in one place.
+
+LAZY work (applied data that a log already holds) does not pay for a sync of its own: it rides on
+the next NOW turn, or is written after `lazy_limit_s`.
+
+The write runs inline on the loop while syncs are quick (median under 2 ms) and on a dedicated
+writer thread while they are slow: handing a quick write to a thread costs more than it saves, and a
+slow one inline freezes the loop. A stall is told to the participants before anything that queued
+up during it is handled, so that a leader whose disk stood still steps down first. A write that
+fails, or that lasts `fatal_after_s`, is fatal: `on_fatal` is called, nothing is acknowledged, and
+no turn ever begins again. The process is expected to end; a watchdog thread sees to the second case
+even if the loop itself hangs in the sync.
+
+This file knows no asyncio: it takes a Scheduler, so that the simulator runs it as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from functools import partial
+from statistics import median
+from typing import Final, Protocol
+
+from storage.clock import Clock, Scheduler, Timer
+from storage.engine import Batch, Engine
+
+INLINE_BELOW_S: Final = 0.002
+THREAD_ABOVE_S: Final = 0.003
+SAMPLES: Final = 31
+
+
+class Need(IntEnum):
+    """What a participant's turn needs written. The largest of all participants decides."""
+
+    NOTHING = 0
+    LAZY = 1
+    NOW = 2
+
+
+class Participant(Protocol):
+    def begin_turn(self) -> Need:
+        """Do this turn's work. May send what may leave before the disk has it."""
+        ...
+
+    def prepare(self, batch: Batch) -> None:
+        """Add everything that is pending, lazy work included. Only called if a write follows."""
+        ...
+
+    def after_commit(self) -> None:
+        """The prepared batch is on the disk: acknowledge. Only called after a write."""
+        ...
+
+    def stalled(self, seconds: float) -> None:
+        """The write just finished took longer than `stall_after_s`. Called before after_commit and
+        before anything that arrived meanwhile is handled."""
+        ...
+
+
+Done = Callable[[BaseException | None, float], None]
+"""Called on the loop with the failure, if any, and the seconds that the write took."""
+
+
+class Writer(Protocol):
+    """Runs one write and calls `done` exactly once, on the loop."""
+
+    def submit(self, engine: Engine, batch: Batch, done: Done) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class InlineWriter:
+    """Writes at once, on the loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        started = self._clock.monotonic()
+        failure: BaseException | None = None
+        try:
+            engine.write(batch, sync=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the committer must see it
+            failure = error
+        done(failure, self._clock.monotonic() - started)
+
+    def close(self) -> None:
+        pass
+
+
+class ThreadWriter:
+    """Writes on one dedicated thread (LMDB begins and commits on the same one)."""
+
+    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
+        self._inline = InlineWriter(clock)
+        self._post = call_soon_threadsafe
+        self._work: deque[tuple[Engine, Batch, Done]] = deque(maxlen=1)
+        self._wake = threading.Semaphore(0)
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        assert not self._work, "one write at a time"
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="janus-writer", daemon=True)
+            self._thread.start()
+        self._work.append((engine, batch, done))
+        self._wake.release()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            if self._closing:
+                return
+            engine, batch, done = self._work.popleft()
+            self._inline.submit(engine, batch, partial(self._report, done))
+
+    def _report(self, done: Done, failure: BaseException | None, seconds: float) -> None:
+        self._post(done, failure, seconds)
+
+    def close(self) -> None:
+        """Waits for the write in flight."""
+        self._closing = True
+        self._wake.release()
+        if self._thread is not None:
+            self._thread.join()
+
+
+class AdaptiveWriter:
+    """Inline while the median sync is quick, a thread while it is slow.
+
+    The two thresholds differ so that a disk near the border does not flip at every write.
+    """
+
+    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
+        self._inline = InlineWriter(clock)
+        self._thread = ThreadWriter(clock, call_soon_threadsafe)
+        self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self.threaded = False
+
+    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        def measured(failure: BaseException | None, seconds: float) -> None:
+            self._observe(seconds)
+            done(failure, seconds)
+
+        (self._thread if self.threaded else self._inline).submit(engine, batch, measured)
+
+    def _observe(self, seconds: float) -> None:
+        self._samples.append(seconds)
+        if len(self._samples) < 5:
+            return
+        typical = median(self._samples)
+        if self.threaded and typical < INLINE_BELOW_S:
+            self.threaded = False
+        elif not self.threaded and typical > THREAD_ABOVE_S:
+            self.threaded = True
+
+    def close(self) -> None:
+        self._thread.close()
+
+
+class Committer:
+    """Owns the turns of one engine. All methods are called on the loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        scheduler: Scheduler,
+        clock: Clock,
+        *,
+        on_fatal: Callable[[BaseException], None],
+        stall_after_s: float = 1.0,
+        lazy_limit_s: float = 0.5,
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._scheduler = scheduler
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._stall_after_s = stall_after_s
+        self._lazy_limit_s = lazy_limit_s
+        self._participants: list[Participant] = []
+        self._turn_scheduled: Timer | None = None
+        self._kicked_in_flight = False
+        self._lazy_timer: Timer | None = None
+        self._lazy_overdue = False
+        self._stopped = False
+        self.in_flight_since: float | None = None
+        """When the write in flight began; None between writes. The watchdog reads it."""
+        self.turns = 0
+        self.commits = 0
+        self.stalls = 0
+        self.last_sync_s = 0.0
+
+    @property
+    def participants(self) -> Sequence[Participant]:
+        return self._participants
+
+    def add(self, participant: Participant) -> None:
+        self._participants.append(participant)
+
+    def kick(self) -> None:
+        """There is work: a turn will begin in the next pass of the loop."""
+        if self._stopped:
+            return
+        if self.in_flight_since is not None:
+            self._kicked_in_flight = True
+        elif self._turn_scheduled is None:
+            self._turn_scheduled = self._scheduler.call_soon(self._turn)
+
+    def stop(self) -> None:
+        """No further turn begins; a write in flight is finished, but nobody is told."""
+        self._stopped = True
+        for timer in (self._turn_scheduled, self._lazy_timer):
+            if timer is not None:
+                timer.cancel()
+        self._turn_scheduled = self._lazy_timer = None
+
+    def _turn(self) -> None:
+        self._turn_scheduled = None
+        if self._stopped or self.in_flight_since is not None:
+            return
+        self.turns += 1
+        # A list, not a generator: every participant works in every turn.
+        need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+        if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
+            # The pass of the loop between here and the write flushes what begin_turn sent.
+            self.in_flight_since = self._clock.monotonic()
+            self._scheduler.call_soon(self._commit)
+        elif need is Need.LAZY and self._lazy_timer is None:
+            self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)
+
+    def _lazy_is_due(self) -> None:
+        self._lazy_timer = None
+        self._lazy_overdue = True
+        self.kick()
+
+    def _commit(self) -> None:
+        if self._stopped:
+            return
+        batch = Batch()
+        for participant in self._participants:
+            participant.prepare(batch)
+        self.in_flight_since = self._clock.monotonic()
+        self._writer.submit(self._engine, batch, self._committed)
+
+    def _committed(self, failure: BaseException | None, seconds: float) -> None:
+        self.in_flight_since = None
+        self.last_sync_s = seconds
+        if self._stopped:
+            return
+        if failure is not None:
+            self.stop()
+            self._on_fatal(failure)
+            return
+        self.commits += 1
+        self._lazy_overdue = False
+        if self._lazy_timer is not None:
+            self._lazy_timer.cancel()
+            self._lazy_timer = None
+        if seconds > self._stall_after_s:
+            self.stalls += 1
+            for participant in self._participants:
+                participant.stalled(seconds)
+        for participant in self._participants:
+            participant.after_commit()
+        if self._kicked_in_flight:
+            self._kicked_in_flight = False
+            self.kick()
+
+
+class SyncWatchdog:
+    """Ends the process when one write lasts too long, from a thread of its own, because an inline
+    sync that hangs takes the loop with it."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        clock: Clock,
+        on_fatal: Callable[[float], None],
+        *,
+        fatal_after_s: float = 10.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        self._committer = committer
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._fatal_after_s = fatal_after_s
+        self._poll_s = poll_s
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="janus-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._poll_s):
+            since = self._committer.in_flight_since
+            if since is None:
+                continue
+            lasted = self._clock.monotonic() - since
+            if lasted >= self._fatal_after_s:
+                self._on_fatal(lasted)
+                return

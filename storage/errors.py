@@ -1,0 +1,122 @@
+"""The base of the one error tree.
+
+Every error that JanusKV raises on purpose descends from JanusError and carries three facts that the
+outer edges translate by one table each:
+
+- code: a short stable word that programs may match on;
+- retryable: whether the same call may succeed later without a change by the caller;
+- outcome: NONE (surely nothing was done) or UNKNOWN (it may have taken effect). An error whose
+  outcome is not known must never say NONE.
+
+The message says what happened, which limit or file, and what to do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Outcome(StrEnum):
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+
+class JanusError(Exception):
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    outcome: ClassVar[Outcome] = Outcome.NONE
+
+
+class InvalidRequestError(JanusError):
+    """The caller's fault: the same call will never succeed."""
+
+    code = "invalid_request"
+
+
+class KeyTooLongError(InvalidRequestError):
+    code = "key_too_long"
+
+
+class EmptyKeyError(InvalidRequestError):
+    code = "empty_key"
+
+
+class ValueTooLargeError(InvalidRequestError):
+    code = "value_too_large"
+
+
+class CompactedError(InvalidRequestError):
+    """The revision asked for was compacted away."""
+
+    code = "compacted"
+
+    def __init__(self, message: str, compact_revision: int) -> None:
+        super().__init__(message)
+        self.compact_revision = compact_revision
+
+
+class FutureRevisionError(InvalidRequestError):
+    code = "future_revision"
+
+
+class SnapshotExpiredError(JanusError):
+    """A snapshot outlived its maximum age; open a new one and resume from the last key read."""
+
+    code = "snapshot_expired"
+    retryable = True
+
+
+class NoSpaceError(JanusError):
+    """Refused before the disk is full; nothing was written. Deletes and compaction still work."""
+
+    code = "no_space"
+    retryable = True
+
+
+class StorageError(JanusError):
+    """The base of everything that is wrong below: disk, files, format."""
+
+    code = "storage"
+
+
+class WriteFailedError(StorageError):
+    """A commit failed: whether it reached the disk is not known. The engine takes no more writes;
+    the process must stop, and recovery decides at the next start."""
+
+    code = "write_failed"
+    outcome = Outcome.UNKNOWN
+
+
+class EngineClosedError(StorageError):
+    code = "engine_closed"
+
+
+class CorruptRecordError(StorageError):
+    """A record failed its checksum. The message names the key; no value is ever returned for it."""
+
+    code = "corrupt_record"
+
+    def __init__(self, message: str, key: bytes) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class UnknownFormatError(StorageError):
+    """A record or directory of a format version that this code does not read."""
+
+    code = "unknown_format"
+
+
+class DataDirectoryError(StorageError):
+    """The data directory cannot be used as asked. Nothing was changed."""
+
+    code = "data_directory"
+
+
+class DirectoryInUseError(DataDirectoryError):
+    code = "directory_in_use"
+
+
+class ForeignDirectoryError(DataDirectoryError):
+    code = "foreign_directory"
