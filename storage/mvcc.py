@@ -99,10 +99,9 @@ class Shard:
         self._scope = WriteScope(self.view, self._end_scope)
         return self._scope
 
-    def _end_scope(self, layer: Layer | None) -> None:
+    def _end_scope(self, changed: bool) -> None:
         self._scope = None
-        if layer is not None:
-            self._active.absorb(layer)
+        if changed:
             self.state.revision += 1
             self._dirty = True
 

@@ -93,8 +93,5 @@ def _from(view: View, from_revision: int) -> Iterator[tuple[int, bytes]]:
             if more:
                 low = page.items[-1][0] + b"\x00"
     for layer in reversed(view.layers):
-        for nth in range(max(0, from_revision - layer.base - 1), len(layer.starts)):
-            revision = layer.base + 1 + nth
-            end = layer.starts[nth + 1] if nth + 1 < len(layer.starts) else len(layer.events)
-            for at in range(layer.starts[nth], end):
-                yield revision, layer.events[at]
+        for revision, _, body in layer.numbered_events(from_revision):
+            yield revision, body
