@@ -69,11 +69,15 @@ class Model:
 
     @property
     def revision(self) -> int:
-        return max(self.at)
+        return len(self.at)
 
     @property
     def now(self) -> dict[bytes, KeyValue]:
         return self.at[self.revision]
+
+    def happened(self, first: int) -> list[Event]:
+        revisions = range(first, self.revision + 1)
+        return [event for at in revisions for event in self.events.get(at, [])]
 
 
 class Transaction:
@@ -296,6 +300,7 @@ class MvccMachine(RuleBasedStateMachine):
                 for shard in self.shards.values():
                     shard.after_commit()
                 self.batch, self.written = None, False
+            self.look()
 
     @rule(cleanly=st.booleans())
     def restart(self, cleanly: bool) -> None:
@@ -320,8 +325,19 @@ class MvccMachine(RuleBasedStateMachine):
             assert not (cleanly and shard.sweep_pending)
             for index in range(applied + 1, len(log) + 1):
                 apply(shard, index, log[index - 1])
+        self.look()
 
     # --- reading ---
+
+    def look(self) -> None:
+        """What every shard shows now and what happened last."""
+        for place in PLACES:
+            model, view = self.models[place.shard], self.shards[place.shard].view
+            everything = (place.start, place.end)
+            assert view.read_range(*everything).items == inside(model.now, *everything)
+            recent = max(model.revision - 20, model.compacted)
+            found = read_events(view, recent)
+            assert found == (model.happened(recent), model.revision + 1)
 
     def pick(self, place: Place, back: int) -> tuple[int, dict[bytes, KeyValue] | None]:
         """A revision argument and the map that it names; None if reading it must fail."""
@@ -494,8 +510,7 @@ class MvccMachine(RuleBasedStateMachine):
             revision = page.next_revision
         assert found == [
             event
-            for at in range(first, model.revision + 1)
-            for event in model.events.get(at, [])
+            for event in model.happened(first)
             if event.kv.key >= start and (end is None or event.kv.key < end)
         ]
 
@@ -581,7 +596,7 @@ def digest(shard: Shard) -> Any:
             return found
 
 
-SETTINGS = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 def test_mvcc_on_memory() -> None:
