@@ -16,6 +16,7 @@ The step to `released` waits, because py-lmdb drops the interpreter lock inside 
 pages were given back then, a writer could overwrite them under the reader's eyes. A scan in flight
 holds the snapshot's lock; a get in flight holds the bound method and with it the transaction, whose
 references are counted. What cannot be released is tried again at each later snapshot and write.
+(A get caught by the close of the whole engine is safe too, but may raise LMDB's own error.)
 
 Sorting the puts of a batch (cursor.putmulti) was measured and does not pay: random batches of 100
 among a million keys cost 13-15 us CPU an operation either way, nearly all of it in the commit.
@@ -327,7 +328,12 @@ class LmdbEngine:
         self._check_open()
         files.make_checkpoint_directory(directory)
         try:
-            self._env.copy(str(directory), compact=True)
+            try:
+                self._env.copy(str(directory), compact=True)
+            except lmdb.IncompatibleError:
+                # LMDB refuses to compact a file that lost count of a page; a copy as it is works.
+                (directory / DATA_NAME).unlink()
+                self._env.copy(str(directory), compact=False)
             files.sync_file(directory / DATA_NAME)
             files.sync_directory(directory)
         except (lmdb.Error, OSError) as error:

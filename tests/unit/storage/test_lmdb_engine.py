@@ -284,6 +284,30 @@ def test_a_checkpoint_that_the_disk_refuses_leaves_nothing_behind(
     assert everything(opened("copy")) == numbered(1_000, b"v" * 1_000)
 
 
+class _CannotCompact:
+    """Stands for an environment whose compacting copy stops half-way."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+
+    def copy(self, path: str, compact: bool) -> None:
+        if compact:
+            (Path(path) / DATA_NAME).write_bytes(b"half")
+            raise lmdb.IncompatibleError("mdb_env_copy2", -30784)
+        self._environment.copy(path, compact=False)
+
+
+def test_a_file_that_cannot_be_compacted_is_copied_as_it_is(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened()
+    put(engine, *numbered(100, b"v"))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_env", _CannotCompact(engine._env))
+        engine.checkpoint(tmp_path / "copy")
+    assert everything(opened("copy")) == numbered(100, b"v")
+
+
 class _Refusing:
     """Stands for an environment that had a fatal error: LMDB then begins no transaction."""
 
