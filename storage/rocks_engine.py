@@ -136,7 +136,7 @@ class RocksEngine:
         self._append = WriteOptions()
         self._append.no_slowdown = True
         prepare_directory(path, create)
-        self._lock_descriptor = files.lock_directory(path)
+        self._lock_descriptor = files.lock_directory(path, "open the engine in")
         try:
             self._db = _open_database(path, self.options, block_cache)
         except BaseException:
@@ -295,6 +295,7 @@ class RocksEngine:
         little time and space; damage of a shared file is then damage of both."""
         staging = directory.with_name(directory.name + ".tmp")
         with self._maintaining:
+            self._check_open()
             files.make_checkpoint_directory(directory)
             if staging.exists():
                 raise DataDirectoryError(
@@ -304,7 +305,6 @@ class RocksEngine:
             try:
                 # The flush starts a new log at any moment: nothing may be unsynced from here on.
                 with self._writing:
-                    self._check_open()
                     self._sync_every_write = True
                     if self._unsynced and self._failure is None:
                         self._sync_log()
