@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from storage.buckets import BUCKETS, bucket_of
+from storage.clock import SystemClock
 from storage.engine import Batch, Engine
 from storage.hints import HintLimits, HintOutcome, HintUsage, hint_usages, read_hints
+from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
 from storage.objects import (
     Record,
@@ -31,6 +33,7 @@ from storage.objects import (
     scan_objects,
     scan_reapable,
 )
+from storage.rocks_engine import RocksEngine
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version
 from storage.versions import Turn
 
@@ -204,6 +207,7 @@ class TablesMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "engine"):
             self.engine.close()
+        if hasattr(self, "directory"):
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -211,8 +215,26 @@ def _memory(_: Path) -> Engine:
     return MemoryEngine()
 
 
-@pytest.mark.parametrize("open_engine", [pytest.param(_memory, id="memory")])
-def test_the_tables_follow_the_model(open_engine: Callable[[Path], Engine]) -> None:
+def _lmdb(directory: Path) -> Engine:
+    return LmdbEngine(directory / "lmdb", clock=SystemClock(), map_size_bytes=1 << 26)
+
+
+def _rocks(directory: Path) -> Engine:
+    return RocksEngine(directory / "rocks", clock=SystemClock())
+
+
+@pytest.mark.parametrize(
+    ("open_engine", "examples"),
+    [
+        pytest.param(_memory, None, id="memory"),
+        pytest.param(_lmdb, 12, id="lmdb"),
+        pytest.param(_rocks, 12, id="rocksdb"),
+    ],
+)
+def test_the_tables_follow_the_model(
+    open_engine: Callable[[Path], Engine], examples: int | None, rounds: int
+) -> None:
     machine = type("Machine", (TablesMachine,), {"open_engine": staticmethod(open_engine)})
-    machine.TestCase.settings = settings(stateful_step_count=30)
+    bounded = {"max_examples": examples * rounds} if examples else {}
+    machine.TestCase.settings = settings(stateful_step_count=30, **bounded)
     machine.TestCase().runTest()
