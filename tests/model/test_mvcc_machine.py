@@ -34,6 +34,7 @@ from storage.codec import Table, key_u32, key_u64, unseal
 from storage.engine import Batch, Engine
 from storage.errors import CompactedError, FutureRevisionError
 from storage.latest import Latest
+from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
 from storage.mvcc import Shard
 from storage.mvcc_events import read_events
@@ -607,7 +608,6 @@ def test_mvcc_on_memory() -> None:
 
 
 def test_mvcc_on_lmdb() -> None:
-    lmdb_engine = pytest.importorskip("storage.lmdb_engine")
     root = Path(tempfile.mkdtemp(prefix="januskv-mvcc-"))
     count = 0
 
@@ -618,8 +618,7 @@ def test_mvcc_on_lmdb() -> None:
             shutil.rmtree(root / str(count - 1), ignore_errors=True)
         else:
             before.close()
-        engine: Engine = lmdb_engine.LmdbEngine(root / str(count), clock=SystemClock())
-        return engine
+        return LmdbEngine(root / str(count), clock=SystemClock())
 
     try:
         run_state_machine_as_test(lambda: MvccMachine(open_engine), settings=SETTINGS)
