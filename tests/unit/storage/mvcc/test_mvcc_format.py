@@ -1,5 +1,5 @@
 """The bytes on disk are those that FORMAT-mvcc.md describes. If this fails, a format changed: old
-directories must still be read, so a changed body needs a new version and this file a second case."""
+directories must still be read, so a changed body needs a new version and a second case here."""
 
 from __future__ import annotations
 
