@@ -378,7 +378,7 @@ def test_pressure_is_seen_before_a_write_stalls_and_a_stalled_write_is_refused(
     assert engine.write_pressure() is WritePressure.STOPPED
     assert seen[:2] == [WritePressure.NONE, WritePressure.SLOWDOWN]
     assert len(pairs(engine)) == written
-    assert engine.statistics().details["writes_stalled"] == 1
+    assert engine.statistics().details["writes_stalled"] >= 1
     # It goes on by itself, and the refused write can be sent again.
     poll(lambda: engine.write_pressure() is not WritePressure.STOPPED)
     put(engine, b"k%06d" % written, b"again")
