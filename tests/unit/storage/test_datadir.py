@@ -64,6 +64,7 @@ def test_the_first_open_makes_an_identity_and_later_ones_keep_it(tmp_path: Path)
         assert first.identity.cluster_id is None
         assert 0 < first.identity.incarnation < 1 << 53
         assert first.identity.created_by.startswith("januskv ")
+    assert path.stat().st_mode & 0o777 == 0o700, "nobody else reads another user's data"
     with DataDirectory.open(path, create=False) as second:
         assert second.identity == first.identity
         assert second.boot_id != first.boot_id
