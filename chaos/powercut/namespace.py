@@ -9,7 +9,8 @@ What makes a change durable (the rule is a parameter, Entries):
 - a sync of a directory that it touches, always;
 - FILE_SYNC, as ext4, XFS and btrfs behave: also a sync of the file that it names;
 - DIRECTORY_SYNC, as POSIX promises: nothing else.
-A change takes what it depends on with it.
+A change takes what it depends on with it; but under DIRECTORY_SYNC not the making of the directory
+it works in: until that is durable too, all that the directory holds is out of reach.
 
 An image keeps pending changes in one of two ways, drawn by dice: a prefix in time (what a journal
 does), or any subset that respects the dependencies.
@@ -54,12 +55,16 @@ class Pending:
     """The directories that it works in."""
 
     def depends_on(self, earlier: Pending) -> bool:
-        mine = {entry for entry, _ in self.edits}
         return (
-            not mine.isdisjoint(entry for entry, _ in earlier.edits)
-            or not self.files.isdisjoint(earlier.files)
+            self.touches_what(earlier)
             or not self.directories.isdisjoint(earlier.files)
             or not self.files.isdisjoint(earlier.directories)
+        )
+
+    def touches_what(self, earlier: Pending) -> bool:
+        mine = {entry for entry, _ in self.edits}
+        return not self.files.isdisjoint(earlier.files) or not mine.isdisjoint(
+            entry for entry, _ in earlier.edits
         )
 
 
@@ -102,12 +107,13 @@ class Namespace:
 
     def _settle(self, indexes: Iterable[int]) -> None:
         settled = set(indexes)
+        along = Pending.depends_on if self._rule is Entries.FILE_SYNC else Pending.touches_what
         for index in range(len(self.pending) - 1, -1, -1):
             if index in settled:
                 settled.update(
                     earlier
                     for earlier in range(index)
-                    if self.pending[index].depends_on(self.pending[earlier])
+                    if along(self.pending[index], self.pending[earlier])
                 )
         for index in sorted(settled):
             _apply(self.durable, self.pending[index])
