@@ -67,6 +67,13 @@ class SnapshotExpiredError(JanusError):
     retryable = True
 
 
+class TooManySnapshotsError(JanusError):
+    """Every reader slot of the engine is taken."""
+
+    code = "too_many_snapshots"
+    retryable = True
+
+
 class NoSpaceError(JanusError):
     """Refused before the disk is full; nothing was written. Deletes and compaction still work."""
 
@@ -86,6 +93,13 @@ class WriteFailedError(StorageError):
 
     code = "write_failed"
     outcome = Outcome.UNKNOWN
+
+
+class ReadFailedError(StorageError):
+    """The disk or the engine could not read. Nothing is known to be damaged."""
+
+    code = "read_failed"
+    retryable = True
 
 
 class EngineClosedError(StorageError):
