@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from chaos.powercut.children import Verifier, environment, writer_command
 from chaos.powercut.disk import Disk, Image
@@ -26,6 +26,11 @@ from chaos.powercut.recorder import Recorder, Run
 from chaos.powercut.recording import Recording
 from chaos.powercut.workload import Workload
 from chaos.powercut.writer import DATABASE
+
+CHECKPOINT_CHANCE: Final = 0.2
+"""Of each image's checkpoints, how many are opened."""
+GO_ON_CHANCE: Final = 0.25
+"""Of the opened databases, how many are also written to and opened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,6 @@ class Report:
         return "\n  ".join([head, *map(str, self.findings)])
 
 
-@dataclass(frozen=True, slots=True)
-class Promises:
-    """What holds at a cut: directory -> the last batch it must show."""
-
-    least: dict[str, int]
-
-
 def record(
     subject: Subject,
     workload: Workload,
@@ -89,9 +87,7 @@ def record(
     """Run the writer to its end under the recorder; with `kills_at`, kill it at these positions
     first and start it again each time. Positions count on from run to run."""
     recorder = Recorder(root, volatile=subject.volatile)
-    command = writer_command(
-        subject.open_text, root, workload, checkpoint_every=checkpoint_every
-    )
+    command = writer_command(subject.open_text, root, workload, checkpoint_every=checkpoint_every)
     for kill_at in kills_at:
         recorder.run(command, environment=environment(), kill_at=kill_at)
     run = recorder.run(command, environment=environment())
@@ -111,7 +107,9 @@ def choose_cuts(recording: Recording, count: int, dice: random.Random) -> list[i
     moment; the others anywhere."""
     promises = [position + 1 for position, _ in recording.acknowledgements()]
     cuts = [
-        dice.choice(promises) if promises and dice.random() < 0.5 else dice.randint(0, recording.end)
+        dice.choice(promises)
+        if promises and dice.random() < 0.5
+        else dice.randint(0, recording.end)
         for _ in range(count)
     ]
     return sorted(cuts)
@@ -159,8 +157,10 @@ def examine(
             report.images += 1
             broken = False
             for database, promised in least.items():
+                if database != DATABASE and dice.random() >= CHECKPOINT_CHANCE:
+                    continue
                 write_image(image, directory)
-                verdict = verifier.verify(directory / database, go_on=dice.random() < 0.25)
+                verdict = verifier.verify(directory / database, go_on=dice.random() < GO_ON_CHANCE)
                 report.databases += 1
                 problem = verdict.problem
                 if problem is None and verdict.head < promised:
@@ -168,7 +168,9 @@ def examine(
                 if problem is not None:
                     broken = True
                     report.findings.append(
-                        Finding(cut, image_seed, image.mood, database, promised, verdict.head, problem)
+                        Finding(
+                            cut, image_seed, image.mood, database, promised, verdict.head, problem
+                        )
                     )
             if broken and keep:
                 write_image(image, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -100,10 +101,8 @@ class Verifier:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
                 pipe.close()
-            except BrokenPipeError:
-                pass  # a request that a dead process never read
 
     def __enter__(self) -> Verifier:
         return self

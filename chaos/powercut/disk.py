@@ -169,9 +169,7 @@ class Disk:
         return Image(files, self._directory_paths(found), "no power cut")
 
     def _directory_paths(self, found: dict[str, FileId]) -> tuple[str, ...]:
-        return tuple(
-            path for path, file in found.items() if file in self._directories
-        )
+        return tuple(path for path, file in found.items() if file in self._directories)
 
     def _file(self, file: FileId) -> FileState:
         try:

@@ -7,6 +7,7 @@ from the thread that seized it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -75,10 +76,8 @@ def listen(tid: int) -> None:
 
 
 def _ignore_dead(request: int, tid: int, data: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         _ptrace(request, tid, 0, data)
-    except ProcessLookupError:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ class Entered:
 @dataclass(frozen=True, slots=True)
 class Left:
     result: int
-
 
 
 def system_call(tid: int) -> Entered | Left | None:

@@ -14,6 +14,7 @@ the files that are really there. Whatever escaped the recorder shows as a differ
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from chaos.powercut import ptrace
 from chaos.powercut.decode import Decoder, Finish
 from chaos.powercut.disk import Disk
 from chaos.powercut.errors import RecordingError, TracingUnavailableError
-from chaos.powercut.recording import Acknowledge, Call, Recording, Sync
+from chaos.powercut.recording import Call, Recording, Sync
 from chaos.powercut.tree import Tree
 
 # Waits for one byte, so that the tracer can seize it first; then becomes the program.
@@ -206,10 +207,8 @@ class _Session:
         self._kill()
 
     def _kill(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended
 
     def _drain(self) -> None:
         """Wait until nothing that was traced is left."""

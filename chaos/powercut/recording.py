@@ -181,7 +181,9 @@ class Recording:
 
 def _effect_text(effect: Effect, names: Mapping[FileId, str]) -> str:
     def name(file: FileId | None) -> str:
-        return "everything" if file is None else names.get(file, "." if file == ROOT else f"#{file}")
+        return (
+            "everything" if file is None else names.get(file, "." if file == ROOT else f"#{file}")
+        )
 
     match effect:
         case Write():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.powercut.opening import Opener, opener
-from chaos.powercut.workload import Workload, difference, head_of
+from chaos.powercut.workload import States, Workload, head_of
 from storage.engine import iterate
 from storage.errors import JanusError
 
@@ -33,12 +33,12 @@ def main() -> None:
     workload = Workload(
         arguments.seed, arguments.batches + 1, large_max_bytes=arguments.large_max_bytes
     )
-    states = list(workload.states())
+    states = States(workload)
+    open_engine = opener(arguments.open)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = verify(
-            opener(arguments.open), Path(request["path"]), workload, states, request["go_on"]
-        )
+        path = Path(request["path"])
+        answer = verify(open_engine, path, workload, states, go_on=request["go_on"])
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -47,19 +47,20 @@ def verify(
     open_engine: Opener,
     path: Path,
     workload: Workload,
-    states: list[dict[bytes, bytes]],
+    states: States,
+    *,
     go_on: bool,
 ) -> dict[str, Any]:
     head = -1
     try:
         found = read_all(open_engine, path)
         head = head_of(found)
-        problem = difference(found, states)
+        problem = states.difference(found)
         if problem is None and go_on:
             write_next(open_engine, path, workload, head + 1)
             again = read_all(open_engine, path)
             if again != states[head + 1]:
-                problem = f"after one more batch and a restart: {difference(again, states)}"
+                problem = f"after one more batch and a restart: {states.difference(again)}"
     except JanusError as error:
         problem = f"{type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001  whatever an engine raises on a damaged file is its verdict

@@ -14,7 +14,7 @@ are promised only by the next synced one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,22 +58,39 @@ class Workload:
         batch.put(HEAD_KEY, b"%d" % number)
         return batch
 
-    def states(self) -> Iterator[dict[bytes, bytes]]:
-        """The state after 0, 1, 2, ... batches."""
-        state: dict[bytes, bytes] = {}
-        yield dict(state)
-        for number in range(1, self.batches + 1):
-            apply(state, self.batch(number))
-            yield dict(state)
 
-    @property
-    def synced_through(self) -> int:
-        """The last batch that a completed run has promised."""
-        numbers = range(self.batches, 0, -1)
-        return next((number for number in numbers if self.is_synced(number)), 0)
+class States:
+    """The state after 0, 1, 2, ... batches, worked out as far as it was asked for."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._known: list[dict[bytes, bytes]] = [{}]
+
+    def __getitem__(self, number: int) -> dict[bytes, bytes]:
+        while len(self._known) <= number:
+            state = dict(self._known[-1])
+            apply(state, self._workload.batch(len(self._known)))
+            self._known.append(state)
+        return self._known[number]
+
+    def difference(self, found: Mapping[bytes, bytes]) -> str | None:
+        """Why this is not the state after a prefix of the batches; None if it is one."""
+        head = head_of(found)
+        if not 0 <= head <= self._workload.batches:
+            return f"head is {head}, which was never written"
+        wanted = self[head]
+        if found == wanted:
+            return None
+        key = min(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+        if key not in found:
+            return f"head is {head}, but {key!r} of a batch up to it is missing"
+        if key not in wanted:
+            return f"head is {head}, but {key!r} is there, which no such prefix holds"
+        return f"head is {head}, but {key!r} has a value that it does not have then"
 
 
 def apply(state: dict[bytes, bytes], batch: Batch) -> None:
+    """What a batch does, said once more and without an engine."""
     for op, key, value in batch.operations:
         if op is Op.PUT:
             assert value is not None
@@ -83,24 +100,6 @@ def apply(state: dict[bytes, bytes], batch: Batch) -> None:
         else:
             for gone in [k for k in state if k >= key and (value is None or k < value)]:
                 del state[gone]
-
-
-def difference(found: Mapping[bytes, bytes], states: list[dict[bytes, bytes]]) -> str | None:
-    """Why this is not the state after a prefix of the batches; None if it is one."""
-    head = head_of(found)
-    if not 0 <= head < len(states):
-        return f"head is {head}, which was never written"
-    wanted = states[head]
-    if found == wanted:
-        return None
-    for key in sorted(found.keys() | wanted.keys()):
-        if key not in found:
-            return f"head is {head}, but {key!r} of a batch up to it is missing"
-        if key not in wanted:
-            return f"head is {head}, but {key!r} is there, which no such prefix holds"
-        if found[key] != wanted[key]:
-            return f"head is {head}, but {key!r} has a value that it does not have then"
-    raise AssertionError("unreachable: the maps differ in no key")
 
 
 def head_of(found: Mapping[bytes, bytes]) -> int:
