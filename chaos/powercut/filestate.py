@@ -12,8 +12,8 @@ write may be taken in part, at a multiple of the tear unit. Cutting a file order
 - if a cut is on the disk, every change of data before it is (the cut zeroes what it drops);
 - if it is not, no change of data after it is (those blocks were allocated anew).
 
-Invariant: `durable` is exactly what a power cut at this moment leaves at the least; its length is
-the durable length.
+Invariant: `durable` up to `durable_length` is what a power cut at this moment leaves at the least.
+What `durable` holds beyond is on the disk too, but seen only with a later length.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Step(NamedTuple):
 class FileState:
     def __init__(self, content: bytes = b"") -> None:
         self.durable = bytearray(content)
+        self.durable_length = len(content)
         self.length = len(content)
         """The length that a reader of the page cache sees."""
         self.pieces: dict[int, list[Piece]] = {}
@@ -130,14 +131,12 @@ class FileState:
         """Every change left before this position is durable now."""
         for sector in list(self.pieces):
             self._settle(sector, before, own=-1)
-        length = len(self.durable)
         waiting = []
         for step in self.steps:
             if step.left < before:
-                length = step.after
+                self.durable_length = step.after
             else:
                 waiting.append(step)
-        self._set_durable_length(length)
         self._keep_steps(waiting)
 
     def sync_range(self, before: int, own: int, offset: int, end: int) -> None:
@@ -149,8 +148,9 @@ class FileState:
         for index, step in enumerate(self.steps):
             if step.cuts and step.left < before:
                 last_cut = index
-        length = self.steps[last_cut].after if last_cut >= 0 else len(self.durable)
-        self._set_durable_length(max(length, end))
+        if last_cut >= 0:
+            self.durable_length = self.steps[last_cut].after
+        self.durable_length = max(self.durable_length, end)
         self._keep_steps(self.steps[last_cut + 1 :])
 
     def _settle(self, sector: int, before: int, own: int) -> None:
@@ -168,18 +168,12 @@ class FileState:
 
     def _keep_steps(self, steps: list[Step]) -> None:
         """Growth within what is durable already is no step any more."""
-        durable = len(self.durable)
+        durable = self.durable_length
         self.steps = [
             step if step.cuts else step._replace(before=max(step.before, durable))
             for step in steps
             if step.cuts or step.after > durable
         ]
-
-    def _set_durable_length(self, length: int) -> None:
-        if length < len(self.durable):
-            del self.durable[length:]
-        else:
-            self.durable.extend(bytes(length - len(self.durable)))
 
     # --- images ---
 
@@ -209,7 +203,7 @@ class FileState:
     def _draw_length(self, dice: Dice, mood: Mood) -> tuple[int, int, int]:
         """(length, order up to which all data is there, order from which none is)"""
         taken = mood.taken([step.order for step in self.steps], dice) if self.steps else 0
-        length = len(self.durable)
+        length = self.durable_length
         if taken:
             last = self.steps[taken - 1]
             length = last.after
