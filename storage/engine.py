@@ -27,8 +27,8 @@ Reading
   caller always gets on. `more` is true exactly if a pair of the range was left out.
 
 Keys are 1 to 511 bytes (LMDB's limit); values are any bytes up to 4 MiB, so that a record with the
-previous one embedded fits. To `get` a key that cannot be stored is a defect of the caller. Bounds of
-ranges are any bytes; `None` as an end means unbounded.
+previous one embedded fits. To `get` a key that cannot be stored is a defect of the caller. Bounds
+of ranges are any bytes; `None` as an end means unbounded.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,12 @@ from storage.lmdb_pages import PageFigures
 DATA_NAME: Final = "data.mdb"
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
 DEFAULT_MAX_SNAPSHOTS: Final = 1_024
+CHECKPOINTS: Final = 8
+"""Reader slots beside the snapshots', for copies that run at the same time."""
 READER_CHECK_INTERVAL_S: Final = 60.0
+_OPEN: Final = "open the engine in"
+_MAGIC: Final = 0xBEEFC0DE
+_FORMATS: Final = (1, 3)  # of LMDB 0.9 and 1.0
 _ABOVE_ALL_KEYS: Final = b"\xff" * (ENGINE_KEY_MAX_BYTES + 1)
 _PUT: Final = Op.PUT
 _DELETE: Final = Op.DELETE
@@ -214,13 +220,13 @@ class LmdbEngine:
         self._stale_readers = 0
         self._next_reader_check = math.inf
         if create:
-            files.make_directory(path, "open the engine in")
+            files.make_directory(path, _OPEN)
         elif not (path / DATA_NAME).exists():
             raise DataDirectoryError(
-                f"cannot open the engine in {path}: there is no {DATA_NAME}; name the directory of "
+                f"cannot {_OPEN} {path}: there is no {DATA_NAME}; name the directory of "
                 "an existing engine"
             )
-        self._lock_descriptor = files.lock_directory(path)
+        self._lock_descriptor = files.lock_directory(path, _OPEN)
         try:
             self._env = _open_environment(path, map_size_bytes, max_snapshots)
         except BaseException:
@@ -272,13 +278,13 @@ class LmdbEngine:
             self.expire_snapshots()
         with self._guard:
             self._check_open()
-            try:
-                snapshot = LmdbSnapshot(self, self._env.begin(), now, deadline)
-            except lmdb.ReadersFullError as error:
+            if len(self._open) >= self._max_snapshots:
                 raise TooManySnapshotsError(
                     f"all {self._max_snapshots} snapshots of {self.path} are in use; close some "
                     "or raise max_snapshots"
-                ) from error
+                )
+            try:
+                snapshot = LmdbSnapshot(self, self._env.begin(), now, deadline)
             except lmdb.Error as error:
                 raise _read_error(error) from error
             self._open.add(snapshot)
@@ -332,9 +338,8 @@ class LmdbEngine:
             files.sync_directory(directory)
         except (lmdb.Error, OSError) as error:
             (directory / DATA_NAME).unlink(missing_ok=True)
-            code = error.errno if isinstance(error, OSError) else error.code
             raise files.directory_error(
-                "write a checkpoint to", directory, code, str(error)
+                files.CHECKPOINT, directory, _code(error), str(error)
             ) from error
 
     def statistics(self) -> EngineStatistics:
@@ -439,12 +444,33 @@ def _delete_range(txn: _Transaction, start: bytes, end: bytes | None) -> None:
 # --- opening and errors ----------------------------------------------------------------------
 
 
+def _check_header(path: Path) -> None:
+    """Before LMDB sees a foreign file, because it would make its lock file beside it."""
+    try:
+        with (path / DATA_NAME).open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        return
+    words = struct.unpack(f"={len(head) // 4}I", head[: len(head) // 4 * 4])
+    if head and _MAGIC not in words[:-1]:
+        raise ForeignDirectoryError(
+            f"cannot {_OPEN} {path}: {DATA_NAME} is no LMDB file; name another directory or "
+            "restore it from a backup"
+        )
+    if head and words[words.index(_MAGIC) + 1] not in _FORMATS:
+        raise UnknownFormatError(
+            f"cannot {_OPEN} {path}: {DATA_NAME} has a format that this version does not read; "
+            "open it with the version that wrote it"
+        )
+
+
 def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lmdb.Environment:
     try:
+        _check_header(path)
         environment = lmdb.open(
             str(path),
             map_size=map_size_bytes,
-            max_readers=max_snapshots + 1,  # one for a checkpoint
+            max_readers=max_snapshots + CHECKPOINTS,
             max_spare_txns=1,
         )
         # Created files are on the disk only once their directory is.
@@ -456,8 +482,9 @@ def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lm
     if found < needed:
         environment.close()
         raise DataDirectoryError(
-            f"cannot open the engine in {path}: {DATA_NAME} was cut to {found} bytes and its tree "
-            f"needs {needed}; restore it from a backup or wipe it and let it be copied from a peer"
+            f"cannot {_OPEN} {path}: {DATA_NAME} was cut to {found} bytes and its tree needs "
+            f"{needed}; restore it from a backup, or wipe the directory and let it be copied from "
+            "a peer"
         )
     return environment
 
@@ -474,25 +501,24 @@ def _page_figures(stat: lmdb._StatDict, info: lmdb._InfoDict) -> PageFigures:
 
 
 def _open_error(path: Path, error: lmdb.Error | OSError) -> StorageError:
-    action = "open the engine in"
-    if isinstance(error, lmdb.InvalidError):
-        return ForeignDirectoryError(
-            f"cannot {action} {path}: {DATA_NAME} is no LMDB file; name another directory or "
-            "restore it from a backup"
+    if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+        return DataDirectoryError(
+            f"cannot {_OPEN} {path}: {DATA_NAME} is damaged ({error}); restore it from a backup, "
+            "or wipe the directory and let it be copied from a peer"
         )
-    code = error.errno if isinstance(error, OSError) else error.code
-    if isinstance(error, lmdb.VersionMismatchError) or (code == 0 and "format" in str(error)):
-        return UnknownFormatError(
-            f"cannot {action} {path}: {DATA_NAME} has a format that this version does not read; "
-            "open it with the version that wrote it"
-        )
-    return files.directory_error(action, path, code, str(error))
+    return files.directory_error(_OPEN, path, _code(error), str(error))
+
+
+def _code(error: lmdb.Error | OSError) -> int:
+    """An errno, one of LMDB's own negative codes, or 0 if there is none."""
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+    return code or 0
 
 
 def _write_failure(path: Path, error: lmdb.Error) -> str:
     if isinstance(error, lmdb.MapFullError):
         advice = "its map is full: restart with a larger map size"
-    elif isinstance(error, lmdb.DiskError) or error.code == errno.ENOSPC:
+    elif isinstance(error, lmdb.DiskError) or _code(error) == errno.ENOSPC:
         advice = "the disk is full: free some space and restart"
     else:
         advice = "look at the disk's health and restart"

@@ -95,12 +95,11 @@ class SpaceGuard:
             self.raised = False
 
     def _refusal(self, size_bytes: int) -> NoSpaceError:
-        asked = f"a write of {size_bytes} bytes" if size_bytes else "the write"
-        until = (
-            f"until {CLEAR_FACTOR * self.reserve_bytes} bytes are free" if self.raised else "as is"
-        )
+        asked = f"a write of {size_bytes} bytes" if size_bytes else "a write"
+        until = f"until {CLEAR_FACTOR * self.reserve_bytes} are available"
+        rule = f"growing writes are refused {until}" if self.raised else "it would reach into that"
         return NoSpaceError(
-            f"{asked} was refused: {self.available_bytes} bytes are free on the disk or reusable "
-            f"in its files and {self.reserve_bytes} are kept in reserve, {until}; delete keys, "
-            "compact, or give the disk more space"
+            f"{asked} was refused: {self.available_bytes} bytes are available (free on the disk or "
+            f"reusable in the files), {self.reserve_bytes} are kept in reserve, and {rule}; delete "
+            "keys, compact, or give the disk more space"
         )
