@@ -43,7 +43,6 @@ def writer_command(
         *("--seed", str(workload.seed)),
         *("--batches", str(workload.batches)),
         *("--large-max-bytes", str(workload.large_max_bytes)),
-        *("--unsynced-every", str(workload.unsynced_every)),
         *("--checkpoint-every", str(checkpoint_every)),
     ]
 

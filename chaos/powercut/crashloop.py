@@ -29,6 +29,8 @@ from storage.clock import Clock
 
 START_TIMEOUT_S: Final = 60.0
 EARLY_KILL_CHANCE: Final = 0.2
+EARLY_WINDOW_S: Final = 0.3
+"""Long enough for a writer to start and open its engine."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,9 @@ def crash_loop(
     with Verifier(subject.open_text, workload) as verifier:
         while report.kills < kills and not report.findings:
             early = dice.random() < EARLY_KILL_CHANCE
-            lines = _write_and_kill(command, early, dice.uniform(0, window_s), clock)
+            lines = _write_and_kill(
+                command, early, dice.uniform(0, EARLY_WINDOW_S if early else window_s), clock
+            )
             report.kills += 1
             report.early_kills += not any(line.startswith("opened") for line in lines)
             promised = max(report.batches, *(_promise(line) for line in lines), 0)

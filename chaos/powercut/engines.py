@@ -16,4 +16,14 @@ def lmdb(path: Path) -> Engine:
     return LmdbEngine(path, clock=SystemClock())
 
 
+def rocksdb(path: Path) -> Engine:
+    """With a memtable so small that the workload makes it flush and compact."""
+    from storage.rocks_engine import RocksEngine
+    from storage.rocks_options import RocksOptions
+
+    options = RocksOptions(write_buffer_bytes=64 * 1024)
+    return RocksEngine(path, clock=SystemClock(), options=options)
+
+
 LMDB: Final = Subject("lmdb", f"{__name__}:lmdb", volatile=frozenset({"lock.mdb"}))
+ROCKSDB: Final = Subject("rocksdb", f"{__name__}:rocksdb")

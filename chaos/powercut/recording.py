@@ -14,7 +14,7 @@ The root directory is ROOT. Only calls that succeeded are recorded, and calls th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -149,13 +149,13 @@ class Recording:
             if isinstance(call.effect, Acknowledge):
                 yield call.entered, call.effect.text
 
-    def without_syncs(self) -> Recording:
-        """The same process on a machine whose syncs do nothing: a canary for the harness."""
+    def without_syncs(self, lost: Callable[[Call], bool] = lambda call: True) -> Recording:
+        """The same process on a machine that loses these syncs, by default all: a canary."""
         kept: list[Call] = []
         for call in self.calls:
-            if isinstance(call.effect, Sync):
+            if isinstance(call.effect, Sync) and lost(call):
                 continue
-            if isinstance(call.effect, Write) and call.effect.synced:
+            if isinstance(call.effect, Write) and call.effect.synced and lost(call):
                 call = replace(call, effect=replace(call.effect, synced=False))
             kept.append(call)
         return replace(self, calls=tuple(kept))

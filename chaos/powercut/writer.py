@@ -29,7 +29,6 @@ def main() -> None:
         arguments.seed,
         arguments.batches,
         large_max_bytes=arguments.large_max_bytes,
-        unsynced_every=arguments.unsynced_every,
     )
     directory: Path = arguments.directory
     engine = opener(arguments.open)(directory / DATABASE)
@@ -61,7 +60,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--batches", required=True, type=int)
     parser.add_argument("--large-max-bytes", type=int, default=24_000)
-    parser.add_argument("--unsynced-every", type=int, default=5)
     parser.add_argument("--checkpoint-every", type=int, default=0)
     return parser.parse_args()
 

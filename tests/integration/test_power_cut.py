@@ -1,0 +1,150 @@
+"""Durability of the real engines: images of what a power cut leaves, opened and compared.
+
+What is recorded, how images are drawn and what is compared stands in chaos/powercut. An image that
+breaks a promise stays in the test's temporary directory, beside a text of the recording.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chaos.powercut.campaign import Report, Subject, choose_cuts, examine, promises_at, record
+from chaos.powercut.engines import LMDB, ROCKSDB
+from chaos.powercut.namespace import Entries
+from chaos.powercut.recording import Call, Recording, Sync
+from chaos.powercut.workload import Workload
+from chaos.powercut.writer import DATABASE
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
+
+IMAGES: Final = {"lmdb": 500, "rocksdb": 150}
+"""A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
+CANARIES: Final = Path(__file__).with_name("broken_engines.py")
+both_engines = pytest.mark.parametrize("subject", [LMDB, ROCKSDB], ids=lambda s: s.name)
+
+
+def canary(subject: Subject, name: str) -> Subject:
+    return Subject(name, f"{CANARIES}:{name}", subject.volatile)
+
+
+def record_seed(subject: Subject, seed: int, tmp_path: Path) -> tuple[Workload, Recording]:
+    root = tmp_path / f"recorded-{seed}"
+    root.mkdir()
+    workload = Workload(seed, batches=60)
+    return workload, record(subject, workload, root, checkpoint_every=20)
+
+
+@both_engines
+@pytest.mark.parametrize("rule", list(Entries), ids=str)
+def test_what_was_acknowledged_survives(
+    subject: Subject, rule: Entries, rounds: int, tmp_path: Path
+) -> None:
+    for seed in range(rounds):
+        workload, recording = record_seed(subject, seed, tmp_path)
+        assert promises_at(recording, recording.end) == {
+            DATABASE: 60,
+            "checkpoint-20": 20,
+            "checkpoint-40": 40,
+            "checkpoint-60": 60,
+        }
+        cuts = choose_cuts(recording, IMAGES[subject.name], random.Random(seed))
+        report = examine(
+            subject, workload, recording, cuts, tmp_path / f"images-{seed}", seed=seed, entries=rule
+        )
+        print(report)
+        assert not report.findings, str(report)
+        assert report.images == IMAGES[subject.name]
+
+
+@both_engines
+def test_a_power_cut_while_the_engine_is_created(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """A node that lost power in its first second starts again without help."""
+    workload, recording = record_seed(subject, 0, tmp_path)
+    opened = next(position for position, text in recording.acknowledgements())
+    dice = random.Random(0)
+    cuts = sorted(dice.randint(0, opened + 8) for _ in range(100 * rounds))
+    report = examine(subject, workload, recording, cuts, tmp_path / "images")
+    print(report)
+    assert not report.findings, str(report)
+
+
+@both_engines
+def test_what_was_shown_after_a_kill_survives(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """kill -9, start again, kill -9, ..., power cut. A replica that read an entry after its restart
+    counts it as its own, so the engine must not lose it any more."""
+    for seed in range(rounds):
+        dice = random.Random(seed)
+        workload = Workload(seed, batches=40)
+        root = tmp_path / f"recorded-{seed}"
+        root.mkdir()
+        kills = tuple(sorted(dice.randrange(10, 500) for _ in range(4)))
+        recording = record(subject, workload, root, kills_at=kills)
+        starts = [text for _, text in recording.acknowledgements() if text.startswith(b"opened")]
+        assert len(starts) >= 2, "at least one kill came after the engine had been opened"
+        cuts = choose_cuts(recording, IMAGES[subject.name], dice)
+        report = examine(
+            subject,
+            workload,
+            recording,
+            cuts,
+            tmp_path / f"images-{seed}",
+            seed=seed,
+            shown_is_kept=True,
+        )
+        print(kills, starts, report)
+        assert not report.findings, str(report)
+
+
+# --- canaries: each of these must be caught ------------------------------------------------------
+
+
+def caught(subject: Subject, workload: Workload, recording: Recording, tmp_path: Path) -> Report:
+    cuts = choose_cuts(recording, 200, random.Random(1))
+    scratch = tmp_path / "images"
+    return examine(subject, workload, recording, cuts, scratch, stop_after=1, keep=False)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [canary(LMDB, "lmdb_nosync"), canary(ROCKSDB, "rocksdb_unsynced")],
+    ids=lambda s: s.name,
+)
+def test_an_engine_that_does_not_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    report = caught(subject, *record_seed(subject, 1, tmp_path), tmp_path)
+    assert report.findings
+
+
+@both_engines
+def test_a_machine_that_loses_every_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    workload, recording = record_seed(subject, 1, tmp_path)
+    report = caught(subject, workload, recording.without_syncs(), tmp_path)
+    assert report.findings
+
+
+@both_engines
+def test_one_lost_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    """The last sync of a file before an acknowledgement in the middle of the run is lost."""
+    workload, recording = record_seed(subject, 1, tmp_path)
+    acknowledged = [p for p, text in recording.acknowledgements() if text.startswith(b"ack")]
+    promise = acknowledged[len(acknowledged) // 2]
+    syncs = [c for c in recording.calls if isinstance(c.effect, Sync) and c.entered < promise]
+
+    def lost(call: Call) -> bool:
+        return call is syncs[-1]
+
+    cuts = [promise + 1] * 200
+    scratch = tmp_path / "images"
+    report = examine(
+        subject, workload, recording.without_syncs(lost), cuts, scratch, stop_after=1, keep=False
+    )
+    assert report.findings
+    unharmed = examine(subject, workload, recording, cuts[:50], scratch)
+    assert not unharmed.findings, str(unharmed)
