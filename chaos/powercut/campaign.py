@@ -12,8 +12,10 @@ An image is named by (cut, image seed): the same recording, cut and seed give th
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,9 @@ CHECKPOINT_CHANCE: Final = 0.2
 """Of each image's checkpoints, how many are opened."""
 GO_ON_CHANCE: Final = 0.25
 """Of the opened databases, how many are also written to and opened again."""
+
+MEMORY_BYTES: Final = 48 * 1024 * 1024
+"""An image and what an engine adds to it fit into this many times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +148,20 @@ def examine(
     keep: bool = True,
 ) -> Report:
     """Draw one image for each of the sorted cuts and check it. Stops after some findings, since
-    one cause shows often; the images of findings stay in `scratch` if `keep`."""
+    one cause shows often; the images of findings are left in `scratch` if `keep`."""
     report = Report(subject.name)
     disk = Disk(recording, entries)
-    with Verifier(subject.open_text, workload) as verifier:
+    with (
+        tempfile.TemporaryDirectory(dir=_quick_directory()) as quick,
+        Verifier(subject.open_text, workload) as verifier,
+    ):
+        directory = Path(quick) / "image"
         for index, cut in enumerate(cuts):
             disk.advance(cut)
             image_seed = f"{seed}:{index}"
             dice = random.Random(image_seed)
             image = disk.draw(dice)
             least = promises_at(recording, cut, shown_is_kept=shown_is_kept)
-            directory = scratch / f"image-{index}"
             report.images += 1
             broken = False
             for database, promised in least.items():
@@ -173,13 +181,20 @@ def examine(
                         )
                     )
             if broken and keep:
-                write_image(image, directory)
-                (directory / "recording.txt").write_text(recording.describe(0, cut))
-            else:
-                shutil.rmtree(directory)
+                kept = scratch / f"image-{index}"
+                write_image(image, kept)
+                (kept / "recording.txt").write_text(recording.describe(0, cut))
             if len(report.findings) >= stop_after:
                 break
     return report
+
+
+def _quick_directory() -> str | None:
+    """Images need no disk, and in memory the engines' own syncs cost nothing."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES:
+        return str(memory)
+    return None
 
 
 def write_image(image: Image, directory: Path) -> None:

@@ -25,5 +25,7 @@ def rocksdb(path: Path) -> Engine:
     return RocksEngine(path, clock=SystemClock(), options=options)
 
 
-LMDB: Final = Subject("lmdb", f"{__name__}:lmdb", volatile=frozenset({"lock.mdb"}))
+LMDB: Final = Subject(
+    "lmdb", f"{__name__}:lmdb", volatile=frozenset({"lock.mdb", "data.mdb.new-lock"})
+)
 ROCKSDB: Final = Subject("rocksdb", f"{__name__}:rocksdb")
