@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -166,6 +166,23 @@ class EngineStatistics:
     def space_amplification(self) -> float:
         """Bytes on disk for a byte of live data; 0.0 while there is no data."""
         return self.disk_bytes / self.live_bytes if self.live_bytes else 0.0
+
+
+class WritePressure(StrEnum):
+    """How far an engine's background work is behind its writers."""
+
+    NONE = "none"
+    SLOWDOWN = "slowdown"
+    """Writes are taken; admit fewer, or they will stop."""
+    STOPPED = "stopped"
+    """A write now would wait. Refuse new work early (429), and never write inline on a loop."""
+
+
+class PressureGauge(Protocol):
+    """What an engine with background work (RocksDB) offers besides: cheap enough to ask before
+    every admission."""
+
+    def write_pressure(self) -> WritePressure: ...
 
 
 class Engine(Protocol):
