@@ -37,7 +37,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from rocksdict import (
     BlockBasedOptions,
@@ -88,6 +88,7 @@ from storage.rocks_snapshot import (
     refuse_expired,
 )
 
+BlockCache: TypeAlias = Cache
 _STALL_POLL_S: Final = 0.001
 # A memtable is full, and the next write starts a new log, at about 95% of its buffer by a count
 # that runs up to one arena block (an eighth of a small buffer) ahead of the property read here.
@@ -111,7 +112,7 @@ class RocksEngine:
         *,
         clock: Clock,
         options: RocksOptions | None = None,
-        block_cache: Cache | None = None,
+        block_cache: BlockCache | None = None,
         create: bool = True,
     ) -> None:
         self.path = path
@@ -136,7 +137,7 @@ class RocksEngine:
         self._append = WriteOptions()
         self._append.no_slowdown = True
         prepare_directory(path, create)
-        self._lock_descriptor = files.lock_directory(path)
+        self._lock_descriptor = files.lock_directory(path, "open the engine in")
         try:
             self._db = _open_database(path, self.options, block_cache)
         except BaseException:
@@ -295,6 +296,7 @@ class RocksEngine:
         little time and space; damage of a shared file is then damage of both."""
         staging = directory.with_name(directory.name + ".tmp")
         with self._maintaining:
+            self._check_open()
             files.make_checkpoint_directory(directory)
             if staging.exists():
                 raise DataDirectoryError(
@@ -304,7 +306,6 @@ class RocksEngine:
             try:
                 # The flush starts a new log at any moment: nothing may be unsynced from here on.
                 with self._writing:
-                    self._check_open()
                     self._sync_every_write = True
                     if self._unsynced and self._failure is None:
                         self._sync_log()
@@ -401,7 +402,7 @@ def _raw_batch(batch: Batch) -> WriteBatch:
 # --- opening ---------------------------------------------------------------------------------
 
 
-def block_cache(size_bytes: int) -> Cache:
+def block_cache(size_bytes: int) -> BlockCache:
     """A cache that several engines may share."""
     return Cache(size_bytes)
 
