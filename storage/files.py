@@ -42,7 +42,8 @@ def directory_error(action: str, path: Path, code: int | None, reason: str) -> D
 
 
 def make_directory(path: Path, action: str) -> None:
-    """Create it and missing parents, each synced into the one above. Existing ones are left."""
+    """Create it and missing parents, for this user alone, each synced into the one above. Existing
+    ones are left as they are."""
     missing = []
     above = path
     while not above.exists():
@@ -50,7 +51,7 @@ def make_directory(path: Path, action: str) -> None:
         above = above.parent
     try:
         for directory in reversed(missing):
-            directory.mkdir(exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))

@@ -16,6 +16,7 @@ The step to `released` waits, because py-lmdb drops the interpreter lock inside 
 pages were given back then, a writer could overwrite them under the reader's eyes. A scan in flight
 holds the snapshot's lock; a get in flight holds the bound method and with it the transaction, whose
 references are counted. What cannot be released is tried again at each later snapshot and write.
+(A get caught by the close of the whole engine is safe too, but may raise LMDB's own error.)
 
 Sorting the puts of a batch (cursor.putmulti) was measured and does not pay: random batches of 100
 among a million keys cost 13-15 us CPU an operation either way, nearly all of it in the commit.
@@ -28,7 +29,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -54,25 +54,20 @@ from storage.engine import (
 from storage.errors import (
     DataDirectoryError,
     EngineClosedError,
-    ForeignDirectoryError,
     ReadFailedError,
     SnapshotExpiredError,
     StorageError,
     TooManySnapshotsError,
-    UnknownFormatError,
     WriteFailedError,
 )
+from storage.lmdb_file import DATA_NAME, OPEN, check_header, check_length, damaged
 from storage.lmdb_pages import PageFigures
 
-DATA_NAME: Final = "data.mdb"
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
 DEFAULT_MAX_SNAPSHOTS: Final = 1_024
 CHECKPOINTS: Final = 8
 """Reader slots beside the snapshots', for copies that run at the same time."""
 READER_CHECK_INTERVAL_S: Final = 60.0
-_OPEN: Final = "open the engine in"
-_MAGIC: Final = 0xBEEFC0DE
-_FORMATS: Final = (1, 3)  # of LMDB 0.9 and 1.0
 _ABOVE_ALL_KEYS: Final = b"\xff" * (ENGINE_KEY_MAX_BYTES + 1)
 _PUT: Final = Op.PUT
 _DELETE: Final = Op.DELETE
@@ -220,13 +215,13 @@ class LmdbEngine:
         self._stale_readers = 0
         self._next_reader_check = math.inf
         if create:
-            files.make_directory(path, _OPEN)
+            files.make_directory(path, OPEN)
         elif not (path / DATA_NAME).exists():
             raise DataDirectoryError(
-                f"cannot {_OPEN} {path}: there is no {DATA_NAME}; name the directory of "
+                f"cannot {OPEN} {path}: there is no {DATA_NAME}; name the directory of "
                 "an existing engine"
             )
-        self._lock_descriptor = files.lock_directory(path, _OPEN)
+        self._lock_descriptor = files.lock_directory(path, OPEN)
         try:
             self._env = _open_environment(path, map_size_bytes, max_snapshots)
         except BaseException:
@@ -333,7 +328,12 @@ class LmdbEngine:
         self._check_open()
         files.make_checkpoint_directory(directory)
         try:
-            self._env.copy(str(directory), compact=True)
+            try:
+                self._env.copy(str(directory), compact=True)
+            except lmdb.IncompatibleError:
+                # LMDB refuses to compact a file that lost count of a page; a copy as it is works.
+                (directory / DATA_NAME).unlink()
+                self._env.copy(str(directory), compact=False)
             files.sync_file(directory / DATA_NAME)
             files.sync_directory(directory)
         except (lmdb.Error, OSError) as error:
@@ -444,48 +444,25 @@ def _delete_range(txn: _Transaction, start: bytes, end: bytes | None) -> None:
 # --- opening and errors ----------------------------------------------------------------------
 
 
-def _check_header(path: Path) -> None:
-    """Before LMDB sees a foreign file, because it would make its lock file beside it."""
-    try:
-        with (path / DATA_NAME).open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        return
-    words = struct.unpack(f"={len(head) // 4}I", head[: len(head) // 4 * 4])
-    if head and _MAGIC not in words[:-1]:
-        raise ForeignDirectoryError(
-            f"cannot {_OPEN} {path}: {DATA_NAME} is no LMDB file; name another directory or "
-            "restore it from a backup"
-        )
-    if head and words[words.index(_MAGIC) + 1] not in _FORMATS:
-        raise UnknownFormatError(
-            f"cannot {_OPEN} {path}: {DATA_NAME} has a format that this version does not read; "
-            "open it with the version that wrote it"
-        )
-
-
 def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lmdb.Environment:
     try:
         if not (path / DATA_NAME).exists():
             _create_data_file(path)
-        _check_header(path)
+        check_header(path)
         environment = lmdb.open(
             str(path),
             map_size=map_size_bytes,
             max_readers=max_snapshots + CHECKPOINTS,
             max_spare_txns=1,
+            mode=0o700,
         )
     except (lmdb.Error, OSError) as error:
         raise _open_error(path, error) from error
-    needed = _page_figures(environment.stat(), environment.info()).least_file_bytes
-    found = (path / DATA_NAME).stat().st_size
-    if found < needed:
+    try:
+        check_length(path, _page_figures(environment.stat(), environment.info()))
+    except BaseException:
         environment.close()
-        raise DataDirectoryError(
-            f"cannot {_OPEN} {path}: {DATA_NAME} was cut to {found} bytes and its tree needs "
-            f"{needed}; restore it from a backup, or wipe the directory and let it be copied from "
-            "a peer"
-        )
+        raise
     return environment
 
 
@@ -495,7 +472,7 @@ def _create_data_file(path: Path) -> None:
     new, new_lock = path / f"{DATA_NAME}.new", path / f"{DATA_NAME}.new-lock"
     for leftover in (new, new_lock):
         leftover.unlink(missing_ok=True)
-    lmdb.open(str(new), subdir=False).close()
+    lmdb.open(str(new), subdir=False, mode=0o700).close()
     files.sync_file(new)
     new.rename(path / DATA_NAME)
     new_lock.unlink()
@@ -515,11 +492,8 @@ def _page_figures(stat: lmdb._StatDict, info: lmdb._InfoDict) -> PageFigures:
 
 def _open_error(path: Path, error: lmdb.Error | OSError) -> StorageError:
     if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
-        return DataDirectoryError(
-            f"cannot {_OPEN} {path}: {DATA_NAME} is damaged ({error}); restore it from a backup, "
-            "or wipe the directory and let it be copied from a peer"
-        )
-    return files.directory_error(_OPEN, path, _code(error), str(error))
+        return damaged(path, str(error))
+    return files.directory_error(OPEN, path, _code(error), str(error))
 
 
 def _code(error: lmdb.Error | OSError) -> int:

@@ -29,7 +29,8 @@ from storage.errors import (
     UnknownFormatError,
     WriteFailedError,
 )
-from storage.lmdb_engine import DATA_NAME, READER_CHECK_INTERVAL_S, LmdbEngine
+from storage.lmdb_engine import READER_CHECK_INTERVAL_S, LmdbEngine
+from storage.lmdb_file import DATA_NAME
 from storage.lmdb_pages import PageFigures
 
 Open = Callable[..., LmdbEngine]
@@ -283,6 +284,30 @@ def test_a_checkpoint_that_the_disk_refuses_leaves_nothing_behind(
     assert everything(opened("copy")) == numbered(1_000, b"v" * 1_000)
 
 
+class _CannotCompact:
+    """Stands for an environment whose compacting copy stops half-way."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+
+    def copy(self, path: str, compact: bool) -> None:
+        if compact:
+            (Path(path) / DATA_NAME).write_bytes(b"half")
+            raise lmdb.IncompatibleError("mdb_env_copy2", -30784)
+        self._environment.copy(path, compact=False)
+
+
+def test_a_file_that_cannot_be_compacted_is_copied_as_it_is(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened()
+    put(engine, *numbered(100, b"v"))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_env", _CannotCompact(engine._env))
+        engine.checkpoint(tmp_path / "copy")
+    assert everything(opened("copy")) == numbered(100, b"v")
+
+
 class _Refusing:
     """Stands for an environment that had a fatal error: LMDB then begins no transaction."""
 
@@ -308,6 +333,15 @@ def test_a_read_that_lmdb_refuses_is_an_error_of_the_one_tree(
 def test_missing_directories_are_made(opened: Open, tmp_path: Path) -> None:
     put(opened("a/b/c"), (b"k", b""))
     assert (tmp_path / "a" / "b" / "c" / DATA_NAME).exists()
+
+
+def test_what_is_made_is_for_this_user_alone(opened: Open, tmp_path: Path) -> None:
+    engine = opened("made/data")
+    put(engine, (b"k", b""))
+    engine.checkpoint(tmp_path / "copy")
+    for directory in (tmp_path / "made", engine.path, tmp_path / "copy"):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert (engine.path / DATA_NAME).stat().st_mode & 0o077 == 0
 
 
 def test_an_engine_that_must_exist_is_not_made(opened: Open, tmp_path: Path) -> None:
