@@ -25,7 +25,7 @@ from chaos.powercut.disk import Disk, Image
 from chaos.powercut.errors import RecordingError
 from chaos.powercut.namespace import Entries
 from chaos.powercut.recorder import Recorder, Run
-from chaos.powercut.recording import Recording
+from chaos.powercut.recording import Recording, Sync
 from chaos.powercut.workload import Workload
 from chaos.powercut.writer import DATABASE
 
@@ -108,21 +108,23 @@ def _check_run(subject: Subject, run: Run) -> None:
 
 
 def choose_cuts(recording: Recording, count: int, dice: random.Random) -> list[int]:
-    """Sorted cuts: half of them right after an acknowledgement was begun, which is the strictest
-    moment; the others anywhere."""
+    """Sorted cuts: a third right after an acknowledgement was begun, when most is promised; a third
+    right before a sync is left, when most is undecided; a third anywhere."""
     promises = [position + 1 for position, _ in recording.acknowledgements()]
-    cuts = [
-        dice.choice(promises)
-        if promises and dice.random() < 0.5
-        else dice.randint(0, recording.end)
+    syncs = [call.left for call in recording.calls if isinstance(call.effect, Sync) and call.left]
+    anywhere = range(recording.end + 1)
+    return sorted(
+        dice.choice(dice.choice([promises or anywhere, syncs or anywhere, anywhere]))
         for _ in range(count)
-    ]
-    return sorted(cuts)
+    )
 
 
-def promises_at(recording: Recording, cut: int, *, shown_is_kept: bool = False) -> dict[str, int]:
-    """Directory -> the last batch that it must show."""
-    least = {DATABASE: 0}
+def promises_at(
+    recording: Recording, cut: int, *, shown_is_kept: bool = False, already: int = 0
+) -> dict[str, int]:
+    """Directory -> the last batch that it must show. `already`: what the database had promised
+    before the recording began."""
+    least = {DATABASE: already}
     for position, text in recording.acknowledgements():
         if position >= cut:
             break
@@ -144,6 +146,7 @@ def examine(
     seed: int = 0,
     entries: Entries = Entries.FILE_SYNC,
     shown_is_kept: bool = False,
+    already: int = 0,
     stop_after: int = 5,
     keep: bool = True,
 ) -> Report:
@@ -161,7 +164,7 @@ def examine(
             image_seed = f"{seed}:{index}"
             dice = random.Random(image_seed)
             image = disk.draw(dice)
-            least = promises_at(recording, cut, shown_is_kept=shown_is_kept)
+            least = promises_at(recording, cut, shown_is_kept=shown_is_kept, already=already)
             report.images += 1
             broken = False
             for database, promised in least.items():

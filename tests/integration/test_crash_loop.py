@@ -19,7 +19,7 @@ from storage.clock import SystemClock
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-KILLS: Final = 30
+KILLS: Final = 20
 CANARIES: Final = Path(__file__).with_name("broken_engines.py")
 
 

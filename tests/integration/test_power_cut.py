@@ -12,10 +12,19 @@ from typing import Final
 
 import pytest
 
-from chaos.powercut.campaign import Report, Subject, choose_cuts, examine, promises_at, record
+from chaos.powercut.campaign import (
+    Report,
+    Subject,
+    choose_cuts,
+    examine,
+    promises_at,
+    record,
+    write_image,
+)
+from chaos.powercut.disk import Disk
 from chaos.powercut.engines import LMDB, ROCKSDB
 from chaos.powercut.namespace import Entries
-from chaos.powercut.recording import Call, Recording, Sync
+from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync
 from chaos.powercut.workload import Workload
 from chaos.powercut.writer import DATABASE
 
@@ -29,6 +38,10 @@ both_engines = pytest.mark.parametrize("subject", [LMDB, ROCKSDB], ids=lambda s:
 
 def canary(subject: Subject, name: str) -> Subject:
     return Subject(name, f"{CANARIES}:{name}", subject.volatile)
+
+
+def says(call: Call, word: bytes) -> bool:
+    return isinstance(call.effect, Acknowledge) and call.effect.text.startswith(word)
 
 
 def record_seed(subject: Subject, seed: int, tmp_path: Path) -> tuple[Workload, Recording]:
@@ -103,6 +116,31 @@ def test_what_was_shown_after_a_kill_survives(
         assert not report.findings, str(report)
 
 
+@both_engines
+def test_a_power_cut_during_the_recovery_from_a_power_cut(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """The second recording starts on an image of the first: the engine repairs it and goes on,
+    and loses power again, mostly while it repairs."""
+    workload, recording = record_seed(subject, 0, tmp_path)
+    dice = random.Random(0)
+    disk = Disk(recording)
+    for index, cut in enumerate(choose_cuts(recording, 3 * rounds, dice)):
+        disk.advance(cut)
+        root = tmp_path / f"image-{index}"
+        write_image(disk.draw(dice), root)
+        promised = promises_at(recording, cut)[DATABASE]
+        again = record(subject, workload, root)
+        opened = next(position for position, text in again.acknowledgements())
+        cuts = sorted(dice.randint(0, opened + 10) for _ in range(IMAGES[subject.name] // 5))
+        scratch = tmp_path / f"images-{index}"
+        report = examine(
+            subject, workload, again, cuts, scratch, already=promised, shown_is_kept=True
+        )
+        print(cut, opened, report)
+        assert not report.findings, str(report)
+
+
 # --- canaries: each of these must be caught ------------------------------------------------------
 
 
@@ -131,16 +169,29 @@ def test_a_machine_that_loses_every_sync_is_caught(subject: Subject, tmp_path: P
 
 @both_engines
 def test_one_lost_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
-    """The last sync of a file before an acknowledgement in the middle of the run is lost."""
+    """The one that an acknowledgement in the middle of the run stands on: the writing thread's
+    last sync of a file before it."""
     workload, recording = record_seed(subject, 1, tmp_path)
-    acknowledged = [p for p, text in recording.acknowledgements() if text.startswith(b"ack")]
+    acknowledged = [call for call in recording.calls if says(call, b"ack")]
     promise = acknowledged[len(acknowledged) // 2]
-    syncs = [c for c in recording.calls if isinstance(c.effect, Sync) and c.entered < promise]
+    directories = {
+        call.effect.file
+        for call in recording.calls
+        if isinstance(call.effect, Create) and call.effect.directory
+    }
+    basis = [
+        call
+        for call in recording.calls
+        if isinstance(call.effect, Sync)
+        and call.effect.file not in directories
+        and call.thread == promise.thread
+        and call.entered < promise.entered
+    ][-1]
 
     def lost(call: Call) -> bool:
-        return call is syncs[-1]
+        return call is basis
 
-    cuts = [promise + 1] * 200
+    cuts = [promise.entered + 1] * 200
     scratch = tmp_path / "images"
     report = examine(
         subject, workload, recording.without_syncs(lost), cuts, scratch, stop_after=1, keep=False

@@ -8,7 +8,7 @@ from pathlib import Path
 from chaos.powercut.campaign import choose_cuts, promises_at, write_image
 from chaos.powercut.disk import Image
 from chaos.powercut.opening import opener
-from chaos.powercut.recording import Acknowledge, Call, Recording
+from chaos.powercut.recording import Acknowledge, Call, Recording, Sync
 
 
 def said(*lines: str) -> Recording:
@@ -26,16 +26,21 @@ def test_promises_hold_from_the_moment_at_which_they_are_made() -> None:
     assert promises_at(made, 10) == {"db": 0}
     assert promises_at(made, 10, shown_is_kept=True) == {"db": 3}
     assert promises_at(made, 11) == {"db": 5}
+    assert promises_at(made, 0, already=2) == {"db": 2}
+    assert promises_at(made, 11, already=9) == {"db": 9}
     assert promises_at(made, 99) == {"db": 7, "checkpoint-5": 5}
 
 
-def test_half_of_the_cuts_stand_right_behind_a_promise() -> None:
+def test_cuts_stand_right_behind_promises_right_before_syncs_and_anywhere() -> None:
     made = said("ack 1", "ack 2", "ack 3")
+    made = Recording((*made.calls, Call(30, 37, Sync(1)), Call(38, None, Sync(1))))
     cuts = choose_cuts(made, 1000, random.Random(1))
     assert cuts == sorted(cuts)
     assert 0 <= cuts[0] <= cuts[-1] <= made.end
-    assert sum(cut in (1, 11, 21) for cut in cuts) > 450
+    assert sum(cut in (1, 11, 21) for cut in cuts) > 300
+    assert cuts.count(37) > 300
     assert len(set(cuts)) > 20
+    assert choose_cuts(Recording(()), 3, random.Random(1)) == [0, 0, 0]
 
 
 def test_an_engine_is_named_by_module_or_by_file(tmp_path: Path) -> None:
