@@ -81,6 +81,15 @@ def rocksdb_unsynced(path: Path) -> Engine:
     return Unsynced(engines.rocksdb(path))
 
 
+def rocksdb_rotating(path: Path) -> Engine:
+    """RocksDB that starts a new log while the end of the old one is not synced: a power cut may
+    then keep later batches and lose earlier ones."""
+    from storage.rocks_engine import RocksEngine
+
+    RocksEngine._may_start_a_log = lambda engine: False  # the process is of this test alone
+    return engines.rocksdb(path)
+
+
 def lmdb_halves(path: Path) -> Engine:
     return Halves(engines.lmdb(path))
 
