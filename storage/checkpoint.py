@@ -114,12 +114,20 @@ def write_checkpoint(
     return manifest
 
 
-def _begin(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Refuse a directory that holds anything; changes nothing. For callers that would otherwise
+    open the data only to be refused."""
     if (target / UNFINISHED_NAME).exists() and not (target / MANIFEST_NAME).exists():
         raise DataDirectoryError(
             f"cannot {_WRITE} {target}: an earlier one was interrupted there; remove that "
             "directory or name another"
         )
+    if target.exists():
+        files.make_checkpoint_directory(target)
+
+
+def _begin(target: Path) -> None:
+    check_target(target)
     files.make_checkpoint_directory(target)
     try:
         (target / UNFINISHED_NAME).touch()

@@ -143,13 +143,22 @@ class ThreadWriter:
 class AdaptiveWriter:
     """Inline while the median sync is quick, a thread while it is slow.
 
-    The two thresholds differ so that a disk near the border does not flip at every write.
+    The two thresholds differ so that a disk near the border does not flip at every write. An engine
+    `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
+    thread whatever the median is.
     """
 
-    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        call_soon_threadsafe: Callable[..., object],
+        *,
+        under_pressure: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._inline = InlineWriter(clock)
         self._thread = ThreadWriter(clock, call_soon_threadsafe)
         self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._under_pressure = under_pressure
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
@@ -157,7 +166,8 @@ class AdaptiveWriter:
             self._observe(seconds)
             done(failure, seconds)
 
-        (self._thread if self.threaded else self._inline).submit(engine, batch, measured)
+        threaded = self.threaded or self._under_pressure()
+        (self._thread if threaded else self._inline).submit(engine, batch, measured)
 
     def _observe(self, seconds: float) -> None:
         self._samples.append(seconds)

@@ -66,6 +66,13 @@ class FutureRevisionError(InvalidRequestError):
     code = "future_revision"
 
 
+class WrongShardError(JanusError):
+    """The shard asked does not hold the whole of the keys named; its range may have changed."""
+
+    code = "wrong_shard"
+    retryable = True
+
+
 class SnapshotExpiredError(JanusError):
     """A snapshot outlived its maximum age; open a new one and resume from the last key read."""
 

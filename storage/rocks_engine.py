@@ -27,7 +27,8 @@ Write stalls. RocksDB's own slowdown (which sleeps inside the call) is off; it o
     write()            while stopped: waits with the interpreter free, at most `stall_wait_s`, then
                        raises WriteStalledError (nothing written, the engine stays usable)
 
-A caller on an event loop hands writes to a thread while pressure is not `none`.
+A caller on an event loop hands writes to a thread while pressure is not `none` (AdaptiveWriter in
+storage/committer.py), and admits less work above the engine.
 """
 
 from __future__ import annotations

@@ -561,6 +561,22 @@ def test_the_adaptive_writer_follows_the_median() -> None:
     assert set(engine.threads) == {threading.current_thread().name, "janus-writer"}
 
 
+def test_a_write_under_pressure_never_runs_on_the_loop() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    pressure = True
+    writer = AdaptiveWriter(engine.manual, mailbox.post, under_pressure=lambda: pressure)
+    done: list[float] = []
+    writer.submit(engine, batch_of(b"k"), lambda _f, seconds: done.append(seconds))
+    assert done == [], "the thread tells the loop"
+    mailbox.run_next()
+    assert len(done) == 1
+    pressure = False
+    writer.submit(engine, batch_of(b"k"), lambda _f, seconds: done.append(seconds))
+    assert len(done) == 2
+    assert not writer.threaded
+    writer.close()
+
+
 async def test_a_committer_on_a_real_loop_with_a_writer_thread() -> None:
     loop = asyncio.get_running_loop()
     engine = MemoryEngine(clock=SystemClock())

@@ -339,6 +339,53 @@ def test_kill_9_loses_no_acknowledged_batch_and_halves_none(
         first = whole
 
 
+SLOW_SYNC = """
+import os, sys, threading, time
+from pathlib import Path
+from storage.clock import SystemClock
+from storage.engine import Batch
+from storage.rocks_engine import RocksEngine
+engine = RocksEngine(Path(sys.argv[1]), clock=SystemClock())
+longest, ending = 0.0, threading.Event()
+def watch():
+    global longest
+    last = time.perf_counter()
+    while not ending.wait(0.001):
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+watcher = threading.Thread(target=watch)
+watcher.start()
+batch = Batch()
+batch.put(b"key", b"value")
+started = time.perf_counter()
+engine.write(batch, sync=True)
+took = time.perf_counter() - started
+ending.set()
+watcher.join()
+print(took, longest, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_slow_sync_leaves_the_interpreter_to_others(tmp_path: Path) -> None:
+    """The watchdog that ends a process whose disk stands still is a thread of it."""
+    tracer = ["strace", "-f", "-o", os.devnull, "-e", "trace=fdatasync"]
+    delayed = [*tracer, "-e", "inject=fdatasync:delay_enter=250000"]
+    if (
+        shutil.which("strace") is None
+        or subprocess.run([*tracer, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs strace, and the right to trace a process")
+    result = subprocess.run(
+        [*delayed, sys.executable, "-c", SLOW_SYNC, str(tmp_path / ENGINE)],
+        capture_output=True,
+        check=True,
+    )
+    took, longest = (float(word) for word in result.stdout.split())
+    assert took >= 0.25
+    assert longest < 0.2
+
+
 # --- stalls ----------------------------------------------------------------------------------
 
 
