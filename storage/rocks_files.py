@@ -7,11 +7,13 @@ was killed left behind, becomes a new database; nothing is changed in one that i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from storage import files
 from storage.errors import DamagedFilesError, DataDirectoryError, ForeignDirectoryError
+from storage.rocks_manifest import whole_bytes
 
 CURRENT_NAME: Final = "CURRENT"
 
@@ -43,6 +45,18 @@ def prepare_directory(path: Path, create: bool) -> None:
         f"cannot {action} {path}: it holds {held[0]}, which is not RocksDB's; name an empty "
         "directory or the one this engine wrote"
     )
+
+
+def mend_manifest(path: Path) -> bool:
+    """Cut off what a power cut tore (storage/rocks_manifest.py). False: it is damaged otherwise,
+    and nothing was changed."""
+    manifest = path / (path / CURRENT_NAME).read_text().strip()
+    whole = whole_bytes(manifest.read_bytes())
+    if whole is None:
+        return False
+    os.truncate(manifest, whole)
+    files.sync_file(manifest)
+    return True
 
 
 def _of_creation(name: str, size: int) -> bool:
