@@ -65,6 +65,17 @@ class StorageCanary(StrEnum):
     EPOCH_NOT_KEPT = "epoch_not_kept"
 
 
+@dataclass(frozen=True, slots=True)
+class LeafChange:
+    """What a turn did to one leaf, for sums over leaves that are kept in memory."""
+
+    keyspace: int
+    bucket: int
+    old: Leaf | None
+    """None: it was built again and nobody knows what it was; sums over it start again too."""
+    new: Leaf
+
+
 @dataclass(slots=True)
 class _Slot:
     """One key in a turn: what is committed, and what the turn made of it."""
@@ -95,6 +106,8 @@ class Turn:
         self._collected = False
         self.hints = HintChanges(self._rows, hint_limits or HintLimits(), merge)
         self.leaves_rebuilt = 0
+        self.leaf_changes: list[LeafChange] = []
+        """Filled by `collect`; true once the batch is on the disk."""
 
     def get(self, keyspace: int, key: bytes) -> Record | None:
         """What the node holds of the key after the changes of this turn."""
@@ -204,17 +217,19 @@ class Turn:
     ) -> None:
         row_key = leaf_key(*place)
         leaf: Leaf | None = None
+        old: Leaf | None = None
         if place not in self._rebuild:
             try:
                 body = read_row(self._reader, row_key)
-                leaf = EMPTY_LEAF if body is None else decode_leaf(row_key, body)
+                old = leaf = EMPTY_LEAF if body is None else decode_leaf(row_key, body)
             except CorruptRecordError:
                 pass  # derived data: built again below
         if leaf is None:
             leaf = self._rebuilt_leaf(place, digests)
         else:
-            for old, new in changes:
-                leaf = leaf.changed(old, new)
+            for old_digest, new_digest in changes:
+                leaf = leaf.changed(old_digest, new_digest)
+        self.leaf_changes.append(LeafChange(*place, old, leaf))
         if leaf.keys:
             put_row(batch, row_key, encode_leaf(leaf))
         else:

@@ -31,7 +31,7 @@ from storage.objects import (
     scan_reapable,
 )
 from storage.siblings import SiblingSet
-from storage.versions import StorageCanary, Turn
+from storage.versions import LeafChange, StorageCanary, Turn
 
 WriteOf = Callable[..., SiblingSet]
 LAST_BUCKET = (1 << 20) - 1
@@ -243,6 +243,34 @@ def test_equal_sets_make_equal_leaves_whatever_came_between(
     assert ours[0][1].keys == 3
     other.drop(keys[0])
     assert ours != scan_leaves(other.engine.snapshot(), 1, 0, LAST_BUCKET).items
+
+
+def test_a_turn_tells_what_it_did_to_leaves(store: Store, write_of: WriteOf) -> None:
+    """Sums over leaves are kept in memory from this, and equal a recount."""
+    total = EMPTY_LEAF
+    keys = [*_neighbours(2), b"x"]
+    for n, dropped in ((1, b""), (2, keys[0]), (3, b"x")):
+        with store.turn() as turn:
+            for key in keys:
+                turn.put(1, key, Record(write_of("a", n, key)))
+            if dropped:
+                turn.drop(1, dropped)
+        for change in turn.leaf_changes:
+            assert change.keyspace == 1
+            assert change.old is not None
+            total = total + change.new - change.old
+        recount = EMPTY_LEAF
+        for leaf in compute_leaves(store.engine.snapshot(), 1).values():
+            recount += leaf
+        assert total == recount
+    with store.turn() as turn:
+        turn.rebuild_leaf(1, bucket_of(keys[0]))
+    ((_, leaf),) = [
+        found
+        for found in scan_leaves(store.engine.snapshot(), 1, 0, LAST_BUCKET).items
+        if found[0] == bucket_of(keys[0])
+    ]
+    assert turn.leaf_changes == [LeafChange(1, bucket_of(keys[0]), None, leaf)]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
