@@ -57,15 +57,16 @@ class Halves(Wrapped):
 
 
 class Late(Wrapped):
-    """Acknowledges a batch that it writes only with the next one."""
+    """Acknowledges a batch that it writes only eight batches later."""
 
     def __init__(self, inner: Engine) -> None:
         super().__init__(inner)
-        self.kept = Batch()
+        self.kept: list[Batch] = []
 
     def write(self, batch: Batch, *, sync: bool) -> None:
-        late, self.kept = self.kept, batch
-        self.inner.write(late, sync=sync)
+        self.kept.append(batch)
+        if len(self.kept) > 8:
+            self.inner.write(self.kept.pop(0), sync=sync)
 
 
 def lmdb_nosync(path: Path) -> Engine:

@@ -306,6 +306,27 @@ def test_a_program_that_hangs_is_ended(recorded: Recorded) -> None:
         recorded.run("import threading; threading.Event().wait()", timeout_s=0.5)
 
 
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_a_machine_without_ptrace_is_skipped_but_not_in_ci(
+    recorded: Recorded, ci: str, outcome: str
+) -> None:
+    """A traced program cannot trace its children: they have a tracer already."""
+    project = Path(__file__).parents[2]
+    result = recorded.run(
+        f"""
+        import subprocess, sys
+        os.environ["CI"] = {ci!r}
+        test = "{Path(__file__)}::test_exit_codes_and_errors_are_reported"
+        options = ["-q", "-p", "no:cacheprovider", "--rootdir", {str(project)!r}]
+        command = [sys.executable, "-m", "pytest", *options, test]
+        ended = subprocess.run(command, cwd={str(project)!r}, capture_output=True, text=True)
+        sys.exit(ended.stdout)
+        """
+    )
+    assert outcome in result.errors
+    assert "this machine does not permit ptrace of a child process" in result.errors
+
+
 # --- what cannot be seen is refused --------------------------------------------------------------
 
 
