@@ -53,24 +53,28 @@ def test_a_get_of_an_old_revision_of_a_hot_key_reads_little(bench: Bench) -> Non
     assert bench.source.reads <= 40
 
 
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("commits", [0, 1, 2])
 @pytest.mark.parametrize("reverse", [True, False])
-def test_more_keys_than_any_page(bench: Bench, committed: bool, reverse: bool) -> None:
-    """Every third key is deleted, so that pages of tombstones lie in between; every fifth has
-    changed once more in memory."""
+def test_more_keys_than_any_page(bench: Bench, commits: int, reverse: bool) -> None:
+    """Keys change again, vanish by the thousand, and others come up between them; the two changes
+    lie in the overlay, in the engine, or one in each."""
     keys = [b"%05d" % nth for nth in range(2_500)]
     with bench.shard.begin() as scope:
         for key in keys:
             scope.put(key, b"x")
-    if committed:
+    if commits > 0:
         bench.commit()
+    fresh = [key + more for key in keys[2_000:] for more in (b"a", b"b", b"c")]
     with bench.shard.begin() as scope:
         scope.delete_range(keys[100], keys[1_500])
         for key in keys[::3]:
             scope.delete(key)
-        for key in keys[::5]:
+        for key in keys[::5] + fresh:
             scope.put(key, b"y")
-    now = sorted({*keys[:100], *keys[1_500:]} - set(keys[::3]) | set(keys[::5]), reverse=reverse)
+    if commits > 1:
+        bench.commit()
+    left = {*keys[:100], *keys[1_500:]} - set(keys[::3])
+    now = sorted(left | set(keys[::5]) | set(fresh), reverse=reverse)
     view = bench.shard.view
     assert keys_of(view, b"", None, reverse=reverse) == now
     assert view.count(b"", None).total == len(now)
