@@ -449,6 +449,24 @@ def test_a_damaged_leaf_is_built_again(store: Store, write_of: WriteOf, how: str
     store.exact()
 
 
+@pytest.mark.parametrize("then", ["changes", "goes"])
+def test_a_leaf_that_cannot_be_right_is_built_again(
+    store: Store, write_of: WriteOf, then: str
+) -> None:
+    """Lost by a defect: the next change of the bucket notices, and nothing stops."""
+    first, second = _neighbours(2)
+    store.canaries = frozenset({StorageCanary.LEAF_NOT_UPDATED})
+    store.put(first, write_of("a", 1, b"v"))
+    store.put(second, write_of("a", 1, b"v"))
+    store.canaries = frozenset()
+    if then == "changes":
+        store.put(first, write_of("a", 2, b"w"))
+    else:
+        store.drop(first)
+    assert store.rebuilt == 1
+    store.exact()
+
+
 def test_a_rebuilt_leaf_leaves_out_what_cannot_be_read(store: Store, write_of: WriteOf) -> None:
     first, second = _neighbours(2)
     store.put(first, write_of("a", 1, b"v"))
@@ -498,7 +516,7 @@ def test_the_rows_of_one_object_never_change(store: Store, write_of: WriteOf) ->
         "30 00000001 6b".replace(" ", ""): "01ca5fa131 00 ac02 e8ec800917bdcb87a9301f075996395b"
         "01 01 01 61 0000000000000007 01 01 00 01 00 01 01 0000000000010000".replace(" ", ""),
         "31 00000001 000499ad 6b".replace(" ", ""): "015a0d3ad3",
-        "33 00000001 000499ad".replace(" ", ""): "01f3435ac8 00 01"
+        "33 00000001 000499ad".replace(" ", ""): "017b78bf8d 00000001"
         "e8ec800917bdcb87a9301f075996395b".replace(" ", ""),
         "35 00000001 0000000000000000 6b".replace(" ", ""): "0174ff2138",
     }
