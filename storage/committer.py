@@ -229,6 +229,11 @@ class Committer:
                 timer.cancel()
         self._turn_scheduled = self._lazy_timer = None
 
+    def fail(self, failure: BaseException) -> None:
+        """A participant found that it must not go on. Nothing more is acknowledged."""
+        self.stop()
+        self._on_fatal(failure)
+
     def _turn(self) -> None:
         self._turn_scheduled = None
         if self._stopped or self.in_flight_since is not None:
@@ -263,8 +268,7 @@ class Committer:
         if self._stopped:
             return
         if failure is not None:
-            self.stop()
-            self._on_fatal(failure)
+            self.fail(failure)
             return
         self.commits += 1
         self._lazy_overdue = False
