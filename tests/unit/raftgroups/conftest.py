@@ -327,8 +327,9 @@ class Cluster:
         return made
 
     def _tell(self, life: Life, peer: NodeId, up: bool) -> None:
+        """After the frames that were under way."""
         for handler in life.peer_handlers:
-            life.call_soon(handler, peer, up)
+            life.call_later(2 * self.network.latency_s, handler, peer, up)
 
     def crash(self, node: NodeId) -> MemoryEngine:
         """The process ends; what its writer had not finished is lost."""
