@@ -132,7 +132,7 @@ class Voting:
         elif self.election.pre_vote(replica.journal.config, peer, incarnation, answer.round):
             replica.raft.election_deadline = NEVER
 
-    def on_vote_request(self, peer: NodeId, request: VoteRequest) -> None:
+    def on_vote_request(self, peer: NodeId, _: int, request: VoteRequest) -> None:
         replica = self._replica
         if not replica.may_vote():
             return replica.drop(peer, "not-voting")
@@ -177,7 +177,7 @@ class Voting:
             self.election.cancel()
             replica.raft.raise_term(peer, term)
 
-    def on_timeout_now(self, peer: NodeId, order: TimeoutNow) -> None:
+    def on_timeout_now(self, peer: NodeId, _: int, order: TimeoutNow) -> None:
         replica = self._replica
         raft = replica.raft
         if order.term != raft.term or raft.leader != peer or not replica.may_campaign():
