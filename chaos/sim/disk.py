@@ -1,0 +1,97 @@
+"""The simulated disk: storage.committer.Writer on virtual time, and what a crash leaves behind.
+
+A write takes a seeded time and is applied to the engine at its end. Two manners, as in production:
+`inline`, where the process does nothing else meanwhile, and the writer thread, where frames are
+handled while the write is under way. Which one is drawn for each life of a node.
+
+A crash during a write leaves the batch wholly on the disk or not at all. A failing write (`fail`)
+has the same two ends, reports WriteFailedError, and every later one fails too: the process is
+expected to end.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from chaos.sim.world import Process, World
+from storage.committer import Done
+from storage.engine import Batch, Engine
+from storage.errors import WriteFailedError
+
+
+@dataclass(slots=True)
+class DiskSettings:
+    """One machine's disk; outlives the processes on it."""
+
+    sync_s: tuple[float, float] = (0.0002, 0.002)
+    spike_p: float = 0.01
+    spike_s: float = 0.03
+    slow_factor: float = 1.0
+    stalled_until: float = 0.0
+    fail_next: bool = False
+
+
+class SimWriter:
+    """Invariant: at most one write is pending, and `done` of each is called at most once."""
+
+    def __init__(
+        self,
+        world: World,
+        process: Process,
+        settings: DiskSettings,
+        rng: random.Random,
+        *,
+        inline: bool,
+    ) -> None:
+        self._world = world
+        self._process = process
+        self._settings = settings
+        self._rng = rng
+        self._inline = inline
+        self._pending: tuple[Engine, Batch] | None = None
+        self._poisoned = False
+        self.writes = 0
+
+    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        assert self._pending is None, "one write at a time"
+        assert self._process.alive, "a dead process writes"
+        self._pending = (engine, batch)
+        now = self._world.now
+        ends = now + self._duration(now)
+        if self._inline:
+            self._process.freeze(ends)
+        self._world.at(ends, self._finish, done, now, owner=self._process)
+
+    def _duration(self, now: float) -> float:
+        settings, rng = self._settings, self._rng
+        took = rng.uniform(*settings.sync_s)
+        if rng.random() < settings.spike_p:
+            took += rng.uniform(0.0, settings.spike_s)
+        return took * settings.slow_factor + max(0.0, settings.stalled_until - now)
+
+    def _finish(self, done: Done, started: float) -> None:
+        assert self._pending is not None
+        engine, batch = self._pending
+        self._pending = None
+        failure: WriteFailedError | None = None
+        if self._settings.fail_next or self._poisoned:
+            self._settings.fail_next = False
+            if not self._poisoned and self._rng.random() < 0.5:
+                engine.write(batch, sync=True)
+            self._poisoned = True
+            failure = WriteFailedError("the simulated disk failed this write; restart the node")
+        else:
+            engine.write(batch, sync=True)
+            self.writes += 1
+        done(failure, self._world.now - started)
+
+    def crash(self) -> None:
+        """The process ends: a write under way reached the disk, or it did not."""
+        if self._pending is not None and not self._poisoned and self._rng.random() < 0.5:
+            engine, batch = self._pending
+            engine.write(batch, sync=True)
+        self._pending = None
+
+    def close(self) -> None:
+        pass
