@@ -297,7 +297,9 @@ def explain(operations: Sequence[Operation], *, initial: State = None) -> list[O
     ops = _prepare(operations, initial)
     failing = _search(ops, initial)
     assert failing is not None, "only a bad history can be explained"
-    kept = _cut_after(ops[failing].end, [op.source for op in ops])
+    # What was asked after the contradiction is no part of it. Later answers are: the search uses
+    # them for the operations that were open at that moment.
+    kept = [op.source for op in ops if op.start <= ops[failing].end]
     size = max(1, len(kept) // 2)
     while True:
         kept, shrunk = _remove_units(kept, size, initial)
@@ -305,19 +307,6 @@ def explain(operations: Sequence[Operation], *, initial: State = None) -> list[O
             size = max(1, size // 2)
         elif not shrunk:
             return sorted(kept, key=lambda op: op.invoked)
-
-
-def _cut_after(end: float, operations: list[Operation]) -> list[Operation]:
-    """What came after the contradiction is no part of it: later answers become unknown."""
-    kept: list[Operation] = []
-    for op in operations:
-        if op.invoked > end:
-            continue
-        if op.result is Result.DONE and op.completed is not None and op.completed > end:
-            op = replace(op, completed=None, result=Result.UNKNOWN, observed=None, changed=True)
-        if _matters(op):
-            kept.append(op)
-    return kept
 
 
 def _remove_units(kept: list[Operation], size: int, initial: State) -> tuple[list[Operation], bool]:
@@ -340,20 +329,19 @@ def _without(kept: list[Operation], gone: list[Operation]) -> list[Operation]:
     that saw it, until nothing changes."""
     removed = {id(op) for op in gone}
     values = {op.value for op in gone if op.kind is not Kind.READ}
+    lists = any(op.kind is Kind.APPEND for op in kept)
     while True:
-        more = [op for op in kept if id(op) not in removed and _depends(op, values)]
+        more = [op for op in kept if id(op) not in removed and _depends(op, values, lists)]
         if not more:
             return [op for op in kept if id(op) not in removed]
         removed.update(id(op) for op in more)
         values.update(op.value for op in more if op.kind is not Kind.READ)
 
 
-def _depends(op: Operation, values: set[State]) -> bool:
+def _depends(op: Operation, values: set[State], lists: bool) -> bool:
     if op.kind is Kind.CAS and op.expected in values:
         return True
     if op.result is not Result.DONE or op.observed is None:
         return False
-    if op.observed in values:
-        return True
     # A list holds what was appended as parts.
-    return op.kind in (Kind.READ, Kind.APPEND) and any(v and v in op.observed for v in values)
+    return op.observed in values or (lists and any(v and v in op.observed for v in values))
