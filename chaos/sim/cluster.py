@@ -11,6 +11,7 @@ from chaos.sim.node import SimNode
 from chaos.sim.observer import Observer
 from chaos.sim.settings import DrawnSettings, SimConfig
 from chaos.sim.world import World
+from raftgroups.host import GroupHost
 from raftgroups.transport import NodeId
 
 FIRST_GROUP = 1
@@ -26,6 +27,7 @@ class Cluster:
         *,
         memory: int = 60,
         sink: Callable[[str], None] | None = None,
+        make_host: Callable[..., GroupHost] = GroupHost,
     ) -> None:
         self.config = config
         self.drawn = drawn
@@ -34,7 +36,15 @@ class Cluster:
         self.observer = Observer(self.world)
         self.groups = list(range(FIRST_GROUP, FIRST_GROUP + config.groups))
         self.nodes = [
-            SimNode(self.world, self.network, self.observer, f"n{number}", disk, drawn.host)
+            SimNode(
+                self.world,
+                self.network,
+                self.observer,
+                f"n{number}",
+                disk,
+                drawn.host,
+                make_host,
+            )
             for number, disk in enumerate(drawn.disks, start=1)
         ]
         self.admin = Admin(self)

@@ -39,7 +39,10 @@ class SimNode:
         label: str,
         disk: DiskSettings,
         config: HostConfig,
+        make_host: Callable[..., GroupHost] = GroupHost,
     ) -> None:
+        """`make_host` makes the thing that is simulated; tests of the simulator give another."""
+        self._make_host = make_host
         self.world = world
         self.network = network
         self.observer = observer
@@ -94,7 +97,7 @@ class SimNode:
         )
         link = self.network.attach(self.node_id, process)
         self.machines = {}
-        host = GroupHost(
+        host = self._make_host(
             node_id=self.node_id,
             boot_id=self.boot_id,
             engine=self.engine,

@@ -16,7 +16,8 @@ from chaos.sim.network import NetworkSettings
 from raftgroups.config import HostConfig
 
 CALM_PART = 0.3
-CALM_MIN_S = 9.0
+CALM_MIN_S = 12.0
+"""Recovery (8 s at most) and the last reads (3 s) fit into it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,6 @@ class Simulation:
         world.run(config.calm_at + 1.0)
         self.workload.stop()
         self._await_recovery()
-        world.run(config.seconds)
 
     def _compare_logs(self) -> None:
         self.cluster.observer.compare_logs(self.cluster.nodes)
@@ -199,7 +198,7 @@ class Simulation:
                 for node in self.cluster.nodes
                 if node.label in members and node.host is not None and mine
             ]
-        self.world.run(self.world.now + 3.0)
+        self.world.run(self.config.seconds)
         waiting = sorted(f"{op.key} on {op.node}" for op in open_reads if op.completed is None)
         if waiting and not self.world.stop_reason:
             self.result.stuck.append(

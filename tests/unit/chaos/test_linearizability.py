@@ -20,13 +20,13 @@ def op(
     end: float | None,
     *,
     failed: bool = False,
-    id: str = "",
+    name: str = "",
 ) -> Operation:
     """`r=1` read saw 1; `w1` write; `c1>2=2` CAS that changed; `c1>2!3` CAS that found 3 instead;
     `a1,=1,` append with its answer. No end: unknown."""
     kind = {"r": Kind.READ, "w": Kind.WRITE, "c": Kind.CAS, "a": Kind.APPEND}[text[0]]
     result = Result.FAILED if failed else Result.UNKNOWN if end is None else Result.DONE
-    operation = Operation(id or text, "c", "n", "k", kind, start, completed=end, result=result)
+    operation = Operation(name or text, "c", "n", "k", kind, start, completed=end, result=result)
     body, changed = text[1:], "!" not in text
     left, _, seen = body.partition("=" if changed else "!")
     operation.changed = changed
@@ -115,10 +115,10 @@ def test_the_window_is_minimal() -> None:
     """A stale read in the midst of much else is shown with nothing but what it contradicts."""
     history: list[Operation] = []
     for n in range(100):
-        history.append(op(f"w{n}", n, n + 0.4, id=f"w{n}"))
-        history.append(op(f"r={n}", n + 0.5, n + 0.7, id=f"r{n}"))
+        history.append(op(f"w{n}", n, n + 0.4, name=f"w{n}"))
+        history.append(op(f"r={n}", n + 0.5, n + 0.7, name=f"r{n}"))
         history.append(op(f"cnone>x{n}!{n}" if n % 3 else f"r={n}", n + 0.5, n + 0.7))
-    history.append(op("r=49", 50.8, 50.9, id="stale"))
+    history.append(op("r=49", 50.8, 50.9, name="stale"))
     window = explain(history)
     assert not is_linearizable(window)
     assert {o.id for o in window} == {"w49", "w50", "stale"}
@@ -175,7 +175,7 @@ def small_histories(draw: st.DrawFn, unique: bool, lists: bool) -> list[Operatio
     state: str | None = None
     for number in range(size):
         start, end = sorted(moments[2 * number : 2 * number + 2])
-        history.append(op("r=-", start, end, id=str(number)))
+        history.append(op("r=-", start, end, name=str(number)))
     for o in sorted(history, key=lambda o: (o.completed or 0) * draw(st.sampled_from([1, 1, 0]))):
         kinds = [Kind.READ, Kind.APPEND] if lists else [Kind.READ, Kind.WRITE, Kind.CAS]
         o.kind = draw(st.sampled_from(kinds))
