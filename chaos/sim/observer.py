@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from chaos.checkers.applied_once import check_application
 from chaos.checkers.election_safety import ElectionSafety
@@ -26,6 +26,10 @@ from storage.engine import Batch
 
 if TYPE_CHECKING:
     from chaos.sim.node import SimNode
+
+
+TAIL_ENTRIES: Final = 300
+"""What is compared during a run; at its end, the whole logs are."""
 
 
 @dataclass(slots=True)
@@ -78,27 +82,30 @@ class Observer:
         self.leaderships += 1
         self.world.trace(f"{node.label} g{group_id} leads term {term}")
         self.report(self.elections.observe(group_id, term, node.label))
-        status = group.status()
-        self.report(
-            self.completeness.leads(group_id, node.label, term, status.first_index, read_log(group))
-        )
+        log = read_log(group)
+        first_index = log[0].index if log else group.status().last_index + 1
+        self.report(self.completeness.leads(group_id, node.label, term, first_index, log))
 
-    def compare_logs(self, nodes: Sequence[SimNode]) -> None:
+    def compare_logs(self, nodes: Sequence[SimNode], tail: int | None = TAIL_ENTRIES) -> None:
         """Log matching over all replicas that live now."""
         groups: dict[int, dict[str, list[Entry]]] = {}
         for node in nodes:
             for group_id, group in node.groups():
                 if group.role is not Role.REMOVED:
-                    groups.setdefault(group_id, {})[node.label] = read_log(group)
+                    groups.setdefault(group_id, {})[node.label] = read_log(group, tail)
         for group_id in sorted(groups):
             self.report(check_logs(group_id, groups[group_id]))
 
 
-def read_log(group: Group) -> list[Entry]:
+def read_log(group: Group, tail: int | None = TAIL_ENTRIES) -> list[Entry]:
+    """The last entries of a replica's log, or all that it holds."""
     status = group.status()
+    first = status.first_index
+    if tail is not None:
+        first = max(first, status.last_index - tail + 1)
     return [
         Entry(record.index, record.term, record.payload)
-        for record in group.log(status.first_index, status.last_index)
+        for record in group.log(first, status.last_index)
     ]
 
 

@@ -155,7 +155,7 @@ class Simulation:
         if not self.result.stuck:
             self._read_everything()
         found = self.cluster.observer
-        found.compare_logs(self.cluster.nodes)
+        found.compare_logs(self.cluster.nodes, tail=None)
         if not self.result.stuck:
             for group in self.cluster.groups:
                 self._judge_group(group)
