@@ -16,11 +16,15 @@ while lanes and channels overtake each other freely. What may go wrong, all of i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from chaos.sim.world import Process, World
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
+
+Meddler = Callable[[NodeId, NodeId, str, bytes], bytes | None]
+"""(source, target, channel, frame) -> the frame to send instead, or None to lose it."""
 
 
 @dataclass(slots=True)
@@ -135,6 +139,8 @@ class SimNetwork:
         self.settings = settings or NetworkSettings()
         self.links: dict[NodeId, SimLink] = {}
         self.labels: dict[NodeId, str] = {}
+        self.meddler: Meddler | None = None
+        """A directed schedule's hand in every frame that is sent; None lets them be."""
         self.delivered = 0
         self.lost = 0
         self._rng = world.rng("network")
@@ -298,6 +304,12 @@ class SimNetwork:
         channel = lane.channels.get(channel_name)
         if channel is None:
             channel = lane.channels[channel_name] = Channel(lane, channel_name)
+        if self.meddler is not None:
+            changed = self.meddler(source, peer, channel_name, frame)
+            if changed is None:
+                self.lost += 1
+                return True
+            frame = changed
         settings = self.settings
         if (
             len(channel.queue) >= settings.channel_max_frames
