@@ -4,20 +4,23 @@ A write takes a seeded time and is applied to the engine at its end. Two manners
 `inline`, where the process does nothing else meanwhile, and the writer thread, where frames are
 handled while the write is under way. Which one is drawn for each life of a node.
 
-A crash during a write leaves the batch wholly on the disk or not at all. A failing write (`fail`)
-has the same two ends, reports WriteFailedError, and every later one fails too: the process is
-expected to end.
+A crash during a write leaves the batch wholly on the disk or not at all: a killed process had
+handed it to the kernel or not, and a power cut lets the faulty engine throw its dice over whatever
+was not synced. A failing write (`fail_next`) is the faulty engine's as well: its outcome shows
+after the restart, and every later write fails too, so the process is expected to end.
 """
 
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 
 from chaos.sim.world import Process, World
 from storage.committer import Done
 from storage.engine import Batch, Engine
 from storage.errors import WriteFailedError
+from storage.faulty import FaultyEngine
 
 
 @dataclass(slots=True)
@@ -50,7 +53,6 @@ class SimWriter:
         self._rng = rng
         self._inline = inline
         self._pending: tuple[Engine, Batch] | None = None
-        self._poisoned = False
         self.writes = 0
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
@@ -74,23 +76,23 @@ class SimWriter:
         assert self._pending is not None
         engine, batch = self._pending
         self._pending = None
-        failure: WriteFailedError | None = None
-        if self._settings.fail_next or self._poisoned:
+        if self._settings.fail_next and isinstance(engine, FaultyEngine):
             self._settings.fail_next = False
-            if not self._poisoned and self._rng.random() < 0.5:
-                engine.write(batch, sync=True)
-            self._poisoned = True
-            failure = WriteFailedError("the simulated disk failed this write; restart the node")
-        else:
+            engine.faults.fail_sync_in = 1
+        failure: WriteFailedError | None = None
+        try:
             engine.write(batch, sync=True)
             self.writes += 1
+        except WriteFailedError as error:
+            failure = error
         done(failure, self._world.now - started)
 
     def crash(self) -> None:
-        """The process ends: a write under way reached the disk, or it did not."""
-        if self._pending is not None and not self._poisoned and self._rng.random() < 0.5:
+        """The process ends: the kernel has the write under way, unsynced, or it has not."""
+        if self._pending is not None and self._rng.random() < 0.5:
             engine, batch = self._pending
-            engine.write(batch, sync=True)
+            with suppress(WriteFailedError):
+                engine.write(batch, sync=False)
         self._pending = None
 
     def close(self) -> None:

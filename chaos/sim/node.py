@@ -22,7 +22,8 @@ from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.transport import NodeId
 from storage.committer import Committer
-from storage.engine import Batch
+from storage.engine import Batch, iterate
+from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
 
 STALL_AFTER_S = 0.5
@@ -55,7 +56,7 @@ class SimNode:
         self.clock = NodeClock(
             world, rate=self.rng.uniform(0.999, 1.001), wall_offset=self.rng.uniform(-5.0, 5.0)
         )
-        self.engine = MemoryEngine(clock=self.clock)
+        self.engine = self._new_engine()
         self.peers: list[NodeId] = []
         self.to_form: dict[int, Sequence[NodeId]] = {}
         """Groups that this node forms at its first start: group -> initial voters."""
@@ -66,6 +67,9 @@ class SimNode:
         self.machines: dict[int, RegisterMachine] = {}
         self.on_death: Callable[[SimNode], None] = _nothing
         self._writer: SimWriter | None = None
+
+    def _new_engine(self) -> FaultyEngine:
+        return FaultyEngine(MemoryEngine(clock=self.clock), rng=self.rng)
 
     @property
     def running(self) -> bool:
@@ -145,6 +149,9 @@ class SimNode:
         self.world.trace(f"{self.label} {'loses power' if power else 'is killed'}")
         assert self._writer is not None
         self._writer.crash()
+        if power:
+            survived = self.engine.power_cut()
+            self.world.trace(f"{self.label} keeps {survived} unsynced batches")
         self._end(flush=not power and self.rng.random() < 0.5)
 
     def stop(self) -> None:
@@ -165,7 +172,8 @@ class SimNode:
         self.machines = {}
         self._writer = None
         self.network.detach(self.node_id, flush=flush)
-        survivor = MemoryEngine(clock=self.clock)
+        self.engine.recover()
+        survivor = self._new_engine()
         survivor.write(_rows(self.engine), sync=True)
         self.engine.close()
         self.engine = survivor
@@ -189,10 +197,11 @@ class SimNode:
             self.process.freeze(self.world.now + seconds)
 
 
-def _rows(engine: MemoryEngine) -> Batch:
+def _rows(engine: FaultyEngine) -> Batch:
     batch = Batch()
-    for key in engine.keys:
-        batch.put(key, engine.values[key])
+    with engine.snapshot() as snapshot:
+        for key, value in iterate(snapshot):
+            batch.put(key, value)
     return batch
 
 
