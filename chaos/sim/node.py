@@ -10,8 +10,10 @@ forgotten callback of an earlier life that touches the old one is an error and n
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
+from chaos.checkers.violation import Violation
 from chaos.sim.disk import DiskSettings, SimWriter
 from chaos.sim.machine import AppliedRecord, RegisterMachine
 from chaos.sim.network import SimNetwork
@@ -23,6 +25,7 @@ from raftgroups.host import GroupHost
 from raftgroups.transport import NodeId
 from storage.committer import Committer
 from storage.engine import Batch, iterate
+from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
 
@@ -180,8 +183,14 @@ class SimNode:
         self.on_death(self)
 
     def _fatal(self, error: BaseException) -> None:
-        """The committer gave up; a real process exits now."""
+        """The committer gave up; a real process exits now. A failed write is the disk's fault;
+        anything else is a defect of what is simulated."""
         self.world.trace(f"{self.label} fatal: {error}")
+        if not isinstance(error, WriteFailedError):
+            where = traceback.format_exception(error)
+            self.observer.report(
+                [Violation("fatal", f"{self.label} stopped: {error!r}", tuple(where[-4:]))]
+            )
         process = self.process
 
         def end() -> None:

@@ -11,8 +11,10 @@ The result is plain values, so that it can come from another process.
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from chaos.checkers.applied_once import check_replicas
@@ -87,9 +89,10 @@ class Simulation:
     def run(self) -> SeedResult:
         result, observer = self.result, self.cluster.observer
         try:
-            self._play()
-            if not observer.violations:
-                self._judge()
+            with logs_into(self.world):
+                self._play()
+                if not observer.violations:
+                    self._judge()
         except SpinError as error:
             result.stuck.append(Violation("spin", str(error)))
         except Exception as error:  # noqa: BLE001 - a defect of what is simulated is a finding
@@ -105,6 +108,8 @@ class Simulation:
         result.faults = dict(sorted(self.injector.injected.items()))
         result.recent = list(self.world.recent)
         return result
+
+    # --- the storm -----------------------------------------------------------------------------
 
     def _play(self) -> None:
         world, config = self.world, self.config
@@ -222,3 +227,31 @@ class Simulation:
 
         node.host.group(group).read(ready)
         return reads[0]
+
+
+class _TraceHandler(logging.Handler):
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.INFO)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.trace(f"log {record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextmanager
+def logs_into(world: World) -> Iterator[None]:
+    """What the simulated nodes log goes into the trace, and nowhere else."""
+    handler = _TraceHandler(world)
+    loggers = [logging.getLogger(name) for name in ("raftgroups", "storage")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
