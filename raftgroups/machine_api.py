@@ -2,10 +2,13 @@
 
 How a turn treats it (raftgroups/host.py):
 
-    apply(index, payload) ...   many, in log order, each index exactly once in the life of the data
+    apply(index, payload) ...   many, in log order
     prepare(batch)              the host adds the group's applied index to the SAME batch
     (the batch is written and synced, or the process ends)
     after_commit()
+
+All operations that waited travel as one log entry: they are applied one after the other, share its
+index and are written in the same batch. No index comes back once it was written, or after a larger.
 
 A machine's own reads see everything applied, written or not: effects wait in an overlay until
 after_commit. Between prepare and after_commit no entry is applied, so a machine needs one overlay,

@@ -231,6 +231,13 @@ class Committer:
                 timer.cancel()
         self._turn_scheduled = self._lazy_timer = None
 
+    def fail(self, failure: BaseException) -> None:
+        """A participant found that it must not go on. Nothing more is acknowledged."""
+        if self._stopped:
+            return
+        self.stop()
+        self._on_fatal(failure)
+
     def _turn(self) -> None:
         self._turn_scheduled = None
         if self._stopped or self.in_flight_since is not None:
@@ -240,7 +247,7 @@ class Committer:
             # A list, not a generator: every participant works in every turn.
             need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
         except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
-            self._fail(error)
+            self.fail(error)
             return
         if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
             # The pass of the loop between here and the write flushes what begin_turn sent.
@@ -267,7 +274,7 @@ class Committer:
                 participant.prepare(batch)
         except Exception as error:  # noqa: BLE001 - a batch half prepared must never be written
             self.in_flight_since = None
-            self._fail(error)
+            self.fail(error)
             return
         self.in_flight_since = self._clock.monotonic()
         self._writer.submit(self._engine, batch, self._committed)
@@ -278,7 +285,7 @@ class Committer:
         if self._stopped:
             return
         if failure is not None:
-            self._fail(failure)
+            self.fail(failure)
             return
         self.commits += 1
         self._lazy_overdue = False
@@ -288,7 +295,7 @@ class Committer:
         try:
             self._tell(seconds)
         except Exception as error:  # noqa: BLE001 - nobody knows who was told of this commit
-            self._fail(error)
+            self.fail(error)
             return
         if self._kicked_in_flight:
             self._kicked_in_flight = False
@@ -301,10 +308,6 @@ class Committer:
                 participant.stalled(seconds)
         for participant in self._participants:
             participant.after_commit()
-
-    def _fail(self, failure: BaseException) -> None:
-        self.stop()
-        self._on_fatal(failure)
 
 
 class SyncWatchdog:
