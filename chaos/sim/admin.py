@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from chaos.sim.observer import role_of, term_of
 from raftgroups.group import Group
 from raftgroups.outcomes import ChangeResult
 from raftgroups.status import GroupStatus, Role
@@ -34,9 +35,9 @@ class Admin:
             if node.host is None or node.frozen:
                 continue
             group = node.host.groups.get(group_id)
-            if group is None or group.role is not Role.LEADER:
+            if group is None or role_of(group) is not Role.LEADER:
                 continue
-            if found is None or group.term > found[1].term:
+            if found is None or term_of(group) > term_of(found[1]):
                 found = (node, group)
         return found
 
