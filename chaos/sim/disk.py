@@ -13,14 +13,19 @@ after the restart, and every later write fails too, so the process is expected t
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
-from chaos.sim.world import Process, World
+from chaos.sim.world import Process, SimTimer, World
 from storage.committer import Done
 from storage.engine import Batch, Engine
 from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
+
+FATAL_AFTER_S: Final = 10.0
+"""The watchdog's patience with one write (storage.committer.SyncWatchdog)."""
 
 
 @dataclass(slots=True)
@@ -46,24 +51,43 @@ class SimWriter:
         rng: random.Random,
         *,
         inline: bool,
+        on_hang: Callable[[float], object],
     ) -> None:
+        """`on_hang` is what the watchdog thread does: it is called even while the loop stands."""
         self._world = world
         self._process = process
         self._settings = settings
         self._rng = rng
         self._inline = inline
         self._pending: tuple[Engine, Batch] | None = None
+        self._started = -1.0
+        self._finishing: SimTimer | None = None
+        self._on_hang = on_hang
         self.writes = 0
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
         assert self._pending is None, "one write at a time"
         assert self._process.alive, "a dead process writes"
         self._pending = (engine, batch)
-        now = self._world.now
+        now = self._started = self._world.now
         ends = now + self._duration(now)
         if self._inline:
             self._process.freeze(ends)
-        self._world.at(ends, self._finish, done, now, owner=self._process)
+        self._world.at(now + FATAL_AFTER_S, self._watch, now)
+        self._finishing = self._world.at(ends, self._finish, done, now, owner=self._process)
+
+    def _watch(self, started: float) -> None:
+        if self._started == started and self._pending is not None and self._process.alive:
+            self._on_hang(FATAL_AFTER_S)
+
+    def hurry(self) -> None:
+        """The disk is quick again: a write under way ends now."""
+        old = self._finishing
+        if old is None or old.callback is None:
+            return
+        self._finishing = self._world.after(0.001, old.callback, *old.args, owner=self._process)
+        old.cancel()
+        self._world.wake(self._process)
 
     def _duration(self, now: float) -> float:
         settings, rng = self._settings, self._rng

@@ -56,14 +56,7 @@ class FaultInjector:
         self.network.heal()
         self.network.settings.duplicate_p = self.network.settings.spike_p = 0.0
         for node in self.cluster.nodes:
-            node.disk.slow_factor = 1.0
-            node.disk.stalled_until = 0.0
-            node.disk.fail_next = False
-            node.clock.drift(1.0)
-            if node.process is not None and node.frozen:
-                node.process.frozen_until = self.world.now
-            if not node.running:
-                node.start()
+            node.recover()
 
     # --- helpers of the menu ------------------------------------------------------------------
 

@@ -92,7 +92,12 @@ class SimNode:
         self.world.trace(f"{self.label} starts, life {self.lives}")
         scheduler = NodeScheduler(self.world, process, self.clock)
         self._writer = SimWriter(
-            self.world, process, self.disk, self.rng, inline=self.rng.random() < 0.5
+            self.world,
+            process,
+            self.disk,
+            self.rng,
+            inline=self.rng.random() < 0.5,
+            on_hang=self._hung,
         )
         committer = Committer(
             self.engine,
@@ -198,6 +203,24 @@ class SimNode:
                 self.crash(power=False)
 
         self.world.after(0.0, end)
+
+    def _hung(self, seconds: float) -> None:
+        """The watchdog ends a process whose write does not."""
+        self.world.trace(f"{self.label}: a write has lasted {seconds:g} s")
+        self.crash(power=False)
+
+    def recover(self) -> None:
+        """The calm: a quick disk, a true clock, nothing stands still."""
+        self.disk.slow_factor = 1.0
+        self.disk.stalled_until = 0.0
+        self.disk.fail_next = False
+        self.clock.drift(1.0)
+        if self.process is None:
+            self.start()
+            return
+        assert self._writer is not None
+        self._writer.hurry()
+        self.world.wake(self.process)
 
     def freeze(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while."""

@@ -35,13 +35,15 @@ class SpinError(Exception):
 class Process:
     """One life of one simulated process. Invariant: once dead, never alive again."""
 
-    __slots__ = ("alive", "frozen_until", "name", "timers_first")
+    __slots__ = ("alive", "frozen_until", "late", "name", "timers_first")
 
     def __init__(self, name: str, *, timers_first: bool = True) -> None:
         self.name = name
         self.alive = True
         self.frozen_until = 0.0
         self.timers_first = timers_first
+        self.late: list[SimTimer] = []
+        """What fell due while it was frozen, in order."""
 
     def freeze(self, until: float) -> None:
         self.frozen_until = max(self.frozen_until, until)
@@ -171,9 +173,24 @@ class World:
             self.now = max(self.now, until)
 
     def _defer(self, timer: SimTimer, owner: Process) -> None:
-        self._sequence += 1
-        later = 1 if timer.frame == owner.timers_first else 0
-        heapq.heappush(self._heap, (owner.frozen_until, later, self._sequence, timer))
+        if not owner.late:
+            self.at(owner.frozen_until, self._thaw, owner)
+        owner.late.append(timer)
+
+    def wake(self, process: Process) -> None:
+        """End a freeze before its time."""
+        process.frozen_until = min(process.frozen_until, self.now)
+        self._thaw(process)
+
+    def _thaw(self, process: Process) -> None:
+        if process.frozen_until > self.now:
+            self.at(process.frozen_until, self._thaw, process)
+            return
+        for timer in process.late:
+            self._sequence += 1
+            later = 1 if timer.frame == process.timers_first else 0
+            heapq.heappush(self._heap, (self.now, later, self._sequence, timer))
+        process.late.clear()
 
 
 class NodeClock:

@@ -18,11 +18,17 @@ from storage.memory import MemoryEngine
 class Disk:
     def __init__(self, seed: int = 1, *, inline: bool = False, **settings: float) -> None:
         self.world = World(seed)
+        self.hung: list[float] = []
         self.process = Process("p")
         self.engine = FaultyEngine(MemoryEngine(), rng=random.Random(seed))
         self.settings = DiskSettings(spike_p=0.0, **settings)  # type: ignore[arg-type]
         self.writer = SimWriter(
-            self.world, self.process, self.settings, random.Random(seed), inline=inline
+            self.world,
+            self.process,
+            self.settings,
+            random.Random(seed),
+            inline=inline,
+            on_hang=self.hung.append,
         )
         self.ends: list[tuple[BaseException | None, float]] = []
 
@@ -65,6 +71,29 @@ def test_a_stall_holds_the_write() -> None:
     assert disk.ends == []
     disk.world.run(4.0)
     assert disk.ends[0][1] >= 3.0
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_the_watchdog_sees_a_write_that_hangs(inline: bool) -> None:
+    disk = Disk(inline=inline, stalled_until=11.0)
+    disk.submit()
+    disk.world.run(9.9)
+    assert disk.hung == []
+    disk.world.run(10.1)
+    assert disk.hung == [10.0]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_repaired_disk_ends_the_write_under_way(inline: bool) -> None:
+    disk = Disk(inline=inline, stalled_until=8.0)
+    disk.submit()
+    disk.world.run(1.0)
+    disk.writer.hurry()
+    disk.world.run(1.1)
+    assert [failure for failure, _ in disk.ends] == [None]
+    disk.world.run(20.0)
+    assert len(disk.ends) == 1
+    assert disk.hung == []
 
 
 @pytest.mark.parametrize("power", [False, True])

@@ -58,6 +58,20 @@ def test_a_frozen_process_catches_up_when_it_wakes(timers_first: bool) -> None:
     assert seen == [("outside", 1.0), *(timers + frames if timers_first else frames + timers)]
 
 
+def test_a_frozen_process_may_be_woken_early_or_frozen_longer() -> None:
+    world, seen, process = World(1), list[float](), Process("p")
+    for when in (1.0, 1.5):
+        world.at(when, lambda: seen.append(world.now), owner=process)
+    process.freeze(3.0)
+    world.run(2.0)
+    process.freeze(5.0)
+    world.run(4.0)
+    assert seen == []
+    world.wake(process)
+    world.run(6.0)
+    assert seen == [4.0, 4.0]
+
+
 def test_a_loop_that_never_lets_time_pass_is_reported() -> None:
     world = World(1)
 
