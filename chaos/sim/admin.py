@@ -88,8 +88,7 @@ class Admin:
             group.remove(victim, answered)
         elif outside := [n for n in self.cluster.nodes if n.node_id not in status.voters]:
             newcomer = rng.choice(outside)
-            if newcomer.host is not None and group_id not in newcomer.host.groups:
-                newcomer.host.join(group_id)
+            newcomer.join(group_id)
             self._trace(group_id, f"add {newcomer.label}")
             group.add_learner(newcomer.node_id, answered)
         else:

@@ -63,6 +63,8 @@ class SimNode:
         self.peers: list[NodeId] = []
         self.to_form: dict[int, Sequence[NodeId]] = {}
         """Groups that this node forms at its first start: group -> initial voters."""
+        self.to_join: dict[int, None] = {}
+        """Groups that an operator told it to join."""
         self.lives = 0
         self.boot_id = ""
         self.process: Process | None = None
@@ -129,6 +131,17 @@ class SimNode:
         for group_id, voters in sorted(self.to_form.items()):
             if group_id not in host.groups:
                 host.create(group_id, voters)
+        for group_id in self.to_join:
+            self._join(group_id)
+
+    def join(self, group_id: int) -> None:
+        """Told to join a group: it does so now, and again if it forgets in a crash."""
+        self.to_join[group_id] = None
+        self._join(group_id)
+
+    def _join(self, group_id: int) -> None:
+        if self.host is not None and group_id not in self.host.groups:
+            self.host.join(group_id)
 
     def _make_machine(self, group_id: int) -> RegisterMachine:
         last_index = 0

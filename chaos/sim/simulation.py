@@ -242,7 +242,7 @@ class _TraceHandler(logging.Handler):
 def logs_into(world: World) -> Iterator[None]:
     """What the simulated nodes log goes into the trace, and nowhere else."""
     handler = _TraceHandler(world)
-    loggers = [logging.getLogger(name) for name in ("raftgroups", "storage")]
+    loggers = [logging.getLogger(name) for name in ("raftgroups", "storage", "pysyncobj")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
