@@ -53,12 +53,22 @@ class HostConfig:
     window_bytes: int = 8 * 1024 * 1024
     compact_after_entries: int = 20_000
     """Applied entries beyond the kept tail that start a compaction of the log."""
+    compact_after_bytes: int = 64 * 1024 * 1024
+    """Bytes appended since the last compaction that start one, too."""
     keep_entries: int = 5_000
     """The tail kept for slow followers when the log is compacted."""
+    keep_bytes: int = 8 * 1024 * 1024
+    """Fewer entries are kept if they are larger than this; at most `window_bytes` counts."""
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_window_chunks: int = 4
     """Chunks of a snapshot sent and not yet acknowledged."""
     snapshot_retry_s: float = 1.0
+    snapshot_abandon_s: float = 30.0
+    """A snapshot whose receiver is silent for this long is given up."""
+    snapshot_max_age_s: float = 600.0
+    """The oldest engine snapshot that is streamed; a stream that takes longer begins anew."""
+    snapshot_streams_max: int = 2
+    """Snapshots that a node sends at the same time."""
     hibernate_after_s: float = 5.0
     """A group without work for this long stops its heartbeats and timers; 0 never."""
     canaries: frozenset[str] = frozenset()

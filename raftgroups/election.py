@@ -34,6 +34,7 @@ class Election:
 
     round: int
     asking: bool = False
+    asked_at: float = 0.0
     won: bool = False
     ordered: bool = False
     """Our leader told us to stand."""
@@ -45,8 +46,9 @@ class Election:
     counted_term: int = -1
     started: int = 0
 
-    def begin_round(self) -> int:
+    def begin_round(self, now: float) -> int:
         self.round += 1
+        self.asked_at = now
         self.asking = True
         self.won = False
         self.granted.clear()

@@ -67,8 +67,14 @@ class Group:
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
         """Ask for a linearizable read point, on any replica (a follower asks the leader)."""
-        if self._stopped or not self.replica.may_vote():
-            reason = "this node stops" if self._stopped else "this node is no member of the group"
+        reason = None
+        if self._stopped:
+            reason = "this node stops"
+        elif self.replica.installing:
+            reason = "a snapshot is being put in place here; try again or ask another node"
+        elif not self.replica.may_vote():
+            reason = "this node is no member of the group"
+        if reason is not None:
             self._services.answer(partial(done, Refused(reason, self.replica.leader_hint())))
             return
         self.replica.reads.read(done)
@@ -92,10 +98,9 @@ class Group:
 
     def compact(self, keep: int) -> int:
         """Drop applied entries but the last `keep`; returns the new first index."""
-        journal = self.replica.journal
-        journal.compact(journal.durable_applied - keep)
+        self.replica.compact(keep)
         self._services.wake(self.group_id)
-        return journal.base_index + 1
+        return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------
 
@@ -106,6 +111,7 @@ class Group:
         if replica.raft.leads:
             if self._proposals.queued and not self.changes.transfer:
                 self._append()
+            replica.sender.step(now)
             replica.replication.send()
         elif self._proposals.queued:
             self._refuse_queued("this node does not lead the group")
@@ -133,7 +139,7 @@ class Group:
     def after_commit(self) -> None:
         """This turn's batch is on the disk."""
         replica = self.replica
-        replica.journal.after_commit()
+        replica.after_commit()
         alone = replica.raft.leads and replica.journal.config.majority() == 1
         if alone and replica.raft.commit_index < replica.journal.durable_index:
             self._services.wake(self.group_id)
@@ -143,6 +149,7 @@ class Group:
         replica = self.replica
         times = [self._proposals.deadline(), self.changes.deadline()]
         times.append(replica.reads.points.deadline())
+        times.append(replica.sender.deadline())
         if replica.raft.leads:
             times.append(replica.raft.heartbeat_deadline)
         elif replica.may_campaign():
@@ -178,6 +185,7 @@ class Group:
 
     def stop(self) -> None:
         self._stopped = True
+        self.replica.sender.stop()
         self._answer_all(self._proposals.drop_queued(), Unknown("this node stops"))
         self._answer_all(self._proposals.drop_appended(), Unknown("this node stops"))
         for reader in self.replica.reads.points.drop_all():
@@ -206,16 +214,17 @@ class Group:
             term=raft.term,
             leader=raft.leader,
             commit_index=raft.commit_index,
-            applied_index=raft.applied_index,
-            durable_applied_index=journal.durable_applied,
+            applied_index=0 if replica.installing else raft.applied_index,
+            durable_applied_index=0 if replica.installing else journal.durable_applied,
             last_index=journal.last_index,
             first_index=journal.base_index + 1,
             voters=tuple(sorted(config.voters)),
             learners=tuple(sorted(config.learners)),
             peers=self._peers() if raft.leads else {},
             elections=replica.voting.election.started,
-            snapshots_sent=0,
-            snapshots_received=0,
+            snapshots_sent=replica.sender.finished,
+            snapshots_received=replica.receiver.installed,
+            installing=replica.installing,
             pending=len(self._proposals),
             hibernating=False,
         )

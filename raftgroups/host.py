@@ -82,7 +82,8 @@ class GroupHost:
         self.rng = rng
         self.counters = Counters()
         self.origin = f"{node_id}/{boot_id}"
-        self._engine = engine
+        self.engine = engine
+        self.snapshot_streams = 0
         self._committer = committer
         self._link = link
         self._scheduler = scheduler
@@ -108,13 +109,13 @@ class GroupHost:
 
     def _read_incarnation(self) -> int:
         """The random number of this engine, made when it is first used."""
-        with self._engine.snapshot() as rows:
+        with self.engine.snapshot() as rows:
             record = rows.get(INCARNATION_KEY)
         if record is None:
             body = b"\x01" + self.rng.randbytes(6)
             batch = Batch()
             batch.put(INCARNATION_KEY, seal(INCARNATION_KEY, body))
-            self._engine.write(batch, sync=True)
+            self.engine.write(batch, sync=True)
         else:
             body = unseal(INCARNATION_KEY, record)
         return int.from_bytes(body, "big")
@@ -123,7 +124,7 @@ class GroupHost:
 
     def start(self) -> None:
         """Reopen every group that the engine holds and begin."""
-        with self._engine.snapshot() as rows:
+        with self.engine.snapshot() as rows:
             known = [key for key, _ in iterate(rows, *table_range(Table.HARD_STATE))]
         for key in known:
             group_id = int.from_bytes(key[1:9], "big")
@@ -162,7 +163,7 @@ class GroupHost:
 
     def _journal(self, group_id: int) -> GroupJournal:
         return GroupJournal(
-            self._engine,
+            self.engine,
             group_id,
             window_entries=self.config.window_entries,
             window_bytes=self.config.window_bytes,
@@ -170,8 +171,9 @@ class GroupHost:
 
     def _open(self, group_id: int, journal: GroupJournal) -> Group:
         machine = self._machines(group_id)
-        machine.restored(journal.applied_index)
         group = self._groups[group_id] = Group(self, group_id, journal, machine)
+        if not group.replica.installing:
+            machine.restored(journal.applied_index)
         self.wake(group_id)
         return group
 
@@ -219,6 +221,14 @@ class GroupHost:
                 group_id,
                 reason,
             )
+
+    def other_ranges(self, group_id: int) -> list[tuple[bytes, bytes]]:
+        return [
+            (start, end)
+            for other, group in self._groups.items()
+            if other != group_id
+            for start, end in group.replica.machine.owned_ranges()
+        ]
 
     def wake(self, group_id: int) -> None:
         self._dirty[group_id] = None
@@ -352,7 +362,7 @@ class GroupHost:
             group = self._groups[group_id]
             group.step(now)
             self._watch(group)
-            need = max(need, group.replica.journal.need())
+            need = max(need, group.replica.need())
         self.counters.messages_out += self._outbox.flush_early()
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
             self.counters.messages_out += self._outbox.flush_late()
@@ -361,13 +371,10 @@ class GroupHost:
     def prepare(self, batch: Batch) -> None:
         try:
             self._prepared = [
-                group
-                for group in self._groups.values()
-                if group.replica.journal.need() is not Need.NOTHING
+                group for group in self._groups.values() if group.replica.need() is not Need.NOTHING
             ]
             for group in self._prepared:
-                group.replica.machine.prepare(batch)
-                group.replica.journal.prepare(batch)
+                group.replica.prepare(batch)
         except Exception as error:
             self._fail(error)
             raise
@@ -377,7 +384,6 @@ class GroupHost:
         prepared, self._prepared = self._prepared, []
         try:
             for group in prepared:
-                group.replica.machine.after_commit()
                 group.after_commit()
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)

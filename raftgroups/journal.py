@@ -73,6 +73,8 @@ class GroupJournal:
         self._window: list[Entry] = []
         self._window_size = 0
         self._page: list[Entry] = []
+        self.grown_bytes = 0
+        """Bytes appended since the last compaction or start."""
         self.last_index = 0
         self.last_term = 0
         self.configs: list[tuple[int, Config]] = []
@@ -182,6 +184,10 @@ class GroupJournal:
     def config_index(self) -> int:
         return self.configs[-1][0]
 
+    def config_at(self, index: int) -> tuple[int, Config]:
+        """The configuration in force at an index that is not below the base."""
+        return next(pair for pair in reversed(self.configs) if pair[0] <= index)
+
     def entry(self, index: int) -> Entry:
         at = index - self.last_index - 1 + len(self._window)
         if at >= 0:
@@ -260,6 +266,7 @@ class GroupJournal:
     def _push(self, entry: Entry) -> None:
         self._window.append(entry)
         self._window_size += len(entry[0])
+        self.grown_bytes += len(entry[0])
         self.last_index, self.last_term = entry[1], entry[2]
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803 - pysyncobj's name
@@ -332,6 +339,15 @@ class GroupJournal:
         self.applied_index = index
         self._dirty_progress = True
 
+    def tail(self, entries: int, size_bytes: int) -> int:
+        """How many of the last entries to keep: fewer than asked if they are large."""
+        size = 0
+        for kept, entry in enumerate(reversed(self._window)):
+            size += len(entry[0])
+            if size > size_bytes:
+                return min(kept, entries)
+        return entries
+
     def compact(self, index: int) -> None:
         """Make `index` the base; a bound beyond what is durably applied is lowered to that."""
         index = min(index, self.durable_applied)
@@ -340,6 +356,7 @@ class GroupJournal:
         term = self.term_at(index)
         if self._compact_from is None:
             self._compact_from = self.base_index
+        self.grown_bytes = 0
         drop = max(0, index + 1 - self.window_first)
         self._window_size -= sum(len(entry[0]) for entry in self._window[:drop])
         del self._window[:drop]

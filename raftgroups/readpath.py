@@ -91,7 +91,8 @@ class ReadPath:
     def after_tick(self) -> None:
         """The core has moved on: answer, leave, or say again what may have been lost."""
         points, replica = self.points, self._replica
-        points.applied(replica.raft.applied_index)
+        if not replica.installing:
+            points.applied(replica.raft.applied_index)
         flight = points.flight
         if flight is None:
             self.depart()
@@ -114,7 +115,7 @@ class ReadPath:
 
     # --- back ----------------------------------------------------------------------------
 
-    def on_probe(self, peer: NodeId, probe: Probe) -> None:
+    def on_probe(self, peer: NodeId, _: int, probe: Probe) -> None:
         replica = self._replica
         if probe.term != replica.raft.term or replica.raft.leader != peer:
             return replica.drop(peer, "late-probe")
@@ -131,7 +132,7 @@ class ReadPath:
             self._confirmed(None)
         return None
 
-    def on_request(self, peer: NodeId, request: ReadRequest) -> None:
+    def on_request(self, peer: NodeId, _: int, request: ReadRequest) -> None:
         replica = self._replica
         answer = partial(self._answer_remote, peer, request.request)
         if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
@@ -146,7 +147,7 @@ class ReadPath:
             peer, ReadIndex(replica.group_id, replica.raft.term, number, index)
         )
 
-    def on_read_index(self, peer: NodeId, answer: ReadIndex) -> None:
+    def on_read_index(self, peer: NodeId, _: int, answer: ReadIndex) -> None:
         flight = self.points.flight
         if flight is None or flight.number != answer.request or peer != self._asked:
             return
@@ -158,7 +159,8 @@ class ReadPath:
 
     def _confirmed(self, index: int | None) -> None:
         self.points.confirmed(index)
-        self.points.applied(self._replica.raft.applied_index)
+        if not self._replica.installing:
+            self.points.applied(self._replica.raft.applied_index)
         if self.points.waiting:
             self._replica.services.reads_arrived(self._replica.group_id)
 

@@ -15,7 +15,8 @@ own disk has.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
 from raftgroups.journal import BrokenLogError, GroupJournal
@@ -23,9 +24,12 @@ from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
     Append,
+    Chunk,
     Echo,
     Message,
     NotMember,
+    Offer,
+    OfferReply,
     PreVote,
     PreVoteRequest,
     Probe,
@@ -43,8 +47,15 @@ from raftgroups.records import KIND_OPERATIONS, read_operations
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
 from raftgroups.services import Owner, Services
+from raftgroups.snapshot_receive import SnapshotReceiver
+from raftgroups.snapshot_send import SnapshotSender
 from raftgroups.transport import NodeId
 from raftgroups.voting import Voting
+from storage.committer import Need
+from storage.engine import Batch
+
+Handler = Callable[[NodeId, int, Any], None]
+"""(sender, the incarnation that its frame names, message of the kind it is listed for)"""
 
 APPLY_ENTRIES: Final = 512
 APPLY_BYTES: Final = 4 * 1024 * 1024
@@ -73,6 +84,29 @@ class Replica:
         self.voting = Voting(self)
         self.replication = Replication(self)
         self.reads = ReadPath(self)
+        self.sender = SnapshotSender(self)
+        self.receiver = SnapshotReceiver(self)
+        self.receiver.load()
+        self._read_handlers: dict[type[Message], Handler] = {
+            Probe: self.reads.on_probe,
+            Echo: self.reads.on_echo,
+            ReadRequest: self.reads.on_request,
+            ReadIndex: self.reads.on_read_index,
+        }
+        self._handlers: dict[type[Message], Handler] = {
+            Append: self._on_append,
+            Ack: self.replication.on_ack,
+            VoteRequest: self.voting.on_vote_request,
+            Vote: self.voting.on_vote,
+            PreVoteRequest: self.voting.on_pre_vote_request,
+            PreVote: self.voting.on_pre_vote,
+            Stale: self.voting.on_stale,
+            TimeoutNow: self.voting.on_timeout_now,
+            NotMember: self._on_not_member,
+            Offer: self.receiver.on_offer,
+            OfferReply: self.sender.on_reply,
+            Chunk: self.receiver.on_chunk,
+        }
         journal.on_config = self.adopt
         self.adopt()
 
@@ -97,9 +131,15 @@ class Replica:
             self.journal.hard.removed_at >= self.journal.config_index
         )
 
+    @property
+    def installing(self) -> bool:
+        """A snapshot is being put in place: the machine's state is not whole."""
+        return self.receiver.moving
+
     def may_campaign(self) -> bool:
         config, services = self.journal.config, self.services
-        return config.is_voter(services.node_id, services.incarnation) and not self.removed
+        voter = config.is_voter(services.node_id, services.incarnation)
+        return voter and not self.removed and not self.installing
 
     def may_vote(self) -> bool:
         config, services = self.journal.config, self.services
@@ -127,42 +167,17 @@ class Replica:
 
     def receive(self, peer: NodeId, incarnation: int, message: Message) -> None:
         """One message, in a turn."""
-        if isinstance(message, Append):
-            self._on_append(peer, message)
-        elif isinstance(message, Ack):
-            self.replication.on_ack(peer, incarnation, message)
-        elif isinstance(message, VoteRequest):
-            self.voting.on_vote_request(peer, message)
-        elif isinstance(message, Vote):
-            self.voting.on_vote(peer, incarnation, message)
-        elif isinstance(message, PreVoteRequest):
-            self.voting.on_pre_vote_request(peer, incarnation, message)
-        elif isinstance(message, PreVote):
-            self.voting.on_pre_vote(peer, incarnation, message)
-        elif isinstance(message, Stale):
-            self.voting.on_stale(peer, incarnation, message)
-        elif isinstance(message, TimeoutNow):
-            self.voting.on_timeout_now(peer, message)
-        elif isinstance(message, NotMember):
-            self._on_not_member(message)
-        else:
-            self.drop(peer, "no-such-message")
+        self._handlers[type(message)](peer, incarnation, message)
 
     def receive_read(self, peer: NodeId, incarnation: int, message: Message) -> bool:
         """Messages that need no turn; False if this is none of them."""
-        if isinstance(message, Probe):
-            self.reads.on_probe(peer, message)
-        elif isinstance(message, Echo):
-            self.reads.on_echo(peer, incarnation, message)
-        elif isinstance(message, ReadRequest):
-            self.reads.on_request(peer, message)
-        elif isinstance(message, ReadIndex):
-            self.reads.on_read_index(peer, message)
-        else:
+        handler = self._read_handlers.get(type(message))
+        if handler is None:
             return False
+        handler(peer, incarnation, message)
         return True
 
-    def _on_append(self, peer: NodeId, append: Append) -> None:
+    def _on_append(self, peer: NodeId, _: int, append: Append) -> None:
         raft = self.raft
         if append.term < raft.term:
             self.services.send(peer, Stale(self.group_id, raft.term))
@@ -200,7 +215,7 @@ class Replica:
             )
         return placed
 
-    def _on_not_member(self, message: NotMember) -> None:
+    def _on_not_member(self, peer: NodeId, _: int, message: NotMember) -> None:
         if message.config_index >= self.journal.config_index:
             self.journal.set_removed_at(message.config_index)
             if self.raft.leads:
@@ -219,6 +234,37 @@ class Replica:
 
     def snapshot_needed(self, peer: NodeId, progress: Progress) -> None:
         """This peer needs entries that were compacted away."""
+        progress.snapshot = self.sender.needed(peer)
+
+    def need(self) -> Need:
+        return max(self.journal.need(), self.receiver.need())
+
+    def prepare(self, batch: Batch) -> None:
+        if not self.installing:
+            self.machine.prepare(batch)
+        self.journal.prepare(batch)
+        self.receiver.prepare(batch)
+
+    def after_commit(self) -> None:
+        if not self.installing:
+            self.machine.after_commit()
+        self.journal.after_commit()
+        self.receiver.after_commit()
+        self._compact_if_long()
+
+    def _compact_if_long(self) -> None:
+        journal, config = self.journal, self.services.config
+        long = journal.durable_applied - journal.base_index
+        if long > config.compact_after_entries + config.keep_entries or (
+            journal.grown_bytes > config.compact_after_bytes
+        ):
+            self.compact(journal.tail(config.keep_entries, config.keep_bytes))
+
+    def compact(self, keep: int) -> None:
+        """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""
+        bound = self.journal.durable_applied - keep
+        held = self.sender.holds()
+        self.journal.compact(bound if held is None else min(bound, held))
 
     # --- raftgroups.seams.Hooks ----------------------------------------------------------
 
@@ -258,10 +304,13 @@ class Replica:
             self._owner.leadership_won()
         elif old == LEADER:
             self.reads.leadership_changed()
+            self.sender.stop()
             self._owner.leadership_lost()
 
     def apply_committed(self) -> None:
         raft, journal = self.raft, self.journal
+        if self.installing:
+            return
         if raft.leads and raft.commit_index > journal.durable_index:
             raft.commit_index = max(self._commit_floor, journal.durable_index)
         target = min(raft.commit_index, raft.applied_index + APPLY_ENTRIES)

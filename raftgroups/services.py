@@ -9,6 +9,7 @@ from raftgroups.config import HostConfig
 from raftgroups.messages import Message
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng
+from storage.engine import Engine
 
 
 class Counters:
@@ -41,6 +42,15 @@ class Services(Protocol):
     """Names this node and this start of its process, in entries (hazard n4)."""
     config: HostConfig
     counters: Counters
+    snapshot_streams: int
+    """Snapshots that all groups of this node are sending."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    def other_ranges(self, group_id: int) -> list[tuple[bytes, bytes]]:
+        """What the machines of all other groups of this engine own."""
+        ...
 
     @property
     def clock(self) -> Clock: ...

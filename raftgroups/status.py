@@ -49,6 +49,8 @@ class GroupStatus:
     """Elections that this replica started since the process began (pre-votes not counted)."""
     snapshots_sent: int
     snapshots_received: int
+    installing: bool
+    """A snapshot is being put in place: there is no state to read, the applied indexes say 0."""
     pending: int
     hibernating: bool
 

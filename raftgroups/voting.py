@@ -53,7 +53,7 @@ class Voting:
             election.started += 1
             self.leader_heard_at = NEVER
             return True
-        number = election.begin_round()
+        number = election.begin_round(replica.now())
         raft.election_deadline = replica.now() + raft.timeout_s() / 2
         raft.forget_leader()
         request = PreVoteRequest(
@@ -109,9 +109,21 @@ class Voting:
             silence_s=self._silence_s(),
             election_timeout_s=replica.services.config.election_timeout_s[0],
         )
+        granted = granted and self._gives_way(peer)
         return replica.services.send(
             peer, PreVote(replica.group_id, raft.term, request.round, granted)
         )
+
+    def _gives_way(self, peer: NodeId) -> bool:
+        """Two that ask at the same moment would split the votes: the greater name goes first."""
+        replica, election = self._replica, self.election
+        heartbeat_s = replica.services.config.heartbeat_s
+        if not election.asking or replica.now() - election.asked_at > heartbeat_s:
+            return True
+        if peer < replica.services.node_id:
+            return False
+        election.cancel()
+        return True
 
     def on_pre_vote(self, peer: NodeId, incarnation: int, answer: PreVote) -> None:
         replica = self._replica
@@ -120,7 +132,7 @@ class Voting:
         elif self.election.pre_vote(replica.journal.config, peer, incarnation, answer.round):
             replica.raft.election_deadline = NEVER
 
-    def on_vote_request(self, peer: NodeId, request: VoteRequest) -> None:
+    def on_vote_request(self, peer: NodeId, _: int, request: VoteRequest) -> None:
         replica = self._replica
         if not replica.may_vote():
             return replica.drop(peer, "not-voting")
@@ -165,7 +177,7 @@ class Voting:
             self.election.cancel()
             replica.raft.raise_term(peer, term)
 
-    def on_timeout_now(self, peer: NodeId, order: TimeoutNow) -> None:
+    def on_timeout_now(self, peer: NodeId, _: int, order: TimeoutNow) -> None:
         replica = self._replica
         raft = replica.raft
         if order.term != raft.term or raft.leader != peer or not replica.may_campaign():

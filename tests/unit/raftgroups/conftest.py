@@ -327,8 +327,9 @@ class Cluster:
         return made
 
     def _tell(self, life: Life, peer: NodeId, up: bool) -> None:
+        """After the frames that were under way."""
         for handler in life.peer_handlers:
-            life.call_soon(handler, peer, up)
+            life.call_later(2 * self.network.latency_s, handler, peer, up)
 
     def crash(self, node: NodeId) -> MemoryEngine:
         """The process ends; what its writer had not finished is lost."""
@@ -404,6 +405,22 @@ class Cluster:
         self.until(lambda: bool(results))
         assert isinstance(results[0], Applied), results[0]
         return results[0]
+
+    def inject(self, source: str, target: str, message: Message, incarnation: int = 0) -> None:
+        """A frame arrives at `target` as if `source` had sent it (from its own disk, if it has
+        one), and is handled in the next turn."""
+        if not incarnation and source in self.nodes:
+            incarnation = self[source].host.incarnation
+        frame = encode_frame(incarnation or 1, "injected", [message])
+        self[target].life.handlers["raft"](NodeId(source), frame)
+
+    def sent(self, kind: type, source: str | None = None, target: str | None = None) -> list[Any]:
+        """Messages of a kind in the network's log."""
+        return [
+            message
+            for a, b, message in self.network.log
+            if isinstance(message, kind) and source in (None, a) and target in (None, b)
+        ]
 
     def read(self, node: TestNode) -> list[object]:
         results: list[object] = []
