@@ -8,11 +8,13 @@ of the wanted number. Answers only end the wait; the next step looks again.
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from chaos.sim.observer import role_of, term_of
 from raftgroups.group import Group
-from raftgroups.outcomes import ChangeResult
+from raftgroups.outcomes import ChangeResult, Done
 from raftgroups.status import GroupStatus, Role
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 class Admin:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.changes = 0
-        """Changes that were answered Done."""
+        self.done: Counter[str] = Counter()
+        """What was answered Done, by kind."""
         self._busy: dict[int, int] = {}
         self._attempts = 0
 
@@ -51,7 +53,7 @@ class Admin:
         if others:
             target = rng.choice(others)
             self._trace(group_id, f"transfer {node.label} to {self.cluster.label(target)}")
-            group.transfer(target, lambda result: self._answered(group_id, 0, result))
+            group.transfer(target, lambda result: self._answered(group_id, 0, "transfer", result))
 
     def change(self, rng: random.Random) -> None:
         """Begin one membership change somewhere, if none is under way there."""
@@ -75,30 +77,30 @@ class Admin:
     ) -> None:
         wanted = self.cluster.config.nodes
 
-        def answered(result: ChangeResult) -> None:
-            self._answered(group_id, attempt, result)
+        def answered(kind: str) -> Callable[[ChangeResult], None]:
+            return lambda result: self._answered(group_id, attempt, kind, result)
 
         if status.learners and rng.random() < 0.8:
             learner = rng.choice(status.learners)
             self._trace(group_id, f"promote {self.cluster.label(learner)}")
-            group.promote(learner, answered)
+            group.promote(learner, answered("promotion"))
         elif status.learners or len(status.voters) > wanted:
             victim = rng.choice(status.learners or status.voters)
             self._trace(group_id, f"remove {self.cluster.label(victim)}")
-            group.remove(victim, answered)
+            group.remove(victim, answered("removal"))
         elif outside := [n for n in self.cluster.nodes if n.node_id not in status.voters]:
             newcomer = rng.choice(outside)
             newcomer.join(group_id)
             self._trace(group_id, f"add {newcomer.label}")
-            group.add_learner(newcomer.node_id, answered)
+            group.add_learner(newcomer.node_id, answered("learner"))
         else:
             victim = rng.choice(status.voters)
             self._trace(group_id, f"remove {self.cluster.label(victim)}")
-            group.remove(victim, answered)
+            group.remove(victim, answered("removal"))
 
-    def _answered(self, group_id: int, attempt: int, result: ChangeResult) -> None:
-        self._trace(group_id, f"answered {result}")
-        self.changes += type(result).__name__ == "Done"
+    def _answered(self, group_id: int, attempt: int, kind: str, result: ChangeResult) -> None:
+        self._trace(group_id, f"{kind} answered {result}")
+        self.done[kind] += isinstance(result, Done)
         self._forget(group_id, attempt)
 
     def _forget(self, group_id: int, attempt: int) -> None:

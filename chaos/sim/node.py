@@ -71,6 +71,8 @@ class SimNode:
         self.host: GroupHost | None = None
         self.machines: dict[int, RegisterMachine] = {}
         self.on_death: Callable[[SimNode], None] = _nothing
+        self.snapshots_received = 0
+        """In earlier lives."""
         self._writer: SimWriter | None = None
 
     def _new_engine(self) -> FaultyEngine:
@@ -161,6 +163,11 @@ class SimNode:
             for group_id in sorted(self.host.groups):
                 yield group_id, self.host.groups[group_id]
 
+    def count_snapshots(self) -> int:
+        """Snapshots installed in all lives."""
+        received = [group.status().snapshots_received for _, group in self.groups()]
+        return self.snapshots_received + sum(received)
+
     # --- ends --------------------------------------------------------------------------------
 
     def crash(self, *, power: bool) -> None:
@@ -187,6 +194,7 @@ class SimNode:
 
     def _end(self, *, flush: bool) -> None:
         assert self.process is not None
+        self.snapshots_received = self.count_snapshots()
         self.process.alive = False
         self.process = None
         self.host = None

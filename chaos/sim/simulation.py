@@ -45,6 +45,10 @@ class SeedResult:
     events: int = 0
     elections: int = 0
     applied: int = 0
+    snapshots: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
+    """Transfers and membership changes that were done."""
+    cpu_s: float = 0.0
     results: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     recovered_s: float | None = None
@@ -104,6 +108,8 @@ class Simulation:
         result.events = self.world.events
         result.elections = observer.leaderships
         result.applied = observer.applications
+        result.snapshots = sum(node.count_snapshots() for node in self.cluster.nodes)
+        result.changes = dict(sorted(self.cluster.admin.done.items()))
         result.results = dict(sorted(self.workload.results.items()))
         result.faults = dict(sorted(self.injector.injected.items()))
         result.recent = list(self.world.recent)

@@ -24,6 +24,7 @@ Main = Callable[..., int]
 
 def result(seed: int, *, violated: bool = False, stuck: bool = False) -> SeedResult:
     made = SeedResult(seed, trace_hash=f"hash{seed}", virtual_s=40.0, events=100)
+    made.cpu_s = 120.0 / 180.0
     made.results = {"write done": 10}
     made.faults = {"crash": 1}
     made.recent = ["1.0 something happened"]
@@ -163,7 +164,7 @@ def test_the_summary_counts() -> None:
         summary.add(result(seed, violated=seed == 1, stuck=seed > 0))
     text = describe(summary)
     assert (summary.violated, summary.stuck, summary.exit_code) == (1, 1, 1)
-    assert "30 times faster than real time" in text
+    assert "60 times faster, a core" in text
     assert "crash 3" in text
 
 
