@@ -141,8 +141,9 @@ class Simulation:
     def _await_forming(self) -> None:
         """A group takes its first proposal when every founder was heard, so a storm from the first
         moment would mostly show how a group does not form."""
-        while self.world.now < FORMING_S and len(self.workload.served) < self.config.groups:
-            self.world.run(self.world.now + POLL_S)
+        world, served = self.world, self.workload.served
+        while world.now < FORMING_S and len(served) < self.config.groups and not world.stop_reason:
+            world.run(world.now + POLL_S)
 
     def _compare_logs(self) -> None:
         self.cluster.observer.compare_logs(self.cluster.nodes)
