@@ -155,12 +155,18 @@ class Decoder:
         """`count` bytes were put into `writable()`: the (channel id, frame) that they complete."""
         frames: list[tuple[int, bytes]] = []
         start, end = 0, self._end + count
-        buffer, view, limits = self._buffer, self._view, self._limits
+        buffer, view = self._buffer, self._view
+        limits, fragment_limit = self._limits, self._fragment_limit
         at_most = end if self._open else 1
         while end - start >= HEADER_BYTES and self.violation is None and len(frames) < at_most:
             crc, length, version, channel_id, flags = _HEADER.unpack_from(buffer, start)
             limit = limits.get(channel_id)
-            if version != FRAME_VERSION or limit is None or length > self._fragment_limit:
+            if (
+                version != FRAME_VERSION
+                or limit is None
+                or length > limit
+                or length > fragment_limit
+            ):
                 self.violation = self._why_refused(start, version, channel_id, length)
                 break
             stop = start + HEADER_BYTES + length
@@ -213,6 +219,5 @@ class Decoder:
             )
         if channel_id not in self._limits:
             return Violation("bad_channel", f"channel {channel_id} is unknown or not open yet")
-        return Violation(
-            "too_large", f"a fragment of {length} bytes is over {self._fragment_limit} bytes"
-        )
+        limit = min(self._limits[channel_id], self._fragment_limit)
+        return Violation("too_large", f"a fragment of {length} bytes is over {limit} bytes")
