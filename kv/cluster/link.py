@@ -10,13 +10,13 @@ leaves first in link_queue.py. Here they meet:
 
 Safe by default: loopback, or TLS and a cluster secret, or an explicit `insecure = true`. WITHOUT A
 SECRET WHOEVER KNOWS THE CLUSTER ID IS LET IN; the log says so at the start. TLS contexts come from
-outside; a server context that requires client certificates makes it mutual.
+outside; a server context that requires client certificates makes it mutual (link_tls.py).
 
 A malformed or hostile other side is counted, logged once and disconnected; nothing it sends raises
 into the loop. Strangers are bounded in number, bytes and time (link_listener.py). A handler that
 raises is counted, logged once with its traceback, and its frame dropped.
 
-All methods are called on the loop. Tasks exist only while a dial or a TLS handshake is under way.
+All methods are called on the loop. Tasks exist only while TCP connects.
 When one connection replaces another, handlers hear (peer, False) and then (peer, True): each True
 is a new connection, and what the old one held is lost.
 """
@@ -48,7 +48,7 @@ from kv.cluster.link_listener import Listener
 from kv.cluster.link_pair import Denied
 from kv.cluster.link_peer import PeerRecord
 from kv.cluster.link_protocol import LinkUsageError, Violation
-from kv.cluster.link_tls import LinkTls
+from kv.cluster.link_tls import LinkTls, TlsLayer
 from kv.cluster.said_once import SaidOnce
 from kv.cluster.tasks import TaskOwner
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
@@ -96,12 +96,9 @@ class PeerLink:
         self._keepalive: Timer | None = None
         self._keepalive_at = 0.0
         self._said = SaidOnce(_log)
-        self._listener = Listener(
-            config, tls, self._stranger, loop=loop, tasks=tasks, said=self._said
-        )
+        self._listener = Listener(config, self._stranger, loop=loop, said=self._said)
         self._dialer = Dialer(
             config,
-            tls,
             self._outbound,
             self._peer_problem,
             loop=loop,
@@ -239,18 +236,24 @@ class PeerLink:
 
     def _stranger(self) -> Connection:
         nonce = self._entropy(NONCE_BYTES)
-        return self._connection(Handshake(self.identity, nonce, dialer=False), None)
+        tls = self._tls.accept() if self._tls else None
+        return self._connection(Handshake(self.identity, nonce, dialer=False), None, tls)
 
-    def _outbound(self, peer: NodeId, dial: int) -> Connection:
+    def _outbound(self, peer: NodeId, dial: int, host: str) -> Connection:
         nonce = self._entropy(NONCE_BYTES)
-        return self._connection(Handshake(self.identity, nonce, dialer=True, expected=peer), dial)
+        tls = self._tls.dial(host) if self._tls else None
+        handshake = Handshake(self.identity, nonce, dialer=True, expected=peer)
+        return self._connection(handshake, dial, tls)
 
-    def _connection(self, handshake: Handshake, dial: int | None) -> Connection:
+    def _connection(
+        self, handshake: Handshake, dial: int | None, tls: TlsLayer | None
+    ) -> Connection:
         return Connection(
             self,
             self._next_number(),
             handshake,
             dial=dial,
+            tls=tls,
             config=self._config,
             clock=self._clock,
             scheduler=self._scheduler,
@@ -363,7 +366,7 @@ class PeerLink:
         self._problem(
             connection,
             violation.code,
-            f"{connection.remote} sent what no peer sends: {violation.sentence}",
+            f"{connection.remote} is disconnected: {violation.sentence}",
         )
         connection.farewell(violation.code, violation.sentence)
 

@@ -1,7 +1,7 @@
 """One TCP connection of the peer link: bytes in, frames out, and the reverse. No decisions.
 
-    RAW --begin()--> SHAKING --open()--> OPEN --drain()--> DRAINING --> OVER
-     '---------------- abort(), farewell(), the other side, the network -^
+    RAW --TLS--> SHAKING --open()--> OPEN --drain()--> DRAINING --> OVER
+     '------------ abort(), farewell(), the other side, the network -^
 
 It owns a transport, a decoder and a handshake, and asks its owner (link.py) what an event means.
 Reading: asyncio fills the decoder's fixed buffer; frames go to the handlers at once, so a handler
@@ -38,6 +38,7 @@ from kv.cluster.link_handshake import (
 )
 from kv.cluster.link_protocol import CONTROL, Decoder, Violation, control_frame
 from kv.cluster.link_queue import OutboundQueue
+from kv.cluster.link_tls import TlsFailure, TlsLayer
 from raftgroups.transport import FrameHandler, NodeId
 from storage.clock import Clock, Scheduler, Timer
 
@@ -56,7 +57,7 @@ class State(IntEnum):
 
 class ConnectionOwner(Protocol):
     def on_connected(self, connection: Connection) -> None:
-        """TCP is there. Calls `begin`, at once or after TLS."""
+        """TCP is there. Calls `begin`, or `abort` if it is one too many."""
         ...
 
     def on_event(self, connection: Connection, event: Event) -> None: ...
@@ -84,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         handshake: Handshake,
         *,
         dial: int | None,
+        tls: TlsLayer | None,
         config: LinkConfig,
         clock: Clock,
         scheduler: Scheduler,
@@ -93,6 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         self.handshake = handshake
         self.dial = dial
         """The number of our dial; None for an inbound connection."""
+        self._tls = tls
         self._config = config
         self._clock = clock
         self._scheduler = scheduler
@@ -136,15 +139,43 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.on_connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self.state is State.OVER:  # TLS still empties its buffers while it shuts down
-            return memoryview(bytearray(4096))
-        return self._decoder.writable()
+        return self._decoder.writable() if self._tls is None else self._tls.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.state is State.OVER:
             return
         self.last_received_at = self._clock.monotonic()
         self.received_bytes += nbytes
+        if self._tls is None:
+            self._take(nbytes)
+            return
+        try:
+            self._take_tls(self._tls, nbytes)
+        except TlsFailure as failure:
+            if failure.violation.code == "tls_mismatch":
+                self._tls = None  # so that the farewell is understood
+            self._owner.on_violation(self, failure.violation)
+
+    def _take_tls(self, tls: TlsLayer, nbytes: int) -> None:
+        tls.feed(nbytes)
+        try:
+            begin = not tls.ready and tls.shake()
+        finally:  # an alert must leave too
+            self.transport.write(tls.outgoing())
+        if begin:
+            self._begin_handshake()
+        while tls.ready and not self.over:
+            count = tls.read_into(self._decoder.writable())
+            if not count:
+                break
+            self._take(count)
+        if not self.over:
+            self.transport.write(tls.outgoing())
+            if tls.ended:
+                self.transport.close()
+
+    def _take(self, nbytes: int) -> None:
+        """So many bytes were put into the decoder."""
         if self.state is State.OPEN or self.state is State.DRAINING:
             self._deliver(self._decoder.received(nbytes))
         else:
@@ -190,15 +221,8 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         return self._transport
 
-    def secured(self, transport: asyncio.Transport) -> None:
-        """TLS was put on top of the connection."""
-        self._transport = transport
-
     def begin(self) -> None:
-        """TCP, and TLS where there is any, are ready: shake hands."""
-        if self.state is not State.RAW:
-            return
-        self.state = State.SHAKING
+        """The owner wants it: TLS where there is any, then the handshake."""
         transport = self.transport
         transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
@@ -206,6 +230,15 @@ class Connection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LIMIT_BYTES)
+        if self._tls is None:
+            self._begin_handshake()
+        elif self.dial is not None:
+            self._tls.shake()
+            transport.write(self._tls.outgoing())
+
+    def _begin_handshake(self) -> None:
+        assert self.state is State.RAW
+        self.state = State.SHAKING
         if self.dial is not None:
             self.write_control(self.handshake.hello)
 
@@ -219,9 +252,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def write_control(self, message: bytes) -> None:
         """Past the queue: only before `open` and as the last message."""
-        frame = control_frame(message)
-        self.sent_bytes += len(frame)
-        self.transport.write(frame)
+        self._write(control_frame(message))
+
+    def _write(self, data: bytes) -> None:
+        if self._tls is not None:
+            data = self._tls.encrypt(data)
+        self.sent_bytes += len(data)
+        self.transport.write(data)
 
     def open(
         self, peer: NodeId, queue: OutboundQueue, handlers: Sequence[FrameHandler | None]
@@ -238,6 +275,8 @@ class Connection(asyncio.BufferedProtocol):
         self.received_frames = [0] * len(handlers)
         self.unhandled_frames = [0] * len(handlers)
         self.opened_at = self._clock.monotonic()
+        if self._tls is not None:
+            self._tls.authenticated()
         self._decoder.open_channels([lane.channel for lane in queue.lanes.values()])
 
     # --- frames ---------------------------------------------------------------------------
@@ -292,9 +331,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         parts = self._queue.take(self._config.burst_bytes)
         if parts:
-            burst = b"".join(parts)
-            self.sent_bytes += len(burst)
-            self._transport.write(burst)
+            self._write(b"".join(parts))
         if self._queue.pending:
             self.wake()
         elif self.state is State.DRAINING and self._bye is not None:
@@ -336,15 +373,17 @@ class Connection(asyncio.BufferedProtocol):
         """Say why and close."""
         if self._transport is None or self.state is State.OVER:
             return
-        if self.state is State.RAW:
-            self.abort()
-            return
         self._abort_later()
         self._finish(encode_bye(reason, sentence))
 
     def _finish(self, bye: bytes) -> None:
         self.state = State.OVER
-        self.write_control(bye)
+        if self._tls is None:
+            self.write_control(bye)
+        else:
+            if self._tls.ready:
+                self.write_control(bye)
+            self.transport.write(self._tls.farewell())
         self.transport.close()
 
     def _abort_later(self) -> None:

@@ -1,20 +1,18 @@
 """Reaching out: one dial at a time for each peer that has an address and no connection.
 
-A dial is a task until TCP, and TLS where there is any, are there; then it is a Connection that
-shakes hands, and the link tells how that ends (`ended`). A dial that fails is tried again after a
+A dial is a task until TCP is there; then it is a Connection that shakes hands, and the link tells
+how that ends (`ended`). A dial that fails is tried again after a
 backoff with jitter, for as long as the peer has an address.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 
 from kv.cluster.link_config import Address, LinkConfig
 from kv.cluster.link_connection import Connection
 from kv.cluster.link_peer import PeerRecord
-from kv.cluster.link_tls import LinkTls
 from kv.cluster.tasks import TaskOwner
 from raftgroups.transport import NodeId
 from storage.clock import Scheduler
@@ -24,8 +22,7 @@ class Dialer:
     def __init__(
         self,
         config: LinkConfig,
-        tls: LinkTls | None,
-        make: Callable[[NodeId, int], Connection],
+        make: Callable[[NodeId, int, str], Connection],
         on_problem: Callable[[NodeId, str, str], None],
         *,
         loop: asyncio.AbstractEventLoop,
@@ -33,7 +30,6 @@ class Dialer:
         scheduler: Scheduler,
     ) -> None:
         self._config = config
-        self._tls = tls
         self._make = make
         self._on_problem = on_problem
         self._loop = loop
@@ -49,7 +45,7 @@ class Dialer:
         if not self.running or record.address is None or not record.pair.may_dial():
             return
         number = record.pair.begin_dial()
-        connection = record.dialing = self._make(record.node_id, number)
+        connection = record.dialing = self._make(record.node_id, number, record.address[0])
         record.dial_task = self._tasks.spawn(
             self._reach(record, connection, record.address), f"dial {record.node_id}"
         )
@@ -70,29 +66,25 @@ class Dialer:
 
     async def _reach(self, record: PeerRecord, connection: Connection, address: Address) -> None:
         host, port = address
-        tls = self._tls
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
-                await self._loop.create_connection(
-                    lambda: connection,
-                    host,
-                    port,
-                    ssl=tls.client if tls else None,
-                    server_hostname=(tls.server_hostname or host) if tls else None,
-                )
+                await self._loop.create_connection(lambda: connection, host, port)
             return
-        except ssl.SSLError as error:
-            reason = "tls"
-            sentence = (
-                f"the TLS handshake with {host}:{port} failed ({error}); is TLS configured on both "
-                "sides, and is the certificate signed by the cluster's authority?"
-            )
         except TimeoutError:
-            reason = "unreachable"
             sentence = f"{host}:{port} did not answer in {self._config.connect_timeout_s:g} s"
         except OSError as error:
-            reason = "unreachable"
             sentence = f"{host}:{port} cannot be reached: {error}"
+        except asyncio.CancelledError:
+            self._over(connection)
+            raise
         if record.dialing is connection:
-            self._on_problem(record.node_id, reason, sentence)
-            self.ended(record, connection)
+            self._on_problem(record.node_id, "unreachable", sentence)
+        self._over(connection)
+        self.ended(record, connection)
+
+    @staticmethod
+    def _over(connection: Connection) -> None:
+        """A dial may end after `connection_made` and before we are told that it succeeded; then a
+        loop may close the transport and tell nobody (uvloop does)."""
+        connection.abort()
+        connection.connection_lost(None)

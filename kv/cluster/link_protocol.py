@@ -211,7 +211,8 @@ class Decoder:
         if bytes(self._buffer[start : start + 2]) in _TLS_RECORDS:
             return Violation(
                 "tls_mismatch",
-                "you speak TLS on this link and I do not; configure [tls] on both or on none",
+                "one side of this link speaks TLS and the other does not; configure [tls] on both "
+                "or on none",
             )
         if version != FRAME_VERSION:
             return Violation(
