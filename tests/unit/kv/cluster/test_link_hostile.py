@@ -104,28 +104,42 @@ async def stranger():
 
 def hello(**changes: object) -> bytes:
     values = {"cluster_id": "c1", "node_id": NodeId("x"), "boot_id": "b", "secret": SECRET}
-    return Handshake(Identity(**{**values, **changes}), os.urandom(32), dialer=True).hello
+    return Handshake(Identity(**{**values, **changes}), bytes(NONCE_BYTES), dialer=True).hello
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "bad_version"),
-        (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(40), "tls_mismatch"),
-        (b"\x00" * 64, "bad_version"),
-        (b"\xff" * 5000, "bad_version"),
-        (header(1, 0, b"raft") + b"raft", "bad_channel"),
-        (struct.pack(">IIBBH", 0, 0xFFFFFFFF, 1, 0, 0), "too_large"),
-        (struct.pack(">IIBBH", 0, 1025, 1, 0, 0), "too_large"),
-        (control_frame(b"\x01 no hello"), "bad_hello"),
-        (control_frame(b""), "out_of_order"),
-        (control_frame(b"\x05" + bytes(8)), "out_of_order"),
-        (control_frame(hello(cluster_id="c2")), "cluster"),
-        (control_frame(hello(secret=None)), "secret"),
-        (control_frame(hello()) * 2, "out_of_order"),
-        (control_frame(hello()) + header(1, 0, b"x" * 900) + b"x" * 900, "bad_channel"),
-    ],
-)
+HOSTILE = {
+    "http": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "bad_version"),
+    "tls": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(40), "tls_mismatch"),
+    "zeros": (bytes(64), "bad_version"),
+    "ones": (b"\xff" * 5000, "bad_version"),
+    "a frame at once": (header(1, 0, b"raft") + b"raft", "bad_channel"),
+    "a huge length": (struct.pack(">IIBBH", 0, 0xFFFFFFFF, 1, 0, 0), "too_large"),
+    "a length over the limit": (struct.pack(">IIBBH", 0, 1025, 1, 0, 0), "too_large"),
+    "no hello": (control_frame(b"\x01 no hello"), "bad_hello"),
+    "nothing": (control_frame(b""), "out_of_order"),
+    "a ping": (control_frame(b"\x05" + bytes(8)), "out_of_order"),
+    "another cluster": (control_frame(hello(cluster_id="c2")), "cluster"),
+    "no secret": (control_frame(hello(secret=None)), "secret"),
+    "two hellos": (control_frame(hello()) * 2, "out_of_order"),
+    "a frame behind the hello": (
+        control_frame(hello()) + header(1, 0, b"x" * 900) + b"x" * 900,
+        "bad_channel",
+    ),
+}
+
+
+TURNED = {
+    "garbage": (b"garbage that is long enough for a header", "bad_version"),
+    "an unknown channel": (header(99, 0, b"x") + b"x", "bad_channel"),
+    "damage": (header(1, 0, b"good")[:8] + b"\x01\x01\x00\x00" + b"evil", "bad_checksum"),
+    "a huge length": (struct.pack(">IIBBH", 0, 0x7FFFFFFF, 1, 1, 0), "too_large"),
+    "an endless frame": (header(5, MORE, bytes(65536)) + bytes(65536), "too_large"),
+    "strange flags": (header(1, 0x80, b"x") + b"x", "bad_flags"),
+    "a second hello": (control_frame(b"\x01 a second hello"), "bad_control"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), HOSTILE.values(), ids=HOSTILE)
 async def test_a_stranger_that_does_not_fit_is_told_why_and_thrown_out(
     links, until, stranger, caplog: pytest.LogCaptureFixture, data: bytes, reason: str
 ) -> None:
@@ -210,18 +224,7 @@ async def test_a_flood_before_authentication_costs_a_kilobyte(links, until, stra
     assert len(connection._decoder._buffer) <= 1100
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"garbage that is long enough for a header", "bad_version"),
-        (header(99, 0, b"x") + b"x", "bad_channel"),
-        (header(1, 0, b"good")[:8] + b"\x01\x01\x00\x00" + b"evil", "bad_checksum"),
-        (struct.pack(">IIBBH", 0, 0x7FFFFFFF, 1, 1, 0), "too_large"),
-        (header(5, MORE, bytes(65536)) + bytes(65536), "too_large"),
-        (header(1, 0x80, b"x") + b"x", "bad_flags"),
-        (control_frame(b"\x01 a second hello"), "bad_control"),
-    ],
-)
+@pytest.mark.parametrize(("data", "reason"), TURNED.values(), ids=TURNED)
 async def test_a_peer_that_turns_hostile_is_disconnected(
     links, until, stranger, data: bytes, reason: str
 ) -> None:
