@@ -106,6 +106,13 @@ def channels_of(burst: bytes) -> list[int]:
     return found
 
 
+def test_the_urgent_channel_goes_first_whoever_came_first() -> None:
+    queue = OutboundQueue(CHANNELS)
+    queue.offer(2, b"bulk")
+    queue.offer(1, b"heartbeat")
+    assert channels_of(b"".join(queue.take(1_000_000))) == [1, 2]
+
+
 def test_an_urgent_frame_waits_for_one_burst_at_most() -> None:
     queue = OutboundQueue(CHANNELS)
     for _ in range(3):
