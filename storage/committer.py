@@ -18,8 +18,9 @@ writer thread while they are slow: handing a quick write to a thread costs more 
 slow one inline freezes the loop. A stall is told to the participants before anything that queued
 up during it is handled, so that a leader whose disk stood still steps down first. A write that
 fails, or that lasts `fatal_after_s`, is fatal: `on_fatal` is called, nothing is acknowledged, and
-no turn ever begins again. The process is expected to end; a watchdog thread sees to the second case
-even if the loop itself hangs in the sync.
+no turn ever begins again. So is an exception out of a participant: an event loop would log it and
+go on with a turn half done. The process is expected to end; a watchdog thread sees to a write that
+lasts too long even if the loop itself hangs in it.
 
 This file knows no asyncio: it takes a Scheduler, so that the simulator runs it as it is.
 """
@@ -122,7 +123,8 @@ class ThreadWriter:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
-            if self._closing:
+            if not self._work:
+                assert self._closing
                 return
             engine, batch, done = self._work.popleft()
             self._inline.submit(engine, batch, partial(self._report, done))
@@ -229,19 +231,33 @@ class Committer:
                 timer.cancel()
         self._turn_scheduled = self._lazy_timer = None
 
+    def fail(self, failure: BaseException) -> None:
+        """A participant found that it must not go on. Nothing more is acknowledged."""
+        if self._stopped:
+            return
+        self.stop()
+        self._on_fatal(failure)
+
     def _turn(self) -> None:
         self._turn_scheduled = None
         if self._stopped or self.in_flight_since is not None:
             return
         self.turns += 1
-        # A list, not a generator: every participant works in every turn.
-        need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+        try:
+            # A list, not a generator: every participant works in every turn.
+            need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+        except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
+            self.fail(error)
+            return
         if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
             # The pass of the loop between here and the write flushes what begin_turn sent.
             self.in_flight_since = self._clock.monotonic()
             self._scheduler.call_soon(self._commit)
-        elif need is Need.LAZY and self._lazy_timer is None:
-            self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)
+        elif need is Need.LAZY:
+            if self._lazy_timer is None:
+                self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)
+        else:
+            self._lazy_overdue = False
 
     def _lazy_is_due(self) -> None:
         self._lazy_timer = None
@@ -250,10 +266,16 @@ class Committer:
 
     def _commit(self) -> None:
         if self._stopped:
+            self.in_flight_since = None
             return
         batch = Batch()
-        for participant in self._participants:
-            participant.prepare(batch)
+        try:
+            for participant in self._participants:
+                participant.prepare(batch)
+        except Exception as error:  # noqa: BLE001 - a batch half prepared must never be written
+            self.in_flight_since = None
+            self.fail(error)
+            return
         self.in_flight_since = self._clock.monotonic()
         self._writer.submit(self._engine, batch, self._committed)
 
@@ -263,23 +285,29 @@ class Committer:
         if self._stopped:
             return
         if failure is not None:
-            self.stop()
-            self._on_fatal(failure)
+            self.fail(failure)
             return
         self.commits += 1
         self._lazy_overdue = False
         if self._lazy_timer is not None:
             self._lazy_timer.cancel()
             self._lazy_timer = None
+        try:
+            self._tell(seconds)
+        except Exception as error:  # noqa: BLE001 - nobody knows who was told of this commit
+            self.fail(error)
+            return
+        if self._kicked_in_flight:
+            self._kicked_in_flight = False
+            self.kick()
+
+    def _tell(self, seconds: float) -> None:
         if seconds > self._stall_after_s:
             self.stalls += 1
             for participant in self._participants:
                 participant.stalled(seconds)
         for participant in self._participants:
             participant.after_commit()
-        if self._kicked_in_flight:
-            self._kicked_in_flight = False
-            self.kick()
 
 
 class SyncWatchdog:

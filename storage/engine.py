@@ -17,7 +17,9 @@ Writing
 - An empty batch is no operation, but `sync=True` on it still syncs what came before.
 
 Reading
-- `snapshot()` sees exactly the writes that had returned when it was opened, as long as it lives.
+- `snapshot()` sees exactly the writes that had returned when it was opened, as long as it lives. A
+  write still running in another thread then is seen whole or not at all.
+- One thread at a time uses a snapshot; any thread may end it (expiry, close of the engine).
 - Old readers pin old pages, so a snapshot has a maximum age. `expire_snapshots()` ends those past
   it; a read of an ended one raises SnapshotExpiredError and the caller resumes with a new one.
 - `scan` gives the pairs of start <= key < end in order (reverse: in falling order, the same range),
@@ -25,7 +27,8 @@ Reading
   caller always gets on. `more` is true exactly if a pair of the range was left out.
 
 Keys are 1 to 511 bytes (LMDB's limit); values are any bytes up to 4 MiB, so that a record with the
-previous one embedded fits. Ends: `None` means unbounded.
+previous one embedded fits. To `get` a key that cannot be stored is a defect of the caller. Bounds
+of ranges are any bytes; `None` as an end means unbounded.
 """
 
 from __future__ import annotations
@@ -153,7 +156,7 @@ class EngineStatistics:
     """Free bytes of the file system that this process may use."""
     batches: int
     put_bytes: int
-    """Bytes of keys and values handed to write()."""
+    """Bytes of keys and values handed to write() (the sizes of its batches)."""
     open_snapshots: int
     oldest_snapshot_age_s: float
     details: Mapping[str, float | str] = field(default_factory=dict)

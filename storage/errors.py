@@ -60,10 +60,24 @@ class FutureRevisionError(InvalidRequestError):
     code = "future_revision"
 
 
+class WrongShardError(JanusError):
+    """The shard asked does not hold the whole of the keys named; its range may have changed."""
+
+    code = "wrong_shard"
+    retryable = True
+
+
 class SnapshotExpiredError(JanusError):
     """A snapshot outlived its maximum age; open a new one and resume from the last key read."""
 
     code = "snapshot_expired"
+    retryable = True
+
+
+class TooManySnapshotsError(JanusError):
+    """Every reader slot of the engine is taken."""
+
+    code = "too_many_snapshots"
     retryable = True
 
 
@@ -86,6 +100,13 @@ class WriteFailedError(StorageError):
 
     code = "write_failed"
     outcome = Outcome.UNKNOWN
+
+
+class ReadFailedError(StorageError):
+    """The disk or the engine could not read. Nothing is known to be damaged."""
+
+    code = "read_failed"
+    retryable = True
 
 
 class EngineClosedError(StorageError):
