@@ -17,6 +17,7 @@ from typing import Final
 
 from storage.errors import DataDirectoryError, DirectoryInUseError
 
+CHECKPOINT: Final = "write a checkpoint to"
 _ADVICE: Final = {
     errno.EACCES: "this user may not write there; change its owner or name another directory",
     errno.EPERM: "the system does not allow it; name a directory on an ordinary file system",
@@ -40,7 +41,8 @@ def directory_error(action: str, path: Path, code: int | None, reason: str) -> D
 
 
 def make_directory(path: Path, action: str) -> None:
-    """Create it and missing parents, each synced into the one above. Existing ones are left."""
+    """Create it and missing parents, for this user alone, each synced into the one above. Existing
+    ones are left as they are."""
     missing = []
     above = path
     while not above.exists():
@@ -48,7 +50,7 @@ def make_directory(path: Path, action: str) -> None:
         above = above.parent
     try:
         for directory in reversed(missing):
-            directory.mkdir(exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))
@@ -58,14 +60,15 @@ def make_directory(path: Path, action: str) -> None:
 
 def make_checkpoint_directory(path: Path) -> None:
     """A checkpoint goes to a directory of its own: one that is missing or empty."""
-    action = "write a checkpoint to"
-    make_directory(path, action)
+    make_directory(path, CHECKPOINT)
     try:
         occupied = any(path.iterdir())
     except OSError as error:
-        raise directory_error(action, path, error.errno, str(error)) from error
+        raise directory_error(CHECKPOINT, path, error.errno, str(error)) from error
     if occupied:
-        raise DataDirectoryError(f"cannot {action} {path}: it is not empty; name a new directory")
+        raise DataDirectoryError(
+            f"cannot {CHECKPOINT} {path}: it is not empty; name a new directory"
+        )
 
 
 def sync_directory(path: Path) -> None:
@@ -84,10 +87,9 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def lock_directory(path: Path) -> int:
+def lock_directory(path: Path, action: str) -> int:
     """Take the directory for this engine alone, against other processes and this one. Returns the
     descriptor that holds the lock; closing it, or the end of the process, gives it back."""
-    action = "open the engine in"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
