@@ -35,7 +35,9 @@ class Gone(ConnectionError):  # noqa: N818 - reads as a state: the node is gone
     """The node does not answer: its process died, or the connection broke."""
 
 
-def wait_for(probe: Callable[[], T | None], what: str, deadline_s: float = 30.0) -> T:
+def wait_for(
+    probe: Callable[[], T | None], what: str, deadline_s: float = 30.0, *, poll_s: float = POLL_S
+) -> T:
     """Poll until the probe gives something."""
     end = CLOCK.monotonic() + deadline_s
     while True:
@@ -44,7 +46,7 @@ def wait_for(probe: Callable[[], T | None], what: str, deadline_s: float = 30.0)
             return found
         if CLOCK.monotonic() > end:
             raise StuckError(f"within {deadline_s:g} s it did not come to this: {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 class Client:
@@ -107,12 +109,13 @@ class Client:
 class NodeProcess:
     """One node over all its lives. Its data directory and its log stay."""
 
-    def __init__(self, name: str, directory: Path, engine: str, loop: str) -> None:
+    def __init__(self, name: str, directory: Path, engine: str, loop: str, canary: str) -> None:
         self.name = name
         self.directory = directory
         self._command = [
             sys.executable, "-m", "chaos.raftnode", "--node", name, "--data", str(directory),
             "--engine", engine, "--loop", loop, "--secret", "of-the-failover-harness",
+            "--canary", canary,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
@@ -188,10 +191,13 @@ class Cluster:
         engine: str = "lmdb",
         loop: str = "uvloop",
         groups: int = 1,
+        canary: str = "",
     ) -> None:
         names = [f"node-{chr(ord('a') + number)}" for number in range(nodes)]
         self._groups = groups
-        self.nodes = {name: NodeProcess(name, directory / name, engine, loop) for name in names}
+        self.nodes = {
+            name: NodeProcess(name, directory / name, engine, loop, canary) for name in names
+        }
 
     def __enter__(self) -> Cluster:
         try:

@@ -14,6 +14,9 @@ Control: one JSON object a line, answered by one with the same `id`, in the orde
     {"op": "operations", "group": 1, "prefix": P}     names of applied operations, linearizable
     {"op": "status"}
 
+`--canary` puts a bug in, to prove that the harness sees it: `local-reads` answers reads without
+asking a majority, `early-acks` acknowledges a proposal before anybody has it.
+
 Exit codes: 0 told to stop; 70 a write failed or a participant broke; 71 a write hung; 72 a task
 died. In the last three nothing more is answered: the process is gone at once.
 """
@@ -40,6 +43,7 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.tasks import Tasks
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
+from raftgroups.status import Role
 from raftgroups.transport import NodeId
 from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
@@ -52,6 +56,7 @@ _log = logging.getLogger(__name__)
 EXIT_BROKEN: Final = 70
 EXIT_HUNG: Final = 71
 EXIT_TASK: Final = 72
+CANARIES: Final = ("early-acks", "local-reads")
 LINE_MAX_BYTES: Final = 1024 * 1024
 STALL_AFTER_S: Final = 1.0
 """A write that took longer than the election timeout: a leader steps down first."""
@@ -64,6 +69,7 @@ class RaftNode:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, args: argparse.Namespace) -> None:
         self.node_id = NodeId(args.node)
+        self.canary: str = args.canary
         self.clock = SystemClock()
         self.tasks = Tasks(loop, lambda name, _: die(EXIT_TASK, f"task {name} died"))
         self.engine: Engine = (
@@ -145,7 +151,7 @@ class RaftNode:
             case "propose":
                 operation, action, key, value, expected = request["command"]
                 command = Command(operation, Action(action), key, value, expected)
-                self.host.group(group_id).propose(command.encode(), partial(_proposed, reply))
+                self._propose(group_id, command, reply)
             case "read":
                 machine, key = self.machines[group_id], request["key"]
                 self._read(group_id, reply, lambda: {"value": machine.read(key)})
@@ -165,6 +171,13 @@ class RaftNode:
             if group_id not in self.host.groups:
                 self.host.create(group_id, [NodeId(peer) for peer in sorted(peers)])
 
+    def _propose(self, group_id: int, command: Command, reply: Reply) -> None:
+        group = self.host.group(group_id)
+        if self.canary == "early-acks" and group.role() == Role.LEADER:
+            reply({"outcome": "applied", "index": 0, "answer": [True, command.value]})
+            reply = _nobody
+        group.propose(command.encode(), partial(_proposed, reply))
+
     def _read(self, group_id: int, reply: Reply, value: Callable[[], dict[str, Any]]) -> None:
         def done(result: ReadResult) -> None:
             if isinstance(result, ReadReady):
@@ -172,7 +185,10 @@ class RaftNode:
             else:
                 reply({"outcome": "refused", "reason": result.reason, "leader": result.leader})
 
-        self.host.group(group_id).read(done)
+        if self.canary == "local-reads":
+            done(ReadReady(self.machines[group_id].index))
+        else:
+            self.host.group(group_id).read(done)
 
     def _status(self) -> dict[str, Any]:
         groups = {}
@@ -194,6 +210,10 @@ class RaftNode:
             "connected": [peer for peer, status in link.peers.items() if status.connected],
             "link_problems": dict(link.problems),
         }
+
+
+def _nobody(answer: dict[str, Any]) -> None:
+    """A canary has answered already."""
 
 
 def _names(machine: RegisterMachine, prefix: str) -> list[str]:
@@ -287,6 +307,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["lmdb", "memory"], default="lmdb")
     parser.add_argument("--cluster", default="raftnodes", metavar="ID")
     parser.add_argument("--secret", default="", help="the cluster secret; none by default")
+    parser.add_argument("--canary", choices=["", *CANARIES], default="")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     args = parser.parse_args()
     logging.basicConfig(
