@@ -188,8 +188,10 @@ class PeerLink:
     def set_peer(self, peer: NodeId, address: Address) -> None:
         if peer == self.identity.node_id:
             raise LinkUsageError(f"node {peer!r} cannot be a peer of itself; name the others only")
-        record = self._record(peer)
         address = self._config.address_overrides.get(peer, address)
+        if not (address[0] and 0 < address[1] < 65536):
+            raise LinkUsageError(f"peer {peer!r} cannot be dialed at {address}: give HOST and PORT")
+        record = self._record(peer)
         if record.address == address:
             return
         record.address = address

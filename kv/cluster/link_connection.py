@@ -256,7 +256,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write(self, data: bytes) -> None:
         if self._tls is not None:
-            data = self._tls.encrypt(data)
+            try:
+                data = self._tls.encrypt(data)
+            except TlsFailure as failure:
+                self._owner.on_violation(self, failure.violation)
+                return
         self.sent_bytes += len(data)
         self.transport.write(data)
 
@@ -378,11 +382,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, bye: bytes) -> None:
         self.state = State.OVER
-        if self._tls is None:
+        if self._tls is None or self._tls.ready:
             self.write_control(bye)
-        else:
-            if self._tls.ready:
-                self.write_control(bye)
+        if self._tls is not None:
             self.transport.write(self._tls.farewell())
         self.transport.close()
 

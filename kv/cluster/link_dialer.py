@@ -45,7 +45,15 @@ class Dialer:
         if not self.running or record.address is None or not record.pair.may_dial():
             return
         number = record.pair.begin_dial()
-        connection = record.dialing = self._make(record.node_id, number, record.address[0])
+        try:
+            connection = self._make(record.node_id, number, record.address[0])
+        except ValueError as error:  # TLS cannot check a certificate for such a name
+            record.pair.dial_ended(number)
+            record.failed_dials += 1
+            self._on_problem(record.node_id, "unreachable", f"{record.address[0]!r}: {error}")
+            self.dial_later(record)
+            return
+        record.dialing = connection
         record.dial_task = self._tasks.spawn(
             self._reach(record, connection, record.address), f"dial {record.node_id}"
         )
@@ -72,7 +80,7 @@ class Dialer:
             return
         except TimeoutError:
             sentence = f"{host}:{port} did not answer in {self._config.connect_timeout_s:g} s"
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:  # the last two: of a strange address
             sentence = f"{host}:{port} cannot be reached: {error}"
         except asyncio.CancelledError:
             self._over(connection)

@@ -123,8 +123,11 @@ class TlsLayer:
 
     def encrypt(self, clear: bytes) -> bytes:
         rest = memoryview(clear)
-        while rest:  # one record at a time
-            rest = rest[self._tls.write(rest) :]
+        try:
+            while rest:  # one record at a time
+                rest = rest[self._tls.write(rest) :]
+        except ssl.SSLError as error:
+            raise self._failure(error) from error
         return self._outgoing.read()
 
     def outgoing(self) -> bytes:

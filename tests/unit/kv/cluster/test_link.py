@@ -9,6 +9,7 @@ import random
 import pytest
 
 from kv.cluster.link_protocol import FRAGMENT_BYTES, LinkUsageError
+from kv.cluster.link_tls import LinkTls
 from raftgroups.transport import NodeId
 
 KIB = 1024
@@ -352,6 +353,39 @@ async def test_a_new_address_is_used_at_once(links, until) -> None:
     await until(lambda: a.peer(b).failed_dials == 1, "the wrong address failed")
     a.link.set_peer(b.id, b.address)
     await until(lambda: a.knows(b), "the right one was dialed without waiting for the backoff")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_an_address_that_is_none_is_refused_or_tried_in_vain(
+    links, until, certificates, tls: bool
+) -> None:
+    contexts = LinkTls(certificates.mutual().server, certificates.mutual().client) if tls else None
+    a = await links.node("a", tls=contexts)
+    for address in (("127.0.0.1", 0), ("127.0.0.1", 65536), ("", 7401)):
+        with pytest.raises(LinkUsageError, match="cannot be dialed at"):
+            a.link.set_peer(NodeId("b"), address)
+    assert a.link.status().peers == {}
+    for name, host in (("c", "a..b"), ("d", "x" * 300), ("e", "\ud800")):
+        a.link.set_peer(NodeId(name), (host, 7401))
+    await until(
+        lambda: all(peer.failed_dials >= 2 for peer in a.link.status().peers.values()),
+        "each was tried twice, and no task failed of it",
+    )
+
+
+async def test_two_processes_under_one_node_id_are_told_apart(links, until) -> None:
+    """A copied data directory: they take each other's place a few times, then one is refused."""
+    a = await links.node("a")
+    first, second = [await links.node("b", boot=boot) for boot in ("boot-1", "boot-2")]
+    first.link.set_peer(a.id, a.address)
+    second.link.set_peer(a.id, a.address)
+    await until(lambda: a.problems().get("twin", 0) >= 3, "a refused one of them again and again")
+    assert "two processes run as node 'b'" in a.peer(first).last_problem
+    before = len(a.changes)
+    await until(lambda: a.problems()["twin"] >= 6, "and goes on refusing it")
+    assert len(a.changes) == before, "the other one is left in peace"
+    assert a.knows(first)
+    assert before <= 14
 
 
 async def test_what_is_queued_leaves_before_the_link_closes(links, until) -> None:
