@@ -21,7 +21,7 @@ from raftgroups.records import operations_command
 from raftgroups.replica import Replica
 from raftgroups.seams import CANDIDATE
 from raftgroups.services import Services
-from raftgroups.status import GroupStatus, PeerStatus, Role
+from raftgroups.status import GroupStatus, LogRecord, PeerStatus, Role
 from raftgroups.transport import NodeId
 
 
@@ -194,6 +194,26 @@ class Group:
 
     # --- numbers -------------------------------------------------------------------------
 
+    @property
+    def term(self) -> int:
+        return self.replica.raft.term
+
+    @property
+    def leader(self) -> NodeId | None:
+        return self.replica.raft.leader
+
+    @property
+    def machine(self) -> StateMachine:
+        return self.replica.machine
+
+    def log(self, first: int, last: int) -> list[LogRecord]:
+        """What this replica's log holds of first..last. For checkers and people, never hot."""
+        journal = self.replica.journal
+        span = range(max(first, journal.base_index + 1), min(last, journal.last_index) + 1)
+        entries = [journal.entry(index) for index in span]
+        return [LogRecord(number, term, command) for command, number, term in entries]
+
+    @property
     def role(self) -> Role:
         replica = self.replica
         if replica.removed:
@@ -210,8 +230,9 @@ class Group:
         config = journal.config
         return GroupStatus(
             group_id=self.group_id,
-            role=self.role(),
+            role=self.role,
             term=raft.term,
+            voted_for=journal.hard.vote,
             leader=raft.leader,
             commit_index=raft.commit_index,
             applied_index=0 if replica.installing else raft.applied_index,

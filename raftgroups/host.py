@@ -406,7 +406,7 @@ class GroupHost:
     # --- numbers -------------------------------------------------------------------------
 
     def status(self) -> HostStatus:
-        roles = [group.role() for group in self._groups.values()]
+        roles = [group.role for group in self._groups.values()]
         return HostStatus(
             groups=len(roles),
             leading=sum(role is Role.LEADER for role in roles),

@@ -8,7 +8,7 @@ twice without a reason.
   the acknowledged index, which would send everything under way again).
 - Loss shows as a refusal: the next heartbeat's previous entry is missing there. A refusal, or a
   new connection, empties the books: what was under way is taken as lost.
-- A full link pauses the peer until the next heartbeat or sign of life.
+- A full link pauses the peer until its next answer, which a heartbeat will bring.
 """
 
 from __future__ import annotations

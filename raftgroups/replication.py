@@ -63,8 +63,6 @@ class Replication:
         early = replica.journal.durable_term == replica.raft.term
         for peer, progress in self.progress.items():
             if replica.services.connected(peer):
-                if heartbeat:
-                    progress.paused = False
                 self._send_to(peer, progress, heartbeat, early)
 
     def _send_to(self, peer: NodeId, progress: Progress, heartbeat: bool, early: bool) -> None:
@@ -117,7 +115,7 @@ class Replication:
         replica.services.send(peer, message, early=early)
 
     def not_sent(self, peer: NodeId, append: Append) -> None:
-        """The link refused it: wait for the next heartbeat, then go on from there."""
+        """The link refused it: heartbeats go on, and the first answer ends the pause."""
         progress = self.progress.get(peer)
         replica = self._replica
         if progress is None or not replica.raft.leads or append.term != replica.raft.term:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from raftgroups.membership import Config
+from raftgroups.membership import UNBOUND, Config
 from raftgroups.messages import Ack, Chunk, MalformedError, Offer, OfferReply
 from raftgroups.snapshot import (
     Incoming,
@@ -86,13 +86,10 @@ class SnapshotReceiver:
         if matched is not None:
             ack = Ack(replica.group_id, raft.term, matched + 1, success=True, reset=False)
             return replica.services.send(peer, ack)
-        fault = offer_fault(offer, replica.services.other_ranges(replica.group_id))
-        try:
-            Config.decode(offer.config)
-        except MalformedError:
-            fault = "malformed-config"
-        if fault is not None or offer.config_index > offer.last_index:
-            replica.drop(peer, fault or "malformed-config")
+        fault = self._config_fault(offer)
+        fault = fault or offer_fault(offer, replica.services.other_ranges(replica.group_id))
+        if fault is not None:
+            replica.drop(peer, fault)
             return self._reply(peer, offer.snapshot, None)
         if self.incoming is None or self.incoming.snapshot != offer.snapshot:
             self.incoming = Incoming.of(offer)
@@ -100,6 +97,18 @@ class SnapshotReceiver:
             self._staged.clear()
             self._clear_staging = self._dirty_meta = True
         return self._reply(peer, offer.snapshot, self.next_chunk)
+
+    def _config_fault(self, offer: Offer) -> str | None:
+        services = self._replica.services
+        try:
+            config = Config.decode(offer.config)
+        except MalformedError:
+            return "malformed-config"
+        if offer.config_index > offer.last_index:
+            return "malformed-config"
+        if config.incarnation(services.node_id) not in (None, UNBOUND, services.incarnation):
+            return "snapshot-for-another-disk"
+        return None
 
     def _matched(self, offer: Offer) -> int | None:
         """How far our log surely equals the leader's, if that covers the snapshot (rule n2)."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from raftgroups.filters import l2_member
 from raftgroups.messages import Chunk, Offer, OfferReply
 from raftgroups.records import meta_key, unpack_pair
 from raftgroups.snapshot import Range, encode_rows
@@ -93,7 +94,11 @@ class SnapshotSender:
         stream.retry_at = replica.now() + replica.services.config.snapshot_retry_s
         replica.services.send(peer, stream.offer)
 
-    def on_reply(self, peer: NodeId, _: int, reply: OfferReply) -> None:
+    def on_reply(self, peer: NodeId, incarnation: int, reply: OfferReply) -> None:
+        reason = l2_member(self._replica.journal.config, peer, incarnation)
+        if reason is not None:
+            self._replica.drop(peer, reason)
+            return self._replica.tell_not_member(peer)
         stream = self.streams.get(peer)
         if stream is None or reply.snapshot != stream.offer.snapshot:
             return self._replica.drop(peer, "late-snapshot-reply")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from raftgroups.transport import NodeId
 
@@ -15,6 +16,15 @@ class Role(StrEnum):
     LEADER = "leader"
     LEARNER = "learner"
     REMOVED = "removed"
+
+
+class LogRecord(NamedTuple):
+    """A log entry as it is stored: a command is a kind byte and what belongs to the kind."""
+
+    number: int
+    """Its index."""
+    term: int
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,7 @@ class GroupStatus:
     group_id: int
     role: Role
     term: int
+    voted_for: NodeId | None
     leader: NodeId | None
     commit_index: int
     applied_index: int

@@ -77,11 +77,12 @@ class Life:
         self.network = network
         self.node = node
         self.alive = True
+        self.leapt_s = 0.0
         self.handlers: dict[str, FrameHandler] = {}
         self.peer_handlers: list[PeerHandler] = []
 
     def monotonic(self) -> float:
-        return self.world.now
+        return self.world.now + self.leapt_s
 
     def wall(self) -> float:
         return self.world.now

@@ -105,6 +105,7 @@ def test_hazard_b_suffix_deleted_by_late_heartbeat(make_cluster: Make) -> None:
     cluster.inject("a", "b", Append(1, term, last - 1, journal.term_at(last - 1), 0, False, []))
     cluster.run(0.001)
     assert journal.last_index == last
+    assert cluster["b"].fatal is None
 
 
 def test_hazard_b_commit_index_is_clamped_to_what_matched() -> None:
@@ -301,8 +302,10 @@ def test_hazard_n5_nothing_under_way_is_sent_again(make_cluster: Make) -> None:
     for number in range(5):
         cluster.propose(cluster["a"], b"%d" % number)
         cluster.run(0.003)
-    cluster.network.release("b", "a")
-    cluster.network.release("c", "a")
+    for pair in (("b", "a"), ("c", "a")):
+        for channel, frame in cluster.network.held.pop(pair):
+            cluster.network.deliver(*pair, channel, frame)
+            cluster.run(0.003)
     cluster.converge()
     sent = [index for a in cluster.sent(Append, "a", "b") for index in _indexes(a)]
     assert len(sent) == len(set(sent)) == 5

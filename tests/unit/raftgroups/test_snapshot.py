@@ -197,6 +197,8 @@ def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
     cluster.create()
     leader = cluster.lead()
     other = cluster.followers()[0].id
-    leader.group.replica.sender.on_reply(other, 1, OfferReply(1, 1, 99, 0))
+    leader.group.replica.sender.on_reply(
+        other, cluster[other].host.incarnation, OfferReply(1, 1, 99, 0)
+    )
     assert leader.host.status().dropped["late-snapshot-reply"] == 1
     assert not any(isinstance(m, Offer) for _, _, m in cluster.network.log)
