@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from chaos.sim.directed import SCRIPTS
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
@@ -22,23 +23,24 @@ class Hunt:
     """Where to look for one canary."""
 
     faults: frozenset[str]
-    seeds: int = 60
+    seeds: int = 300
     nodes: int = 3
     seconds: float = 30.0
     stuck_counts: bool = False
     """Whether a run that gets stuck is what this bug does."""
 
 
-CANARIES: Final[dict[str, Hunt]] = {
+HUNTS: Final[dict[str, Hunt]] = {
     "no-write-barrier": Hunt(CRASHES | NETWORK),
     "no-suffix-filter": Hunt(CRASHES | NETWORK),
     "no-backup-rule": Hunt(CRASHES | NETWORK, stuck_counts=True),
-    "no-ack-term-check": Hunt(CRASHES | NETWORK),
-    "duplicate-votes": Hunt(CRASHES | NETWORK | {"duplicate"}),
     "read-index-without-own-term": Hunt(CRASHES | NETWORK),
     "read-joins-probe-in-flight": Hunt(CRASHES | NETWORK),
     "vote-before-sync": Hunt(CRASHES | NETWORK),
 }
+
+
+CANARIES: Final = frozenset(HUNTS) | frozenset(SCRIPTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,26 @@ class CanaryVerdict:
 
 
 def catch(canary: str, jobs: int) -> CanaryVerdict:
-    """Run seeds until the bug shows itself."""
-    hunt = CANARIES[canary]
+    """Play its script, or run seeds until the bug shows itself."""
+    return _play(canary) if canary in SCRIPTS else _hunt(canary, jobs)
+
+
+def _play(canary: str) -> CanaryVerdict:
+    """The script must find the bug, and must find nothing without it."""
+    script = SCRIPTS[canary]
+    innocent = script(())
+    if innocent:
+        text = f"{canary}: its directed schedule accuses the correct code: {innocent[0].message}"
+        return CanaryVerdict(canary, False, None, text, innocent[0].details)
+    found = script({canary})
+    if not found:
+        return CanaryVerdict(canary, False, None, f"{canary}: NOT CAUGHT by its directed schedule")
+    text = f"{canary}: caught by {found[0].invariant} (directed schedule): {found[0].message}"
+    return CanaryVerdict(canary, True, None, text, found[0].details)
+
+
+def _hunt(canary: str, jobs: int) -> CanaryVerdict:
+    hunt = HUNTS[canary]
     config = SimConfig(
         seed=0,
         nodes=hunt.nodes,
