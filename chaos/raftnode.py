@@ -173,7 +173,7 @@ class RaftNode:
 
     def _propose(self, group_id: int, command: Command, reply: Reply) -> None:
         group = self.host.group(group_id)
-        if self.canary == "early-acks" and group.role() == Role.LEADER:
+        if self.canary == "early-acks" and group.role == Role.LEADER:
             reply({"outcome": "applied", "index": 0, "answer": [True, command.value]})
             reply = _nobody
         group.propose(command.encode(), partial(_proposed, reply))
