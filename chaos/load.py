@@ -7,8 +7,10 @@ it). Each thread keeps several operations under way and follows hints to the lea
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from chaos.raftcluster import Client, Cluster, Gone
@@ -48,7 +50,7 @@ class Load:
     def _run(self, thread: int) -> None:
         names = sorted(self._addresses)
         target = names[thread % len(names)]
-        number = 0
+        operations = (f"{self._prefix}{thread}-{number}" for number in itertools.count())
         while not self._stopping.is_set():
             under_way: dict[int, str] = {}
             try:
@@ -58,7 +60,7 @@ class Load:
                 time.sleep(PAUSE_S)
                 continue
             try:
-                target, number = self._talk(client, thread, number, target, under_way)
+                target = self._talk(client, operations, target, under_way)
             except Gone:
                 target = names[(names.index(target) + 1) % len(names)]
             finally:
@@ -66,14 +68,13 @@ class Load:
                 self.unknown.update(under_way.values())
 
     def _talk(
-        self, client: Client, thread: int, number: int, target: str, under_way: dict[int, str]
-    ) -> tuple[str, int]:
-        """Until it is stopped, or another node is the leader: (that node, next number)."""
+        self, client: Client, operations: Iterator[str], target: str, under_way: dict[int, str]
+    ) -> str:
+        """Until it is stopped, or another node is the leader: returns that node."""
         hint = target
         while not self._stopping.is_set() and (hint == target or under_way):
             while hint == target and len(under_way) < UNDER_WAY:
-                name = f"{self._prefix}{thread}-{number}"
-                number += 1
+                name = next(operations)
                 command = [name, Action.WRITE, f"key-{name}", "value", None]
                 under_way[0] = name  # if the sending fails half way it may have been read
                 under_way[client.send({"op": "propose", "command": command})] = name
@@ -81,7 +82,7 @@ class Load:
             answer = client.receive(0.05)
             if answer is not None:
                 hint = self._settle(answer, under_way.pop(answer["id"])) or hint
-        return hint, number
+        return hint
 
     def _settle(self, answer: dict[str, Any], name: str) -> str | None:
         """Note the outcome. Returns the leader that a refusal named."""
