@@ -71,7 +71,8 @@ class OracleGroup:
         last = len(self.log_list)
         return GroupStatus(
             self.group_id, self.role, self.term, leader.node_id if leader else None, last,
-            self.machine.index, self.machine.index, last, 1, nodes, (), {}, 0, 0, 0, False, 0, False,
+            self.machine.index, self.machine.index, last, 1, nodes, (), {},
+            0, 0, 0, False, 0, False,
         )  # fmt: skip
 
     def propose(self, payload: bytes, done: Callable[[Any], None]) -> None:
