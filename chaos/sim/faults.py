@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from chaos.sim.observer import role_of
 from chaos.sim.workload import pick
 from raftgroups.status import Role
 
@@ -79,7 +78,7 @@ class FaultInjector:
             leading = [
                 node
                 for node in nodes
-                if any(role_of(group) is Role.LEADER for _, group in node.groups())
+                if any(group.role is Role.LEADER for _, group in node.groups())
             ]
             if leading:
                 return self.rng.choice(leading)

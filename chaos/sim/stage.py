@@ -19,7 +19,6 @@ from chaos.sim.disk import DiskSettings
 from chaos.sim.machine import Action, Answer, Command
 from chaos.sim.network import NetworkSettings
 from chaos.sim.node import SimNode
-from chaos.sim.observer import role_of
 from chaos.sim.settings import DrawnSettings, SimConfig
 from raftgroups.config import HostConfig
 from raftgroups.group import Group
@@ -87,7 +86,7 @@ class Stage:
         return node.host.group(FIRST_GROUP)
 
     def leads(self, node: SimNode) -> bool:
-        return node.host is not None and role_of(self.group(node)) is Role.LEADER
+        return node.host is not None and self.group(node).role is Role.LEADER
 
     def a_leader(self, among: Collection[SimNode], what: str) -> SimNode:
         self.wait(what, lambda: any(self.leads(node) for node in among))
