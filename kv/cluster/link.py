@@ -46,7 +46,7 @@ from kv.cluster.link_handshake import (
 )
 from kv.cluster.link_listener import Listener
 from kv.cluster.link_pair import Denied
-from kv.cluster.link_peer import PeerRecord
+from kv.cluster.link_peer import PeerRecord, Peers
 from kv.cluster.link_protocol import LinkUsageError, Violation
 from kv.cluster.link_tls import LinkTls, TlsLayer
 from kv.cluster.said_once import SaidOnce
@@ -79,7 +79,6 @@ class PeerLink:
     ) -> None:
         self.identity = identity
         self._clock = clock
-        self._rng = rng
         self._entropy = entropy
         self._scheduler: Scheduler = scheduler or loop
         self._config = config = config or LinkConfig()
@@ -87,20 +86,19 @@ class PeerLink:
         self._channel_ids = {channel.name: channel.id for channel in config.channels}
         self._largest = {channel.id: channel.max_frame_bytes for channel in config.channels}
         self._handlers: list[FrameHandler | None] = [None] * (max(self._largest) + 1)
-        self._peer_handlers: list[PeerHandler] = []
         self._next_number = itertools.count(1).__next__
-        self._peers: dict[NodeId, PeerRecord] = {}
+        self._said = SaidOnce(_log)
+        self._peers = Peers(identity.node_id, config, rng, self._next_number, self._said)
         self._connections: dict[int, Connection] = {}
         """Every connection whose transport is there."""
         self._emptied = asyncio.Event()
         self._keepalive: Timer | None = None
         self._keepalive_at = 0.0
-        self._said = SaidOnce(_log)
         self._listener = Listener(config, self._stranger, loop=loop, said=self._said)
         self._dialer = Dialer(
             config,
             self._outbound,
-            self._peer_problem,
+            self._peers.peer_problem,
             loop=loop,
             tasks=tasks,
             scheduler=self._scheduler,
@@ -124,7 +122,7 @@ class PeerLink:
         self._dialer.running = True
         self._keepalive_at = self._clock.monotonic()
         self._keepalive = self._scheduler.call_later(config.keepalive_s, self._keepalive_round)
-        for record in list(self._peers.values()):
+        for record in list(self._peers):
             self._dialer.dial(record)
         return address
 
@@ -134,7 +132,7 @@ class PeerLink:
         self._listener.close()
         if self._keepalive is not None:
             self._keepalive.cancel()
-        for record in self._peers.values():
+        for record in self._peers:
             record.forget_dial()
         for connection in list(self._connections.values()):
             connection.drain("closing", f"node {self.identity.node_id!r} is stopping")
@@ -183,7 +181,7 @@ class PeerLink:
         self._handlers[channel_id] = handler
 
     def on_peer_change(self, handler: PeerHandler) -> None:
-        self._peer_handlers.append(handler)
+        self._peers.handlers.append(handler)
 
     def set_peer(self, peer: NodeId, address: Address) -> None:
         if peer == self.identity.node_id:
@@ -191,7 +189,7 @@ class PeerLink:
         address = self._config.address_overrides.get(peer, address)
         if not (address[0] and 0 < address[1] < 65536):
             raise LinkUsageError(f"peer {peer!r} cannot be dialed at {address}: give HOST and PORT")
-        record = self._record(peer)
+        record = self._peers.make(peer)
         if record.address == address:
             return
         record.address = address
@@ -207,7 +205,7 @@ class PeerLink:
         record.address = None
         record.forget_dial()
         if record.connection is None:
-            del self._peers[peer]
+            self._peers.drop_if_unused(record)
         else:
             record.connection.drain("removed", f"you are no peer of {self.identity.node_id!r}")
 
@@ -218,21 +216,13 @@ class PeerLink:
             connections=len(self._connections),
             strangers=self._listener.strangers,
             problems=dict(self._said.counts),
-            peers={peer: record.status(now) for peer, record in self._peers.items()},
+            peers={record.node_id: record.status(now) for record in self._peers},
         )
 
     def _no_channel(self, channel: str) -> LinkUsageError:
         return LinkUsageError(
             f"there is no channel {channel!r}; the channels are {', '.join(self._channel_ids)}"
         )
-
-    def _record(self, peer: NodeId) -> PeerRecord:
-        record = self._peers.get(peer)
-        if record is None:
-            record = self._peers[peer] = PeerRecord(
-                self.identity.node_id, peer, self._config, self._rng, self._next_number
-            )
-        return record
 
     # --- connections come -----------------------------------------------------------------
 
@@ -282,7 +272,7 @@ class PeerLink:
                 self._refused(connection, event)
 
     def _met(self, connection: Connection, event: Met) -> None:
-        record = self._dialed_by(connection)
+        record = self._peers.dialed_by(connection)
         assert record is not None, "a dial that was given up is aborted, so nothing arrives on it"
         assert connection.dial is not None
         answer = record.pair.met(connection.dial, event.peer.boot_id)
@@ -292,11 +282,11 @@ class PeerLink:
             connection.write_control(connection.handshake.prove(*answer))
 
     def _proved(self, connection: Connection, event: Proved) -> None:
-        record = self._record(event.peer.node_id)
+        record = self._peers.make(event.peer.node_id)
         answer = record.pair.proved(connection.key, event.peer.boot_id, event.dial, event.seen)
         if isinstance(answer, Denied):
             self._deny(connection, record.node_id, answer)
-            self._drop_if_unused(record)
+            self._peers.drop_if_unused(record)
             return
         self._listener.forget(connection)
         record.forget_dial()
@@ -306,11 +296,11 @@ class PeerLink:
         if old is not None:
             record.ended()
             old.abort()
-            self._tell(record.node_id, up=False)
+            self._peers.tell(record.node_id, up=False)
         self._open(record, connection)
 
     def _welcomed(self, connection: Connection, event: Welcomed) -> None:
-        record = self._dialed_by(connection)
+        record = self._peers.dialed_by(connection)
         assert record is not None, "a dial that was given up is aborted, so nothing arrives on it"
         assert connection.dial is not None
         welcome = record.pair.welcomed(
@@ -324,19 +314,7 @@ class PeerLink:
         record.began(connection)
         connection.open(record.node_id, record.queue, self._handlers)
         _log.info("connected with %s (%s)", record.node_id, connection.remote)
-        self._tell(record.node_id, up=True)
-
-    def _tell(self, peer: NodeId, *, up: bool) -> None:
-        for handler in self._peer_handlers:
-            try:
-                handler(peer, up)
-            except Exception as error:  # noqa: BLE001 - a handler's defect must not end the loop
-                self._said.warn(
-                    f"peer handler {handler!r}",
-                    "peer_handler_defect",
-                    f"a handler of peer changes raised {error!r}",
-                    error=error,
-                )
+        self._peers.tell(record.node_id, up=True)
 
     # --- connections go -------------------------------------------------------------------
 
@@ -344,16 +322,16 @@ class PeerLink:
         if answer.reason == "duplicate":
             self._said.counts["duplicate"] += 1
         else:
-            self._peer_problem(peer, answer.reason, answer.sentence)
+            self._peers.peer_problem(peer, answer.reason, answer.sentence)
         connection.farewell(answer.reason, answer.sentence)
 
     def _refused(self, connection: Connection, event: Refused) -> None:
         """The other side would not have us."""
-        record = self._dialed_by(connection)
+        record = self._peers.dialed_by(connection)
         if event.reason == "duplicate":
             self._said.counts["refused_as_duplicate"] += 1
         elif record is not None:
-            self._peer_problem(
+            self._peers.peer_problem(
                 record.node_id,
                 "refused_by_peer",
                 f"{connection.remote} refused us ({event.reason}): {event.sentence}",
@@ -361,11 +339,11 @@ class PeerLink:
         connection.abort()
 
     def on_handshake_error(self, connection: Connection, error: HandshakeError) -> None:
-        self._problem(connection, error.reason, f"refused {connection.remote}: {error}")
+        self._peers.problem(connection, error.reason, f"refused {connection.remote}: {error}")
         connection.farewell(error.reason, error.told)
 
     def on_violation(self, connection: Connection, violation: Violation) -> None:
-        self._problem(
+        self._peers.problem(
             connection,
             violation.code,
             f"{connection.remote} is disconnected: {violation.sentence}",
@@ -374,7 +352,7 @@ class PeerLink:
 
     def on_too_slow(self, connection: Connection) -> None:
         limit = self._config.handshake_timeout_s
-        self._problem(
+        self._peers.problem(
             connection,
             "handshake_timeout",
             f"{connection.remote} did not finish its handshake in {limit:g} s",
@@ -399,7 +377,7 @@ class PeerLink:
         self._listener.forget(connection)
         if not self._connections:
             self._emptied.set()
-        record = self._dialed_by(connection)
+        record = self._peers.dialed_by(connection)
         if record is not None:
             record.last_problem = record.last_problem or (
                 f"{connection.remote} closed the connection during the handshake"
@@ -415,34 +393,9 @@ class PeerLink:
             record.backoff.reset()
             self._said.forget(f"peer {record.node_id}")
         _log.info("lost %s (%s): %s", record.node_id, connection.remote, error or "closed")
-        self._drop_if_unused(record)
-        self._tell(record.node_id, up=False)
+        self._peers.drop_if_unused(record)
+        self._peers.tell(record.node_id, up=False)
         self._dialer.dial_later(record)
-
-    def _drop_if_unused(self, record: PeerRecord) -> None:
-        if record.address is None and record.connection is None:
-            self._peers.pop(record.node_id, None)
-
-    def _dialed_by(self, connection: Connection) -> PeerRecord | None:
-        """The peer that this connection is a dial to, unless it is open or given up."""
-        for record in self._peers.values():
-            if record.dialing is connection:
-                return record
-        return None
-
-    def _problem(self, connection: Connection, reason: str, sentence: str) -> None:
-        record = self._dialed_by(connection)
-        peer = connection.peer or (record.node_id if record is not None else None)
-        if peer is not None:
-            self._peer_problem(peer, reason, sentence)
-        else:
-            self._said.warn(connection.host, reason, sentence)
-
-    def _peer_problem(self, peer: NodeId, reason: str, sentence: str) -> None:
-        record = self._peers.get(peer)
-        if record is not None:
-            record.last_problem = sentence
-        self._said.warn(f"peer {peer}", reason, sentence)
 
     # --- keepalive ------------------------------------------------------------------------
 
@@ -458,6 +411,8 @@ class PeerLink:
                 connection.excuse_silence(now)
             wrong = connection.keepalive(now, config)
             if wrong is not None:
-                self._problem(connection, "dead", f"{connection.remote} is taken for dead: {wrong}")
+                self._peers.problem(
+                    connection, "dead", f"{connection.remote} is taken for dead: {wrong}"
+                )
                 connection.abort()
         self._keepalive = self._scheduler.call_later(config.keepalive_s, self._keepalive_round)

@@ -38,7 +38,7 @@ from kv.cluster.link_handshake import (
 )
 from kv.cluster.link_protocol import CONTROL, Decoder, Violation, control_frame
 from kv.cluster.link_queue import OutboundQueue
-from kv.cluster.link_tls import TlsFailure, TlsLayer
+from kv.cluster.link_tls import TlsError, TlsLayer
 from raftgroups.transport import FrameHandler, NodeId
 from storage.clock import Clock, Scheduler, Timer
 
@@ -151,7 +151,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             self._take_tls(self._tls, nbytes)
-        except TlsFailure as failure:
+        except TlsError as failure:
             if failure.violation.code == "tls_mismatch":
                 self._tls = None  # so that the farewell is understood
             self._owner.on_violation(self, failure.violation)
@@ -258,7 +258,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._tls is not None:
             try:
                 data = self._tls.encrypt(data)
-            except TlsFailure as failure:
+            except TlsError as failure:
                 self._owner.on_violation(self, failure.violation)
                 return
         self.sent_bytes += len(data)

@@ -47,7 +47,7 @@ class Dialer:
         number = record.pair.begin_dial()
         try:
             connection = self._make(record.node_id, number, record.address[0])
-        except ValueError as error:  # TLS cannot check a certificate for such a name
+        except (ValueError, TypeError) as error:  # no certificate is for such a name
             record.pair.dial_ended(number)
             record.failed_dials += 1
             self._on_problem(record.node_id, "unreachable", f"{record.address[0]!r}: {error}")

@@ -1,4 +1,4 @@
-"""What the link keeps of one peer, beyond any single connection: queue, counters, when to dial.
+"""What the link keeps of its peers, beyond any single connection: queue, counters, when to dial.
 
 A peer that `set_peer` named is kept until `remove_peer`. One that only ever dialed us is kept as
 long as its connection lasts, so that strangers with the secret cannot fill the memory.
@@ -7,7 +7,7 @@ long as its connection lasts, so that strangers with the secret cannot fill the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kv.cluster.link_config import (
     Address,
@@ -19,8 +19,9 @@ from kv.cluster.link_config import (
 from kv.cluster.link_connection import Connection, State
 from kv.cluster.link_pair import Pair
 from kv.cluster.link_queue import OutboundQueue
+from kv.cluster.said_once import SaidOnce
 from kv.cluster.tasks import TaskHandle
-from raftgroups.transport import NodeId
+from raftgroups.transport import NodeId, PeerHandler
 from storage.clock import Rng, Timer
 
 
@@ -123,3 +124,75 @@ class PeerRecord:
             last_problem=self.last_problem,
             channels=channels,
         )
+
+
+class Peers:
+    """All records, who is told of changes, and the account of what went wrong with whom."""
+
+    def __init__(
+        self,
+        local: NodeId,
+        config: LinkConfig,
+        rng: Rng,
+        next_number: Callable[[], int],
+        said: SaidOnce,
+    ) -> None:
+        self._local = local
+        self._config = config
+        self._rng = rng
+        self._next_number = next_number
+        self._said = said
+        self._records: dict[NodeId, PeerRecord] = {}
+        self.handlers: list[PeerHandler] = []
+
+    def __iter__(self) -> Iterator[PeerRecord]:
+        return iter(self._records.values())
+
+    def get(self, peer: NodeId) -> PeerRecord | None:
+        return self._records.get(peer)
+
+    def make(self, peer: NodeId) -> PeerRecord:
+        record = self._records.get(peer)
+        if record is None:
+            record = self._records[peer] = PeerRecord(
+                self._local, peer, self._config, self._rng, self._next_number
+            )
+        return record
+
+    def drop_if_unused(self, record: PeerRecord) -> None:
+        if record.address is None and record.connection is None:
+            self._records.pop(record.node_id, None)
+
+    def dialed_by(self, connection: Connection) -> PeerRecord | None:
+        """The peer that this connection is a dial to, unless it is open or given up."""
+        for record in self._records.values():
+            if record.dialing is connection:
+                return record
+        return None
+
+    def tell(self, peer: NodeId, *, up: bool) -> None:
+        for handler in self.handlers:
+            try:
+                handler(peer, up)
+            except Exception as error:  # noqa: BLE001 - a handler's defect must not end the loop
+                self._said.warn(
+                    f"peer handler {handler!r}",
+                    "peer_handler_defect",
+                    f"a handler of peer changes raised {error!r}",
+                    error=error,
+                )
+
+    def problem(self, connection: Connection, reason: str, sentence: str) -> None:
+        """Trouble on a connection: put down to the peer if it is known, else to the host."""
+        record = self.dialed_by(connection)
+        peer = connection.peer or (record.node_id if record is not None else None)
+        if peer is not None:
+            self.peer_problem(peer, reason, sentence)
+        else:
+            self._said.warn(connection.host, reason, sentence)
+
+    def peer_problem(self, peer: NodeId, reason: str, sentence: str) -> None:
+        record = self._records.get(peer)
+        if record is not None:
+            record.last_problem = sentence
+        self._said.warn(f"peer {peer}", reason, sentence)

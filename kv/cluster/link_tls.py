@@ -16,9 +16,9 @@ from __future__ import annotations
 import contextlib
 import ssl
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-from kv.cluster.link_protocol import Violation
+from kv.cluster.link_protocol import LinkError, Violation
 
 STRANGER_WIRE_BYTES: Final = 4 * 1024
 """What is read at a time before the other side is authenticated."""
@@ -50,8 +50,10 @@ class LinkTls:
         return TlsLayer(self.client, server_side=False, hostname=self.server_hostname or host)
 
 
-class TlsFailure(Exception):  # noqa: N818 - it carries a violation, it is not one more error class
-    """The bytes are no TLS, or the certificates do not do."""
+class TlsError(LinkError):
+    """The bytes are no TLS, or the certificates do not do. Never leaves the link."""
+
+    code: ClassVar[str] = "tls"
 
     def __init__(self, violation: Violation) -> None:
         super().__init__(violation.sentence)
@@ -79,7 +81,7 @@ class TlsLayer:
     def feed(self, count: int) -> None:
         """`count` bytes were put into `buffer()`."""
         if self._fed_bytes == 0 and self._wire[0] not in (_HANDSHAKE_RECORD, _ALERT_RECORD):
-            raise TlsFailure(
+            raise TlsError(
                 Violation(
                     "tls_mismatch",
                     "one side of this link speaks TLS and the other does not; configure [tls] on "
@@ -88,7 +90,7 @@ class TlsLayer:
             )
         self._fed_bytes += count
         if not self.ready and self._fed_bytes > HANDSHAKE_LIMIT_BYTES:
-            raise TlsFailure(
+            raise TlsError(
                 Violation("tls", f"the TLS handshake is over {HANDSHAKE_LIMIT_BYTES} bytes")
             )
         self._incoming.write(self._view[:count])
@@ -140,9 +142,9 @@ class TlsLayer:
         return self._outgoing.read()
 
     @staticmethod
-    def _failure(error: ssl.SSLError) -> TlsFailure:
+    def _failure(error: ssl.SSLError) -> TlsError:
         reason = getattr(error, "verify_message", None) or error.reason or str(error)
-        return TlsFailure(
+        return TlsError(
             Violation(
                 "tls",
                 f"TLS failed ({reason}); every node needs a certificate of the cluster's authority "

@@ -251,7 +251,7 @@ async def test_a_peer_that_provokes_answers_and_reads_none_is_bounded(
     await mallory.shake()
     mallory.writer.transport.pause_reading()
     ping = control_frame(b"\x05" + bytes(8))
-    record = a.link._peers[NodeId("mallory")]
+    record = a.link._peers.get(NodeId("mallory"))
     most = 0
     for _ in range(300):
         mallory.say(ping * 500)

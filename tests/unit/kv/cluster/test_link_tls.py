@@ -13,7 +13,7 @@ from raftgroups.transport import NodeId
 
 async def test_mutual_tls_carries_everything(links, until, certificates) -> None:
     a, b = await links.pair(tls=certificates.mutual())
-    connection = a.link._peers[b.id].connection
+    connection = a.link._peers.get(b.id).connection
     assert connection._tls._tls.version() == "TLSv1.3"
     sent = [bytes([n % 256]) * (n * 1000) for n in range(300)]
     for frame in sent:
