@@ -121,8 +121,6 @@ class Changes:
         change = self._new(node, done)
         change.removes = True
         wrong = None if config.incarnation(node) is not None else f"{node} is no member"
-        if list(config.voters) == [node]:
-            wrong = f"{node} is the only voter; add another one first"
         self._begin(change, wrong, lambda: config.without(node))
 
     def _leave(self, done: Answer) -> None:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chaos.sim.observer import role_of, term_of
 from raftgroups.group import Group
 from raftgroups.outcomes import ChangeResult, Done
 from raftgroups.status import GroupStatus, Role
@@ -37,9 +36,9 @@ class Admin:
             if node.host is None or node.frozen:
                 continue
             group = node.host.groups.get(group_id)
-            if group is None or role_of(group) is not Role.LEADER:
+            if group is None or group.role is not Role.LEADER:
                 continue
-            if found is None or term_of(group) > term_of(found[1]):
+            if found is None or group.term > found[1].term:
                 found = (node, group)
         return found
 

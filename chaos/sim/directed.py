@@ -1,8 +1,7 @@
-"""Directed schedules: bugs that dice miss for thousands of runs, laid bare step by step.
+"""Directed schedules: bugs that dice find late or never, laid bare step by step on a quiet cluster.
 
-A Stage is a quiet cluster of one group and no faults, in which a script decides which message gets
-through. The script names nodes by the parts they play, which it learns from who leads. If a step
-does not come about (the code no longer does what the script relies on), ScriptError says which.
+Each script plays the whole story, with the correct code or with a canary's bug, and returns what
+the checkers found: nothing, or a violation.
 
 no-ack-term-check (hazard a): a leader counts an acknowledgement that was meant for an earlier term.
 
@@ -16,6 +15,26 @@ duplicate-votes (hazard e2): a repeated vote counts twice.
 
     A is told to stand by leader E. At that moment {A, B} are cut off, and the network repeats B's
     vote: A has 3 of 5. E restarts and knows of nothing; C, D and E elect one of them, same term.
+
+vote-before-sync: a vote leaves before the disk has it.
+
+    The leader dies. A stands, B votes for it while its disk hangs, A leads. B loses power and has
+    forgotten its vote. A is cut off, the old leader returns: B helps to elect another, same term.
+
+no-write-barrier (hazard c): an acknowledgement leaves before the disk has the entry.
+
+    A writes while C is cut off and B's disk hangs; B confirms, A answers its client. B loses power,
+    A is cut off: B and C go on without the entry.
+
+read-joins-probe-in-flight (hazard f): a late read boards a probe that left before it came.
+
+    A reads; the echoes of its probe get stuck. A is cut off, B leads and takes a write. Now
+    somebody reads from A, and then the echoes arrive: A answers what was there before the write.
+
+read-index-without-own-term (hazard f): a new leader trusts a commit index that is not its own.
+
+    A commits a write with B, and dies before B hears that it is committed. B leads, but cannot get
+    its first entry to C; C echoes B's probe: B answers what was there before the write.
 """
 
 from __future__ import annotations
@@ -24,149 +43,17 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from chaos.checkers.violation import Violation
-from chaos.sim.cluster import FIRST_GROUP, Cluster
-from chaos.sim.disk import DiskSettings
-from chaos.sim.machine import Action, Command
-from chaos.sim.network import NetworkSettings
 from chaos.sim.node import SimNode
-from chaos.sim.observer import role_of
-from chaos.sim.settings import DrawnSettings, SimConfig
 from chaos.sim.simulation import logs_into
-from raftgroups.config import HostConfig
-from raftgroups.group import Group
-from raftgroups.messages import (
-    Ack,
-    Append,
-    Message,
-    PreVoteRequest,
-    VoteRequest,
-    decode_frame,
-    encode_frame,
-)
-from raftgroups.outcomes import Applied, ProposeResult
-from raftgroups.status import Role
-from raftgroups.transport import NodeId
-
-STEP_S: Final = 0.01
-PATIENCE_S: Final = 30.0
-
-Rule = Callable[[SimNode, SimNode, Message], bool]
-
-
-class ScriptError(Exception):
-    """A step of the script did not come about."""
-
-
-def pass_all(source: SimNode, target: SimNode, message: Message) -> bool:
-    return True
-
-
-class Stage:
-    """Invariant: every message between nodes passed `rule` when it was sent."""
-
-    def __init__(self, nodes: int, canaries: Collection[str], seed: int = 1) -> None:
-        host = HostConfig(canaries=frozenset(canaries), hibernate_after_s=0.0)
-        network = NetworkSettings(give_up_s=(1_000.0, 1_000.0))
-        disks = [DiskSettings(spike_p=0.0) for _ in range(nodes)]
-        drawn = DrawnSettings(host, network, disks, 0, 1.0, 1, 1)
-        config = SimConfig(seed=seed, nodes=nodes, groups=1, canaries=host.canaries)
-        self.cluster = Cluster(config, drawn)
-        self.world = self.cluster.world
-        self.network = self.cluster.network
-        self.nodes = self.cluster.nodes
-        self.rule: Rule = pass_all
-        self._by_id = {node.node_id: node for node in self.nodes}
-        self._proposed = 0
-        self.network.meddler = self._meddle
-
-    def _meddle(self, source: NodeId, target: NodeId, channel: str, frame: bytes) -> bytes | None:
-        incarnation, boot, messages, _ = decode_frame(frame)
-        first, second = self._by_id[source], self._by_id[target]
-        passed = [message for message in messages if self.rule(first, second, message)]
-        if not passed:
-            return None
-        return frame if len(passed) == len(messages) else encode_frame(incarnation, boot, passed)
-
-    # --- what a script does --------------------------------------------------------------------
-
-    def wait(self, what: str, condition: Callable[[], bool]) -> None:
-        """Run until the condition holds (or the first violation, which ends every script)."""
-        until = self.world.now + PATIENCE_S
-        while not condition() and self.world.stop_reason is None:
-            if self.world.now >= until:
-                raise ScriptError(f"waited {PATIENCE_S:g} s in vain: {what}")
-            self.world.run(self.world.now + STEP_S)
-
-    def group(self, node: SimNode) -> Group:
-        assert node.host is not None
-        return node.host.group(FIRST_GROUP)
-
-    def leads(self, node: SimNode) -> bool:
-        return node.host is not None and role_of(self.group(node)) is Role.LEADER
-
-    def a_leader(self, among: Collection[SimNode], what: str) -> SimNode:
-        self.wait(what, lambda: any(self.leads(node) for node in among))
-        return next((node for node in among if self.leads(node)), next(iter(among)))
-
-    def formed(self) -> SimNode:
-        """Wait until the group leads a normal life; returns its leader."""
-        leader = self.a_leader(self.nodes, "a first leader")
-        done: list[ProposeResult] = []
-
-        def taken() -> bool:
-            if not any(isinstance(result, Applied) for result in done):
-                self.propose(self.a_leader(self.nodes, "a leader again"), done.append)
-            return any(isinstance(result, Applied) for result in done)
-
-        self.wait("the group takes proposals", taken)
-        last = self.last_index(leader)
-        self.wait("all have all", lambda: all(self.applied(n) >= last for n in self.nodes))
-        return self.a_leader(self.nodes, "a leader")
-
-    def propose(self, node: SimNode, done: Callable[[ProposeResult], None]) -> None:
-        self._proposed += 1
-        name = f"s{self._proposed}"
-        command = Command(name, Action.WRITE, "g1/reg0", name)
-        self.group(node).propose(command.encode(), done)
-
-    def write(self, node: SimNode, count: int) -> list[ProposeResult]:
-        """Give a leader that many entries, one a turn; what became of them is filled in later."""
-        results: list[ProposeResult] = []
-        for _ in range(count):
-            before = self.last_index(node)
-            self.propose(node, results.append)
-            self.wait("the leader appends", lambda: self.last_index(node) > before)  # noqa: B023
-        return results
-
-    def last_index(self, node: SimNode) -> int:
-        return self.group(node).status().last_index
-
-    def applied(self, node: SimNode) -> int:
-        return self.group(node).status().applied_index
-
-    @property
-    def violations(self) -> list[Violation]:
-        return self.cluster.observer.violations
-
-
-def apart(*sides: Collection[SimNode]) -> Rule:
-    """Messages stay within their side."""
-
-    def rule(source: SimNode, target: SimNode, message: Message) -> bool:
-        return any(source in side and target in side for side in sides)
-
-    return rule
-
+from chaos.sim.stage import Stage, apart
+from raftgroups.messages import Ack, Append, Message, PreVoteRequest, VoteRequest
+from raftgroups.outcomes import Applied
 
 # --- hazard a ----------------------------------------------------------------------------------
 
 
 def stale_acknowledgements(canaries: Collection[str], seed: int = 1) -> list[Violation]:
-    stage = Stage(5, canaries, seed)
-    with logs_into(stage.world):
-        stage.cluster.start()
-        _stale_acknowledgements(stage)
-    return stage.violations
+    return _play(Stage(5, canaries, seed), _stale_acknowledgements)
 
 
 def _stale_acknowledgements(stage: Stage) -> None:
@@ -232,11 +119,7 @@ def _stale_acknowledgements(stage: Stage) -> None:
 
 
 def repeated_votes(canaries: Collection[str], seed: int = 1) -> list[Violation]:
-    stage = Stage(5, canaries, seed)
-    with logs_into(stage.world):
-        stage.cluster.start()
-        _repeated_votes(stage)
-    return stage.violations
+    return _play(Stage(5, canaries, seed), _repeated_votes)
 
 
 def _repeated_votes(stage: Stage) -> None:
@@ -260,8 +143,134 @@ def _repeated_votes(stage: Stage) -> None:
     stage.a_leader([e, *others], "a leader of the majority")
 
 
+# --- a vote before its sync ---------------------------------------------------------------------
+
+
+def forgotten_vote(canaries: Collection[str], seed: int = 1) -> list[Violation]:
+    return _play(Stage(3, canaries, seed), _forgotten_vote)
+
+
+def _forgotten_vote(stage: Stage) -> None:
+    old = stage.formed()
+    rest = [node for node in stage.nodes if node is not old]
+    stage.wait("they know each other's state", lambda: stage.equal(stage.nodes))
+    candidates: list[SimNode] = []
+
+    def voter_hangs(source: SimNode, target: SimNode, message: Message) -> bool:
+        """As soon as one stands, the other's disk hangs; that one never stands itself."""
+        if isinstance(message, VoteRequest) and source not in candidates:
+            candidates.append(source)
+            target.disk.stalled_until = stage.world.now + 1.0
+        return source in candidates or not isinstance(message, VoteRequest)
+
+    stage.rule = voter_hangs
+    old.crash(power=True)
+    stage.wait("somebody stands", lambda: bool(candidates))
+    a = candidates[0]
+    b = next(node for node in rest if node is not a)
+    stage.world.run(stage.world.now + 0.5)
+    b.crash(power=True, keep=False)
+    b.disk.stalled_until = 0.0
+    stage.rule = apart([a], [b, old])
+    b.start()
+    old.start()
+    stage.a_leader([b, old], "a leader of the others")
+
+
+# --- hazard c ----------------------------------------------------------------------------------
+
+
+def forgotten_entry(canaries: Collection[str], seed: int = 1) -> list[Violation]:
+    return _play(Stage(3, canaries, seed), _forgotten_entry)
+
+
+def _forgotten_entry(stage: Stage) -> None:
+    a = stage.formed()
+    b, c = (node for node in stage.nodes if node is not a)
+    stage.wait("all are equal", lambda: stage.equal(stage.nodes))
+    base = stage.last_index(a)
+    stage.rule = apart([a, b], [c])
+    b.disk.stalled_until = stage.world.now + 0.8
+    stage.write(a, 1)
+    stage.wait("B has the entry in memory", lambda: stage.last_index(b) > base)
+    stage.world.run(stage.world.now + 0.4)
+    b.crash(power=True, keep=False)
+    b.disk.stalled_until = 0.0
+    stage.rule = apart([a], [b, c])
+    b.start()
+    leader = stage.a_leader([b, c], "a leader of the others")
+    stage.wait("they commit", lambda: stage.applied(leader) > base)
+
+
+# --- hazard f ----------------------------------------------------------------------------------
+
+
+def boarding_late(canaries: Collection[str], seed: int = 1) -> list[Violation]:
+    patient = {"leader_silence_s": 20.0, "read_timeout_s": 20.0}
+    return _play(Stage(3, canaries, seed, **patient), _boarding_late)
+
+
+def _boarding_late(stage: Stage) -> None:
+    a = stage.formed()
+    others = [node for node in stage.nodes if node is not a]
+    stage.write_and_wait(a)
+    stage.wait("all are equal", lambda: stage.equal(stage.nodes))
+    for node in others:
+        stage.network.block(node.node_id, a.node_id)
+    stage.read(a)
+    stage.world.run(stage.world.now + 0.2)
+    stage.rule = apart([a], others)
+    b = stage.a_leader(others, "a leader of the others")
+    stage.write_and_wait(b)
+    late = stage.read(a)
+    stage.world.run(stage.world.now + 0.1)
+    for node in others:
+        stage.network.unblock(node.node_id, a.node_id)
+    stage.world.run(stage.world.now + 0.3)
+    stage.world.trace(f"the late read: {late}")
+
+
+def untold_commit(canaries: Collection[str], seed: int = 1) -> list[Violation]:
+    return _play(Stage(3, canaries, seed), _untold_commit)
+
+
+def _untold_commit(stage: Stage) -> None:
+    a = stage.formed()
+    b, c = (node for node in stage.nodes if node is not a)
+    stage.write_and_wait(a)
+    stage.wait("all are equal", lambda: stage.equal(stage.nodes))
+
+    def entries_to_b(source: SimNode, target: SimNode, message: Message) -> bool:
+        if isinstance(message, Append):
+            return target is b and bool(message.entries)
+        return c not in (source, target)
+
+    stage.rule = entries_to_b
+    stage.write_and_wait(a)
+
+    def without_entries(source: SimNode, target: SimNode, message: Message) -> bool:
+        empty = not isinstance(message, Append) or not message.entries
+        return a not in (source, target) and empty
+
+    stage.rule = without_entries
+    stage.wait("B leads", lambda: stage.leads(b))
+    stage.read(b)
+    stage.world.run(stage.world.now + 0.5)
+
+
+def _play(stage: Stage, script: Callable[[Stage], None]) -> list[Violation]:
+    with logs_into(stage.world):
+        stage.cluster.start()
+        script(stage)
+    return stage.violations
+
+
 SCRIPTS: Final[dict[str, Callable[..., list[Violation]]]] = {
     "no-ack-term-check": stale_acknowledgements,
     "duplicate-votes": repeated_votes,
+    "vote-before-sync": forgotten_vote,
+    "no-write-barrier": forgotten_entry,
+    "read-joins-probe-in-flight": boarding_late,
+    "read-index-without-own-term": untold_commit,
 }
 """canary -> the script that lays it bare: with the canary a violation, without it none."""

@@ -111,9 +111,12 @@ class SimWriter:
             failure = error
         done(failure, self._world.now - started)
 
-    def crash(self) -> None:
-        """The process ends: the kernel has the write under way, unsynced, or it has not."""
-        if self._pending is not None and self._rng.random() < 0.5:
+    def crash(self, *, keep: bool | None = None) -> None:
+        """The process ends: the kernel has the write under way, unsynced, or it has not. The dice
+        decide, unless a script does."""
+        if keep is None:
+            keep = self._rng.random() < 0.5
+        if self._pending is not None and keep:
             engine, batch = self._pending
             with suppress(WriteFailedError):
                 engine.write(batch, sync=False)

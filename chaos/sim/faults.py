@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from chaos.sim.observer import role_of
 from chaos.sim.workload import pick
 from raftgroups.status import Role
 
@@ -24,13 +23,16 @@ if TYPE_CHECKING:
 class FaultInjector:
     """Invariant: after `calm`, every node runs and nothing of the menu is in force."""
 
-    def __init__(self, cluster: Cluster, weights: dict[str, float], every_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, weights: dict[str, float], every_s: float, length: float
+    ) -> None:
         self.cluster = cluster
         self.world = cluster.world
         self.network = cluster.network
         self.rng = cluster.world.rng("faults")
         self.weights = weights
         self.every_s = every_s
+        self.length = length
         self.calmed = False
         self.injected: dict[str, int] = {}
 
@@ -67,7 +69,7 @@ class FaultInjector:
             if not self.calmed:
                 undo()
 
-        self.world.after(self.rng.uniform(low_s, high_s), act)
+        self.world.after(self.rng.uniform(low_s, high_s) * self.length, act)
 
     def node(self) -> SimNode:
         """A victim; leaders more often than their number."""
@@ -76,7 +78,7 @@ class FaultInjector:
             leading = [
                 node
                 for node in nodes
-                if any(role_of(group) is Role.LEADER for _, group in node.groups())
+                if any(group.role is Role.LEADER for _, group in node.groups())
             ]
             if leading:
                 return self.rng.choice(leading)
@@ -128,7 +130,7 @@ def reorder(inject: FaultInjector) -> None:
 
 def stall(inject: FaultInjector) -> None:
     source, target = inject.pair()
-    seconds = inject.rng.uniform(0.05, 3.0)
+    seconds = inject.rng.uniform(0.05, 3.0) * inject.length
     inject.trace(f"stall {source.label}>{target.label} {seconds:.2f} s")
     inject.network.stall(source.node_id, target.node_id, seconds)
 
@@ -221,7 +223,8 @@ def restartall(inject: FaultInjector) -> None:
 
 def freeze(inject: FaultInjector) -> None:
     node = inject.node()
-    node.freeze(inject.rng.choice((0.05, 0.3, 1.0, 4.0)) * inject.rng.uniform(0.5, 1.5))
+    seconds = inject.rng.choice((0.05, 0.3, 1.0, 4.0)) * inject.rng.uniform(0.5, 1.5)
+    node.freeze(seconds * inject.length)
 
 
 def clockjump(inject: FaultInjector) -> None:
@@ -254,7 +257,7 @@ def slowsync(inject: FaultInjector) -> None:
 def diskstall(inject: FaultInjector) -> None:
     """The next sync hangs: short of an election timeout, or well over it."""
     node = inject.node()
-    seconds = inject.rng.choice((0.3, 1.0, 4.0))
+    seconds = inject.rng.choice((0.3, 1.0, 4.0)) * inject.length
     inject.trace(f"disk of {node.label} stalls {seconds:g} s")
     node.disk.stalled_until = inject.world.now + seconds
 

@@ -170,13 +170,14 @@ class SimNode:
 
     # --- ends --------------------------------------------------------------------------------
 
-    def crash(self, *, power: bool) -> None:
-        """kill -9, or with `power` a power cut, which also loses what the kernel had to send."""
+    def crash(self, *, power: bool, keep: bool | None = None) -> None:
+        """kill -9, or with `power` a power cut, which also loses what the kernel had to send.
+        `keep`: whether the write under way gets as far as the kernel (None: dice)."""
         if self.process is None:
             return
         self.world.trace(f"{self.label} {'loses power' if power else 'is killed'}")
         assert self._writer is not None
-        self._writer.crash()
+        self._writer.crash(keep=keep)
         if power:
             survived = self.engine.power_cut()
             self.world.trace(f"{self.label} keeps {survived} unsynced batches")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from chaos.checkers.applied_once import check_application
 from chaos.checkers.election_safety import ElectionSafety
@@ -70,11 +70,11 @@ class Observer:
     def turn(self, node: SimNode) -> None:
         """Called after the host's part of every turn of a node."""
         for group_id, group in node.groups():
-            if role_of(group) is Role.LEADER:
+            if group.role is Role.LEADER:
                 self._leads(node, group_id, group)
 
     def _leads(self, node: SimNode, group_id: int, group: Group) -> None:
-        term = term_of(group)
+        term = group.term
         key = (node.boot_id, group_id)
         if self._led.get(key) == term:
             return
@@ -91,7 +91,7 @@ class Observer:
         groups: dict[int, dict[str, list[Entry]]] = {}
         for node in nodes:
             for group_id, group in node.groups():
-                if role_of(group) is not Role.REMOVED:
+                if group.role is not Role.REMOVED:
                     groups.setdefault(group_id, {})[node.label] = read_log(group, tail)
         for group_id in sorted(groups):
             self.report(check_logs(group_id, groups[group_id]))
@@ -104,8 +104,8 @@ def read_log(group: Group, tail: int | None = TAIL_ENTRIES) -> list[Entry]:
     if tail is not None:
         first = max(first, status.last_index - tail + 1)
     return [
-        Entry(record.index, record.term, record.payload)
-        for record in log_of(group, first, status.last_index)
+        Entry(record.number, record.term, record.payload)
+        for record in group.log(first, status.last_index)
     ]
 
 
@@ -128,24 +128,3 @@ class TurnWatcher:
 
     def stalled(self, seconds: float) -> None:
         self._observer.world.trace(f"{self._node.label} stalled {seconds:.3f} s in a sync")
-
-
-def role_of(group: Any) -> Role:
-    role = group.role
-    found: Role = role() if callable(role) else role
-    return found
-
-
-def term_of(group: Any) -> int:
-    return int(group.term if hasattr(group, "term") else group.replica.raft.term)
-
-
-def log_of(group: Any, first: int, last: int) -> Any:
-    if hasattr(group, "log"):
-        return group.log(first, last)
-    journal = group.replica.journal
-    found = []
-    for index in range(first, last + 1):
-        command, at, term = journal.entry(index)
-        found.append(Entry(at, term, command))
-    return found

@@ -30,6 +30,8 @@ class SimConfig:
     seconds: float = 40.0
     faults: frozenset[str] = frozenset()
     canaries: frozenset[str] = frozenset()
+    dense: bool = False
+    """Every allowed fault, often, under many clients: to find one bug soon, not to roam."""
 
     @property
     def calm_at(self) -> float:
@@ -56,6 +58,10 @@ class DrawnSettings:
     weights: dict[str, float] = field(default_factory=dict)
     """How likely each fault of this seed is; some of the allowed ones are left out."""
     fault_every_s: float = 1.0
+    fault_length: float = 1.0
+    """Faults last this part of their usual time."""
+    born_in_storm: bool = False
+    """Faults strike from the first moment, before the groups are formed."""
 
 
 def draw(config: SimConfig, rng: random.Random) -> DrawnSettings:
@@ -69,7 +75,7 @@ def draw(config: SimConfig, rng: random.Random) -> DrawnSettings:
     disks = [_draw_disk(rng) for _ in range(config.nodes + config.spare_nodes)]
     names = sorted(config.faults)
     chosen = [name for name in names if rng.random() < 0.7] or names
-    return DrawnSettings(
+    drawn = DrawnSettings(
         host=host,
         network=network,
         disks=disks,
@@ -80,6 +86,13 @@ def draw(config: SimConfig, rng: random.Random) -> DrawnSettings:
         weights={name: rng.choice((0.3, 1.0, 1.0, 3.0)) for name in chosen},
         fault_every_s=rng.choice((0.4, 1.0, 2.5)),
     )
+    drawn.fault_length = rng.choice((0.3, 1.0, 1.0))
+    drawn.born_in_storm = rng.random() < 0.1
+    if config.dense:
+        drawn.clients, drawn.think_s = 8, 0.05
+        drawn.fault_every_s, drawn.fault_length = 0.3, 0.3
+        drawn.weights = dict.fromkeys(names, 1.0)
+    return drawn
 
 
 def _draw_host(config: SimConfig, rng: random.Random) -> HostConfig:

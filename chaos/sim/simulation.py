@@ -35,6 +35,9 @@ RECOVERY_S = 8.0
 """The bound of liveness, from the last fault to a whole group, in virtual seconds."""
 COMPARE_EVERY_S = 2.0
 POLL_S = 0.25
+READ_AGAIN_S = 0.1
+FORMING_S = 5.0
+"""The patience with which faults wait for the groups to form."""
 
 
 @dataclass(slots=True)
@@ -87,7 +90,9 @@ class Simulation:
             registers=drawn.registers,
             lists=drawn.lists,
         )
-        self.injector = FaultInjector(cluster, drawn.weights, drawn.fault_every_s)
+        self.injector = FaultInjector(
+            cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length
+        )
         self.result = SeedResult(self.config.seed)
 
     def run(self) -> SeedResult:
@@ -121,6 +126,8 @@ class Simulation:
         world, config = self.world, self.config
         self.cluster.start()
         self.workload.start()
+        if not self.cluster.drawn.born_in_storm:
+            self._await_forming()
         self.injector.start()
         world.after(COMPARE_EVERY_S, self._compare_logs)
         world.run(config.calm_at)
@@ -130,6 +137,13 @@ class Simulation:
         world.run(config.calm_at + 1.0)
         self.workload.stop()
         self._await_recovery()
+
+    def _await_forming(self) -> None:
+        """A group takes its first proposal when every founder was heard, so a storm from the first
+        moment would mostly show how a group does not form."""
+        world, served = self.world, self.workload.served
+        while world.now < FORMING_S and len(served) < self.config.groups and not world.stop_reason:
+            world.run(world.now + POLL_S)
 
     def _compare_logs(self) -> None:
         self.cluster.observer.compare_logs(self.cluster.nodes)
@@ -217,8 +231,8 @@ class Simulation:
             )
 
     def _read_on(self, node: SimNode, group: int, keys: list[str]) -> Operation:
-        """One read point serves all keys of a group on a node. Returns the first key's read."""
-        assert node.host is not None
+        """One read point serves all keys of a group on a node; a refused one is asked for again.
+        Returns the first key's read."""
         history, now, label = self.workload.history, self.world.now, node.label
         reads = [
             history.invoke(Operation(f"final.{label}.{key}", "final", label, key, Kind.READ, now))
@@ -230,8 +244,14 @@ class Simulation:
                 machine = node.machines[group]
                 for read in reads:
                     history.done(read, self.world.now, machine.read(read.key))
+            else:
+                self.world.after(READ_AGAIN_S, ask, owner=node.process)
 
-        node.host.group(group).read(ready)
+        def ask() -> None:
+            assert node.host is not None
+            node.host.group(group).read(ready)
+
+        ask()
         return reads[0]
 
 

@@ -54,6 +54,8 @@ class Workload:
         self.history = History()
         self.results: Counter[str] = Counter()
         self.stopped = False
+        self.served: set[int] = set()
+        """Groups that have taken a write."""
         self.leaders: dict[int, NodeId] = {}
         """What clients believe, shared: it is only a hint."""
         self._clients = [Client(self, f"c{number}") for number in range(clients)]
@@ -168,6 +170,7 @@ class Client:
     def _proposed(self, group_id: int, operation: Operation, result: ProposeResult) -> None:
         if isinstance(result, Applied):
             assert isinstance(result.result, Answer)
+            self.workload.served.add(group_id)
             self._answer_later(self._done, operation, result.result, result.index)
         elif isinstance(result, Refused):
             self._answer_later(self._fail, operation, result.reason, result.leader, group_id)

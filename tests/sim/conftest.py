@@ -24,7 +24,7 @@ from storage.engine import Batch
 
 
 class Record(NamedTuple):
-    index: int
+    number: int
     term: int
     payload: bytes
 
@@ -69,9 +69,13 @@ class OracleGroup:
         leader = self.oracle.leader()
         nodes = tuple(host.node_id for host in self.oracle.hosts)
         last = len(self.log_list)
+        leader_id = leader.node_id if leader else None
         return GroupStatus(
-            self.group_id, self.role, self.term, leader.node_id if leader else None, last,
-            self.machine.index, self.machine.index, last, 1, nodes, (), {}, 0, 0, 0, False, 0, False,
+            group_id=self.group_id, role=self.role, term=self.term, voted_for=None,
+            leader=leader_id, commit_index=last, applied_index=self.machine.index,
+            durable_applied_index=self.machine.index, last_index=last, first_index=1,
+            voters=nodes, learners=(), peers={}, elections=0, snapshots_sent=0,
+            snapshots_received=0, installing=False, pending=0, hibernating=False,
         )  # fmt: skip
 
     def propose(self, payload: bytes, done: Callable[[Any], None]) -> None:
@@ -111,9 +115,9 @@ class OracleGroup:
         lazy = self.oracle.lie == "never recovers" and self.role is not Role.LEADER
         for record in [] if lazy else todo:
             payload = record.payload
-            if self.oracle.lie == "diverges" and record.index == 50:
+            if self.oracle.lie == "diverges" and record.number == 50:
                 payload = payload.replace(b"reg", b"xxx" if self.host.odd else b"yyy")
-            self.machine.apply(record.index, payload)
+            self.machine.apply(record.number, payload)
         return bool(todo) and not lazy
 
     def answer(self) -> None:
