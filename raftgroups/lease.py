@@ -91,9 +91,9 @@ class Leases:
     def grant(self, lease: int, ttl_s: int, clock_ms: int) -> Lease:
         if not 0 < lease <= LEASE_MAX:
             raise InvalidOptionError(f"a lease id is 1 to {LEASE_MAX}, not {lease}")
+        check_ttl(ttl_s)
         if lease in self._leases:
             raise LeaseExistsError(f"lease {lease} already exists; choose another id")
-        check_ttl(ttl_s)
         ttl_s = max(ttl_s, 1)
         return self._set(lease, Lease(ttl_s, clock_ms + 1000 * ttl_s))
 

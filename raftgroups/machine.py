@@ -218,6 +218,8 @@ class ShardMachine:
     def _put(self, command: Put) -> PutResult:
         if command.ignore_value or command.ignore_lease or command.ttl_ms or command.lease:
             txns.check_put(command)
+            if command.lease and command.lease not in self.leases:
+                raise lease_missing(command.lease)
             txns.check_put_state(self.shard.view, command, self.leases)
             return self._in_scope(lambda operations: operations.put(command))
         with self.shard.begin() as scope:

@@ -27,7 +27,7 @@ from raftgroups.results import (
     PutResult,
     RangeAnswer,
 )
-from raftgroups.txn import check_put, check_put_state
+from raftgroups.txn import check_put, check_put_state, nothing_to_keep
 from storage.codec import KEY_MAX_BYTES, check_key
 from storage.mvcc_records import KeyValue
 from storage.mvcc_scope import WriteScope
@@ -82,7 +82,8 @@ class Operations:
         key, value, lease = operation.key, operation.value, operation.lease
         if operation.ignore_value or operation.ignore_lease:
             old = self._view.get(key)
-            assert old is not None, "check_put_state refuses it"
+            if old is None:  # it was there, and an earlier operation has deleted it
+                raise nothing_to_keep(key)
             value = old.value if operation.ignore_value else value
             lease = old.lease if operation.ignore_lease else lease
         previous = self._put(key, value, lease, operation.ttl_ms, operation.want_previous)

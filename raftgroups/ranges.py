@@ -76,6 +76,8 @@ def read(view: View, operation: Range, revision: int | None = None) -> RangeAnsw
     if revision is None:
         revision = view.state.revision
     key, at = operation.key, max(operation.revision, 0)
+    if at:
+        view.state.check_readable(at)  # also where the range is empty and nothing is read
     if not operation.range_end and not operation.count_only and len(key) <= KEY_MAX_BYTES:
         found = view.get(key, at)
         items = [] if found is None else [found]

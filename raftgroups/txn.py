@@ -14,7 +14,9 @@ Rules
 - A key is put at most once, and not in a range that is deleted, in all of the operations that can
   happen together; the two branches of a nested transaction exclude each other. Both branches are
   checked, whichever is taken. Of two nested transactions side by side, a put in the first and a
-  delete in the second are allowed, but not the other way round: so has etcd.
+  delete in the second are allowed, but not the other way round; and a range that is deleted to the
+  end of all keys (a zero byte as its end) meets no put. So has etcd, and operations in order are
+  well defined: "delete everything, then put this" is one transaction.
 - A list has at most 128 elements, and a nested transaction so much fewer as the longest list of
   each one around it has.
 - check fails the whole transaction, on every replica alike. (etcd 3.5.1 applies some of these on
@@ -28,6 +30,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from raftgroups.commands import (
+    TO_THE_END,
     Compare,
     CompareTarget,
     Comparison,
@@ -39,7 +42,7 @@ from raftgroups.commands import (
 )
 from raftgroups.keyttl import check_ttl_ms
 from raftgroups.lease import lease_missing
-from raftgroups.ranges import bounds, check_bounds_key, check_range, find
+from raftgroups.ranges import check_bounds_key, check_range, find
 from raftgroups.refusals import (
     DuplicateKeyError,
     KeyNotFoundError,
@@ -140,24 +143,23 @@ def _check_compare(compare: Compare) -> None:
 
 
 class _Deletes:
-    """Ranges that are deleted, as disjoint intervals in order; `ends` None is unbounded."""
+    """Ranges that are deleted, as disjoint intervals in order."""
 
     __slots__ = ("_intervals",)
 
     def __init__(self) -> None:
-        self._intervals: list[tuple[bytes, bytes | None]] = []
+        self._intervals: list[tuple[bytes, bytes]] = []
 
-    def add(self, start: bytes, end: bytes | None) -> None:
+    def add(self, start: bytes, end: bytes) -> None:
         """Merge with what it meets, so that a look-up is one bisection."""
-        if end is not None and end <= start:
+        if end <= start:
             return
         kept = []
         for low, high in self._intervals:
-            if (high is not None and high < start) or (end is not None and low > end):
+            if high < start or low > end:
                 kept.append((low, high))
             else:
-                start = min(start, low)
-                end = None if end is None or high is None else max(end, high)
+                start, end = min(start, low), max(end, high)
         self._intervals = kept
         insort(self._intervals, (start, end), key=lambda interval: interval[0])
 
@@ -167,10 +169,7 @@ class _Deletes:
 
     def holds(self, key: bytes) -> bool:
         at = bisect_right(self._intervals, key, key=lambda interval: interval[0]) - 1
-        if at < 0:
-            return False
-        end = self._intervals[at][1]
-        return end is None or key < end
+        return at >= 0 and key < self._intervals[at][1]
 
 
 def _writes_of(operations: tuple[TxnOperation, ...]) -> tuple[set[bytes], _Deletes]:
@@ -179,8 +178,8 @@ def _writes_of(operations: tuple[TxnOperation, ...]) -> tuple[set[bytes], _Delet
     puts: set[bytes] = set()
     deletes = _Deletes()
     for operation in operations:
-        if isinstance(operation, Delete):
-            deletes.add(*bounds(operation.key, operation.range_end))
+        if isinstance(operation, Delete) and operation.range_end != TO_THE_END:
+            deletes.add(operation.key, operation.range_end or operation.key + b"\x00")
     for operation in operations:
         if not isinstance(operation, Txn):
             continue
@@ -274,11 +273,13 @@ def check(view: View, txn: Txn, path: Path, leases: Container[int]) -> None:
 
 def check_put_state(view: View, put: Put, leases: Container[int]) -> None:
     if (put.ignore_value or put.ignore_lease) and view.get(put.key) is None:
-        raise KeyNotFoundError(
-            f"key {put.key!r} does not exist, so there is no value or lease to keep"
-        )
+        raise nothing_to_keep(put.key)
     if put.lease and put.lease not in leases:
         raise lease_missing(put.lease)
+
+
+def nothing_to_keep(key: bytes) -> KeyNotFoundError:
+    return KeyNotFoundError(f"key {key!r} does not exist, so there is no value or lease to keep")
 
 
 def _check_revision(view: View, revision: int) -> None:
