@@ -69,9 +69,9 @@ from storage.errors import (
     WriteFailedError,
     WriteStalledError,
 )
-from storage.rocks_errors import errno_of, first_line, is_stall, open_error
+from storage.rocks_errors import errno_of, first_line, is_manifest_damage, is_stall, open_error
 from storage.rocks_figures import read_figures
-from storage.rocks_files import prepare_directory
+from storage.rocks_files import mend_manifest, prepare_directory
 from storage.rocks_options import (
     MIB,
     WRITE_BUFFERS,
@@ -411,7 +411,12 @@ def block_cache(size_bytes: int) -> BlockCache:
 def _open_database(path: Path, options: RocksOptions, cache: Cache | None) -> Rdict:
     raw = _raw_options(options, cache or Cache(options.block_cache_bytes))
     try:
-        database = Rdict(str(path), raw, column_families={"default": raw})
+        try:
+            database = Rdict(str(path), raw, column_families={"default": raw})
+        except Exception as error:
+            if not (is_manifest_damage(error) and mend_manifest(path)):
+                raise
+            database = Rdict(str(path), raw, column_families={"default": raw})
         if options.compaction is Compaction.FIFO:
             database.set_options({"ttl": str(options.fifo_max_age_s)})
     except Exception as error:

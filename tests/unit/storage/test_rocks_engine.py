@@ -745,6 +745,8 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, clock: ManualClock) -> No
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
+        # Its background threads still remove the logs that it replayed.
+        poll(lambda: len(list(path.glob("*.log"))) == 1)
         before = tree(path)
         with pytest.raises(DirectoryInUseError, match="stop that process or name another") as error:
             RocksEngine(path, clock=clock)
