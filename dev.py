@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "up": (),
     "bench": (),
     "sim": (),
-    "test": ("test", "chaos"),
+    "test": ("test", "chaos", "check"),
     "check": ("check", "test", "chaos"),
 }
 

@@ -56,3 +56,22 @@ class SystemClock:
 
     def wall(self) -> float:
         return time.time()
+
+
+class ManualClock:
+    """Stands still until it is told to go on: for tests and simulations."""
+
+    def __init__(self, now_s: float = 0.0, wall_s: float = 1_700_000_000.0) -> None:
+        self._now_s = now_s
+        self._wall_s = wall_s
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def wall(self) -> float:
+        return self._wall_s
+
+    def advance(self, seconds: float) -> None:
+        assert seconds >= 0
+        self._now_s += seconds
+        self._wall_s += seconds

@@ -18,8 +18,9 @@ writer thread while they are slow: handing a quick write to a thread costs more 
 slow one inline freezes the loop. A stall is told to the participants before anything that queued
 up during it is handled, so that a leader whose disk stood still steps down first. A write that
 fails, or that lasts `fatal_after_s`, is fatal: `on_fatal` is called, nothing is acknowledged, and
-no turn ever begins again. The process is expected to end; a watchdog thread sees to the second case
-even if the loop itself hangs in the sync.
+no turn ever begins again. So is an exception out of a participant: an event loop would log it and
+go on with a turn half done. The process is expected to end; a watchdog thread sees to a write that
+lasts too long even if the loop itself hangs in it.
 
 This file knows no asyncio: it takes a Scheduler, so that the simulator runs it as it is.
 """
@@ -122,7 +123,8 @@ class ThreadWriter:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
-            if self._closing:
+            if not self._work:
+                assert self._closing
                 return
             engine, batch, done = self._work.popleft()
             self._inline.submit(engine, batch, partial(self._report, done))
@@ -141,13 +143,22 @@ class ThreadWriter:
 class AdaptiveWriter:
     """Inline while the median sync is quick, a thread while it is slow.
 
-    The two thresholds differ so that a disk near the border does not flip at every write.
+    The two thresholds differ so that a disk near the border does not flip at every write. An engine
+    `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
+    thread whatever the median is.
     """
 
-    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        call_soon_threadsafe: Callable[..., object],
+        *,
+        under_pressure: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._inline = InlineWriter(clock)
         self._thread = ThreadWriter(clock, call_soon_threadsafe)
         self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._under_pressure = under_pressure
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
@@ -155,7 +166,8 @@ class AdaptiveWriter:
             self._observe(seconds)
             done(failure, seconds)
 
-        (self._thread if self.threaded else self._inline).submit(engine, batch, measured)
+        threaded = self.threaded or self._under_pressure()
+        (self._thread if threaded else self._inline).submit(engine, batch, measured)
 
     def _observe(self, seconds: float) -> None:
         self._samples.append(seconds)
@@ -197,7 +209,7 @@ class Committer:
         self._kicked_in_flight = False
         self._lazy_timer: Timer | None = None
         self._lazy_overdue = False
-        self._stopped = False
+        self._stopped = self._failed = False
         self.in_flight_since: float | None = None
         """When the write in flight began; None between writes. The watchdog reads it."""
         self.turns = 0
@@ -230,7 +242,11 @@ class Committer:
         self._turn_scheduled = self._lazy_timer = None
 
     def fail(self, failure: BaseException) -> None:
-        """A participant found that it must not go on. Nothing more is acknowledged."""
+        """Nothing more is acknowledged. For the committer itself, and for a participant that found
+        that it must not go on; the first failure is told, later ones only follow from it."""
+        if self._failed:
+            return
+        self._failed = True
         self.stop()
         self._on_fatal(failure)
 
@@ -239,14 +255,21 @@ class Committer:
         if self._stopped or self.in_flight_since is not None:
             return
         self.turns += 1
-        # A list, not a generator: every participant works in every turn.
-        need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+        try:
+            # A list, not a generator: every participant works in every turn.
+            need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+        except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
+            self.fail(error)
+            return
         if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
             # The pass of the loop between here and the write flushes what begin_turn sent.
             self.in_flight_since = self._clock.monotonic()
             self._scheduler.call_soon(self._commit)
-        elif need is Need.LAZY and self._lazy_timer is None:
-            self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)
+        elif need is Need.LAZY:
+            if self._lazy_timer is None:
+                self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)
+        else:
+            self._lazy_overdue = False
 
     def _lazy_is_due(self) -> None:
         self._lazy_timer = None
@@ -255,10 +278,16 @@ class Committer:
 
     def _commit(self) -> None:
         if self._stopped:
+            self.in_flight_since = None
             return
         batch = Batch()
-        for participant in self._participants:
-            participant.prepare(batch)
+        try:
+            for participant in self._participants:
+                participant.prepare(batch)
+        except Exception as error:  # noqa: BLE001 - a batch half prepared must never be written
+            self.in_flight_since = None
+            self.fail(error)
+            return
         self.in_flight_since = self._clock.monotonic()
         self._writer.submit(self._engine, batch, self._committed)
 
@@ -275,15 +304,22 @@ class Committer:
         if self._lazy_timer is not None:
             self._lazy_timer.cancel()
             self._lazy_timer = None
+        try:
+            self._tell(seconds)
+        except Exception as error:  # noqa: BLE001 - nobody knows who was told of this commit
+            self.fail(error)
+            return
+        if self._kicked_in_flight:
+            self._kicked_in_flight = False
+            self.kick()
+
+    def _tell(self, seconds: float) -> None:
         if seconds > self._stall_after_s:
             self.stalls += 1
             for participant in self._participants:
                 participant.stalled(seconds)
         for participant in self._participants:
             participant.after_commit()
-        if self._kicked_in_flight:
-            self._kicked_in_flight = False
-            self.kick()
 
 
 class SyncWatchdog:

@@ -17,7 +17,9 @@ Writing
 - An empty batch is no operation, but `sync=True` on it still syncs what came before.
 
 Reading
-- `snapshot()` sees exactly the writes that had returned when it was opened, as long as it lives.
+- `snapshot()` sees exactly the writes that had returned when it was opened, as long as it lives. A
+  write still running in another thread then is seen whole or not at all.
+- One thread at a time uses a snapshot; any thread may end it (expiry, close of the engine).
 - Old readers pin old pages, so a snapshot has a maximum age. `expire_snapshots()` ends those past
   it; a read of an ended one raises SnapshotExpiredError and the caller resumes with a new one.
 - `scan` gives the pairs of start <= key < end in order (reverse: in falling order, the same range),
@@ -25,14 +27,15 @@ Reading
   caller always gets on. `more` is true exactly if a pair of the range was left out.
 
 Keys are 1 to 511 bytes (LMDB's limit); values are any bytes up to 4 MiB, so that a record with the
-previous one embedded fits. Ends: `None` means unbounded.
+previous one embedded fits. To `get` a key that cannot be stored is a defect of the caller. Bounds
+of ranges are any bytes; `None` as an end means unbounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -50,6 +53,8 @@ class Op(IntEnum):
     DELETE = 1
     DELETE_RANGE = 2
 
+
+_PUT: Final = Op.PUT  # looking the member up each time costs a third of Batch.put
 
 Operation = tuple[Op, bytes, bytes | None]
 """(PUT, key, value) | (DELETE, key, None) | (DELETE_RANGE, start, end or None for unbounded)"""
@@ -74,7 +79,7 @@ class Batch:
                 f"a value of {len(value)} bytes is over the engine's limit of "
                 f"{ENGINE_VALUE_MAX_BYTES}; store it in parts"
             )
-        self.operations.append((Op.PUT, key, value))
+        self.operations.append((_PUT, key, value))
         self.size_bytes += size + len(value)
 
     def delete(self, key: bytes) -> None:
@@ -153,7 +158,7 @@ class EngineStatistics:
     """Free bytes of the file system that this process may use."""
     batches: int
     put_bytes: int
-    """Bytes of keys and values handed to write()."""
+    """Bytes of keys and values handed to write() (the sizes of its batches)."""
     open_snapshots: int
     oldest_snapshot_age_s: float
     details: Mapping[str, float | str] = field(default_factory=dict)
@@ -163,6 +168,23 @@ class EngineStatistics:
     def space_amplification(self) -> float:
         """Bytes on disk for a byte of live data; 0.0 while there is no data."""
         return self.disk_bytes / self.live_bytes if self.live_bytes else 0.0
+
+
+class WritePressure(StrEnum):
+    """How far an engine's background work is behind its writers."""
+
+    NONE = "none"
+    SLOWDOWN = "slowdown"
+    """Writes are taken; admit fewer, or they will stop."""
+    STOPPED = "stopped"
+    """A write now would wait. Refuse new work early (429), and never write inline on a loop."""
+
+
+class PressureGauge(Protocol):
+    """What an engine with background work (RocksDB) offers besides: cheap enough to ask before
+    every admission."""
+
+    def write_pressure(self) -> WritePressure: ...
 
 
 class Engine(Protocol):

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from storage import files
 from storage.clock import Clock, SystemClock
 from storage.engine import (
     DEFAULT_SCAN_BYTES,
@@ -31,7 +32,7 @@ from storage.engine import (
     Op,
     ScanPage,
 )
-from storage.errors import DataDirectoryError, EngineClosedError, SnapshotExpiredError
+from storage.errors import EngineClosedError, SnapshotExpiredError
 
 _FRAME: Final = struct.Struct(">II")
 CHECKPOINT_NAME: Final = "memory.pairs"
@@ -160,9 +161,10 @@ class MemoryEngine:
                 else:
                     low = bisect_left(self.keys, key)
                     high = len(self.keys) if value is None else bisect_left(self.keys, value)
-                    for gone in self.keys[low:high]:
-                        self._delete(gone)
-            self._batches += 1
+                    self._delete_slice(low, high)
+            if batch.operations:
+                self._batches += 1
+                self._put_bytes += batch.size_bytes
 
     def _put(self, key: bytes, value: bytes) -> None:
         old = self.values.get(key)
@@ -173,7 +175,6 @@ class MemoryEngine:
         else:
             self._live_bytes += len(value) - len(old)
         self.values[key] = value
-        self._put_bytes += len(key) + len(value)
 
     def _delete(self, key: bytes) -> None:
         old = self.values.get(key)
@@ -183,6 +184,13 @@ class MemoryEngine:
         del self.values[key]
         del self.keys[bisect_left(self.keys, key)]
         self._live_bytes -= len(key) + len(old)
+
+    def _delete_slice(self, low: int, high: int) -> None:
+        for key in self.keys[low:high]:
+            old = self.values.pop(key)
+            self._remember(key, old)
+            self._live_bytes -= len(key) + len(old)
+        del self.keys[low:high]
 
     def _remember(self, key: bytes, old: bytes | None) -> None:
         for snapshot in self.snapshots:
@@ -214,16 +222,13 @@ class MemoryEngine:
         with self.lock:
             self._check_open()
             pairs = [(key, self.values[key]) for key in self.keys]
-        if directory.exists() and any(directory.iterdir()):
-            raise DataDirectoryError(
-                f"cannot write a checkpoint to {directory}: it is not empty; name a new directory"
-            )
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_checkpoint_directory(directory)
         with (directory / CHECKPOINT_NAME).open("wb") as file:
             for key, value in pairs:
                 file.write(_FRAME.pack(len(key), len(value)) + key + value)
             file.flush()
             os.fsync(file.fileno())
+        files.sync_directory(directory)
 
     def statistics(self) -> EngineStatistics:
         with self.lock:

@@ -1,0 +1,202 @@
+"""MVCC for one shard of the strong regime: revisions, a transaction-style write, compaction.
+
+A Shard turns operations into changes held in memory (mvcc_overlay.py) and hands them to a batch
+when the turn commits:
+
+    scope = shard.begin()            operations share one revision and see each other's effects
+    scope.put(...); scope.delete(...)
+    scope.commit()                   all of them take effect, in memory; or scope.abort(): none
+    shard.mark_applied(index)        the entry of the log is done
+    shard.prepare(batch)             everything applied so far goes into the turn's batch ...
+    shard.after_commit()             ... and is dropped from memory once the batch is on the disk
+
+Changes applied between prepare and after_commit stay for the next batch. `shard.view` reads
+(mvcc_view.py, mvcc_events.py): it always sees everything applied.
+
+Rules, as in etcd: an empty shard is at revision 1, revisions are dense, a scope that changes
+nothing does not take one. A put without lease detaches the old one. Version counts from 1 and
+begins again after a delete, as does the create revision. Compaction to R refuses reads below R.
+
+Everything here is deterministic: two shards that apply the same operations hold the same records
+and events. This file does not know the group's log, time, or leases beyond their number.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from storage.codec import Table, key_u32, key_u64, prefix_end
+from storage.engine import Batch
+from storage.errors import CorruptRecordError
+from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pending
+from storage.mvcc_overlay import Layer
+from storage.mvcc_scope import WriteScope
+from storage.mvcc_state import EMPTY_REVISION, OPEN, Segments, ShardState, Source
+from storage.mvcc_view import ReaderSource, View
+
+
+class Shard:
+    """One shard's data. At most one write scope is open, and none during prepare.
+
+    Invariants: the active layer ends at `state.revision`; the frozen one, if any, ends where the
+    active one begins; below it the engine holds everything.
+    """
+
+    __slots__ = (
+        "_active",
+        "_dirty",
+        "_frozen",
+        "_scope",
+        "_segments_dirty",
+        "source",
+        "state",
+        "view",
+    )
+
+    def __init__(
+        self, source: ReaderSource, state: ShardState, segments: Segments, *, stored: bool
+    ) -> None:
+        self.source: Final = source
+        self.state: Final = state
+        self._active = Layer(state.revision)
+        self._frozen: Layer | None = None
+        self._scope: WriteScope | None = None
+        self._dirty = self._segments_dirty = not stored
+        self.view = View(source, (self._active,), state, segments)
+        """Reads of everything applied. Take it anew for each read: it changes with each turn."""
+
+    @classmethod
+    def create(
+        cls,
+        source: ReaderSource,
+        *,
+        shard: int,
+        keyspace: int,
+        segment: int,
+        start: bytes = b"",
+        end: bytes | None = None,
+    ) -> Shard:
+        """A new, empty shard; the next prepare writes its records."""
+        own = Source(segment, EMPTY_REVISION + 1, OPEN, start, end)
+        return cls(source, ShardState(shard, keyspace, segment), Segments(own), stored=False)
+
+    @classmethod
+    def load(cls, source: ReaderSource, shard: int) -> Shard | None:
+        """The shard as the engine holds it, or None if it does not. Then replay the log's entries
+        after `state.applied_index`."""
+        reader = source()
+        record = reader.get(key_u64(Table.SHARD, shard))
+        if record is None:
+            return None
+        state = ShardState.decode(shard, record)
+        segment_key = key_u64(Table.SEGMENT, state.segment)
+        segment_record = reader.get(segment_key)
+        if segment_record is None:  # both records are written in one batch
+            raise CorruptRecordError(
+                f"shard {shard} has no segment record under {segment_key!r}; restore this replica "
+                "from another one or from a backup",
+                segment_key,
+            )
+        return cls(source, state, Segments.decode(state.segment, segment_record), stored=True)
+
+    # --- writing ---
+
+    def begin(self) -> WriteScope:
+        assert self._scope is None, "one write scope at a time"
+        self._scope = WriteScope(self.view, self._end_scope)
+        return self._scope
+
+    def _end_scope(self, changed: bool) -> None:
+        self._scope = None
+        if changed:
+            self.state.revision += 1
+            self._dirty = True
+
+    def mark_applied(self, index: int) -> None:
+        """The entry with this index of the group's log has had all its effects."""
+        assert self._scope is None
+        assert index > self.state.applied_index
+        self.state.applied_index = index
+        self._dirty = True
+
+    def compact(self, revision: int) -> None:
+        """Refuse reads below a revision from now on; prepare removes rows step by step."""
+        assert self._scope is None
+        self.state.check_compactable(revision)
+        segments = restart_sweep(self.view.segments, self.state.compact_revision)
+        self.state.compact_revision = revision
+        self._dirty = True
+        self._set_segments(segments)
+
+    # --- the turn ---
+
+    @property
+    def dirty(self) -> bool:
+        """Whether prepare has anything to write, sweeping aside."""
+        return self._dirty
+
+    @property
+    def sweep_pending(self) -> bool:
+        """Whether compaction still has rows to remove: give it turns, without hurry."""
+        return sweep_pending(self.view.segments, self.state.compact_revision)
+
+    def prepare(self, batch: Batch, *, sweep_events: int = SWEEP_EVENTS) -> None:
+        """Add everything applied, and a step of compaction, to the batch."""
+        assert self._scope is None
+        assert self._frozen is None, "after_commit of the last batch has not been called"
+        state = self.state
+        layer = self._active
+        assert layer.last_revision == state.revision
+        if self.sweep_pending and sweep_events > 0:
+            old = self.view.segments
+            new = sweep(self.source(), old, state, layer.base, batch, max_events=sweep_events)
+            if new != old:
+                self._set_segments(new)
+        layer.write(batch, state.keyspace, state.segment)
+        if self._segments_dirty:
+            batch.put(*self.view.segments.encode())
+        if self._dirty:
+            batch.put(*state.encode())
+        self._dirty = self._segments_dirty = False
+        self._frozen = layer
+        self._active = Layer(state.revision)
+        self._restack()
+
+    def after_commit(self) -> None:
+        """The batch of the last prepare is on the disk."""
+        self._frozen = None
+        self._restack()
+
+    def _restack(self) -> None:
+        layers = (self._active,) if self._frozen is None else (self._active, self._frozen)
+        self.view = View(self.source, layers, self.state, self.view.segments)
+
+    def _set_segments(self, segments: Segments) -> None:
+        self._segments_dirty = True
+        self.view = View(self.source, self.view.layers, self.state, segments)
+
+    # --- for snapshots of a replica ---
+
+    def owned_ranges(self) -> list[tuple[bytes, bytes]]:
+        """The engine's keys that make up this shard. Only right while it is the only shard of its
+        keyspace in this environment: leases and ancestor segments of siblings are interleaved."""
+        keyspace = self.state.keyspace
+        own = self.view.segments.own
+        current = key_u32(Table.CURRENT, keyspace)
+        leases = key_u32(Table.LEASE_KEY, keyspace)
+        shard, segment = self.state.shard, own.segment
+        ranges = [
+            (key_u64(Table.SHARD, shard), key_u64(Table.SHARD, shard + 1)),
+            (key_u64(Table.SEGMENT, segment), key_u64(Table.SEGMENT, segment + 1)),
+            (current + own.start, _end_of(current) if own.end is None else current + own.end),
+            (leases, _end_of(leases)),
+        ]
+        logs = {own.segment, *(source.segment for source in self.view.segments.ancestors)}
+        ranges += [(key_u64(Table.EVENT, log), key_u64(Table.EVENT, log + 1)) for log in logs]
+        return sorted(ranges)
+
+
+def _end_of(prefix: bytes) -> bytes:
+    end = prefix_end(prefix)
+    assert end is not None, "no table tag is 0xff"
+    return end

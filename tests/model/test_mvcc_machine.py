@@ -1,0 +1,626 @@
+"""MVCC against a model that cannot be wrong: for every revision, the whole map as a plain dict.
+
+Three shards share one environment: two halves of one keyspace and another keyspace. A log holds
+every entry that was applied, as a group's log would. The steps of a turn (prepare, write,
+after_commit) are rules of their own, so that operations, reads, crashes and reopenings fall between
+them. After a crash the entries behind each shard's persisted applied index are applied again.
+
+At the end a fresh replica applies the whole log with other turns and must agree, and after a last
+sweep the environment must hold exactly the rows that the compact revisions leave.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from storage.clock import SystemClock
+from storage.codec import Table, key_u32, key_u64, unseal
+from storage.engine import Batch, Engine
+from storage.errors import CompactedError, FutureRevisionError
+from storage.latest import Latest
+from storage.lmdb_engine import LmdbEngine
+from storage.memory import MemoryEngine
+from storage.mvcc import Shard
+from storage.mvcc_events import read_events
+from storage.mvcc_hash import ShardHash
+from storage.mvcc_records import Event, KeyValue, is_tombstone, mod_of
+from storage.mvcc_scope import WriteScope
+
+
+class Place(NamedTuple):
+    shard: int
+    keyspace: int
+    start: bytes
+    end: bytes | None
+    keys: list[bytes]
+
+
+PLACES = [
+    Place(1, 7, b"", b"m", [b"\x00", b"a", b"a\x00", b"a\x00\x01", b"a\xff", b"b" * 432, b"c"]),
+    Place(2, 7, b"m", None, [b"m", b"m\x00", b"n", b"\xff", b"\xff\xff", b"z" * 432]),
+    Place(3, 8, b"", None, [b"a", b"b", b"c", b"d", b"m", b"\xff" * 432]),
+]
+VALUES = [b"", b"one", b"two", b"\x00\xff", b"x" * 300]
+LEASES = [0, 0, 1, 2, 2**63 - 1]
+
+
+@dataclass
+class Model:
+    """`at[r]` is the whole map at revision r; `events[r]` what happened in it."""
+
+    at: dict[int, dict[bytes, KeyValue]] = field(default_factory=lambda: {1: {}})
+    events: dict[int, list[Event]] = field(default_factory=dict)
+    compacted: int = -1
+
+    @property
+    def revision(self) -> int:
+        return len(self.at)
+
+    @property
+    def now(self) -> dict[bytes, KeyValue]:
+        return self.at[self.revision]
+
+    def happened(self, first: int) -> list[Event]:
+        revisions = range(first, self.revision + 1)
+        return [event for at in revisions for event in self.events.get(at, [])]
+
+
+class Transaction:
+    """Operations of one revision on the model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.revision = model.revision + 1
+        self.map = dict(model.now)
+        self.events: list[Event] = []
+
+    def put(self, key: bytes, value: bytes, lease: int) -> KeyValue | None:
+        old = self.map.get(key)
+        create, version = (old.create_revision, old.version + 1) if old else (self.revision, 1)
+        new = KeyValue(key, create, self.revision, version, lease, value)
+        self.map[key] = new
+        self.events.append(Event(False, new, old))
+        return old
+
+    def delete(self, key: bytes) -> KeyValue | None:
+        old = self.map.pop(key, None)
+        if old:
+            self.events.append(Event(True, KeyValue(key, 0, self.revision, 0, 0, b""), old))
+        return old
+
+    def delete_range(self, start: bytes, end: bytes | None) -> list[KeyValue]:
+        found = list(inside(self.map, start, end))
+        for old in found:
+            self.delete(old.key)
+        return found
+
+    def commit(self) -> None:
+        if self.events:
+            self.model.at[self.revision] = self.map
+            self.model.events[self.revision] = self.events
+
+
+def inside(records: dict[bytes, KeyValue], start: bytes, end: bytes | None) -> list[KeyValue]:
+    return [records[k] for k in sorted(records) if k >= start and (end is None or k < end)]
+
+
+Operation = tuple[Any, ...]
+"""("put", key, value, lease) | ("delete", key) | ("delete_range", start, end)"""
+Entry = tuple[str, Any]
+"""("write", operations) | ("abort", operations) | ("compact", revision)"""
+
+
+def run(target: WriteScope | Transaction, operation: Operation) -> Any:
+    if operation[0] == "put":
+        _, key, value, lease = operation
+        if isinstance(target, Transaction):
+            return target.put(key, value, lease)
+        return target.put(key, value, lease, want_previous=True)
+    if operation[0] == "delete":
+        return target.delete(operation[1])
+    return target.delete_range(*operation[1:])
+
+
+def apply(shard: Shard, index: int, entry: Entry) -> list[Any]:
+    """What a state machine does with an entry of its log."""
+    kind, payload = entry
+    results = []
+    if kind == "compact":
+        shard.compact(payload)
+    else:
+        scope = shard.begin()
+        results = [run(scope, operation) for operation in payload]
+        if kind == "write":
+            scope.commit()
+        else:
+            scope.abort()
+    shard.mark_applied(index)
+    return results
+
+
+def place_and(build: Callable[[Place], st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    return st.sampled_from(PLACES).flatmap(lambda place: st.tuples(st.just(place), build(place)))
+
+
+def bounds_of(place: Place) -> st.SearchStrategy[tuple[bytes, bytes | None]]:
+    points = sorted({place.start, *place.keys, *(key[:2] + b"\x01" for key in place.keys)})
+    starts = [p for p in points if p >= place.start and (place.end is None or p < place.end)]
+    return st.tuples(st.sampled_from(starts), st.sampled_from([place.end, *starts]))
+
+
+def operation_of(place: Place) -> st.SearchStrategy[Operation]:
+    keys = st.sampled_from(place.keys)
+    put = st.tuples(st.just("put"), keys, st.sampled_from(VALUES), st.sampled_from(LEASES))
+    ranged = bounds_of(place).map(lambda bounds: ("delete_range", *bounds))
+    return st.one_of(put, put, put, st.tuples(st.just("delete"), keys), ranged)
+
+
+Change = tuple[str, Any]
+"""The name of a method of the machine and its argument."""
+
+
+def change_of(place: Place) -> st.SearchStrategy[Change]:
+    operations = st.lists(operation_of(place), min_size=1, max_size=4)
+    kinds = st.sampled_from(["write", "write", "write", "abort", "write_and_look"])
+    return st.one_of(
+        st.tuples(kinds, operations),
+        st.tuples(kinds, operations),
+        st.tuples(st.just("overwrite"), st.integers(1, 40)),
+        st.tuples(st.just("compact"), st.integers(-1, 8)),
+    )
+
+
+Changes = list[tuple[Place, Change]]
+CHANGES = st.lists(place_and(change_of), max_size=8)
+SMALL = st.sampled_from([1, 2, 3, 100])
+BACK = st.one_of(st.integers(-1, 6), st.integers(0, 60))
+"""How many revisions before the newest to read at."""
+
+
+class MvccMachine(RuleBasedStateMachine):
+    def __init__(self, open_engine: Callable[[Engine | None], Engine]) -> None:
+        super().__init__()
+        self.open_engine = open_engine
+        self.engine = open_engine(None)
+        self.latest = Latest(self.engine, SystemClock())
+        self.models = {place.shard: Model() for place in PLACES}
+        self.log: dict[int, list[Entry]] = {place.shard: [] for place in PLACES}
+        self.batch: Batch | None = None
+        self.written = False
+        self.shards: dict[int, Shard] = {}
+        for place in PLACES:
+            self.shards[place.shard] = Shard.create(
+                self.latest,
+                shard=place.shard,
+                keyspace=place.keyspace,
+                segment=10 + place.shard,
+                start=place.start,
+                end=place.end,
+            )
+
+    @initialize(changes=CHANGES)
+    def first_turn(self, changes: Changes) -> None:
+        self.turn([], 3, 1, False)
+        self.change(changes)
+
+    # --- writing ---
+
+    @rule(changes=CHANGES)
+    def change(self, changes: Changes) -> None:
+        for place, (kind, argument) in changes:
+            getattr(self, kind)(place, argument)
+
+    def log_and_apply(self, place: Place, entry: Entry) -> list[Any]:
+        self.log[place.shard].append(entry)
+        return apply(self.shards[place.shard], len(self.log[place.shard]), entry)
+
+    def write(self, place: Place, operations: list[Operation]) -> None:
+        transaction = Transaction(self.models[place.shard])
+        expected = [run(transaction, operation) for operation in operations]
+        transaction.commit()
+        assert self.log_and_apply(place, ("write", operations)) == expected
+
+    def abort(self, place: Place, operations: list[Operation]) -> None:
+        self.log_and_apply(place, ("abort", operations))
+
+    def write_and_look(self, place: Place, operations: list[Operation]) -> None:
+        """Operations see the ones before them; the scope is then committed like any other."""
+        shard, model = self.shards[place.shard], self.models[place.shard]
+        transaction = Transaction(model)
+        scope = shard.begin()
+        for operation in operations:
+            assert run(scope, operation) == run(transaction, operation)
+            assert [scope.view.get(key) for key in place.keys] == [
+                transaction.map.get(key) for key in place.keys
+            ]
+            seen = scope.view.read_range(place.start, place.end)
+            assert seen.items == inside(transaction.map, place.start, place.end)
+            before = scope.view.read_range(place.start, place.end, model.revision)
+            assert before.items == inside(model.now, place.start, place.end)
+            assert scope.changed == bool(transaction.events)
+        with pytest.raises(FutureRevisionError):
+            scope.view.get(place.keys[0], scope.revision)
+        transaction.commit()
+        assert scope.commit() == model.revision
+        self.log[place.shard].append(("write", operations))
+        shard.mark_applied(len(self.log[place.shard]))
+
+    def overwrite(self, place: Place, times: int) -> None:
+        """A hot key, so that its chain of versions grows jumps."""
+        for nth in range(times):
+            self.write(place, [("put", place.keys[times % 2], b"%d" % nth, 0)])
+
+    def compact(self, place: Place, back: int) -> None:
+        model, shard = self.models[place.shard], self.shards[place.shard]
+        revision = model.revision - back
+        if revision > model.revision:
+            with pytest.raises(FutureRevisionError):
+                shard.compact(revision)
+        elif revision <= model.compacted:
+            with pytest.raises(CompactedError) as refused:
+                shard.compact(revision)
+            assert refused.value.compact_revision == model.compacted
+        else:
+            self.log_and_apply(place, ("compact", revision))
+            model.compacted = revision
+
+    # --- the turn, its crashes ---
+
+    @rule(changes=CHANGES, steps=st.integers(1, 4), sweep_events=SMALL, renew_at_once=st.booleans())
+    def turn(self, changes: Changes, steps: int, sweep_events: int, renew_at_once: bool) -> None:
+        """The next steps of turns: prepare, write, after_commit; with changes in between."""
+        for step in range(steps):
+            self.change(changes[step::steps])
+            if self.batch is None:
+                self.batch = Batch()
+                for shard in self.shards.values():
+                    shard.prepare(self.batch, sweep_events=sweep_events)
+            elif not self.written:
+                self.engine.write(self.batch, sync=True)
+                self.written = True
+                if renew_at_once:
+                    self.latest.renew()
+            else:
+                self.latest.renew()
+                for shard in self.shards.values():
+                    shard.after_commit()
+                self.batch, self.written = None, False
+            self.look()
+
+    @rule(cleanly=st.booleans())
+    def restart(self, cleanly: bool) -> None:
+        """Memory is gone, what was written stays, the log is replayed from the applied index.
+        After a clean stop there is nothing to replay."""
+        while cleanly and (
+            self.batch is not None
+            or any(shard.dirty or shard.sweep_pending for shard in self.shards.values())
+        ):
+            self.turn([], 1, 100, False)
+        self.batch, self.written = None, False
+        self.latest.renew()
+        self.engine = self.open_engine(self.engine)
+        self.latest = Latest(self.engine, SystemClock())
+        for place in PLACES:
+            shard = Shard.load(self.latest, place.shard)
+            assert shard is not None
+            self.shards[place.shard] = shard
+            log = self.log[place.shard]
+            applied = shard.state.applied_index
+            assert applied == len(log) if cleanly else applied <= len(log)
+            assert not (cleanly and shard.sweep_pending)
+            for index in range(applied + 1, len(log) + 1):
+                apply(shard, index, log[index - 1])
+        self.look()
+
+    # --- reading ---
+
+    def look(self) -> None:
+        """What every shard shows now and what happened last."""
+        for place in PLACES:
+            model, view = self.models[place.shard], self.shards[place.shard].view
+            everything = (place.start, place.end)
+            assert view.read_range(*everything).items == inside(model.now, *everything)
+            recent = max(model.revision - 20, model.compacted)
+            found = read_events(view, recent)
+            assert found == (model.happened(recent), model.revision + 1)
+
+    def pick(self, place: Place, back: int) -> tuple[int, dict[bytes, KeyValue] | None]:
+        """A revision argument and the map that it names; None if reading it must fail."""
+        model, shard = self.models[place.shard], self.shards[place.shard]
+        revision = model.revision - back if back < 60 else 0
+        if revision <= 0:
+            return revision, model.now
+        if revision > model.revision:
+            with pytest.raises(FutureRevisionError):
+                shard.view.get(place.keys[0], revision)
+            with pytest.raises(FutureRevisionError):
+                shard.view.read_range(place.start, place.end, revision)
+            return revision, None
+        if revision < model.compacted:
+            with pytest.raises(CompactedError) as refused:
+                shard.view.get(place.keys[0], revision)
+            assert refused.value.compact_revision == model.compacted
+            with pytest.raises(CompactedError):
+                shard.view.count(place.start, place.end, revision)
+            return revision, None
+        return revision, model.at[revision]
+
+    @rule(
+        case=place_and(bounds_of),
+        back=BACK,
+        limit=st.integers(0, 4),
+        max_bytes=st.sampled_from([1, 20, 1_000, 100_000]),
+        max_examined=st.integers(0, 3),
+        reverse=st.booleans(),
+        keys_only=st.booleans(),
+    )
+    def read(
+        self,
+        case: tuple[Place, tuple[bytes, bytes | None]],
+        back: int,
+        limit: int,
+        max_bytes: int,
+        max_examined: int,
+        reverse: bool,
+        keys_only: bool,
+    ) -> None:
+        place, bounds = case
+        self.get(place, back)
+        self.read_range(case, back, limit, reverse, keys_only)
+        self.range_in_pages(case, back, limit, max_bytes, max_examined, reverse)
+        self.events((place, bounds), back, limit + 1, max_bytes, max_examined + 1)
+        self.events((place, bounds), back, 1_000, 100_000, 1_000)
+        self.lease_keys(place, limit + 1)
+
+    def get(self, place: Place, back: int) -> None:
+        revision, expected = self.pick(place, back)
+        if expected is not None:
+            view = self.shards[place.shard].view
+            for key in place.keys:
+                assert view.get(key, revision) == expected.get(key)
+
+    def read_range(
+        self,
+        case: tuple[Place, tuple[bytes, bytes | None]],
+        back: int,
+        limit: int,
+        reverse: bool,
+        keys_only: bool,
+    ) -> None:
+        place, (start, end) = case
+        revision, records = self.pick(place, back)
+        if records is None:
+            return
+        expected = self.expected_range(records, start, end, reverse, keys_only)
+        view = self.shards[place.shard].view
+        found = view.read_range(
+            start, end, revision, limit=limit, reverse=reverse, keys_only=keys_only
+        )
+        cut = expected[:limit] if limit else expected
+        assert found == (cut, len(expected) > len(cut), len(expected))
+        counted = view.read_range(start, end, revision, count_only=True)
+        assert counted == ([], False, len(expected))
+
+    def range_in_pages(
+        self,
+        case: tuple[Place, tuple[bytes, bytes | None]],
+        back: int,
+        limit: int,
+        max_bytes: int,
+        max_examined: int,
+        reverse: bool,
+    ) -> None:
+        place, (start, end) = case
+        revision, records = self.pick(place, back)
+        if records is None:
+            return
+        expected = self.expected_range(records, start, end, reverse, False)
+        view = self.shards[place.shard].view
+        found: list[KeyValue] = []
+        low, high = start, end
+        while True:
+            page = view.range(
+                low,
+                high,
+                revision,
+                limit=limit,
+                max_bytes=max_bytes,
+                max_examined=max_examined,
+                reverse=reverse,
+            )
+            assert not limit or len(page.items) <= limit
+            size = sum(len(item.key) + len(item.value) for item in page.items)
+            assert size <= max_bytes or len(page.items) == 1
+            found += page.items
+            assert page.more == (page.resume is not None)
+            if page.resume is None:
+                break
+            if reverse:
+                high = page.resume
+            else:
+                low = page.resume
+        assert found == expected
+        total, resume = 0, start
+        while resume is not None:
+            counted, resume = view.count(resume, end, revision, max_examined=max_examined)
+            total += counted
+        assert total == len(expected)
+
+    @staticmethod
+    def expected_range(
+        records: dict[bytes, KeyValue],
+        start: bytes,
+        end: bytes | None,
+        reverse: bool,
+        keys_only: bool,
+    ) -> list[KeyValue]:
+        found = inside(records, start, end)
+        if reverse:
+            found.reverse()
+        return [item._replace(value=b"") for item in found] if keys_only else found
+
+    def events(
+        self,
+        case: tuple[Place, tuple[bytes, bytes | None]],
+        back: int,
+        max_events: int,
+        max_bytes: int,
+        max_examined: int,
+    ) -> None:
+        place, (start, end) = case
+        model, view = self.models[place.shard], self.shards[place.shard].view
+        revision = first = model.revision - back
+        if revision < model.compacted:
+            with pytest.raises(CompactedError):
+                read_events(view, revision)
+            return
+        found: list[Event] = []
+        while True:
+            page = read_events(
+                view,
+                revision,
+                start,
+                end,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                max_examined=max_examined,
+            )
+            revisions = {event.kv.mod_revision for event in page.events}
+            assert all(revision <= found_at < page.next_revision for found_at in revisions)
+            assert len(page.events) <= max_events or len(revisions) == 1
+            found += page.events
+            if page.next_revision > model.revision:
+                break
+            assert page.next_revision > revision
+            revision = page.next_revision
+        assert found == [
+            event
+            for event in model.happened(first)
+            if event.kv.key >= start and (end is None or event.kv.key < end)
+        ]
+
+    def lease_keys(self, place: Place, limit: int) -> None:
+        view, now = self.shards[place.shard].view, self.models[place.shard].now
+        for lease in LEASES[2:]:
+            found: list[bytes] = []
+            while True:
+                page = view.lease_keys(lease, found[-1] if found else None, limit=limit)
+                found += page
+                if len(page) < limit:
+                    break
+            assert found == [key for key in sorted(now) if now[key].lease == lease]
+
+    @invariant()
+    def counters(self) -> None:
+        for place in PLACES:
+            state, model = self.shards[place.shard].state, self.models[place.shard]
+            assert (state.revision, state.compact_revision) == (model.revision, model.compacted)
+            assert state.applied_index == len(self.log[place.shard])
+
+    def check_nothing_is_left_over(self) -> None:
+        """After the last sweep the rows are those that the compact revisions call for."""
+        self.restart(True)
+        for place in PLACES:
+            model = self.models[place.shard]
+            segment = 10 + place.shard
+            rows = self.latest().scan(
+                key_u64(Table.EVENT, segment), key_u64(Table.EVENT, segment + 1)
+            )
+            stored = [
+                (int.from_bytes(key[9:17], "big"), int.from_bytes(key[17:21], "big"))
+                for key, _ in rows.items
+            ]
+            assert stored == [
+                (revision, sub)
+                for revision in sorted(model.events)
+                for sub in range(len(model.events[revision]))
+                if revision >= model.compacted
+            ]
+            prefix = key_u32(Table.CURRENT, place.keyspace)
+            for key in place.keys:
+                record = self.latest().get(prefix + key)
+                if record is not None:
+                    body = unseal(prefix + key, record)
+                    assert not is_tombstone(body) or mod_of(body) > model.compacted
+
+    def teardown(self) -> None:
+        """A replica that made other turns agrees, byte for byte where it matters."""
+        replica = MemoryEngine()
+        latest = Latest(replica, SystemClock())
+        for place in PLACES:
+            shard = Shard.create(
+                latest,
+                shard=place.shard,
+                keyspace=place.keyspace,
+                segment=10 + place.shard,
+                start=place.start,
+                end=place.end,
+            )
+            for index, entry in enumerate(self.log[place.shard], start=1):
+                apply(shard, index, entry)
+                if index % 3 == 0:
+                    batch = Batch()
+                    shard.prepare(batch, sweep_events=index % 5)
+                    replica.write(batch, sync=True)
+                    latest.renew()
+                    shard.after_commit()
+            original = self.shards[place.shard]
+            assert digest(shard) == digest(original)
+            for key in place.keys:
+                assert shard.view.newest(key) == original.view.newest(key)
+        self.check_nothing_is_left_over()
+        self.latest.renew()
+        self.engine.close()
+
+
+def digest(shard: Shard) -> Any:
+    walk = ShardHash(shard.view)
+    while True:
+        found = walk.step(shard.view, max_keys=2)
+        if found is not None:
+            return found
+
+
+SETTINGS = settings(stateful_step_count=25, suppress_health_check=list(HealthCheck))
+
+
+def test_mvcc_on_memory() -> None:
+    def open_engine(before: Engine | None) -> Engine:
+        return before or MemoryEngine()
+
+    run_state_machine_as_test(lambda: MvccMachine(open_engine), settings=SETTINGS)
+
+
+def test_mvcc_on_lmdb() -> None:
+    root = Path(tempfile.mkdtemp(prefix="januskv-mvcc-"))
+    count = 0
+
+    def open_engine(before: Engine | None) -> Engine:
+        nonlocal count
+        if before is None:
+            count += 1
+            shutil.rmtree(root / str(count - 1), ignore_errors=True)
+        else:
+            before.close()
+        return LmdbEngine(root / str(count), clock=SystemClock())
+
+    try:
+        run_state_machine_as_test(lambda: MvccMachine(open_engine), settings=SETTINGS)
+    finally:
+        shutil.rmtree(root)
