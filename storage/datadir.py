@@ -104,7 +104,7 @@ class DataDirectory:
         found = _inspect(path, create, cluster_id, node_id)
         try:
             if not path.exists():
-                path.mkdir(exist_ok=True)
+                path.mkdir(mode=0o700, exist_ok=True)
                 files.sync_directory(path.parent)
             lock = take_lock(path)
         except OSError as error:

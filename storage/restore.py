@@ -56,7 +56,7 @@ def restore(
     _check_space(target, manifest)
     try:
         if not target.exists():
-            target.mkdir(exist_ok=True)
+            target.mkdir(mode=0o700, exist_ok=True)
             files.sync_directory(target.parent)
         lock = take_lock(target)
         try:
@@ -107,7 +107,7 @@ def _put_back(
 ) -> None:
     _clean(target)
     staging = target / RESTORING_NAME
-    staging.mkdir()
+    staging.mkdir(mode=0o700)
     files.sync_directory(target)
     try:
         for regime, engine_name in manifest.engines.items():

@@ -27,7 +27,8 @@ Write stalls. RocksDB's own slowdown (which sleeps inside the call) is off; it o
     write()            while stopped: waits with the interpreter free, at most `stall_wait_s`, then
                        raises WriteStalledError (nothing written, the engine stays usable)
 
-A caller on an event loop hands writes to a thread while pressure is not `none`.
+A caller on an event loop hands writes to a thread while pressure is not `none` (AdaptiveWriter in
+storage/committer.py), and admits less work above the engine.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ from storage.errors import (
     WriteFailedError,
     WriteStalledError,
 )
-from storage.rocks_errors import errno_of, first_line, is_stall, open_error
+from storage.rocks_errors import errno_of, first_line, is_manifest_damage, is_stall, open_error
 from storage.rocks_figures import read_figures
-from storage.rocks_files import prepare_directory
+from storage.rocks_files import mend_manifest, prepare_directory
 from storage.rocks_options import (
     MIB,
     WRITE_BUFFERS,
@@ -410,7 +411,12 @@ def block_cache(size_bytes: int) -> BlockCache:
 def _open_database(path: Path, options: RocksOptions, cache: Cache | None) -> Rdict:
     raw = _raw_options(options, cache or Cache(options.block_cache_bytes))
     try:
-        database = Rdict(str(path), raw, column_families={"default": raw})
+        try:
+            database = Rdict(str(path), raw, column_families={"default": raw})
+        except Exception as error:
+            if not (is_manifest_damage(error) and mend_manifest(path)):
+                raise
+            database = Rdict(str(path), raw, column_families={"default": raw})
         if options.compaction is Compaction.FIFO:
             database.set_options({"ttl": str(options.fifo_max_age_s)})
     except Exception as error:

@@ -36,6 +36,11 @@ def is_stall(error: Exception) -> bool:
     return str(error).startswith(_STALL)
 
 
+def is_manifest_damage(error: Exception) -> bool:
+    message = str(error)
+    return message.startswith("Corruption: checksum mismatch") and "MANIFEST-" in message
+
+
 def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 

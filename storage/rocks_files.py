@@ -7,11 +7,13 @@ was killed left behind, becomes a new database; nothing is changed in one that i
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from storage import files
 from storage.errors import DamagedFilesError, DataDirectoryError, ForeignDirectoryError
+from storage.rocks_manifest import whole_bytes
 
 CURRENT_NAME: Final = "CURRENT"
 
@@ -26,12 +28,11 @@ def prepare_directory(path: Path, create: bool) -> None:
             "existing engine"
         )
     try:
-        names = {entry.name: entry.stat().st_size for entry in path.iterdir()}
+        if (path / CURRENT_NAME).exists():
+            return  # and another process may be at work there: the lock tells
+        held = sorted(entry.name for entry in path.iterdir() if not _of_creation(entry))
     except OSError as error:
         raise files.directory_error(action, path, error.errno, str(error)) from error
-    if CURRENT_NAME in names:
-        return
-    held = [name for name, size in sorted(names.items()) if not _of_creation(name, size)]
     if not held:
         return
     if any(name.endswith(".sst") or name.startswith("MANIFEST-") for name in held):
@@ -45,10 +46,23 @@ def prepare_directory(path: Path, create: bool) -> None:
     )
 
 
-def _of_creation(name: str, size: int) -> bool:
+def mend_manifest(path: Path) -> bool:
+    """Cut off what a power cut tore (storage/rocks_manifest.py). False: it is damaged otherwise,
+    and nothing was changed."""
+    manifest = path / (path / CURRENT_NAME).read_text().strip()
+    whole = whole_bytes(manifest.read_bytes())
+    if whole is None:
+        return False
+    os.truncate(manifest, whole)
+    files.sync_file(manifest)
+    return True
+
+
+def _of_creation(path: Path) -> bool:
     """What RocksDB leaves if it is killed before the first CURRENT exists."""
+    name = path.name
     if name.endswith(".log"):
-        return size == 0
+        return path.stat().st_size == 0
     return name in ("LOCK", "LOG", "IDENTITY", "MANIFEST-000001", "rocksdict-config.json") or (
         name.startswith("LOG.old.") or name.endswith(".dbtmp")
     )
