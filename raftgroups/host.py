@@ -95,6 +95,8 @@ class GroupHost:
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
         self._prepared: list[Group] = []
+        self._unwritten = Need.NOTHING
+        """What groups that take no part in a turn have left to be written with a later one."""
         self._readers: dict[int, None] = {}
         self._readers_scheduled = False
         self._answers: list[Callable[[], None]] = []
@@ -376,18 +378,20 @@ class GroupHost:
             self._groups[message.group].replica.receive(peer, incarnation, message)
         now = self.clock.monotonic()
         dirty, self._dirty = self._dirty, {}
-        need = Need.NOTHING
+        need = self._unwritten
         for group_id in dirty:
             group = self._groups[group_id]
             group.step(now)
             self._watch(group)
             need = max(need, group.replica.need())
         self.counters.messages_out += self._outbox.flush_early()
+        self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
             self.counters.messages_out += self._outbox.flush_late()
         return need
 
     def prepare(self, batch: Batch) -> None:
+        self._unwritten = Need.NOTHING
         try:
             self._prepared = [
                 group for group in self._groups.values() if group.replica.need() is not Need.NOTHING
