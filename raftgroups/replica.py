@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
-from raftgroups.journal import BrokenLogError, GroupJournal
+from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
@@ -48,6 +49,7 @@ from raftgroups.records import KIND_OPERATIONS, read_operations
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
 from raftgroups.services import Owner, Services
+from raftgroups.snapshot import meta_row
 from raftgroups.snapshot_receive import SnapshotReceiver
 from raftgroups.snapshot_send import SnapshotSender
 from raftgroups.transport import NodeId
@@ -284,6 +286,12 @@ class Replica:
         self.journal.prepare(batch)
         self.receiver.prepare(batch)
 
+    def erase(self, batch: Batch) -> None:
+        self.journal.erase(batch)
+        batch.delete_range(meta_row(self.group_id), meta_row(self.group_id + 1))
+        for start, end in self.machine.owned_ranges():
+            batch.delete_range(start, end)
+
     def after_commit(self) -> None:
         if not self.installing:
             self.machine.after_commit()
@@ -297,7 +305,7 @@ class Replica:
         if long > config.compact_after_entries + config.keep_entries or (
             journal.grown_bytes > config.compact_after_bytes
         ):
-            self.compact(journal.tail(config.keep_entries, config.keep_bytes))
+            self.compact(journal.window.tail(config.keep_entries, config.keep_bytes))
 
     def compact(self, keep: int) -> None:
         """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""

@@ -92,7 +92,7 @@ class Replication:
             return
         sent = False
         while following <= journal.last_index and progress.may_send(config.inflight_max_bytes):
-            entries = journal.read(following, config.append_max_bytes)
+            entries = journal.window.read(following, config.append_max_bytes)
             wire = [(term, command) for command, _, term in entries]
             prev_term = journal.term_at(following - 1)
             self._append(peer, following - 1, prev_term, wire, quiet=False, early=early)
