@@ -28,10 +28,11 @@ from typing import Final
 
 from raftgroups.config import HostConfig
 from raftgroups.group import Group
+from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
-from raftgroups.messages import Append, MalformedError, Message, decode_frame
+from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
 from raftgroups.records import INCARNATION_KEY
 from raftgroups.services import Counters
 from raftgroups.status import HostStatus, Role
@@ -94,6 +95,8 @@ class GroupHost:
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
         self._prepared: list[Group] = []
+        self._unwritten = Need.NOTHING
+        """What groups that take no part in a turn have left to be written with a later one."""
         self._readers: dict[int, None] = {}
         self._readers_scheduled = False
         self._answers: list[Callable[[], None]] = []
@@ -102,6 +105,7 @@ class GroupHost:
         self._turns = self._commits = 0
         self._stopped = False
         self._logged: set[str] = set()
+        self._hibernation = Hibernation(self, scheduler.call_later)
         committer.add(self)
         link.subscribe(RAFT, self._on_frame)
         link.subscribe(SNAPSHOT, self._on_frame)
@@ -194,6 +198,7 @@ class GroupHost:
         self._link.subscribe(SNAPSHOT, _ignore)
         if self._timer is not None:
             self._timer.cancel()
+        self._hibernation.stop()
         for group in self._groups.values():
             group.stop()
 
@@ -231,10 +236,19 @@ class GroupHost:
         ]
 
     def wake(self, group_id: int) -> None:
+        self._hibernation.wake(group_id)
         self._dirty[group_id] = None
         self._committer.kick()
 
+    def hibernate(self, group_id: int, leader: NodeId) -> None:
+        self._hibernation.sleep(self._groups[group_id], leader)
+
+    def asleep(self, group_id: int) -> bool:
+        return self._hibernation.asleep(group_id)
+
     def reads_arrived(self, group_id: int) -> None:
+        if self._hibernation.asleep(group_id):
+            self.wake(group_id)
         self._readers[group_id] = None
         if not self._readers_scheduled:
             self._readers_scheduled = True
@@ -272,7 +286,7 @@ class GroupHost:
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
         try:
-            incarnation, _, messages, malformed = decode_frame(frame)
+            incarnation, boot, messages, malformed = decode_frame(frame)
         except MalformedError as error:
             self.drop(peer, 0, "malformed-frame")
             _logger.debug("malformed frame of %s: %s", peer, error)
@@ -280,11 +294,17 @@ class GroupHost:
         for _ in range(malformed):
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
+        self._hibernation.frame_heard(peer, boot)
         for message in messages:
+            if isinstance(message, Beat):
+                continue
             group = self._groups.get(message.group)
             if group is None:
                 self.drop(peer, message.group, "no-such-group")
-            elif not group.replica.receive_read(peer, incarnation, message):
+            elif not (
+                group.replica.receive_read(peer, incarnation, message)
+                or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
+            ):
                 self._inbox.append((peer, incarnation, message))
         if self._inbox:
             self._committer.kick()
@@ -302,8 +322,8 @@ class GroupHost:
                 replica.replication.peer_connected(peer)
                 self.wake(group_id)
             elif not connected and replica.raft.leader == peer:
-                replica.voting.leader_lost()
                 self.wake(group_id)
+                replica.voting.leader_lost()
 
     # --- the timer -----------------------------------------------------------------------
 
@@ -353,22 +373,25 @@ class GroupHost:
         self._turns += 1
         inbox, self._inbox = self._inbox, []
         for peer, incarnation, message in inbox:
+            self._hibernation.wake(message.group)
             self._dirty[message.group] = None
             self._groups[message.group].replica.receive(peer, incarnation, message)
         now = self.clock.monotonic()
         dirty, self._dirty = self._dirty, {}
-        need = Need.NOTHING
+        need = self._unwritten
         for group_id in dirty:
             group = self._groups[group_id]
             group.step(now)
             self._watch(group)
             need = max(need, group.replica.need())
         self.counters.messages_out += self._outbox.flush_early()
+        self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
             self.counters.messages_out += self._outbox.flush_late()
         return need
 
     def prepare(self, batch: Batch) -> None:
+        self._unwritten = Need.NOTHING
         try:
             self._prepared = [
                 group for group in self._groups.values() if group.replica.need() is not Need.NOTHING
@@ -410,7 +433,7 @@ class GroupHost:
         return HostStatus(
             groups=len(roles),
             leading=sum(role is Role.LEADER for role in roles),
-            hibernating=0,
+            hibernating=len(self._hibernation),
             turns=self._turns,
             commits=self._commits,
             stalls=self.counters.stalls,

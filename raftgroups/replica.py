@@ -35,6 +35,7 @@ from raftgroups.messages import (
     Probe,
     ReadIndex,
     ReadRequest,
+    Sleep,
     Stale,
     TimeoutNow,
     Vote,
@@ -103,6 +104,7 @@ class Replica:
             Stale: self.voting.on_stale,
             TimeoutNow: self.voting.on_timeout_now,
             NotMember: self._on_not_member,
+            Sleep: self._on_sleep,
             Offer: self.receiver.on_offer,
             OfferReply: self.sender.on_reply,
             Chunk: self.receiver.on_chunk,
@@ -220,6 +222,43 @@ class Replica:
             self.journal.set_removed_at(message.config_index)
             if self.raft.leads:
                 self.raft.step_down()
+
+    # --- sleeping (raftgroups/hibernation.py) ----------------------------------------------
+
+    def say_good_night(self) -> bool:
+        """On a leader: if everyone who can be reached has everything, tell them."""
+        if not self.raft.leads or not self._all_applied() or self.sender.streams:
+            return False
+        present = self.replication.complete_peers()
+        config, me = self.journal.config, self.services.node_id
+        voters = sum(1 for peer in present or () if peer in config.voters)
+        if present is None or voters + (me in config.voters) < config.majority():
+            return False
+        for peer in present:
+            self.services.send(peer, Sleep(self.group_id, self.raft.term, self.journal.last_index))
+        return True
+
+    def _on_sleep(self, peer: NodeId, _: int, message: Sleep) -> None:
+        raft = self.raft
+        same = message.term == raft.term and raft.leader == peer
+        if same and message.last_index == self.journal.last_index and self._all_applied():
+            self.services.hibernate(self.group_id, peer)
+        else:
+            self.drop(peer, "not-tired")
+
+    def _all_applied(self) -> bool:
+        last = self.journal.last_index
+        written = last == self.journal.durable_index == self.raft.applied_index
+        return written and not self.installing
+
+    def awake(self, heard_at: float, *, leader_lost: bool) -> None:
+        if self.raft.leads:
+            self.replication.awake()
+            return
+        self.voting.leader_heard_at = max(self.voting.leader_heard_at, heard_at)
+        self.raft.election_deadline = self.now() + self.raft.timeout_s()
+        if leader_lost:
+            self.voting.leader_lost()
 
     # --- the tick ------------------------------------------------------------------------
 

@@ -82,9 +82,14 @@ class Table(IntEnum):
     LEASE = 0x25
     """keyspace u32, lease u64 -> time to live."""
     DEDUPE = 0x26
-    """shard u64, client bytes -> remembered answers."""
+    """shard u64, grouped client id, then sequence u64 -> a remembered answer; or nothing -> the
+    client's floor."""
     MACHINE = 0x27
-    """group u64, raw name -> other state of a group's machine (the meta group's tables)."""
+    """group u64, raw name -> other state of a group's machine (clock; the meta group's tables)."""
+    KEY_TTL = 0x28
+    """keyspace u32, raw key -> the key's own deadline."""
+    KEY_TTL_DUE = 0x29
+    """keyspace u32, deadline u64, raw key -> nothing."""
 
     # The leaderless regime's data (versions.py, hints.py).
     OBJECT = 0x30

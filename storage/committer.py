@@ -252,7 +252,11 @@ class Committer:
 
     def _turn(self) -> None:
         self._turn_scheduled = None
-        if self._stopped or self.in_flight_since is not None:
+        if self._stopped:
+            return
+        if self.in_flight_since is not None:
+            # Kicked by a participant in the very turn whose write is now under way.
+            self._kicked_in_flight = True
             return
         self.turns += 1
         try:

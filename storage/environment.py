@@ -24,6 +24,7 @@ from storage.clock import Clock
 from storage.datadir import DataDirectory, RegimeName, read_directory_stamp
 from storage.engine import Engine, WritePressure
 from storage.errors import DataDirectoryError, ForeignDirectoryError, InvalidOptionError
+from storage.lmdb_file import OWN_NAMES
 from storage.rocks_options import RocksOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ ENGINE_DIRECTORY_NAME: Final = "engine"
 MEMORY: Final = "memory"
 LMDB: Final = "lmdb"
 ROCKSDB: Final = "rocksdb"
-_LMDB_NAMES: Final = {"data.mdb", "lock.mdb"}
 ENGINE_NAMES: Final = (MEMORY, LMDB, ROCKSDB)
 
 
@@ -68,7 +68,7 @@ def open_engine(
                 f"the {regime} data in {home} is gone, and this node promised to keep it; restore "
                 f"a backup, or remove {directory.path} and let the node join as a new one"
             )
-    elif engine_name == LMDB and (strangers := _names_in(home) - _LMDB_NAMES):
+    elif engine_name == LMDB and (strangers := _names_in(home) - OWN_NAMES):
         raise ForeignDirectoryError(
             f"cannot open the engine in {home}: it holds {min(strangers)}, which is not LMDB's; "
             "name another data directory"

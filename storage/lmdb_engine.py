@@ -60,7 +60,7 @@ from storage.errors import (
     TooManySnapshotsError,
     WriteFailedError,
 )
-from storage.lmdb_file import DATA_NAME, OPEN, check_header, check_length, damaged
+from storage.lmdb_file import DATA_NAME, NEW_DATA_NAME, OPEN, check_header, check_length, damaged
 from storage.lmdb_pages import PageFigures
 
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
@@ -469,7 +469,7 @@ def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lm
 def _create_data_file(path: Path) -> None:
     """LMDB leaves the first two pages unsynced, and a power cut that tears them leaves a file that
     never opens again. So they are made aside and named only when they are on the disk."""
-    new, new_lock = path / f"{DATA_NAME}.new", path / f"{DATA_NAME}.new-lock"
+    new, new_lock = path / NEW_DATA_NAME, path / f"{NEW_DATA_NAME}-lock"
     for leftover in (new, new_lock):
         leftover.unlink(missing_ok=True)
     lmdb.open(str(new), subdir=False, mode=0o700).close()

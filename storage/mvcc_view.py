@@ -78,7 +78,7 @@ class RangeResult(NamedTuple):
 
 
 class View:
-    __slots__ = ("_prefix", "layers", "segments", "source", "state")
+    __slots__ = ("_end", "_prefix", "_start", "layers", "segments", "source", "state")
 
     def __init__(
         self,
@@ -93,6 +93,8 @@ class View:
         self.state = state
         self.segments = segments
         self._prefix = key_u32(Table.CURRENT, state.keyspace)
+        self._start = segments.own.start
+        self._end = segments.own.end
 
     # --- one key ---
 
@@ -338,12 +340,12 @@ class View:
     # --- what belongs here ---
 
     def check_owned(self, key: bytes) -> None:
-        if not self.segments.own.holds_key(key):
+        if key < self._start or (self._end is not None and key >= self._end):
             raise self._wrong_shard(f"key {key!r} is")
 
     def _check_owns(self, start: bytes, end: bytes | None) -> None:
-        own = self.segments.own
-        if start < own.start or (own.end is not None and (end is None or end > own.end)):
+        high = self._end
+        if start < self._start or (high is not None and (end is None or end > high)):
             raise self._wrong_shard(f"the range from {start!r} to {end!r} is")
 
     def _wrong_shard(self, what: str) -> WrongShardError:

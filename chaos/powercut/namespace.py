@@ -13,7 +13,9 @@ A change takes what it depends on with it; but under DIRECTORY_SYNC not the maki
 it works in: until that is durable too, all that the directory holds is out of reach.
 
 An image keeps pending changes in one of two ways, drawn by dice: a prefix in time (what a journal
-does), or any subset that respects the dependencies.
+does), or, under FILE_SYNC, any subset that respects the dependencies. DIRECTORY_SYNC stands for a
+file system that promises less of a sync but has a journal: names reach it in order. (RocksDB needs
+one of the two. It syncs a new MANIFEST but not its name before it renames CURRENT to point there.)
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ class Namespace:
     def draw(self, dice: Dice, mood: Mood) -> Names:
         """The names that a power cut at this moment may leave."""
         names = dict(self.durable)
-        if mood.as_of is not None or dice.random() < 0.5:
+        ordered = self._rule is Entries.DIRECTORY_SYNC or mood.as_of is not None
+        if ordered or dice.random() < 0.5:
             taken = mood.taken([change.order for change in self.pending], dice)
             for change in self.pending[:taken]:
                 _apply(names, change)

@@ -10,32 +10,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from chaos.powercut import engines
-from storage.engine import DEFAULT_SNAPSHOT_MAX_AGE_S, Batch, Engine, EngineStatistics, Snapshot
-
-
-class Wrapped:
-    """Another engine, all of whose calls go through."""
-
-    def __init__(self, inner: Engine) -> None:
-        self.inner = inner
-
-    def write(self, batch: Batch, *, sync: bool) -> None:
-        self.inner.write(batch, sync=sync)
-
-    def snapshot(self, *, max_age_s: float = DEFAULT_SNAPSHOT_MAX_AGE_S) -> Snapshot:
-        return self.inner.snapshot(max_age_s=max_age_s)
-
-    def expire_snapshots(self) -> int:
-        return self.inner.expire_snapshots()
-
-    def checkpoint(self, directory: Path) -> None:
-        self.inner.checkpoint(directory)
-
-    def statistics(self) -> EngineStatistics:
-        return self.inner.statistics()
-
-    def close(self) -> None:
-        self.inner.close()
+from chaos.powercut.engines import Wrapped
+from storage.engine import Batch, Engine
 
 
 class Unsynced(Wrapped):

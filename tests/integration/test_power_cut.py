@@ -22,7 +22,7 @@ from chaos.powercut.campaign import (
     write_image,
 )
 from chaos.powercut.disk import Disk
-from chaos.powercut.engines import LMDB, ROCKSDB
+from chaos.powercut.engines import LEADERLESS_NODE, LMDB, ROCKSDB, STRONG_NODE
 from chaos.powercut.namespace import Entries
 from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync
 from chaos.powercut.workload import Workload
@@ -33,6 +33,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures
 IMAGES: Final = {"lmdb": 500, "rocksdb": 150}
 """A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
 CANARIES: Final = Path(__file__).with_name("broken_engines.py")
+every_subject = pytest.mark.parametrize(
+    "subject", [LMDB, ROCKSDB, STRONG_NODE, LEADERLESS_NODE], ids=lambda s: s.name
+)
 both_engines = pytest.mark.parametrize("subject", [LMDB, ROCKSDB], ids=lambda s: s.name)
 
 
@@ -72,18 +75,22 @@ def test_what_was_acknowledged_survives(
         assert report.images == IMAGES[subject.name]
 
 
-@both_engines
+@every_subject
 def test_a_power_cut_while_the_engine_is_created(
     subject: Subject, rounds: int, tmp_path: Path
 ) -> None:
     """A node that lost power in its first second starts again without help."""
-    workload, recording = record_seed(subject, 0, tmp_path)
-    opened = next(position for position, text in recording.acknowledgements())
+    root = tmp_path / "recorded"
+    root.mkdir()
+    workload = Workload(0, batches=3)
+    recording = record(subject, workload, root)
     dice = random.Random(0)
-    cuts = sorted(dice.randint(0, opened + 8) for _ in range(100 * rounds))
-    report = examine(subject, workload, recording, cuts, tmp_path / "images")
-    print(report)
-    assert not report.findings, str(report)
+    cuts = sorted(dice.randint(0, recording.end) for _ in range(150 * rounds))
+    for rule in Entries:
+        scratch = tmp_path / f"images-{rule}"
+        report = examine(subject, workload, recording, cuts, scratch, entries=rule)
+        print(report)
+        assert not report.findings, str(report)
 
 
 @both_engines

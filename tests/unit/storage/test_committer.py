@@ -263,6 +263,17 @@ def test_no_turn_begins_while_a_write_is_in_flight_and_kicks_are_remembered(worl
     assert world.turns() == 2, "a remembered kick is spent once"
 
 
+def test_a_kick_out_of_begin_turn_is_remembered_past_the_write(world: World) -> None:
+    world.a.put(b"1")
+    world.a.on_begin = world.committer.kick
+    world.kick()
+    world.a.on_begin = None
+    assert world.turns() == 1
+    world.writer.finish()
+    world.loop.run()
+    assert world.turns() == 2
+
+
 def test_a_kick_between_begin_and_write_is_remembered(world: World) -> None:
     world.a.put(b"1")
     world.committer.kick()

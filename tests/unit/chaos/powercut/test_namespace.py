@@ -84,6 +84,11 @@ def test_names_that_have_nothing_to_do_with_each_other_may_swap() -> None:
     assert drawn(names) == {frozenset(), frozenset("a"), frozenset("b"), frozenset("ab")}
 
 
+def test_under_the_strict_rule_names_reach_the_disk_in_order() -> None:
+    names = after(Create(FILE, at("a")), Create(OTHER, at("b")), rule=Entries.DIRECTORY_SYNC)
+    assert drawn(names) == {frozenset(), frozenset("a"), frozenset("ab")}
+
+
 def test_changes_of_one_name_keep_their_order() -> None:
     names = after(
         Create(FILE, at("a")),

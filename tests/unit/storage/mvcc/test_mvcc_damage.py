@@ -107,6 +107,16 @@ def test_the_shards_own_records(filled: Bench, table: Table, number: int) -> Non
     damage_each_byte(filled, key_u64(table, number), lambda: Shard.load(filled.source, 1))
 
 
+def test_a_missing_segment_record(filled: Bench) -> None:
+    key = key_u64(Table.SEGMENT, 11)
+    batch = Batch()
+    batch.delete(key)
+    filled.engine.write(batch, sync=True)
+    with pytest.raises(CorruptRecordError, match="shard 1 has no segment record") as refused:
+        Shard.load(filled.source, 1)
+    assert refused.value.key == key
+
+
 def test_a_record_under_another_key(filled: Bench) -> None:
     """Two whole records that changed places."""
     filled.put(b"pot", b"another")

@@ -15,11 +15,11 @@ class Log:
         self.loaded = 0
 
     def put(self, mod: int, sub: int = 0) -> None:
-        self.change(put_record(self.newest, b"%d.%d" % (mod, sub), 0, mod, sub))
+        self.change(put_record(self.newest, b"%d.%d" % (mod, sub), 0, mod, sub, -1))
 
     def delete(self, mod: int, sub: int = 0) -> None:
         assert self.newest is not None
-        self.change(tombstone_record(self.newest, mod, sub))
+        self.change(tombstone_record(self.newest, mod, sub, -1))
 
     def change(self, new: bytes) -> None:
         head = head_of(new)

@@ -14,7 +14,7 @@ KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
 def change(layer: Layer, key: bytes, value: bytes = b"v", lease: int = 0) -> None:
     previous = layer.current.get(key)
     sub = len(layer.events) - layer.starts[-1]
-    new = put_record(previous, value, lease, layer.last_revision, sub)
+    new = put_record(previous, value, lease, layer.last_revision, sub, -1)
     layer.change(key, new, previous)
     layer.attach(lease, key, True)
 

@@ -196,7 +196,7 @@ def test_a_gap_in_the_history_is_an_error(bench: Bench, event: bytes | None) -> 
     if event is None:
         batch.delete(stored)
     else:
-        body = pack_event(event, put_record(None, b"", 0, 3, 0), None)
+        body = pack_event(event, put_record(None, b"", 0, 3, 0, -1), None)
         batch.put(stored, seal(stored, body))
     bench.engine.write(batch, sync=True)
     with pytest.raises(CorruptRecordError, match="missing" if event is None else "another key"):
