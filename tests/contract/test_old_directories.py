@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from kv.leaderless.dvv import merge
+from raftgroups.commands import Increment, LeaseRevoke, Token, encode
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.clock import SystemClock
@@ -201,6 +202,15 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
         assert host.group(1).machine.rows() == [b"one %d" % number for number in range(15)]
         assert host.group(1).status().learners == ("n4",)
         assert host.group(3).status().role == "removed"
+        shard = reader.SHARD_GROUP
+        assert host.group(shard).machine.shard.view.get(b"count").value == b"42"
+        again = encode(Increment(b"count", 41), Token(reader.CLIENT, reader.SEQUENCES[1]))
+        answered = (await propose(host, shard, again)).result
+        assert answered.value == 41, "an old token is answered, not executed"
+        assert host.group(shard).machine.shard.view.get(b"count").value == b"42"
+        revoked = (await propose(host, shard, encode(LeaseRevoke(901)))).result
+        assert revoked.revision == told["groups"][str(shard)]["revision"] + 1
+        assert host.group(shard).machine.shard.view.get(b"b") is None, "it went with its lease"
         outcome = await propose(host, 2, b"of a later version")
         assert outcome.index > told["groups"]["2"]["last_index"]
         alone = host.group(1).status()

@@ -26,8 +26,11 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from read_directories import (  # noqa: E402 - the path had to be set first
+    CLIENT,
     KEYSPACES,
+    SEQUENCES,
     SHARD,
+    SHARD_GROUP,
     dump_groups,
     dump_objects,
     dump_shard,
@@ -36,9 +39,24 @@ from read_directories import (  # noqa: E402 - the path had to be set first
 
 from kv.leaderless.dvv import merge  # noqa: E402
 from raftgroups.bench_cluster import MemoryLink  # noqa: E402
+from raftgroups.commands import (  # noqa: E402
+    Command,
+    Compact,
+    Delete,
+    Expire,
+    Increment,
+    LeaseGrant,
+    LeaseKeepAlive,
+    Put,
+    Tick,
+    Token,
+    Txn,
+    encode,
+)
 from raftgroups.group import Group  # noqa: E402
 from raftgroups.host import GroupHost  # noqa: E402
 from raftgroups.outcomes import Applied, Done, Refused  # noqa: E402
+from raftgroups.results import Failure  # noqa: E402
 from raftgroups.status import Role  # noqa: E402
 from raftgroups.transport import NodeId  # noqa: E402
 from storage.clock import SystemClock  # noqa: E402
@@ -124,6 +142,23 @@ def second_life_of_shard(engine: Engine) -> dict[str, Any]:
     return told
 
 
+SHARD_COMMANDS: tuple[tuple[Command, Token | None], ...] = (
+    (LeaseGrant(901, 60), None),
+    (LeaseGrant(902, 600), None),
+    (Put(b"a", b"1", lease=901), None),
+    (Put(b"b", b"2", lease=901), Token(CLIENT, SEQUENCES[0])),
+    (Put(b"ttl", b"short", ttl_ms=90_000), None),
+    (Put(b"gone", b"soon", ttl_ms=1), None),
+    (LeaseKeepAlive((901,)), None),
+    (Increment(b"count", 41), Token(CLIENT, SEQUENCES[1])),
+    (Increment(b"count"), None),
+    (Txn((), (Put(b"t/1", b"x"), Put(b"t/2", b"y"), Delete(b"a")), ()), None),
+    (Expire((), (b"gone",)), None),
+    (Compact(5), None),
+    (Tick(), None),
+)
+
+
 # --- the strong regime: Raft groups ----------------------------------------------------------
 
 
@@ -156,6 +191,7 @@ class Cluster:
             call(leader, answered.set_result)
             outcome = await answered
             if isinstance(outcome, Applied | Done):
+                assert not isinstance(getattr(outcome, "result", None), Failure), outcome
                 return
             assert isinstance(outcome, Refused), outcome
             await asyncio.sleep(0.05)
@@ -184,11 +220,13 @@ class Cluster:
 
 
 async def raft_groups(engine: Engine) -> dict[str, Any]:
-    """Group 1: three voters and a learner, compacted. Group 2: n1 alone. Group 3: n1 removed."""
+    """Group 1: three voters and a learner, compacted. Group 2: n1 alone. Group 3: n1 removed.
+    Group 4: n1 alone, a shard."""
     cluster = Cluster(engine)
     cluster.create(1, NODES)
     cluster.create(2, NODES[:1])
     cluster.create(3, NODES)
+    cluster.create(SHARD_GROUP, NODES[:1])
     for number in range(12):
         await cluster.put(1, b"one %d" % number)
     cluster.hosts[LEARNER].join(1)
@@ -200,6 +238,8 @@ async def raft_groups(engine: Engine) -> dict[str, Any]:
     for number in range(3):
         await cluster.put(2, b"two %d" % number)
         await cluster.put(3, b"three %d" % number)
+    for number, command in enumerate(SHARD_COMMANDS):
+        await cluster.put(SHARD_GROUP, encode(*command, clock_ms=1_000 * (number + 1)))
     await cluster.settled()
     await cluster.done(3, lambda group, done: group.remove(NODES[0], done))
     await cluster.settled()

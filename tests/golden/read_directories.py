@@ -14,8 +14,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from raftgroups.commands import Token
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
+from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine_api import StateMachine
 from raftgroups.transport import Link, NodeId
 from storage.clock import SystemClock
 from storage.committer import Committer, InlineWriter
@@ -29,9 +32,13 @@ from storage.objects import scan_leaves, scan_objects, scan_reapable
 from storage.siblings import SiblingSet
 
 SHARD = 5
+SHARD_GROUP = 4
+"""The one whose machine is that of a shard; the others' is RowsMachine."""
 KEYSPACES = (1, 2)
 TARGETS = ("node-b", "node-c")
 LEASES = (901, 902)
+CLIENT = b"client-a"
+SEQUENCES = (1, 2)
 LAST_BUCKET = (1 << 20) - 1
 FOREVER_MS = 1 << 62
 TOLD_MAX_BYTES = 400
@@ -75,6 +82,13 @@ class RowsMachine:
         return [found[key] for key in sorted(found)]
 
 
+def make_machine(group_id: int, engine: Engine) -> RowsMachine | ShardMachine:
+    if group_id != SHARD_GROUP:
+        return RowsMachine(group_id, engine)
+    place = ShardPlace(group=SHARD_GROUP, shard=6, keyspace=8, segment=12)
+    return ShardMachine(Latest(engine, SystemClock()), place)
+
+
 def make_host(
     node: NodeId, engine: Engine, link: Link, loop: asyncio.AbstractEventLoop
 ) -> tuple[GroupHost, Committer]:
@@ -94,7 +108,7 @@ def make_host(
         rng=random.Random(),
         scheduler=loop,
         config=HostConfig(election_timeout_s=(0.2, 0.4), heartbeat_s=0.05),
-        machines=lambda group_id: RowsMachine(group_id, engine),
+        machines=lambda group_id: make_machine(group_id, engine),
     )
     return host, committer
 
@@ -146,7 +160,7 @@ def dump_groups(host: GroupHost) -> dict[str, Any]:
 
 def _group(group: Group) -> dict[str, Any]:
     status = group.status()
-    assert isinstance(group.machine, RowsMachine)
+    machine = group.machine
     return {
         "removed": status.role == "removed",
         "term": status.term,
@@ -160,8 +174,36 @@ def _group(group: Group) -> dict[str, Any]:
             [entry.number, entry.term, _text(entry.payload)]
             for entry in group.log(status.first_index, status.last_index)
         ],
-        "rows": [_text(row) for row in group.machine.rows()],
+        **_machine(machine),
     }
+
+
+def _machine(machine: StateMachine) -> dict[str, Any]:
+    if isinstance(machine, RowsMachine):
+        return {"rows": [_text(row) for row in machine.rows()]}
+    assert isinstance(machine, ShardMachine)
+    items = machine.shard.view.range(b"", None).items
+    ttls = {item.key: machine.ttls.get(item.key) for item in items}
+    return {
+        "revision": machine.shard.state.revision,
+        "applied": machine.shard.state.applied_index,
+        "clock_ms": machine.clock_ms,
+        "keys": [_key_value(item) for item in items],
+        "ttls": {_text(key): list(ttl) for key, ttl in ttls.items() if ttl is not None},
+        "leases": {
+            str(lease): [list(machine.leases.get(lease) or ()), *map(_text, _keys(machine, lease))]
+            for lease in machine.leases.ids()
+        },
+        "remembered": [len(machine.dedupe), machine.dedupe.clients],
+        "answers": {
+            str(sequence): _text(machine.dedupe.answer(Token(CLIENT, sequence)) or b"")
+            for sequence in SEQUENCES
+        },
+    }
+
+
+def _keys(machine: ShardMachine, lease: int) -> list[bytes]:
+    return machine.shard.view.lease_keys(lease)
 
 
 # --- the leaderless regime -------------------------------------------------------------------
