@@ -63,7 +63,10 @@ class Listener:
     def connected(self, connection: Connection, connections: int) -> None:
         """Somebody is at the door; there are so many connections, this one included."""
         config = self._config
-        if self.address is None or connections > config.max_connections:
+        if self.address is None:  # it was accepted while the door was being shut
+            connection.abort()
+            return
+        if connections > config.max_connections:
             self._turn_away(
                 connection,
                 "too_many_connections",

@@ -250,9 +250,9 @@ async def test_a_restarted_peer_replaces_its_old_connection(links, until) -> Non
 
 
 async def test_a_connection_that_died_without_a_word_is_found(links, until) -> None:
-    b = await links.node("b", idle_timeout_s=0.3)
+    b = await links.node("b", idle_timeout_s=0.5)
     proxy = await links.proxy(b.address)
-    a = await links.node("a", address_overrides={b.id: proxy.address}, idle_timeout_s=0.3)
+    a = await links.node("a", address_overrides={b.id: proxy.address}, idle_timeout_s=0.5)
     a.link.set_peer(b.id, b.address)
     await until(lambda: a.knows(b) and b.knows(a), "a and b are connected")
     await until(lambda: a.peer(b).rtt_s is not None, "the round trip was measured")
