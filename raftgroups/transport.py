@@ -1,4 +1,4 @@
-"""What raftgroups asks of the network: the Link protocol. No sockets here.
+"""What raftgroups asks of the network: the Link protocol, and how its messages use it. No sockets.
 
 One Link serves a whole node. It carries frames of bytes between pairs of nodes over named channels
 ("raft", "snapshot", ...), each bounded, so that a slow peer never grows memory and a large snapshot
@@ -10,18 +10,28 @@ What may be relied on, and nothing more:
 - anything may be lost: when a connection breaks, when a channel is full, when a peer is unknown;
 - handlers are called from the node's loop, never from inside `send`, and an exception out of one is
   a defect of the receiver: the link counts it and drops the frame, it never breaks the loop.
+
+The Outbox gathers a turn's messages of all groups, so that each peer gets one frame a turn and
+channel (more only where it would grow beyond FRAME_BYTES), and knows which of them may leave before
+the turn's batch is on the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
+
+from raftgroups.messages import Append, Chunk, Message, Offer, OfferReply, encode_frame
 
 NodeId = NewType("NodeId", str)
 """A node's random identity, made at first start. Names and addresses are labels."""
 
 FrameHandler = Callable[[NodeId, bytes], None]
 PeerHandler = Callable[[NodeId, bool], None]
+
+RAFT: Final = "raft"
+SNAPSHOT: Final = "snapshot"
+FRAME_BYTES: Final = 1024 * 1024
 
 
 class Link(Protocol):
@@ -44,3 +54,74 @@ class Link(Protocol):
         ...
 
     def remove_peer(self, peer: NodeId) -> None: ...
+
+
+class Outbox:
+    """Messages that wait to leave. Invariant: those to one peer leave in the order in which they
+    came, except that early ones overtake late ones."""
+
+    def __init__(
+        self,
+        link: Link,
+        incarnation: int,
+        boot: str,
+        not_sent: Callable[[NodeId, Message], None],
+    ) -> None:
+        self._link = link
+        self._incarnation = incarnation
+        self._boot = boot
+        self._not_sent = not_sent
+        self._early: dict[NodeId, list[Message]] = {}
+        self._late: dict[NodeId, list[Message]] = {}
+
+    def add(self, peer: NodeId, message: Message, *, early: bool) -> None:
+        box = self._early if early else self._late
+        waiting = box.get(peer)
+        if waiting is None:
+            box[peer] = [message]
+        else:
+            waiting.append(message)
+
+    def flush_early(self) -> int:
+        box, self._early = self._early, {}
+        return self._flush(box)
+
+    def flush_late(self) -> int:
+        box, self._late = self._late, {}
+        return self._flush(box)
+
+    def _flush(self, box: dict[NodeId, list[Message]]) -> int:
+        count = 0
+        for peer, messages in box.items():
+            count += len(messages)
+            self.send(peer, messages)
+        return count
+
+    def send(self, peer: NodeId, messages: list[Message]) -> None:
+        """Now, in as few frames as their size allows."""
+        start, size, channel = 0, 0, RAFT
+        for at, message in enumerate(messages):
+            wanted = SNAPSHOT if isinstance(message, _SNAPSHOT_KINDS) else RAFT
+            weight = _weight(message)
+            if at > start and (wanted != channel or size + weight > FRAME_BYTES):
+                self._send_frame(peer, channel, messages[start:at])
+                start, size = at, 0
+            channel = wanted
+            size += weight
+        self._send_frame(peer, channel, messages[start:])
+
+    def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
+        frame = encode_frame(self._incarnation, self._boot, messages)
+        if not self._link.send(peer, channel, frame):
+            for message in messages:
+                self._not_sent(peer, message)
+
+
+_SNAPSHOT_KINDS = (Offer, OfferReply, Chunk)
+
+
+def _weight(message: Message) -> int:
+    """About how many bytes a message takes."""
+    if isinstance(message, Append):
+        return 64 + sum(len(command) + 8 for _, command in message.entries)
+    return 64 + len(message.rows) if isinstance(message, Chunk) else 64

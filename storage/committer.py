@@ -209,7 +209,7 @@ class Committer:
         self._kicked_in_flight = False
         self._lazy_timer: Timer | None = None
         self._lazy_overdue = False
-        self._stopped = False
+        self._stopped = self._failed = False
         self.in_flight_since: float | None = None
         """When the write in flight began; None between writes. The watchdog reads it."""
         self.turns = 0
@@ -241,6 +241,15 @@ class Committer:
                 timer.cancel()
         self._turn_scheduled = self._lazy_timer = None
 
+    def fail(self, failure: BaseException) -> None:
+        """Nothing more is acknowledged. For the committer itself, and for a participant that found
+        that it must not go on; the first failure is told, later ones only follow from it."""
+        if self._failed:
+            return
+        self._failed = True
+        self.stop()
+        self._on_fatal(failure)
+
     def _turn(self) -> None:
         self._turn_scheduled = None
         if self._stopped or self.in_flight_since is not None:
@@ -250,7 +259,7 @@ class Committer:
             # A list, not a generator: every participant works in every turn.
             need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
         except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
-            self._fail(error)
+            self.fail(error)
             return
         if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
             # The pass of the loop between here and the write flushes what begin_turn sent.
@@ -277,7 +286,7 @@ class Committer:
                 participant.prepare(batch)
         except Exception as error:  # noqa: BLE001 - a batch half prepared must never be written
             self.in_flight_since = None
-            self._fail(error)
+            self.fail(error)
             return
         self.in_flight_since = self._clock.monotonic()
         self._writer.submit(self._engine, batch, self._committed)
@@ -288,7 +297,7 @@ class Committer:
         if self._stopped:
             return
         if failure is not None:
-            self._fail(failure)
+            self.fail(failure)
             return
         self.commits += 1
         self._lazy_overdue = False
@@ -298,7 +307,7 @@ class Committer:
         try:
             self._tell(seconds)
         except Exception as error:  # noqa: BLE001 - nobody knows who was told of this commit
-            self._fail(error)
+            self.fail(error)
             return
         if self._kicked_in_flight:
             self._kicked_in_flight = False
@@ -311,10 +320,6 @@ class Committer:
                 participant.stalled(seconds)
         for participant in self._participants:
             participant.after_commit()
-
-    def _fail(self, failure: BaseException) -> None:
-        self.stop()
-        self._on_fatal(failure)
 
 
 class SyncWatchdog:

@@ -190,6 +190,15 @@ def bucket_has_hints(reader: Reader, keyspace: int, bucket: int) -> bool:
     return bool(reader.scan(prefix, prefix_end(prefix), limit=1).items)
 
 
+def key_has_hints(reader: Reader, keyspace: int, key: bytes) -> bool:
+    """Whether a hint of this key is held, for any target."""
+    prefix = _PLACE.pack(Table.HINT_INDEX, keyspace, bucket_of(key))
+    return any(
+        entry[_PLACE.size + 1 + entry[_PLACE.size] :] == key
+        for entry, _ in iterate(reader, prefix, prefix_end(prefix))
+    )
+
+
 # --- changing --------------------------------------------------------------------------------
 
 

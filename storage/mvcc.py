@@ -142,7 +142,7 @@ class Shard:
         assert layer.last_revision == state.revision
         if self.sweep_pending and sweep_events > 0:
             old = self.view.segments
-            new = sweep(self.source(), old, state, layer, batch, max_events=sweep_events)
+            new = sweep(self.source(), old, state, layer.base, batch, max_events=sweep_events)
             if new != old:
                 self._set_segments(new)
         layer.write(batch, state.keyspace, state.segment)

@@ -1,8 +1,9 @@
 """Reading a shard: one key or a range, now or at an old revision, through overlay and engine.
 
 A View knows a stack of layers (mvcc_overlay.py), where to get a reader of the committed state, and
-the shard's counters and segments. It holds no reader: every call asks for one, so a long walk is
-made of bounded calls that name the same revision, and pins nothing in between.
+the shard's counters and segments. It holds no reader, not even between two rows that it reads: the
+source may give a newer one, and end the old one, each time. So a long walk pins nothing; what makes
+it consistent is the revision that all its calls name.
 
 Contract with the owner: once a layer was dropped, the source must give readers that see the batch
 in which it was written.
@@ -254,10 +255,9 @@ class View:
         """The newest records of a range, tombstones included, in bounded pages."""
         prefix = self._prefix
         skip = len(prefix)
-        reader = self.source()
         while True:
             high = prefix_end(prefix) if end is None else prefix + end
-            page = reader.scan(
+            page = self.source().scan(
                 prefix + start, high, reverse=reverse, limit=page_keys, max_bytes=PAGE_BYTES
             )
             items = [(stored[skip:], unseal(stored, record)) for stored, record in page.items]

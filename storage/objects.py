@@ -90,20 +90,6 @@ def decode_object(row_key: bytes, body: bytes) -> tuple[Record, int]:
         ) from None
 
 
-def decode_leaf(row_key: bytes, body: bytes) -> Leaf:
-    try:
-        keys, at = read_varint(body, 0)
-    except IndexError:
-        raise CorruptRecordError(f"the leaf {row_key!r} is empty", row_key) from None
-    return Leaf(keys, int.from_bytes(body[at:], "big"))
-
-
-def encode_leaf(leaf: Leaf) -> bytes:
-    out = bytearray()
-    write_varint(out, leaf.keys)
-    return bytes(out) + leaf.total.to_bytes(DIGEST_BYTES, "big")
-
-
 # --- reading what is committed ---------------------------------------------------------------
 
 
@@ -176,8 +162,8 @@ def scan_leaves(
     leaves, damaged = [], []
     for row_key, record in page.items:
         try:
-            body, _ = join_row(reader, row_key, record)
-            leaves.append((leaf_bucket(row_key), decode_leaf(row_key, body)))
+            leaf = Leaf.from_bytes(unseal(row_key, record))
+            leaves.append((leaf_bucket(row_key), leaf))
         except CorruptRecordError:
             damaged.append(row_key)
     return Page(leaves, page.more, damaged)

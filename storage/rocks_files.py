@@ -28,12 +28,11 @@ def prepare_directory(path: Path, create: bool) -> None:
             "existing engine"
         )
     try:
-        names = {entry.name: entry.stat().st_size for entry in path.iterdir()}
+        if (path / CURRENT_NAME).exists():
+            return  # and another process may be at work there: the lock tells
+        held = sorted(entry.name for entry in path.iterdir() if not _of_creation(entry))
     except OSError as error:
         raise files.directory_error(action, path, error.errno, str(error)) from error
-    if CURRENT_NAME in names:
-        return
-    held = [name for name, size in sorted(names.items()) if not _of_creation(name, size)]
     if not held:
         return
     if any(name.endswith(".sst") or name.startswith("MANIFEST-") for name in held):
@@ -59,10 +58,11 @@ def mend_manifest(path: Path) -> bool:
     return True
 
 
-def _of_creation(name: str, size: int) -> bool:
+def _of_creation(path: Path) -> bool:
     """What RocksDB leaves if it is killed before the first CURRENT exists."""
+    name = path.name
     if name.endswith(".log"):
-        return size == 0
+        return path.stat().st_size == 0
     return name in ("LOCK", "LOG", "IDENTITY", "MANIFEST-000001", "rocksdict-config.json") or (
         name.startswith("LOG.old.") or name.endswith(".dbtmp")
     )

@@ -23,7 +23,8 @@ Invariants
 
 Damage. A record that fails its checksum raises CorruptRecordError that names its key, from `get`
 and `put` alike; `discard_damaged` removes it so that repair can fetch it anew. A leaf is derived,
-so a damaged one is built again from its bucket. This file is pure and knows no merge rule.
+so one that is damaged, or cannot be right, is built again from its bucket. This file is pure and
+knows no merge rule.
 """
 
 from __future__ import annotations
@@ -31,18 +32,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from storage.buckets import EMPTY_LEAF, Leaf, bucket_of, set_digest
-from storage.codec import Table, check_key, prefix_end, seal
+from storage.codec import Table, check_key, prefix_end, seal, unseal
 from storage.engine import Batch, Reader, iterate
 from storage.errors import CorruptRecordError
 from storage.hints import HintChanges, HintLimits, Merge
 from storage.objects import (
     Record,
-    decode_leaf,
     decode_object,
-    encode_leaf,
     encode_object,
     leaf_key,
     object_key,
@@ -50,7 +49,7 @@ from storage.objects import (
     reap_key,
     token_key,
 )
-from storage.rows import RowChanges, delete_row, join_row, put_row, read_row
+from storage.rows import RowChanges, delete_row, join_row, put_row
 from storage.siblings import encode_set
 
 KEY_EPOCH: Final = bytes((Table.COUNTER,)) + b"key-epoch"
@@ -63,6 +62,16 @@ class StorageCanary(StrEnum):
 
     LEAF_NOT_UPDATED = "leaf_not_updated"
     EPOCH_NOT_KEPT = "epoch_not_kept"
+
+
+class LeafChange(NamedTuple):
+    """What a turn did to one leaf, for sums over leaves that are kept in memory."""
+
+    keyspace: int
+    bucket: int
+    old: Leaf | None
+    """None: it was built again and nobody knows what it was; sums over it start again too."""
+    new: Leaf
 
 
 @dataclass(slots=True)
@@ -95,6 +104,8 @@ class Turn:
         self._collected = False
         self.hints = HintChanges(self._rows, hint_limits or HintLimits(), merge)
         self.leaves_rebuilt = 0
+        self.leaf_changes: list[LeafChange] = []
+        """Filled by `collect`; true once the batch is on the disk."""
 
     def get(self, keyspace: int, key: bytes) -> Record | None:
         """What the node holds of the key after the changes of this turn."""
@@ -204,21 +215,24 @@ class Turn:
     ) -> None:
         row_key = leaf_key(*place)
         leaf: Leaf | None = None
+        old: Leaf | None = None
         if place not in self._rebuild:
             try:
-                body = read_row(self._reader, row_key)
-                leaf = EMPTY_LEAF if body is None else decode_leaf(row_key, body)
+                stored = self._reader.get(row_key)
+                old = EMPTY_LEAF
+                if stored is not None:
+                    old = Leaf.from_bytes(unseal(row_key, stored))
+                leaf = old
             except CorruptRecordError:
                 pass  # derived data: built again below
+        if leaf is not None:
+            leaf = _after(leaf, changes)
         if leaf is None:
-            leaf = self._rebuilt_leaf(place, digests)
-        else:
-            for old, new in changes:
-                leaf = leaf.changed(old, new)
+            old, leaf = None, self._rebuilt_leaf(place, digests)
+        self.leaf_changes.append(LeafChange(*place, old, leaf))
         if leaf.keys:
-            put_row(batch, row_key, encode_leaf(leaf))
+            batch.put(row_key, seal(row_key, leaf.to_bytes()))
         else:
-            assert not leaf.total, f"bucket {place} has no key and a sum: {leaf}"
             batch.delete(row_key)
 
     def _rebuilt_leaf(
@@ -243,3 +257,12 @@ class Turn:
             if digest is not None:
                 leaf = leaf.changed(None, digest)
         return leaf
+
+
+def _after(leaf: Leaf, changes: list[tuple[int | None, int | None]]) -> Leaf | None:
+    """The leaf after the changes; None if it cannot have been the sum of its bucket."""
+    if leaf.keys < sum(old is not None for old, _ in changes):
+        return None
+    for old_digest, new_digest in changes:
+        leaf = leaf.changed(old_digest, new_digest)
+    return None if leaf.total and not leaf.keys else leaf

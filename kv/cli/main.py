@@ -29,7 +29,7 @@ def built_in() -> list[Command]:
 
 def discovered() -> list[Command]:
     """Commands of other packages, in the order of their names."""
-    found: list[Command] = [point.load()() for point in entry_points(group=ENTRY_POINT_GROUP)]
+    found: list[Command] = [point.load() for point in entry_points(group=ENTRY_POINT_GROUP)]
     return sorted(found, key=lambda command: command.name)
 
 

@@ -314,8 +314,9 @@ def test_a_manifest_without_sense_is_refused(backup: Path, changes: dict[str, An
 
 
 def test_a_restore_never_takes_a_directory_that_holds_something(
-    tmp_path: Path, node: Node, backup: Path
+    tmp_path: Path, master: Path, backup: Path
 ) -> None:
+    shutil.copytree(master / "data", tmp_path / "data")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("x")
     (tmp_path / "file").write_text("x")

@@ -370,7 +370,8 @@ os._exit(0)
 def test_a_slow_sync_leaves_the_interpreter_to_others(tmp_path: Path) -> None:
     """The watchdog that ends a process whose disk stands still is a thread of it."""
     tracer = ["strace", "-f", "-o", os.devnull, "-e", "trace=fdatasync"]
-    delayed = [*tracer, "-e", "inject=fdatasync:delay_enter=250000"]
+    log = str(tmp_path / ENGINE / "000004.log")
+    delayed = [*tracer, "-P", log, "-e", "inject=fdatasync:delay_enter=1500000"]
     if (
         shutil.which("strace") is None
         or subprocess.run([*tracer, "true"], capture_output=True, check=False).returncode
@@ -382,21 +383,23 @@ def test_a_slow_sync_leaves_the_interpreter_to_others(tmp_path: Path) -> None:
         check=True,
     )
     took, longest = (float(word) for word in result.stdout.split())
-    assert took >= 0.25
-    assert longest < 0.2
+    assert took >= 1.5
+    assert longest < 1
 
 
 # --- stalls ----------------------------------------------------------------------------------
 
 
-def stalling(path: Path, clock: ManualClock, stall_wait_s: float) -> RocksEngine:
+def stalling(
+    path: Path, clock: ManualClock, stall_wait_s: float, bytes_per_s: int = 256 * KIB
+) -> RocksEngine:
     """Flushes are slow: three memtables of 64 KiB are full in no time."""
     return RocksEngine(
         path,
         clock=clock,
         options=RocksOptions(
             write_buffer_bytes=64 * KIB,
-            rate_limit_bytes_per_s=256 * KIB,
+            rate_limit_bytes_per_s=bytes_per_s,
             upper_compression=Compression.NONE,
             bottom_compression=Compression.NONE,
             stall_wait_s=stall_wait_s,
@@ -422,10 +425,11 @@ def test_pressure_is_seen_before_a_write_stalls_and_a_stalled_write_is_refused(
     assert refused.retryable
     assert refused.outcome == "none"
     assert "nothing was written" in str(refused)
-    assert engine.write_pressure() is WritePressure.STOPPED
+    # It was told in time: by the answers before, never first by the refusal.
     assert seen[:2] == [WritePressure.NONE, WritePressure.SLOWDOWN]
+    assert seen[-1] is not WritePressure.NONE
     assert len(pairs(engine)) == written
-    assert engine.statistics().details["writes_stalled"] == 1
+    assert float(engine.statistics().details["writes_stalled"]) >= 1
     # It goes on by itself, and the refused write can be sent again.
     poll(lambda: engine.write_pressure() is not WritePressure.STOPPED)
     put(engine, b"k%06d" % written, b"again")
@@ -436,11 +440,11 @@ def test_pressure_is_seen_before_a_write_stalls_and_a_stalled_write_is_refused(
 def test_a_stalled_write_leaves_the_interpreter_to_others(
     tmp_path: Path, clock: ManualClock
 ) -> None:
-    engine = stalling(tmp_path / ENGINE, clock, stall_wait_s=30)
+    engine = stalling(tmp_path / ENGINE, clock, stall_wait_s=60, bytes_per_s=96 * KIB)
     done = threading.Event()
 
     def writes() -> None:
-        for number in range(280):
+        for number in range(170):
             put(engine, b"k%06d" % number, os.urandom(2_000), sync=False)
         done.set()
 
@@ -453,7 +457,7 @@ def test_a_stalled_write_leaves_the_interpreter_to_others(
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
     thread.join()
-    assert longest < 0.15, "stalls of a quarter of a second froze the other threads"
+    assert longest < 0.5, "stalls of two thirds of a second froze the other threads"
     assert engine.statistics().details["writes_stalled"] >= 1
     engine.close()
 
@@ -555,10 +559,16 @@ def test_fifo_drops_the_oldest_data_once_it_was_allowed_to(
             bottom_compression=Compression.NONE,
         ),
     )
-    for number in range(3_000):
-        put(engine, b"k%06d" % number, os.urandom(1_000), sync=False)
-    poll(lambda: b"k000000" not in pairs(engine))
-    assert b"k002999" in pairs(engine)
+    for first in range(0, 3_000, 50):
+        puts = [(b"k%06d" % number, os.urandom(1_000)) for number in range(first, first + 50)]
+        engine.write(batch(*puts), sync=False)
+
+    def is_there(key: bytes) -> bool:
+        with engine.snapshot() as snapshot:
+            return snapshot.get(key) is not None
+
+    poll(lambda: not is_there(b"k000000"))
+    assert is_there(b"k002999")
     assert engine.write_pressure() is not WritePressure.STOPPED
     engine.close()
     assert "ttl=3600" in sorted((tmp_path / ENGINE).glob("OPTIONS-*"))[-1].read_text()
@@ -735,6 +745,8 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, clock: ManualClock) -> No
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
+        # Its background threads still remove the logs that it replayed.
+        poll(lambda: len(list(path.glob("*.log"))) == 1)
         before = tree(path)
         with pytest.raises(DirectoryInUseError, match="stop that process or name another") as error:
             RocksEngine(path, clock=clock)

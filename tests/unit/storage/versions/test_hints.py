@@ -21,6 +21,7 @@ from storage.hints import (
     hint_key,
     hint_usages,
     index_key,
+    key_has_hints,
     last_sequence,
     read_hints,
 )
@@ -85,6 +86,9 @@ def test_a_hint_comes_back_as_it_was_given(hints: Hints, write_of: WriteOf) -> N
     assert hint.siblings == write_of("a", 1, b"v")
     assert hints.usage("t") == HintUsage(1, hint.size_bytes, 0)
     assert bucket_has_hints(hints.engine.snapshot(), 1, bucket_of(b"k"))
+    assert key_has_hints(hints.engine.snapshot(), 1, b"k")
+    assert not key_has_hints(hints.engine.snapshot(), 1, b"l")
+    assert not key_has_hints(hints.engine.snapshot(), 2, b"k")
     assert not bucket_has_hints(hints.engine.snapshot(), 2, bucket_of(b"k"))
     assert not bucket_has_hints(hints.engine.snapshot(), 1, bucket_of(b"k") ^ 1)
     hints.exact()

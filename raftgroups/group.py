@@ -1,0 +1,265 @@
+"""One replica of one Raft group: proposals and reads in, outcomes out.
+
+Nothing here blocks and nothing is answered from inside the call that asked: outcomes come from the
+loop, each exactly once. A group belongs to its host; it is made by GroupHost.create, join or start.
+
+Its part of a turn (`step`), after the messages: tick the core, move changes on, append everything
+that waits as ONE entry, send, answer reads. Invariant: what is Refused was never appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from raftgroups.changes import Changes
+from raftgroups.journal import GroupJournal
+from raftgroups.machine_api import StateMachine
+from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
+from raftgroups.proposals import Done, Proposals
+from raftgroups.records import operations_command
+from raftgroups.replica import Replica
+from raftgroups.seams import CANDIDATE
+from raftgroups.services import Services
+from raftgroups.status import GroupStatus, LogRecord, PeerStatus, Role
+from raftgroups.transport import NodeId
+
+
+class Group:
+    """Use the public methods from the node's loop only."""
+
+    def __init__(
+        self, services: Services, group_id: int, journal: GroupJournal, machine: StateMachine
+    ) -> None:
+        self.group_id = group_id
+        self._services = services
+        self._stopped = False
+        config = services.config
+        self._proposals = Proposals(
+            max_operations=config.queue_max_operations, max_bytes=config.queue_max_bytes
+        )
+        self.replica = Replica(services, group_id, journal, machine, self)
+        self.changes = Changes(self.replica)
+
+    # --- what users call -----------------------------------------------------------------
+
+    def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+        """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
+        reason = self._why_not(payload)
+        if reason is not None:
+            self._services.answer(partial(done, Refused(reason, self.replica.leader_hint())))
+            return
+        deadline = self.replica.now() + self._services.config.propose_timeout_s
+        self._proposals.queue(payload, done, deadline)
+        self._services.wake(self.group_id)
+
+    def _why_not(self, payload: bytes) -> str | None:
+        if self._stopped:
+            return "this node stops"
+        if not self.replica.raft.leads:
+            return "this node does not lead the group"
+        if len(payload) > self._services.config.entry_max_bytes:
+            limit = self._services.config.entry_max_bytes
+            return f"an operation of {len(payload)} bytes is over the limit of {limit}; split it"
+        if self._proposals.full(payload):
+            return f"{len(self._proposals)} operations wait already; slow down"
+        return self.changes.why_no_proposals()
+
+    def read(self, done: Callable[[ReadResult], None]) -> None:
+        """Ask for a linearizable read point, on any replica (a follower asks the leader)."""
+        reason = None
+        if self._stopped:
+            reason = "this node stops"
+        elif self.replica.installing:
+            reason = "a snapshot is being put in place here; try again or ask another node"
+        elif not self.replica.may_vote():
+            reason = "this node is no member of the group"
+        if reason is not None:
+            self._services.answer(partial(done, Refused(reason, self.replica.leader_hint())))
+            return
+        self.replica.reads.read(done)
+
+    def transfer(self, target: NodeId, done: Callable[[ChangeResult], None]) -> None:
+        """Hand the leadership over: proposals pause, the target catches up, then is told."""
+        self.changes.hand_over(target, done)
+
+    def add_learner(self, node: NodeId, done: Callable[[ChangeResult], None]) -> None:
+        """Admit a node that gets the log but does not vote."""
+        self.changes.add_learner(node, done)
+
+    def promote(self, node: NodeId, done: Callable[[ChangeResult], None]) -> None:
+        """Make a learner a voter, once it has caught up."""
+        self.changes.promote(node, done)
+
+    def remove(self, node: NodeId, done: Callable[[ChangeResult], None]) -> None:
+        """Remove a voter or learner. A leader asked to remove itself transfers first, then the
+        call is Refused with the new leader as a hint: ask there again."""
+        self.changes.remove(node, done)
+
+    def compact(self, keep: int) -> int:
+        """Drop applied entries but the last `keep`; returns the new first index."""
+        self.replica.compact(keep)
+        self._services.wake(self.group_id)
+        return self.replica.journal.base_index + 1
+
+    # --- the turn ------------------------------------------------------------------------
+
+    def step(self, now: float) -> None:
+        replica = self.replica
+        replica.tick()
+        self.changes.step(now)
+        if replica.raft.leads:
+            if self._proposals.queued and not self.changes.transfer:
+                self._append()
+            replica.sender.step(now)
+            replica.replication.send()
+        elif self._proposals.queued:
+            self._refuse_queued("this node does not lead the group")
+        replica.reads.after_tick()
+        self._expire(now)
+
+    def _append(self) -> None:
+        services = self._services
+        first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
+        self.replica.raft.append(operations_command(services.origin, first_seq, payloads))
+        services.counters.entries_appended += 1
+        if self._proposals.queued:
+            services.wake(self.group_id)
+
+    def _expire(self, now: float) -> None:
+        deadline = self._proposals.deadline()
+        if deadline is not None and deadline <= now:
+            queued, appended = self._proposals.expire(now)
+            self._answer_all(queued, Refused("no majority took it in time", None))
+            self._answer_all(appended, Unknown("no majority confirmed it in time"))
+        deadline = self.replica.reads.points.deadline()
+        if deadline is not None and deadline <= now:
+            self.replica.reads.expire(now)
+
+    def after_commit(self) -> None:
+        """This turn's batch is on the disk."""
+        replica = self.replica
+        replica.after_commit()
+        alone = replica.raft.leads and replica.journal.config.majority() == 1
+        if alone and replica.raft.commit_index < replica.journal.durable_index:
+            self._services.wake(self.group_id)
+
+    def next_deadline(self) -> float | None:
+        """When this group needs a turn though nothing happens."""
+        replica = self.replica
+        times = [self._proposals.deadline(), self.changes.deadline()]
+        times.append(replica.reads.points.deadline())
+        times.append(replica.sender.deadline())
+        if replica.raft.leads:
+            times.append(replica.raft.heartbeat_deadline)
+        elif replica.may_campaign():
+            times.append(replica.raft.election_deadline)
+        return min((time for time in times if time is not None), default=None)
+
+    # --- raftgroups.services.Owner -------------------------------------------------------
+
+    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None:
+        if origin != self._services.origin:
+            return
+        for seq, result in enumerate(results, first_seq):
+            done = self._proposals.applied(seq)
+            if done is not None:
+                self._services.answer(partial(done, Applied(index, result)))
+
+    def leadership_won(self) -> None:
+        self._services.wake(self.group_id)
+
+    def leadership_lost(self) -> None:
+        self._refuse_queued("this node does not lead the group any more")
+        self._answer_all(
+            self._proposals.drop_appended(), Unknown("the leader changed before it was applied")
+        )
+        self.changes.leadership_lost()
+
+    def _refuse_queued(self, reason: str) -> None:
+        self._answer_all(self._proposals.drop_queued(), Refused(reason, self.replica.leader_hint()))
+
+    def _answer_all(self, waiting: list[Done], result: ProposeResult) -> None:
+        for done in waiting:
+            self._services.answer(partial(done, result))
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.replica.sender.stop()
+        self._answer_all(self._proposals.drop_queued(), Unknown("this node stops"))
+        self._answer_all(self._proposals.drop_appended(), Unknown("this node stops"))
+        for reader in self.replica.reads.points.drop_all():
+            reader.answer(None, "this node stops")
+        self.changes.stop()
+
+    # --- numbers -------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        return self.replica.raft.term
+
+    @property
+    def leader(self) -> NodeId | None:
+        return self.replica.raft.leader
+
+    @property
+    def machine(self) -> StateMachine:
+        return self.replica.machine
+
+    def log(self, first: int, last: int) -> list[LogRecord]:
+        """What this replica's log holds of first..last. For checkers and people, never hot."""
+        journal = self.replica.journal
+        span = range(max(first, journal.base_index + 1), min(last, journal.last_index) + 1)
+        entries = [journal.entry(index) for index in span]
+        return [LogRecord(number, term, command) for command, number, term in entries]
+
+    @property
+    def role(self) -> Role:
+        replica = self.replica
+        if replica.removed:
+            return Role.REMOVED
+        if replica.raft.leads:
+            return Role.LEADER
+        if not replica.may_campaign():
+            return Role.LEARNER
+        return Role.CANDIDATE if replica.raft.role == CANDIDATE else Role.FOLLOWER
+
+    def status(self) -> GroupStatus:
+        replica = self.replica
+        journal, raft = replica.journal, replica.raft
+        config = journal.config
+        return GroupStatus(
+            group_id=self.group_id,
+            role=self.role,
+            term=raft.term,
+            voted_for=journal.hard.vote,
+            leader=raft.leader,
+            commit_index=raft.commit_index,
+            applied_index=0 if replica.installing else raft.applied_index,
+            durable_applied_index=0 if replica.installing else journal.durable_applied,
+            last_index=journal.last_index,
+            first_index=journal.base_index + 1,
+            voters=tuple(sorted(config.voters)),
+            learners=tuple(sorted(config.learners)),
+            peers=self._peers() if raft.leads else {},
+            elections=replica.voting.election.started,
+            snapshots_sent=replica.sender.finished,
+            snapshots_received=replica.receiver.installed,
+            installing=replica.installing,
+            pending=len(self._proposals),
+            hibernating=False,
+        )
+
+    def _peers(self) -> dict[NodeId, PeerStatus]:
+        replica = self.replica
+        now = replica.now()
+        return {
+            peer: PeerStatus(
+                match_index=replica.raft.match_index(peer),
+                lag=replica.journal.last_index - replica.raft.match_index(peer),
+                silent_s=now - progress.heard_at,
+                connected=self._services.connected(peer),
+                snapshot=progress.snapshot,
+            )
+            for peer, progress in replica.replication.progress.items()
+        }

@@ -1,0 +1,52 @@
+"""What a group asks of the state machine that it replicates: one machine a replica of a group.
+
+How a turn treats it (raftgroups/host.py):
+
+    apply(index, payload) ...   many, in log order
+    prepare(batch)              the host adds the group's applied index to the SAME batch
+    (the batch is written and synced, or the process ends)
+    after_commit()
+
+All operations that waited travel as one log entry: they are applied one after the other, share its
+index and are written in the same batch. No index comes back once it was written, or after a larger.
+
+A machine's own reads see everything applied, written or not: effects wait in an overlay until
+after_commit. Between prepare and after_commit no entry is applied, so a machine needs one overlay,
+not two. After a crash the entries past the written applied index are applied again, from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from storage.engine import Batch
+
+
+class StateMachine(Protocol):
+    def apply(self, index: int, payload: bytes) -> object:
+        """Deterministic: time and dice come with the payload. A client's error is a result, not an
+        exception; an exception means that this replica is broken and stops the node."""
+        ...
+
+    def prepare(self, batch: Batch) -> None:
+        """Add the effects that were applied but not yet written."""
+        ...
+
+    def after_commit(self) -> None:
+        """What prepare added is on the disk: drop it from the overlay."""
+        ...
+
+    def owned_ranges(self) -> Sequence[tuple[bytes, bytes]]:
+        """Engine key ranges [start, end) that a snapshot of this replica streams: the machine's
+        data only. They do not overlap those of another replica in this engine."""
+        ...
+
+    def reset(self) -> None:
+        """A snapshot is about to replace the state: drop overlays and caches."""
+        ...
+
+    def restored(self, index: int) -> None:
+        """The rows in owned_ranges are now those of a snapshot taken after applying `index`. Also
+        called at start with the written applied index, before anything is applied."""
+        ...

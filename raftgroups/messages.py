@@ -1,0 +1,323 @@
+"""What replicas say to each other, and the frames that carry it. Values only.
+
+A frame is cbor: [version, incarnation, boot, [[kind, group, term, ...], ...]]. The link says which
+node sent it (authenticated); `incarnation` says which life of that node's disk, `boot` which start
+of its process. Log entries travel as opaque bytes; nothing here looks into them.
+
+decode_frame trusts nothing: every field has a shape, and a frame or message that does not fit
+raises MalformedError, which the receiver counts. Nothing that a peer sends is ever executed or
+unpickled; a kind that is not in the table below does not exist.
+
+`term` is the sender's current term, except in VoteRequest and PreVoteRequest, where it is the term
+that the sender stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import cbor2
+
+from storage.errors import JanusError
+
+FRAME_VERSION: Final = 1
+_INT_LIMIT: Final = 1 << 63
+
+WireEntry = tuple[int, bytes]
+"""(term, command); its index follows from its place."""
+
+
+class MalformedError(JanusError):
+    """A peer sent bytes that are no frame or message of this protocol."""
+
+    code = "malformed_frame"
+
+
+class Append(NamedTuple):
+    """Entries after `prev_index`, or none: a heartbeat. `prev_index` is None while the receiver
+    waits for a snapshot: it then proves nothing about the receiver's log. `quiet`: no answer if
+    all is well."""
+
+    group: int
+    term: int
+    prev_index: int | None
+    prev_term: int
+    commit: int
+    quiet: bool
+    entries: Sequence[WireEntry]
+
+
+class Ack(NamedTuple):
+    """Success: the sender's log equals the leader's up to next_index - 1 and is on its disk.
+    Reset: it does not fit; go on from next_index. Neither: only a sign of life."""
+
+    group: int
+    term: int
+    next_index: int
+    success: bool
+    reset: bool
+
+
+class VoteRequest(NamedTuple):
+    group: int
+    term: int
+    last_index: int
+    last_term: int
+    transfer: bool
+    """The old leader asked for this election, so its lease does not count."""
+
+
+class Vote(NamedTuple):
+    group: int
+    term: int
+
+
+class PreVoteRequest(NamedTuple):
+    group: int
+    term: int
+    last_index: int
+    last_term: int
+    round: int
+
+
+class PreVote(NamedTuple):
+    group: int
+    term: int
+    round: int
+    granted: bool
+
+
+class Stale(NamedTuple):
+    """Answer to an Append of an older term."""
+
+    group: int
+    term: int
+
+
+class TimeoutNow(NamedTuple):
+    """The leader asks the receiver to stand for election at once."""
+
+    group: int
+    term: int
+
+
+class Probe(NamedTuple):
+    group: int
+    term: int
+    probe: int
+
+
+class Echo(NamedTuple):
+    group: int
+    term: int
+    probe: int
+
+
+class ReadRequest(NamedTuple):
+    group: int
+    term: int
+    request: int
+
+
+class ReadIndex(NamedTuple):
+    """`read_index` is None if the sender cannot say."""
+
+    group: int
+    term: int
+    request: int
+    read_index: int | None
+
+
+class NotMember(NamedTuple):
+    """The committed configuration of `config_index` does not have the receiver."""
+
+    group: int
+    term: int
+    config_index: int
+
+
+class Sleep(NamedTuple):
+    """The leader stops its heartbeats: everything it has is committed and held by all."""
+
+    group: int
+    term: int
+    last_index: int
+
+
+class Beat(NamedTuple):
+    """One for all sleeping groups of the sender (group 0 stands for the node, term is 0)."""
+
+    group: int
+    term: int
+
+
+class Offer(NamedTuple):
+    """A snapshot after `last_index`. Answered by OfferReply, and again by it when repeated."""
+
+    group: int
+    term: int
+    snapshot: int
+    last_index: int
+    last_term: int
+    config_index: int
+    config: bytes
+    ranges: Sequence[tuple[bytes, bytes]]
+
+
+class OfferReply(NamedTuple):
+    """`next_chunk` is the first chunk that is missing on the receiver's disk; None refuses."""
+
+    group: int
+    term: int
+    snapshot: int
+    next_chunk: int | None
+
+
+class Chunk(NamedTuple):
+    group: int
+    term: int
+    snapshot: int
+    number: int
+    last: bool
+    checksum: int
+    rows: bytes
+
+
+Message = (
+    Append
+    | Ack
+    | VoteRequest
+    | Vote
+    | PreVoteRequest
+    | PreVote
+    | Stale
+    | TimeoutNow
+    | Probe
+    | Echo
+    | ReadRequest
+    | ReadIndex
+    | NotMember
+    | Sleep
+    | Beat
+    | Offer
+    | OfferReply
+    | Chunk
+)
+
+
+class Frame(NamedTuple):
+    incarnation: int
+    boot: str
+    messages: list[Message]
+    malformed: int
+    """Messages of the frame that were left out because they did not fit."""
+
+
+# --- shapes ----------------------------------------------------------------------------------
+
+
+def _number(value: object) -> bool:
+    return type(value) is int and 0 <= value < _INT_LIMIT
+
+
+def _number_or_none(value: object) -> bool:
+    return value is None or _number(value)
+
+
+def _flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _octets(value: object) -> bool:
+    return type(value) is bytes
+
+
+def _entries(value: object) -> bool:
+    if type(value) is not list:
+        return False
+    for entry in value:
+        if type(entry) is not list or len(entry) != 2:
+            return False
+        term, command = entry
+        if type(term) is not int or not 0 <= term < _INT_LIMIT or type(command) is not bytes:
+            return False
+    return True
+
+
+def _pairs(value: object) -> bool:
+    return type(value) is list and all(
+        type(pair) is list and len(pair) == 2 and type(pair[0]) is bytes and type(pair[1]) is bytes
+        for pair in value
+    )
+
+
+_Shape = Callable[[object], bool]
+_KINDS: Final[dict[int, tuple[type[Any], tuple[_Shape, ...]]]] = {
+    1: (Append, (_number, _number, _number_or_none, _number, _number, _flag, _entries)),
+    2: (Ack, (_number, _number, _number, _flag, _flag)),
+    3: (VoteRequest, (_number, _number, _number, _number, _flag)),
+    4: (Vote, (_number, _number)),
+    5: (PreVoteRequest, (_number,) * 5),
+    6: (PreVote, (_number, _number, _number, _flag)),
+    7: (Stale, (_number, _number)),
+    8: (TimeoutNow, (_number, _number)),
+    9: (Probe, (_number,) * 3),
+    10: (Echo, (_number,) * 3),
+    11: (ReadRequest, (_number,) * 3),
+    12: (ReadIndex, (_number, _number, _number, _number_or_none)),
+    13: (NotMember, (_number,) * 3),
+    14: (Sleep, (_number,) * 3),
+    15: (Beat, (_number, _number)),
+    16: (Offer, (_number,) * 6 + (_octets, _pairs)),
+    17: (OfferReply, (_number, _number, _number, _number_or_none)),
+    18: (Chunk, (_number,) * 4 + (_flag, _number, _octets)),
+}
+_KIND_OF: Final = {kind: number for number, (kind, _) in _KINDS.items()}
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def encode_frame(incarnation: int, boot: str, messages: Sequence[Message]) -> bytes:
+    body = [(_KIND_OF[type(message)], *message) for message in messages]
+    return cbor2.dumps((FRAME_VERSION, incarnation, boot, body))
+
+
+def decode_frame(frame: bytes) -> Frame:
+    """Raises MalformedError, and nothing else, for any bytes."""
+    try:
+        decoded = cbor2.loads(frame)
+    except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
+        raise MalformedError(f"a frame of {len(frame)} bytes is not cbor: {error}") from None
+    if type(decoded) is not list or len(decoded) != 4:
+        raise MalformedError(f"a frame of {len(frame)} bytes does not have four parts")
+    version, incarnation, boot, body = decoded
+    if version != FRAME_VERSION:
+        raise MalformedError(
+            f"a frame of version {version!r} arrived and this program speaks {FRAME_VERSION}; "
+            "upgrade the older node"
+        )
+    if not _number(incarnation) or type(boot) is not str or type(body) is not list:
+        raise MalformedError(f"the head of a frame of {len(frame)} bytes does not fit")
+    messages = []
+    for item in body:
+        message = _decode_message(item)
+        if message is not None:
+            messages.append(message)
+    return Frame(incarnation, boot, messages, len(body) - len(messages))
+
+
+def _decode_message(item: object) -> Message | None:
+    if type(item) is not list or not item or type(item[0]) is not int:
+        return None
+    known = _KINDS.get(item[0])
+    if known is None or len(item) != len(known[1]) + 1:
+        return None
+    kind, shapes = known
+    values = item[1:]
+    for shape, value in zip(shapes, values, strict=True):
+        if not shape(value):
+            return None
+    message: Message = kind(*values)
+    return message

@@ -1,0 +1,53 @@
+"""What Group's calls answer. Plain values, one small class a case.
+
+The rule behind all of them: `Refused` says that the operation surely had no effect and never will
+have one; whoever cannot know that says `Unknown`. A callback is called exactly once, from the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raftgroups.transport import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Committed by a majority, applied here, and (with everything before it) on this disk."""
+
+    index: int
+    result: object
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Surely not done. `leader` is the best guess of who would take it, never this node."""
+
+    reason: str
+    leader: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may have taken effect, or may still."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReady:
+    """The machine has applied at least `index`: read it now, locally, before returning."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A membership change was committed and applied here; a transfer reached its target."""
+
+    index: int
+
+
+ProposeResult = Applied | Refused | Unknown
+ReadResult = ReadReady | Refused
+ChangeResult = Done | Refused | Unknown

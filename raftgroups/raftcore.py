@@ -1,0 +1,267 @@
+"""One pysyncobj object, with names and types: the Raft core of one replica of one group.
+
+Together with seams.py this is all that knows pysyncobj. It holds no rules: what may be delivered to
+the core, and in which form, is decided before it is called (filters.py, replica.py).
+
+Every call that can reach pysyncobj's own code names the active environment first, so that its clock
+and dice are this node's. Nothing here is called from inside another node's call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from pysyncobj.config import SyncObjConf
+from pysyncobj.node import Node
+
+from raftgroups.messages import Ack, Append
+from raftgroups.records import Entry
+from raftgroups.seams import (
+    FOLLOWER,
+    LEADER,
+    Core,
+    Environment,
+    Hooks,
+    NoTransport,
+    PeerNode,
+    activate,
+)
+from raftgroups.transport import NodeId
+
+
+class Timing(Protocol):
+    @property
+    def election_timeout_s(self) -> tuple[float, float]: ...
+
+    @property
+    def heartbeat_s(self) -> float: ...
+
+    @property
+    def leader_silence_s(self) -> float: ...
+
+
+class Raft:
+    """One pysyncobj object, with names and types."""
+
+    def __init__(
+        self, node: NodeId, journal: Any, environment: Environment, timing: Timing, hooks: Hooks
+    ) -> None:
+        self._environment = environment
+        self._nodes: dict[NodeId, PeerNode] = {}
+        self._hooks = hooks
+        activate(self._environment)
+        low, high = timing.election_timeout_s
+        conf = SyncObjConf(
+            autoTick=False,
+            commandsWaitLeader=False,
+            dynamicMembershipChange=False,
+            appendEntriesUseBatch=True,
+            raftMinTimeout=low,
+            raftMaxTimeout=high,
+            connectionTimeout=high,
+            appendEntriesPeriod=timing.heartbeat_s,
+            leaderFallbackTimeout=timing.leader_silence_s,
+            journalFile=journal,
+            onStateChanged=hooks.role_changed,
+        )
+        core = self._core = Core(self._node(node), [], conf=conf, transport=NoTransport(self._sent))
+        core._hooks = hooks
+        core._SyncObj__needLoadDumpFile = False
+        core._SyncObj__raftLastApplied = journal.applied_index
+
+    def _node(self, node: NodeId) -> PeerNode:
+        found = self._nodes.get(node)
+        if found is None:
+            found = self._nodes[node] = PeerNode(node)
+        return found
+
+    def _sent(self, node: Node, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "request_vote":
+            self._hooks.request_votes(
+                node.id, message["term"], message["last_log_index"], message["last_log_term"]
+            )
+        elif kind == "response_vote":
+            self._hooks.grant_vote(node.id, message["term"])
+        else:
+            raise AssertionError(f"pysyncobj sent {kind}, which has no way out here")
+
+    # --- state ---------------------------------------------------------------------------
+
+    @property
+    def role(self) -> int:
+        return int(self._core._SyncObj__raftState)
+
+    @property
+    def leads(self) -> bool:
+        return bool(self._core._SyncObj__raftState == LEADER)
+
+    @property
+    def term(self) -> int:
+        return int(self._core._SyncObj__raftCurrentTerm)
+
+    @property
+    def leader(self) -> NodeId | None:
+        leader = self._core._SyncObj__raftLeader
+        return None if leader is None else NodeId(leader.id)
+
+    def forget_leader(self) -> None:
+        self._core._SyncObj__raftLeader = None
+
+    @property
+    def commit_index(self) -> int:
+        return int(self._core._SyncObj__raftCommitIndex)
+
+    @commit_index.setter
+    def commit_index(self, index: int) -> None:
+        self._core._SyncObj__raftCommitIndex = index
+        self._core._SyncObj__raftLog.setRaftCommitIndex(index)
+
+    @property
+    def applied_index(self) -> int:
+        return int(self._core._SyncObj__raftLastApplied)
+
+    @applied_index.setter
+    def applied_index(self, index: int) -> None:
+        self._core._SyncObj__raftLastApplied = index
+
+    @property
+    def noop_index(self) -> int | None:
+        """The first entry of this leader's term."""
+        index = self._core._SyncObj__noopIDx
+        return None if index is None or not self.leads else int(index)
+
+    @property
+    def election_deadline(self) -> float:
+        return float(self._core._SyncObj__raftElectionDeadline)
+
+    @election_deadline.setter
+    def election_deadline(self, deadline: float) -> None:
+        self._core._SyncObj__raftElectionDeadline = deadline
+
+    @property
+    def heartbeat_deadline(self) -> float:
+        return float(self._core._SyncObj__newAppendEntriesTime)
+
+    @heartbeat_deadline.setter
+    def heartbeat_deadline(self, deadline: float) -> None:
+        self._core._SyncObj__newAppendEntriesTime = deadline
+
+    def timeout_s(self) -> float:
+        """A new random election timeout."""
+        activate(self._environment)
+        return float(self._core._SyncObj__generateRaftTimeout())
+
+    # --- peers ---------------------------------------------------------------------------
+
+    def adopt(self, voters: Iterable[NodeId], learners: Iterable[NodeId]) -> None:
+        """Other voters and other learners, from now on."""
+        core, now = self._core, self._environment.clock.monotonic()
+        others = {self._node(node) for node in voters}
+        learning = {self._node(node) for node in learners}
+        following, matched = core._SyncObj__raftNextIndex, core._SyncObj__raftMatchIndex
+        for node in sorted(others | learning, key=str):
+            if node not in following:
+                following[node] = core._SyncObj__raftLog.last_index + 1
+                matched[node] = 0
+            core._SyncObj__lastResponseTime.setdefault(node, now)
+        for node in [node for node in following if node not in others | learning]:
+            del following[node]
+            matched.pop(node, None)
+            core._SyncObj__lastResponseTime.pop(node, None)
+        core._SyncObj__otherNodes = others
+        core._SyncObj__readonlyNodes = learning
+
+    def next_index(self, node: NodeId) -> int:
+        return int(self._core._SyncObj__raftNextIndex[self._node(node)])
+
+    def set_next_index(self, node: NodeId, index: int) -> None:
+        self._core._SyncObj__raftNextIndex[self._node(node)] = index
+
+    def match_index(self, node: NodeId) -> int:
+        return int(self._core._SyncObj__raftMatchIndex.get(self._node(node), 0))
+
+    def forget_match(self, node: NodeId) -> None:
+        """It is on another disk now: what it had does not count."""
+        self._core._SyncObj__raftMatchIndex[self._node(node)] = 0
+
+    def heard(self, node: NodeId) -> None:
+        peer = self._node(node)
+        if peer in self._core._SyncObj__raftMatchIndex:
+            self._core._SyncObj__lastResponseTime[peer] = self._environment.clock.monotonic()
+
+    # --- events --------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        activate(self._environment)
+        self._core.doTick(0)
+
+    def append(self, command: bytes) -> int:
+        """Add an entry to the log of the leader; returns its index."""
+        assert self.leads, "only a leader appends"
+        log = self._core._SyncObj__raftLog
+        index = int(log.last_index) + 1
+        log.add(command, index, self.term)
+        return index
+
+    def step_down(self) -> None:
+        activate(self._environment)
+        core = self._core
+        core._SyncObj__setState(FOLLOWER)
+        core._SyncObj__raftLeader = None
+        self.election_deadline = self._environment.clock.monotonic() + self.timeout_s()
+
+    def receive_append(self, node: NodeId, append: Append) -> None:
+        message: dict[str, Any] = {
+            "type": "append_entries",
+            "term": append.term,
+            "commit_index": append.commit,
+        }
+        if append.prev_index is not None:
+            first = append.prev_index + 1
+            entries: list[Entry] = [
+                (command, first + at, term) for at, (term, command) in enumerate(append.entries)
+            ]
+            message["entries"] = entries
+            message["prevLogIdx"] = append.prev_index
+            message["prevLogTerm"] = append.prev_term
+        self._receive(node, message)
+
+    def receive_ack(self, node: NodeId, ack: Ack) -> None:
+        self._receive(
+            node,
+            {
+                "type": "next_node_idx",
+                "next_node_idx": ack.next_index,
+                "success": ack.success,
+                "reset": ack.reset,
+            },
+        )
+
+    def receive_vote_request(
+        self, node: NodeId, term: int, last_index: int, last_term: int
+    ) -> None:
+        self._receive(
+            node,
+            {
+                "type": "request_vote",
+                "term": term,
+                "last_log_index": last_index,
+                "last_log_term": last_term,
+            },
+        )
+
+    def receive_vote(self, node: NodeId, term: int) -> None:
+        self._receive(node, {"type": "response_vote", "term": term})
+
+    def receive_timeout_now(self, node: NodeId, term: int) -> None:
+        self._receive(node, {"type": "timeout_now", "term": term})
+
+    def raise_term(self, node: NodeId, term: int) -> None:
+        """Move to a higher term without a vote: a request whose log is older than any (rule e)."""
+        self.receive_vote_request(node, term, 0, -1)
+
+    def _receive(self, node: NodeId, message: dict[str, Any]) -> None:
+        activate(self._environment)
+        self._core._SyncObj__onMessageReceived(self._node(node), message)

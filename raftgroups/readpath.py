@@ -1,0 +1,169 @@
+"""Read points of one replica: joins the rules of reads.py with the core and the network.
+
+Reads do not wait for turns: a probe and its echo depend on nothing that is not on the disk, so they
+leave at once, even while a sync is in flight. `depart` is called once a pass of the loop, so that
+all reads of a pass share one probe.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from raftgroups.messages import Echo, Probe, ReadIndex, ReadRequest
+from raftgroups.outcomes import ReadReady, ReadResult, Refused
+from raftgroups.reads import Reader, ReadPoints
+from raftgroups.transport import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftgroups.replica import Replica
+
+
+class ReadPath:
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.points = ReadPoints(replica.services.rng.randrange(0, 1 << 32))
+        self._sent_at = 0.0
+        self._asked: NodeId | None = None
+
+    def read(self, done: Callable[[ReadResult], None]) -> None:
+        replica = self._replica
+        services = replica.services
+        if len(self.points) >= services.config.reads_max:
+            reason = f"{len(self.points)} reads wait already; slow down"
+            services.answer(partial(done, Refused(reason, replica.leader_hint())))
+            return
+        deadline = replica.now() + services.config.read_timeout_s
+        self._arrive(Reader(partial(self._answer, done), deadline))
+
+    def _answer(self, done: Callable[[ReadResult], None], index: int | None, why: str) -> None:
+        replica = self._replica
+        result = Refused(why, replica.leader_hint()) if index is None else ReadReady(index)
+        replica.services.answer(partial(done, result))
+
+    def _arrive(self, reader: Reader) -> None:
+        replica = self._replica
+        join = "read-joins-probe-in-flight" in replica.services.config.canaries
+        self.points.arrive(reader, join_flight=join)
+        replica.services.reads_arrived(replica.group_id)
+
+    # --- out -----------------------------------------------------------------------------
+
+    def depart(self) -> None:
+        """Let what waits leave, if it may."""
+        points, replica = self.points, self._replica
+        raft = replica.raft
+        if not points.waiting or points.flight is not None:
+            return
+        if raft.leads:
+            if not replica.own_term_committed() and (
+                "read-index-without-own-term" not in replica.services.config.canaries
+            ):
+                return
+            points.depart(raft.term, raft.commit_index)
+            if replica.journal.config.majority() == 1:
+                self._confirmed(None)
+            else:
+                self._send_probe()
+        elif raft.leader is not None and replica.services.connected(raft.leader):
+            points.depart(raft.term, 0)
+            self._send_request(raft.leader)
+
+    def _send_probe(self) -> None:
+        replica, flight = self._replica, self.points.flight
+        assert flight is not None
+        self._sent_at = replica.now()
+        probe = Probe(replica.group_id, flight.term, flight.number)
+        for voter in replica.journal.config.voters:
+            if voter != replica.services.node_id:
+                replica.services.send_now(voter, probe)
+
+    def _send_request(self, leader: NodeId) -> None:
+        replica, flight = self._replica, self.points.flight
+        assert flight is not None
+        self._sent_at = replica.now()
+        self._asked = leader
+        request = ReadRequest(replica.group_id, flight.term, flight.number)
+        replica.services.send_now(leader, request)
+
+    def after_tick(self) -> None:
+        """The core has moved on: answer, leave, or say again what may have been lost."""
+        points, replica = self.points, self._replica
+        if not replica.installing:
+            points.applied(replica.raft.applied_index)
+        flight = points.flight
+        if flight is None:
+            self.depart()
+            return
+        raft = replica.raft
+        lost = flight.term != raft.term or (not raft.leads and raft.leader != self._asked)
+        if lost:
+            self.leadership_changed()
+            self.depart()
+        elif replica.now() - self._sent_at > 2 * replica.services.config.heartbeat_s:
+            if raft.leads:
+                self._send_probe()
+            elif raft.leader is not None:
+                self._send_request(raft.leader)
+
+    def leadership_changed(self) -> None:
+        """The flight is worth nothing any more, and other nodes must ask elsewhere."""
+        for reader in self.points.abandon(requeue=True) + self.points.drop_remote():
+            reader.answer(None, "the leader changed; ask again")
+
+    # --- back ----------------------------------------------------------------------------
+
+    def on_probe(self, peer: NodeId, _: int, probe: Probe) -> None:
+        replica = self._replica
+        if probe.term != replica.raft.term or replica.raft.leader != peer:
+            return replica.drop(peer, "late-probe")
+        return replica.services.send_now(peer, Echo(*probe))
+
+    def on_echo(self, peer: NodeId, incarnation: int, echo: Echo) -> None:
+        replica = self._replica
+        raft, config = replica.raft, replica.journal.config
+        if not raft.leads or echo.term != raft.term or not config.is_voter(peer, incarnation):
+            return replica.drop(peer, "late-echo")
+        raft.heard(peer)
+        count = self.points.echo(peer, echo.term, echo.probe)
+        if count is not None and count + 1 >= config.majority():
+            self._confirmed(None)
+        return None
+
+    def on_request(self, peer: NodeId, _: int, request: ReadRequest) -> None:
+        replica = self._replica
+        answer = partial(self._answer_remote, peer, request.request)
+        if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
+            answer(None, "")
+            return
+        deadline = replica.now() + replica.services.config.read_timeout_s
+        self._arrive(Reader(answer, deadline, remote=True))
+
+    def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
+        replica = self._replica
+        replica.services.send_now(
+            peer, ReadIndex(replica.group_id, replica.raft.term, number, index)
+        )
+
+    def on_read_index(self, peer: NodeId, _: int, answer: ReadIndex) -> None:
+        flight = self.points.flight
+        if flight is None or flight.number != answer.request or peer != self._asked:
+            return
+        if answer.read_index is None:
+            for reader in self.points.abandon(requeue=False):
+                reader.answer(None, f"{peer} leads no longer; ask again")
+        else:
+            self._confirmed(answer.read_index)
+
+    def _confirmed(self, index: int | None) -> None:
+        self.points.confirmed(index)
+        if not self._replica.installing:
+            self.points.applied(self._replica.raft.applied_index)
+        if self.points.waiting:
+            self._replica.services.reads_arrived(self._replica.group_id)
+
+    def expire(self, now: float) -> None:
+        for reader in self.points.expire(now):
+            reader.answer(None, "no read point in time; is there a majority?")

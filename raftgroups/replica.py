@@ -1,0 +1,336 @@
+"""One replica of one group: its core, its journal, its machine, and the way of a message in.
+
+    frame -> host -> Replica.receive -> rules (filters.py) -> pysyncobj (raftcore.py)
+                                                                 |
+             journal <- entries, term, vote                      | hooks
+             machine <- committed entries                        |
+             outbox  <- answers, votes, entries  <---------------+
+
+A replica holds no queue of its own and starts no work: the host calls `receive` and `tick`, in a
+turn, and never while a sync is in flight. Whatever it wants to say goes to the host's outbox.
+
+Rule c, the write-ahead barrier, has its last line here: a leader commits nothing beyond what its
+own disk has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
+from raftgroups.journal import BrokenLogError, GroupJournal
+from raftgroups.machine_api import StateMachine
+from raftgroups.messages import (
+    Ack,
+    Append,
+    Chunk,
+    Echo,
+    Message,
+    NotMember,
+    Offer,
+    OfferReply,
+    PreVote,
+    PreVoteRequest,
+    Probe,
+    ReadIndex,
+    ReadRequest,
+    Stale,
+    TimeoutNow,
+    Vote,
+    VoteRequest,
+)
+from raftgroups.progress import Progress
+from raftgroups.raftcore import Raft
+from raftgroups.readpath import ReadPath
+from raftgroups.records import KIND_OPERATIONS, read_operations
+from raftgroups.replication import Replication
+from raftgroups.seams import LEADER
+from raftgroups.services import Owner, Services
+from raftgroups.snapshot_receive import SnapshotReceiver
+from raftgroups.snapshot_send import SnapshotSender
+from raftgroups.transport import NodeId
+from raftgroups.voting import Voting
+from storage.committer import Need
+from storage.engine import Batch
+
+Handler = Callable[[NodeId, int, Any], None]
+"""(sender, the incarnation that its frame names, message of the kind it is listed for)"""
+
+APPLY_ENTRIES: Final = 512
+APPLY_BYTES: Final = 4 * 1024 * 1024
+
+
+class Replica:
+    """Invariant: the core's members are those of the journal's configuration in force."""
+
+    def __init__(
+        self,
+        services: Services,
+        group_id: int,
+        journal: GroupJournal,
+        machine: StateMachine,
+        owner: Owner,
+    ) -> None:
+        self.services = services
+        self.group_id = group_id
+        self.journal = journal
+        self.machine = machine
+        self._owner = owner
+        self._ack_next: int | None = None
+        self._quiet = False
+        self._commit_floor = journal.commit_index
+        self.raft = Raft(services.node_id, journal, services, services.config, self)
+        self.voting = Voting(self)
+        self.replication = Replication(self)
+        self.reads = ReadPath(self)
+        self.sender = SnapshotSender(self)
+        self.receiver = SnapshotReceiver(self)
+        self.receiver.load()
+        self._read_handlers: dict[type[Message], Handler] = {
+            Probe: self.reads.on_probe,
+            Echo: self.reads.on_echo,
+            ReadRequest: self.reads.on_request,
+            ReadIndex: self.reads.on_read_index,
+        }
+        self._handlers: dict[type[Message], Handler] = {
+            Append: self._on_append,
+            Ack: self.replication.on_ack,
+            VoteRequest: self.voting.on_vote_request,
+            Vote: self.voting.on_vote,
+            PreVoteRequest: self.voting.on_pre_vote_request,
+            PreVote: self.voting.on_pre_vote,
+            Stale: self.voting.on_stale,
+            TimeoutNow: self.voting.on_timeout_now,
+            NotMember: self._on_not_member,
+            Offer: self.receiver.on_offer,
+            OfferReply: self.sender.on_reply,
+            Chunk: self.receiver.on_chunk,
+        }
+        journal.on_config = self.adopt
+        self.adopt()
+
+    # --- who we are ----------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self.services.clock.monotonic()
+
+    def adopt(self) -> None:
+        """The journal's configuration in force is another one."""
+        config, me = self.journal.config, self.services.node_id
+        self.raft.adopt(
+            (node for node in config.voters if node != me),
+            (node for node in config.learners if node != me),
+        )
+        self.replication.adopt(config.peers(me))
+
+    @property
+    def removed(self) -> bool:
+        """A committed configuration told us to stop, and none since then has us."""
+        return self.journal.hard.removed_at > 0 and (
+            self.journal.hard.removed_at >= self.journal.config_index
+        )
+
+    @property
+    def installing(self) -> bool:
+        """A snapshot is being put in place: the machine's state is not whole."""
+        return self.receiver.moving
+
+    def may_campaign(self) -> bool:
+        config, services = self.journal.config, self.services
+        voter = config.is_voter(services.node_id, services.incarnation)
+        return voter and not self.removed and not self.installing
+
+    def may_vote(self) -> bool:
+        config, services = self.journal.config, self.services
+        return config.is_member(services.node_id, services.incarnation) and not self.removed
+
+    def own_term_committed(self) -> bool:
+        noop = self.raft.noop_index
+        return noop is not None and self.raft.commit_index >= noop
+
+    def leader_hint(self) -> NodeId | None:
+        leader = self.raft.leader
+        return None if leader == self.services.node_id else leader
+
+    def drop(self, peer: NodeId, reason: str) -> None:
+        self.services.drop(peer, self.group_id, reason)
+
+    def tell_not_member(self, peer: NodeId) -> None:
+        """Rule l2: pysyncobj never tells a removed node; only a committed removal counts."""
+        journal = self.journal
+        if journal.config_index <= self.raft.commit_index and journal.config.voters:
+            message = NotMember(self.group_id, self.raft.term, journal.config_index)
+            self.services.send(peer, message)
+
+    # --- in ------------------------------------------------------------------------------
+
+    def receive(self, peer: NodeId, incarnation: int, message: Message) -> None:
+        """One message, in a turn."""
+        self._handlers[type(message)](peer, incarnation, message)
+
+    def receive_read(self, peer: NodeId, incarnation: int, message: Message) -> bool:
+        """Messages that need no turn; False if this is none of them."""
+        handler = self._read_handlers.get(type(message))
+        if handler is None:
+            return False
+        handler(peer, incarnation, message)
+        return True
+
+    def _on_append(self, peer: NodeId, _: int, append: Append) -> None:
+        raft = self.raft
+        if append.term < raft.term:
+            self.services.send(peer, Stale(self.group_id, raft.term))
+            return self.drop(peer, "old-term")
+        reason = n3_j_entries(append)
+        if reason is not None:
+            return self.drop(peer, reason)
+        if raft.leads and append.term == raft.term:
+            raise BrokenLogError(
+                f"group {self.group_id} has two leaders in term {raft.term}: {peer} and this node"
+            )
+        self._quiet = append.quiet
+        if append.prev_index is None:
+            raft.receive_append(peer, n1_snapshot_phase(append))
+            sign_of_life = Ack(self.group_id, raft.term, 1, success=False, reset=False)
+            self.services.send(peer, sign_of_life)
+        else:
+            placed = self._place(append)
+            self._ack_next = None if placed.matched is None else placed.matched + 1
+            raft.receive_append(peer, placed.append)
+        return self.voting.leader_heard()
+
+    def _place(self, append: Append) -> Placed:
+        assert append.prev_index is not None
+        if "no-suffix-filter" in self.services.config.canaries:
+            return Placed(append, append.prev_index + len(append.entries), None)
+        placed = b_place(append, self.journal)
+        conflict = placed.truncate_from
+        if placed.matched is None and append.prev_index <= self.journal.last_index:
+            conflict = append.prev_index
+        if conflict is not None and conflict <= self.raft.commit_index:
+            raise BrokenLogError(
+                f"group {self.group_id}: the leader's entry {conflict} of term {append.term} is "
+                f"not ours, but everything up to {self.raft.commit_index} is committed here"
+            )
+        return placed
+
+    def _on_not_member(self, peer: NodeId, _: int, message: NotMember) -> None:
+        if message.config_index >= self.journal.config_index:
+            self.journal.set_removed_at(message.config_index)
+            if self.raft.leads:
+                self.raft.step_down()
+
+    # --- the tick ------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        self._commit_floor = self.raft.commit_index
+        self.raft.tick()
+
+    def stand_down(self) -> None:
+        """Our disk stood still: somebody else should lead."""
+        if self.raft.leads:
+            self.raft.step_down()
+
+    def snapshot_needed(self, peer: NodeId, progress: Progress) -> None:
+        """This peer needs entries that were compacted away."""
+        progress.snapshot = self.sender.needed(peer)
+
+    def need(self) -> Need:
+        return max(self.journal.need(), self.receiver.need())
+
+    def prepare(self, batch: Batch) -> None:
+        if not self.installing:
+            self.machine.prepare(batch)
+        self.journal.prepare(batch)
+        self.receiver.prepare(batch)
+
+    def after_commit(self) -> None:
+        if not self.installing:
+            self.machine.after_commit()
+        self.journal.after_commit()
+        self.receiver.after_commit()
+        self._compact_if_long()
+
+    def _compact_if_long(self) -> None:
+        journal, config = self.journal, self.services.config
+        long = journal.durable_applied - journal.base_index
+        if long > config.compact_after_entries + config.keep_entries or (
+            journal.grown_bytes > config.compact_after_bytes
+        ):
+            self.compact(journal.tail(config.keep_entries, config.keep_bytes))
+
+    def compact(self, keep: int) -> None:
+        """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""
+        bound = self.journal.durable_applied - keep
+        held = self.sender.holds()
+        self.journal.compact(bound if held is None else min(bound, held))
+
+    # --- raftgroups.seams.Hooks ----------------------------------------------------------
+
+    def may_stand(self) -> bool:
+        return self.voting.may_stand()
+
+    def heartbeat_is_due(self) -> float:
+        self.replication.heartbeat = True
+        return self.services.next_beat()
+
+    def request_votes(self, node: NodeId, term: int, last_index: int, last_term: int) -> None:
+        self.voting.ask(node, term, last_index, last_term)
+
+    def grant_vote(self, node: NodeId, term: int) -> None:
+        self.voting.grant(node, term)
+
+    def acknowledge(
+        self, node: NodeId, *, reset: bool, next_index: int | None, success: bool
+    ) -> None:
+        if success:
+            if self._quiet:
+                return
+            wanted = next_index if self._ack_next is None else self._ack_next
+        else:
+            wanted = next_index
+        if wanted is None:
+            wanted = self.journal.last_index + 1
+        if reset and "no-backup-rule" not in self.services.config.canaries:
+            wanted = d2_back_up(wanted, self.raft.commit_index)
+        ack = Ack(self.group_id, self.raft.term, wanted, success=success, reset=reset)
+        self.services.send(node, ack)
+
+    def role_changed(self, old: int, new: int) -> None:
+        self.voting.election.cancel()
+        if new == LEADER:
+            self.replication.restart()
+            self._owner.leadership_won()
+        elif old == LEADER:
+            self.reads.leadership_changed()
+            self.sender.stop()
+            self._owner.leadership_lost()
+
+    def apply_committed(self) -> None:
+        raft, journal = self.raft, self.journal
+        if self.installing:
+            return
+        if raft.leads and raft.commit_index > journal.durable_index:
+            raft.commit_index = max(self._commit_floor, journal.durable_index)
+        target = min(raft.commit_index, raft.applied_index + APPLY_ENTRIES)
+        size = 0
+        while raft.applied_index < target and size < APPLY_BYTES:
+            command, index, _ = journal.entry(raft.applied_index + 1)
+            size += len(command)
+            if command[0] == KIND_OPERATIONS:
+                origin, first_seq, payloads = read_operations(command)
+                results = [self.machine.apply(index, payload) for payload in payloads]
+                self._owner.applied(index, origin, first_seq, results)
+            raft.applied_index = index
+            journal.set_applied(index)
+            self.services.counters.entries_applied += 1
+            if index == journal.config_index:
+                self._config_applied()
+        if raft.applied_index < raft.commit_index:
+            self.services.wake(self.group_id)
+
+    def _config_applied(self) -> None:
+        journal, services = self.journal, self.services
+        if not journal.config.is_member(services.node_id, services.incarnation):
+            journal.set_removed_at(journal.config_index)

@@ -1,0 +1,159 @@
+"""The leader's way of getting its log to the others: what to send to whom, and what came back.
+
+Once a turn, after the tick, for every peer (hazard n5):
+
+    entries from `next` on, while less than `inflight_max_bytes` is under way
+    else, if heartbeats are due, an empty Append        its previous entry finds out about losses
+    else, if the commit index has moved, a quiet one    so that followers apply without delay
+    a peer that needs entries from before the base gets a snapshot, and signs of life meanwhile
+
+AppendEntries may leave before our own disk has the entries, because no tick counts them before it
+does; but not before our disk has the TERM: a node that forgot it could lead the same term again and
+put another entry at the same place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftgroups.filters import a_ack_of_this_term, ack_within_log, l2_member
+from raftgroups.messages import Ack, Append, WireEntry
+from raftgroups.progress import Progress
+from raftgroups.transport import NodeId
+
+if TYPE_CHECKING:
+    from raftgroups.replica import Replica
+
+
+class Replication:
+    """Invariant: `progress` has exactly the other members of the configuration in force."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.progress: dict[NodeId, Progress] = {}
+        self.heartbeat = False
+        """Heartbeats are due: set by the tick, cleared by `send`."""
+
+    def adopt(self, peers: list[NodeId]) -> None:
+        now = self._replica.now()
+        self.progress = {peer: self.progress.get(peer) or Progress(now) for peer in peers}
+
+    def restart(self) -> None:
+        """A new leadership: nothing is known, nothing is under way."""
+        now = self._replica.now()
+        self.progress = {peer: Progress(now) for peer in self.progress}
+        self.heartbeat = True
+
+    def peer_connected(self, peer: NodeId) -> None:
+        progress = self.progress.get(peer)
+        if progress is not None and self._replica.raft.leads:
+            progress.lost()
+            self._replica.raft.set_next_index(peer, self._first_missing(peer))
+
+    def _first_missing(self, peer: NodeId) -> int:
+        """What is surely not there yet, as far as is known: before anything is, go on."""
+        match = self._replica.raft.match_index(peer)
+        return match + 1 if match else self._replica.raft.next_index(peer)
+
+    # --- out -----------------------------------------------------------------------------
+
+    def send(self) -> None:
+        heartbeat, self.heartbeat = self.heartbeat, False
+        replica = self._replica
+        early = replica.journal.durable_term == replica.raft.term
+        for peer, progress in self.progress.items():
+            if replica.services.connected(peer):
+                self._send_to(peer, progress, heartbeat, early)
+
+    def _send_to(self, peer: NodeId, progress: Progress, heartbeat: bool, early: bool) -> None:
+        replica = self._replica
+        raft, journal, config = replica.raft, replica.journal, replica.services.config
+        following = raft.next_index(peer)
+        if progress.snapshot or following <= journal.base_index:
+            replica.snapshot_needed(peer, progress)
+            if heartbeat:
+                self._append(peer, None, 0, [], quiet=False, early=early)
+            return
+        sent = False
+        while following <= journal.last_index and progress.may_send(config.inflight_max_bytes):
+            entries = journal.read(following, config.append_max_bytes)
+            wire = [(term, command) for command, _, term in entries]
+            prev_term = journal.term_at(following - 1)
+            self._append(peer, following - 1, prev_term, wire, quiet=False, early=early)
+            following += len(entries)
+            progress.sent(following - 1, sum(len(command) for _, command in wire))
+            raft.set_next_index(peer, following)
+            sent = True
+        commit = raft.commit_index
+        if sent:
+            progress.commit_sent = commit
+        elif heartbeat or (commit > progress.commit_sent and not progress.paused):
+            progress.commit_sent = commit
+            prev_term = journal.term_at(following - 1)
+            self._append(peer, following - 1, prev_term, [], quiet=not heartbeat, early=early)
+
+    def _append(
+        self,
+        peer: NodeId,
+        prev_index: int | None,
+        prev_term: int,
+        entries: list[WireEntry],
+        *,
+        quiet: bool,
+        early: bool,
+    ) -> None:
+        replica = self._replica
+        message = Append(
+            replica.group_id,
+            replica.raft.term,
+            prev_index,
+            prev_term,
+            replica.raft.commit_index,
+            quiet,
+            entries,
+        )
+        replica.services.send(peer, message, early=early)
+
+    def not_sent(self, peer: NodeId, append: Append) -> None:
+        """The link refused it: heartbeats go on, and the first answer ends the pause."""
+        progress = self.progress.get(peer)
+        replica = self._replica
+        if progress is None or not replica.raft.leads or append.term != replica.raft.term:
+            return
+        progress.lost()
+        progress.paused = True
+        if append.prev_index is not None and append.entries:
+            following = min(replica.raft.next_index(peer), append.prev_index + 1)
+            replica.raft.set_next_index(peer, following)
+
+    # --- back ----------------------------------------------------------------------------
+
+    def on_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> None:
+        replica = self._replica
+        raft, canaries = replica.raft, replica.services.config.canaries
+        if not raft.leads:
+            return
+        reason = None
+        if "no-ack-term-check" not in canaries:
+            reason = a_ack_of_this_term(ack, raft.term)
+        reason = reason or l2_member(replica.journal.config, peer, incarnation)
+        reason = reason or ack_within_log(ack, replica.journal.last_index)
+        if reason is not None:
+            replica.drop(peer, reason)
+            if reason in ("l2-not-a-member", "foreign-incarnation"):
+                replica.tell_not_member(peer)
+            return
+        progress = self.progress[peer]
+        if progress.incarnation != incarnation:
+            if progress.incarnation is not None:
+                raft.forget_match(peer)
+                progress.lost()
+            progress.incarnation = incarnation
+        following = raft.next_index(peer)
+        raft.receive_ack(peer, ack)
+        progress.heard_at = replica.now()
+        if ack.success:
+            raft.set_next_index(peer, max(following, ack.next_index))
+            progress.acknowledged(ack.next_index - 1)
+        elif ack.reset:
+            progress.lost()

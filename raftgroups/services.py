@@ -1,0 +1,99 @@
+"""What a replica asks of the node that hosts it, and what it tells its group. Protocols only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from raftgroups.config import HostConfig
+from raftgroups.messages import Message
+from raftgroups.transport import NodeId
+from storage.clock import Clock, Rng
+from storage.engine import Engine
+
+
+class Counters:
+    """Plain numbers of a host; they only grow."""
+
+    __slots__ = (
+        "dropped",
+        "entries_appended",
+        "entries_applied",
+        "messages_in",
+        "messages_out",
+        "stalls",
+    )
+
+    def __init__(self) -> None:
+        self.messages_in = 0
+        self.messages_out = 0
+        self.entries_appended = 0
+        self.entries_applied = 0
+        self.stalls = 0
+        self.dropped: dict[str, int] = {}
+
+
+class Services(Protocol):
+    """Implemented by GroupHost."""
+
+    node_id: NodeId
+    incarnation: int
+    origin: str
+    """Names this node and this start of its process, in entries (hazard n4)."""
+    config: HostConfig
+    counters: Counters
+    snapshot_streams: int
+    """Snapshots that all groups of this node are sending."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    def other_ranges(self, group_id: int) -> list[tuple[bytes, bytes]]:
+        """What the machines of all other groups of this engine own."""
+        ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def rng(self) -> Rng: ...
+
+    def send(self, peer: NodeId, message: Message, *, early: bool = False) -> None:
+        """`early` leaves in this turn; anything else after what it depends on is on the disk."""
+        ...
+
+    def send_now(self, peer: NodeId, message: Message) -> None:
+        """Outside of turns: only for what depends on nothing that is not on the disk (reads)."""
+        ...
+
+    def connected(self, peer: NodeId) -> bool: ...
+
+    def drop(self, peer: NodeId, group_id: int, reason: str) -> None:
+        """Count a message that was not delivered; log the first of its kind."""
+        ...
+
+    def wake(self, group_id: int) -> None:
+        """This group has work: it takes part in the next turn."""
+        ...
+
+    def reads_arrived(self, group_id: int) -> None:
+        """This group has reads that want to leave, soon and without waiting for a turn."""
+        ...
+
+    def answer(self, call: Callable[[], None]) -> None:
+        """Call this from the loop, after the work under way."""
+        ...
+
+    def next_beat(self) -> float:
+        """When the next heartbeats are due: one moment for all groups of a node."""
+        ...
+
+
+class Owner(Protocol):
+    """What a replica tells its group."""
+
+    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None: ...
+
+    def leadership_lost(self) -> None: ...
+
+    def leadership_won(self) -> None: ...

@@ -1,0 +1,159 @@
+"""Snapshots as values: what is offered, how rows travel in chunks, what may be accepted. Pure.
+
+A snapshot is the rows of a machine's ranges at one applied index, streamed from an engine snapshot
+in key order. Nothing is dumped and nothing is held in memory but a few chunks.
+
+    leader                                   follower
+    Offer(id, index, config, ranges)  --->   refuse if it has that already (hazard n2), else stage
+             <---  OfferReply(next chunk)    what is on the disk already is not sent again
+    Chunk 0, 1, 2, ...                --->   checked, staged, synced
+             <---  OfferReply(next chunk)
+    Chunk last                        --->   all there: the switch (snapshot_receive.py)
+             <---  Ack(index + 1)            entries follow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+from zlib import crc32
+
+import cbor2
+
+from raftgroups.messages import MalformedError, Offer
+from storage.codec import Table, key_u64, table_range
+
+PART_BYTES: Final = 2 * 1024 * 1024
+Row = tuple[bytes, bytes]
+Range = tuple[bytes, bytes]
+
+_RAFT_TABLES: Final = [
+    table_range(table)
+    for table in (
+        Table.NODE_META,
+        Table.JOURNAL,
+        Table.JOURNAL_META,
+        Table.HARD_STATE,
+        Table.GROUP_CONFIG,
+        Table.APPLIED_INDEX,
+        Table.SNAPSHOT_STATE,
+    )
+]
+
+
+class Phase(IntEnum):
+    STAGING = 0
+    MOVING = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A snapshot being received, as it stands in the engine. Invariant: in phase MOVING all chunks
+    are staged and checked, the log has already given way, and chunks below `moved` are in place."""
+
+    snapshot: int
+    last_index: int
+    last_term: int
+    config_index: int
+    config: bytes
+    ranges: tuple[Range, ...]
+    phase: Phase = Phase.STAGING
+    chunks: int = 0
+    """How many there are in all, once known."""
+    moved: int = 0
+
+    @classmethod
+    def of(cls, offer: Offer) -> Incoming:
+        return cls(
+            offer.snapshot,
+            offer.last_index,
+            offer.last_term,
+            offer.config_index,
+            offer.config,
+            tuple((start, end) for start, end in offer.ranges),
+        )
+
+    def encode(self) -> bytes:
+        return cbor2.dumps(
+            [
+                self.snapshot,
+                self.last_index,
+                self.last_term,
+                self.config_index,
+                self.config,
+                [list(pair) for pair in self.ranges],
+                int(self.phase),
+                self.chunks,
+                self.moved,
+            ]
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Incoming:
+        snapshot, index, term, config_index, config, ranges, phase, chunks, moved = cbor2.loads(
+            data
+        )
+        pairs = tuple((start, end) for start, end in ranges)
+        return cls(snapshot, index, term, config_index, config, pairs, Phase(phase), chunks, moved)
+
+
+def encode_rows(rows: Sequence[Row]) -> tuple[bytes, int]:
+    """The bytes of a chunk and their checksum."""
+    data = cbor2.dumps([list(row) for row in rows])
+    return data, crc32(data)
+
+
+def decode_rows(data: bytes) -> list[Row]:
+    """Raises MalformedError for anything that is no list of rows."""
+    try:
+        rows = cbor2.loads(data)
+    except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
+        raise MalformedError(f"a chunk is not cbor: {error}") from None
+    if type(rows) is not list or not all(
+        type(row) is list and len(row) == 2 and type(row[0]) is bytes and type(row[1]) is bytes
+        for row in rows
+    ):
+        raise MalformedError("a chunk does not hold rows")
+    return [(key, value) for key, value in rows]
+
+
+def chunk_fault(data: bytes, checksum: int, ranges: Iterable[Range]) -> str | None:
+    """Why this chunk must not be staged: damaged, or with rows outside of what was offered."""
+    if crc32(data) != checksum:
+        return "snapshot-chunk-damaged"
+    try:
+        rows = decode_rows(data)
+    except MalformedError:
+        return "snapshot-chunk-malformed"
+    ranges = list(ranges)
+    if all(any(start <= key < end for start, end in ranges) for key, _ in rows):
+        return None
+    return "snapshot-row-out-of-range"
+
+
+def offer_fault(offer: Offer, others: Iterable[Range]) -> str | None:
+    """Why these ranges cannot be taken: `others` are those of this engine's other replicas."""
+    taken = [*_RAFT_TABLES, *others]
+    for start, end in offer.ranges:
+        if not start < end:
+            return "snapshot-range-malformed"
+        if any(start < other_end and other_start < end for other_start, other_end in taken):
+            return "snapshot-overlaps"
+    return None
+
+
+def meta_row(group: int) -> bytes:
+    return key_u64(Table.SNAPSHOT_STATE, group)
+
+
+def chunk_row(group: int, number: int, part: int = 0) -> bytes:
+    return key_u64(
+        Table.SNAPSHOT_STATE, group, b"\x01" + number.to_bytes(4, "big") + part.to_bytes(2, "big")
+    )
+
+
+def parts(data: bytes) -> list[bytes]:
+    """A chunk with a very large row does not fit into one value of the engine."""
+    return [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)] or [b""]

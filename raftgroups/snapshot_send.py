@@ -1,0 +1,195 @@
+"""The leader's side of snapshots: streams of chunks to peers whose entries were compacted away.
+
+A stream reads from an engine snapshot, so it shows one applied index however long it takes, and
+writes go on. It is repeated from where the receiver says that it stands: after a loss, after either
+side's connection broke, after the receiver's restart. If the engine snapshot grows too old, or the
+leader changes, the next one begins anew.
+
+Bounded: `snapshot_window_chunks` under way a peer, one chunk's rows in memory at a time,
+`snapshot_streams_max` streams a node. The log is not compacted past a snapshot under way, or its
+receiver would need the next one (hazard h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from raftgroups.filters import l2_member
+from raftgroups.messages import Chunk, Offer, OfferReply
+from raftgroups.records import meta_key, unpack_pair
+from raftgroups.snapshot import Range, encode_rows
+from raftgroups.transport import NodeId
+from storage.codec import Table
+from storage.engine import Snapshot
+from storage.errors import SnapshotExpiredError
+
+if TYPE_CHECKING:
+    from raftgroups.replica import Replica
+
+Position = tuple[int, bytes]
+"""(number of the range, first key not yet sent)"""
+
+
+@dataclass(slots=True)
+class Stream:
+    rows: Snapshot
+    offer: Offer
+    acknowledged: int = 0
+    sent: int = 0
+    """Chunks sent; those from `acknowledged` on are under way."""
+    end: int | None = None
+    """How many chunks there are, once the last was read."""
+    positions: dict[int, Position] = field(default_factory=dict)
+    """Where each chunk begins that may have to be sent again, and the next one."""
+    retry_at: float = 0.0
+    heard_at: float = 0.0
+
+
+class SnapshotSender:
+    """Invariant: streams exist only while this replica leads."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self.streams: dict[NodeId, Stream] = {}
+        self.finished = 0
+
+    def needed(self, peer: NodeId) -> bool:
+        """Begin a stream to this peer; False if there are too many already."""
+        if peer in self.streams:
+            return True
+        replica = self._replica
+        services = replica.services
+        if replica.installing or services.snapshot_streams >= services.config.snapshot_streams_max:
+            return False
+        services.snapshot_streams += 1
+        rows = services.engine.snapshot(max_age_s=services.config.snapshot_max_age_s)
+        key = meta_key(Table.APPLIED_INDEX, replica.group_id)
+        record = rows.get(key)
+        assert record is not None, "a replica that leads has been written"
+        applied, _ = unpack_pair(key, record)
+        config_index, config = replica.journal.config_at(applied)
+        offer = Offer(
+            replica.group_id,
+            replica.raft.term,
+            services.rng.randrange(0, 1 << 62),
+            applied,
+            replica.journal.term_at(applied),
+            config_index,
+            config.encode(),
+            [list(pair) for pair in replica.machine.owned_ranges()],  # type: ignore[misc]
+        )
+        stream = self.streams[peer] = Stream(rows, offer, heard_at=replica.now())
+        stream.positions[0] = (0, offer.ranges[0][0] if offer.ranges else b"")
+        self._offer(peer, stream)
+        return True
+
+    def holds(self) -> int | None:
+        """The log must keep what follows this index."""
+        return min((stream.offer.last_index for stream in self.streams.values()), default=None)
+
+    def _offer(self, peer: NodeId, stream: Stream) -> None:
+        replica = self._replica
+        stream.retry_at = replica.now() + replica.services.config.snapshot_retry_s
+        replica.services.send(peer, stream.offer)
+
+    def on_reply(self, peer: NodeId, incarnation: int, reply: OfferReply) -> None:
+        reason = l2_member(self._replica.journal.config, peer, incarnation)
+        if reason is not None:
+            self._replica.drop(peer, reason)
+            return self._replica.tell_not_member(peer)
+        stream = self.streams.get(peer)
+        if stream is None or reply.snapshot != stream.offer.snapshot:
+            return self._replica.drop(peer, "late-snapshot-reply")
+        stream.heard_at = self._replica.now()
+        if reply.next_chunk is None:
+            # It cannot be taken now; `retry_at` asks again.
+            return None
+        if reply.next_chunk not in stream.positions:
+            return self._abort(peer, "snapshot-restarts")
+        if reply.next_chunk > stream.acknowledged:
+            for number in range(stream.acknowledged, reply.next_chunk):
+                stream.positions.pop(number, None)
+            stream.acknowledged = reply.next_chunk
+        else:
+            stream.sent = reply.next_chunk
+        stream.sent = max(stream.sent, stream.acknowledged)
+        stream.retry_at = self._replica.now() + self._replica.services.config.snapshot_retry_s
+        return self._pump(peer, stream)
+
+    def _pump(self, peer: NodeId, stream: Stream) -> None:
+        window = self._replica.services.config.snapshot_window_chunks
+        try:
+            while stream.sent < stream.acknowledged + window and stream.sent != stream.end:
+                self._send_chunk(peer, stream)
+        except SnapshotExpiredError:
+            self._abort(peer, "snapshot-too-slow")
+
+    def _send_chunk(self, peer: NodeId, stream: Stream) -> None:
+        replica = self._replica
+        at, key = stream.positions[stream.sent]
+        ranges = stream.offer.ranges
+        rows, after = self._read(stream.rows, ranges, at, key)
+        data, checksum = encode_rows(rows)
+        number = stream.sent
+        last = after[0] >= len(ranges)
+        message = Chunk(
+            replica.group_id,
+            replica.raft.term,
+            stream.offer.snapshot,
+            number,
+            last,
+            checksum,
+            data,
+        )
+        stream.sent = number + 1
+        stream.positions[stream.sent] = after
+        if last:
+            stream.end = stream.sent
+        replica.services.send(peer, message)
+
+    def _read(
+        self, rows: Snapshot, ranges: Sequence[Range], at: int, key: bytes
+    ) -> tuple[list[tuple[bytes, bytes]], Position]:
+        """The rows of one chunk, of one range, and where the next one begins."""
+        if at >= len(ranges):
+            return [], (at, b"")
+        limit = self._replica.services.config.snapshot_chunk_bytes
+        page = rows.scan(key, ranges[at][1], max_bytes=limit)
+        if page.more:
+            return page.items, (at, page.items[-1][0] + b"\x00")
+        following = at + 1
+        return page.items, (following, ranges[following][0] if following < len(ranges) else b"")
+
+    def step(self, now: float) -> None:
+        """Each turn: end what is done or lost, ask again where nothing came back."""
+        for peer, stream in list(self.streams.items()):
+            progress = self._replica.replication.progress.get(peer)
+            if progress is None:
+                self._abort(peer, "")
+            elif self._replica.raft.match_index(peer) >= stream.offer.last_index:
+                self.finished += 1
+                self._abort(peer, "")
+            elif now >= stream.heard_at + self._replica.services.config.snapshot_abandon_s:
+                self._abort(peer, "snapshot-abandoned")
+            elif now >= stream.retry_at:
+                stream.sent = stream.acknowledged
+                self._offer(peer, stream)
+
+    def deadline(self) -> float | None:
+        return min((stream.retry_at for stream in self.streams.values()), default=None)
+
+    def _abort(self, peer: NodeId, reason: str) -> None:
+        stream = self.streams.pop(peer)
+        stream.rows.close()
+        self._replica.services.snapshot_streams -= 1
+        progress = self._replica.replication.progress.get(peer)
+        if progress is not None:
+            progress.snapshot = False
+        if reason:
+            self._replica.drop(peer, reason)
+
+    def stop(self) -> None:
+        for peer in list(self.streams):
+            self._abort(peer, "")

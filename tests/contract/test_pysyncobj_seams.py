@@ -1,0 +1,161 @@
+"""pysyncobj is replaced and reached into by name. If a name moves, this says which one, loudly."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pysyncobj.syncobj as module
+import pytest
+from pysyncobj.syncobj import SyncObj
+
+from raftgroups import raftcore, seams
+from raftgroups.config import HostConfig
+from raftgroups.journal import GroupJournal
+from raftgroups.membership import Config
+from raftgroups.raftcore import Raft
+from raftgroups.transport import NodeId
+from storage.memory import MemoryEngine
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+
+
+class Quiet:
+    """Hooks that write down what pysyncobj asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.stand = False
+
+    def may_stand(self) -> bool:
+        self.asked.append(("may_stand",))
+        return self.stand
+
+    def heartbeat_is_due(self) -> float:
+        self.asked.append(("heartbeat",))
+        return 1e9
+
+    def apply_committed(self) -> None:
+        self.asked.append(("apply",))
+
+    def request_votes(self, *what: Any) -> None:
+        self.asked.append(("request_votes", *what))
+
+    def grant_vote(self, *what: Any) -> None:
+        self.asked.append(("grant_vote", *what))
+
+    def acknowledge(self, node: NodeId, **what: Any) -> None:
+        self.asked.append(("acknowledge", node, what))
+
+    def role_changed(self, old: int, new: int) -> None:
+        self.asked.append(("role", old, new))
+
+
+def core() -> tuple[Raft, Quiet, SimpleNamespace]:
+    environment = SimpleNamespace(now=100.0, rng=random.Random(1))
+    environment.clock = SimpleNamespace(monotonic=lambda: environment.now)
+    journal = GroupJournal(MemoryEngine(), 1, window_entries=100, window_bytes=1 << 20)
+    journal.form(Config.initial([A, B, C], {}))
+    hooks = Quiet()
+    raft = Raft(A, journal, environment, HostConfig(), hooks)
+    raft.adopt([B, C], [])
+    return raft, hooks, environment
+
+
+def test_every_name_is_where_seams_expects_it() -> None:
+    assert seams.missing_names() == [], (
+        "pysyncobj has moved these names; correct raftgroups/seams.py, then run the hazard tests "
+        f"and the simulation: {seams.missing_names()}"
+    )
+
+
+def test_another_version_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9.9")
+    with pytest.raises(seams.SeamMovedError, match=r"9\.9\.9 is installed .* written for 0\.3\.17"):
+        seams.verify()
+
+
+def test_a_method_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(SyncObj, "_SyncObj__connectedToAnyone")
+    with pytest.raises(seams.SeamMovedError, match="_SyncObj__connectedToAnyone"):
+        seams.verify()
+
+
+def test_a_core_has_every_attribute_that_is_used() -> None:
+    raft, _, _ = core()
+    missing = [name for name in seams.ATTRIBUTE_NAMES if not hasattr(raft._core, name)]
+    assert missing == [], f"pysyncobj has moved these attributes: {missing}"
+
+
+def test_attributes_named_in_raftcore_are_in_the_table() -> None:
+    source = inspect.getsource(raftcore) + inspect.getsource(seams)
+    used = set(re.findall(r"_SyncObj__\w+", source))
+    unknown = used - {*seams.ATTRIBUTE_NAMES, *seams.METHOD_NAMES}
+    assert unknown == set(), f"add to the tables of raftgroups/seams.py: {unknown}"
+
+
+def test_module_names_are_replaced() -> None:
+    assert module.createJournal("the journal") == "the journal"
+    assert module.PIPE_NOTIFIER_ENABLED is False
+    for name in ("loads", "dumps"):
+        with pytest.raises(AssertionError, match="nothing is pickled here"):
+            getattr(module.pickle, name)(b"")
+
+
+def test_the_gate_is_asked_exactly_when_the_deadline_has_passed() -> None:
+    raft, hooks, environment = core()
+    raft.tick()
+    assert ("may_stand",) not in hooks.asked
+    environment.now += 2.0
+    raft.tick()
+    assert ("may_stand",) in hooks.asked
+    assert raft.role == seams.FOLLOWER
+    hooks.stand = True
+    raft.tick()
+    assert raft.role == seams.CANDIDATE
+    asked = [what for what in hooks.asked if what[0] == "request_votes"]
+    assert sorted(asked) == [("request_votes", B, 1, 1, 0), ("request_votes", C, 1, 1, 0)]
+
+
+def test_a_vote_makes_a_leader_with_a_no_op_and_heartbeats() -> None:
+    raft, hooks, environment = core()
+    hooks.stand = True
+    environment.now += 2.0
+    raft.tick()
+    raft.receive_vote(B, 1)
+    assert raft.leads
+    assert raft.noop_index == 2
+    assert ("heartbeat",) in hooks.asked
+    assert ("role", seams.CANDIDATE, seams.LEADER) in hooks.asked
+
+
+def test_pysyncobj_applies_and_sends_through_the_hooks_only() -> None:
+    raft, hooks, _ = core()
+    raft.tick()
+    assert ("apply",) in hooks.asked
+    raft.receive_vote_request(B, 3, 1, 0)
+    assert ("grant_vote", B, 3) in hooks.asked
+    with pytest.raises(AssertionError, match="no way out"):
+        raft._core._SyncObj__transport.send(None, {"type": "apply_command"})
+    for name, argument in (
+        ("_SyncObj__loadDumpFile", True),
+        ("_SyncObj__doApplyCommand", b"\x00"),
+        ("_SyncObj__doChangeCluster", ["add", "x"]),
+    ):
+        with pytest.raises(AssertionError):
+            getattr(raft._core, name)(argument)
+
+
+def test_a_higher_term_without_a_vote() -> None:
+    raft, hooks, _ = core()
+    raft.raise_term(B, 7)
+    assert raft.term == 7
+    assert not [what for what in hooks.asked if what[0] == "grant_vote"]
+
+
+def test_a_node_hashes_alike_in_every_process() -> None:
+    assert hash(seams.PeerNode("a")) == 0xE8B7BE43
+    assert seams.PeerNode("a") == seams.PeerNode("a")

@@ -1,0 +1,243 @@
+"""Hazard f: linearizable reads. One probe in flight, for those who came before it, in this term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raftgroups.messages import Append, Echo, Probe, ReadRequest
+from raftgroups.outcomes import ReadReady, Refused
+from raftgroups.reads import Reader, ReadPoints
+from raftgroups.status import Role
+from raftgroups.transport import NodeId
+
+Make = Callable[..., Any]
+
+
+def steady(make_cluster: Make, **settings: Any) -> Any:
+    cluster = make_cluster(3, **settings)
+    cluster.create()
+    cluster.put(b"x")
+    cluster.make_leader(NodeId("a"))
+    cluster.converge()
+    cluster.run(0.3)
+    cluster.network.log.clear()
+    return cluster
+
+
+def test_hazard_f_no_read_before_an_entry_of_the_own_term_is_committed(make_cluster: Make) -> None:
+    """b is elected but cannot commit its no-op yet: c's last acknowledged entry may be unknown."""
+    cluster = steady(make_cluster)
+    acknowledged = cluster.put(b"y")
+    cluster.crash("a")
+
+    def no_entries(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Append) and message.entries:
+            return []
+        return [message]
+
+    cluster.network.tap = no_entries
+    cluster.until(lambda: bool(cluster.leaders()))
+    leader = cluster.leaders()[0]
+    assert not leader.group.replica.own_term_committed()
+    results = cluster.read(leader)
+    cluster.run(0.4)
+    assert results == []
+    assert cluster.sent(Probe, leader.id) == []
+    cluster.network.tap = None
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], ReadReady)
+    assert results[0].index > acknowledged.index
+
+
+def test_hazard_f_a_later_read_does_not_board_a_flying_probe(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    leader = cluster["a"]
+    cluster.network.hold("b", "a")
+    cluster.network.hold("c", "a")
+    first = cluster.read(leader)
+    cluster.run(0.01)
+    assert len(cluster.sent(Probe)) == 2
+    late = cluster.read(leader)
+    cluster.run(0.01)
+    assert len(cluster.sent(Probe)) == 2, "at most one probe is in flight"
+    cluster.network.release("b", "a")
+    cluster.network.hold("b", "a")
+    cluster.run(0.01)
+    assert isinstance(first[0], ReadReady)
+    assert late == []
+    assert len({probe.probe for probe in cluster.sent(Probe)}) == 2
+    cluster.network.release("b", "a")
+    cluster.network.release("c", "a")
+    cluster.until(lambda: bool(late))
+
+
+def test_hazard_f_reads_of_one_pass_share_a_probe(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    results: list[object] = []
+    for _ in range(50):
+        cluster["a"].group.read(results.append)
+    cluster.until(lambda: len(results) == 50)
+    assert len(cluster.sent(Probe)) == 2
+
+
+def test_hazard_f_the_index_is_taken_when_the_probe_leaves() -> None:
+    points = ReadPoints(0)
+    answers: list[int | None] = []
+    points.arrive(Reader(lambda index, why: answers.append(index), 9.0))
+    flight = points.depart(term=3, index=10)
+    assert flight is not None
+    points.arrive(Reader(lambda index, why: answers.append(index), 9.0))
+    assert points.depart(term=3, index=11) is None
+    assert points.echo(NodeId("b"), 3, flight.number) == 1
+    points.confirmed()
+    points.applied(9)
+    assert answers == []
+    points.applied(10)
+    assert answers == [10]
+    later = points.depart(term=3, index=12)
+    assert later is not None
+    assert len(later.readers) == 1
+
+
+def test_hazard_f_only_echoes_of_this_probe_in_this_term_from_voters_count(
+    make_cluster: Make,
+) -> None:
+    cluster = steady(make_cluster)
+    leader = cluster["a"]
+    cluster.network.isolate("a", cluster.ids)
+    results = cluster.read(leader)
+    cluster.run(0.001)
+    probe = cluster.sent(Probe)[0]
+    cluster.inject("b", "a", Echo(1, probe.term, probe.probe - 1))
+    cluster.inject("b", "a", Echo(1, probe.term - 1, probe.probe))
+    cluster.inject("y", "a", Echo(1, probe.term, probe.probe), incarnation=5)
+    cluster.inject("b", "a", Echo(1, probe.term, probe.probe), incarnation=5)
+    cluster.run(0.001)
+    assert results == []
+    cluster.inject("b", "a", Echo(1, probe.term, probe.probe))
+    cluster.run(0.001)
+    assert isinstance(results[0], ReadReady)
+
+
+def test_hazard_f_a_follower_echoes_only_its_leader_of_this_term(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    term = cluster["a"].group.status().term
+    cluster.inject("a", "b", Probe(1, term - 1, 7))
+    cluster.inject("a", "b", Probe(1, term + 1, 7))
+    cluster.inject("c", "b", Probe(1, term, 7))
+    cluster.run(0.01)
+    assert cluster.sent(Echo, "b") == []
+    assert cluster["b"].host.status().dropped["late-probe"] == 3
+
+
+def test_hazard_f_a_leader_cut_off_never_serves_a_stale_read(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    cluster.network.isolate("a", cluster.ids)
+    read = cluster.read(cluster["a"])
+    cluster.until(lambda: [n for n in cluster.leaders() if n.id != "a"] != [])
+    cluster.run(0.5)
+    cluster.put(b"newer")
+    cluster.network.heal()
+    cluster.until(lambda: bool(read))
+    if isinstance(read[0], ReadReady):
+        assert cluster["a"].machine.rows()[-1] == b"newer"
+    assert b"newer" not in cluster["a"].machine.rows() or read
+
+
+def test_hazard_f_reads_of_a_lost_leadership_wait_for_the_next_one(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, read_timeout_s=5.0)
+    cluster.network.isolate("a", cluster.ids)
+    read = cluster.read(cluster["a"])
+    cluster.until(lambda: cluster["a"].group.status().role is not Role.LEADER)
+    assert read == []
+    newer = cluster.put(b"newer")
+    cluster.network.heal()
+    cluster.until(lambda: bool(read))
+    assert isinstance(read[0], ReadReady)
+    assert read[0].index >= newer.index
+    assert cluster["a"].machine.rows()[-1] == b"newer"
+
+
+def test_hazard_f_a_followers_reads_are_one_request_at_a_time(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    follower = cluster["b"]
+    cluster.network.hold("a", "b")
+    early: list[object] = []
+    for _ in range(20):
+        follower.group.read(early.append)
+    cluster.run(0.01)
+    late = cluster.read(follower)
+    cluster.run(0.01)
+    assert len(cluster.sent(ReadRequest, "b")) == 1
+    cluster.network.release("a", "b")
+    cluster.until(lambda: len(early) == 20 and bool(late))
+    assert len({request.request for request in cluster.sent(ReadRequest, "b")}) == 2
+
+
+def test_hazard_f_a_follower_answers_only_once_it_has_applied_the_index(
+    make_cluster: Make,
+) -> None:
+    cluster = steady(make_cluster)
+    follower = cluster["b"]
+
+    def no_appends(source: str, target: str, message: Any) -> list[Any]:
+        return [] if isinstance(message, Append) and target == "b" else [message]
+
+    cluster.network.tap = no_appends
+    written = cluster.put(b"newer")
+    results = cluster.read(follower)
+    cluster.run(0.1)
+    assert results == []
+    cluster.network.tap = None
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], ReadReady)
+    assert results[0].index >= written.index
+    assert follower.machine.rows()[-1] == b"newer"
+
+
+def test_a_lost_probe_or_request_is_said_again(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    lost: list[Any] = []
+
+    def lose_once(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Probe | ReadRequest) and lost.count(type(message)) < 2:
+            lost.append(type(message))
+            return []
+        return [message]
+
+    cluster.network.tap = lose_once
+    for node in ("a", "b"):
+        results = cluster.read(cluster[node])
+        cluster.until(lambda results=results: bool(results), 1.5)
+        assert isinstance(results[0], ReadReady)
+
+
+def test_a_read_without_a_majority_is_refused_in_time(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, read_timeout_s=1.0)
+    cluster.crash("b")
+    cluster.crash("c")
+    results = cluster.read(cluster["a"])
+    started = cluster.world.now
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], Refused)
+    assert cluster.world.now - started < 1.1
+
+
+def test_reads_go_on_while_a_sync_is_in_flight(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    cluster["a"].writer.hold = True
+    cluster.propose(cluster["a"], b"slow")
+    cluster.run(0.01)
+    results = cluster.read(cluster["a"])
+    cluster.run(0.01)
+    assert isinstance(results[0], ReadReady)
+
+
+def test_canary_a_read_that_joins_a_probe_gets_its_old_index() -> None:
+    points = ReadPoints(0)
+    points.arrive(Reader(lambda index, why: None, 9.0))
+    flight = points.depart(term=3, index=10)
+    points.arrive(Reader(lambda index, why: None, 9.0), join_flight=True)
+    assert flight is not None
+    assert len(flight.readers) == 2

@@ -1,0 +1,204 @@
+"""Snapshots and compaction: a replica that is too far behind, crashes in the middle, bad chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raftgroups.messages import Chunk, Offer, OfferReply
+from raftgroups.outcomes import Done, ReadReady
+from raftgroups.snapshot import Phase
+from raftgroups.status import Role
+from raftgroups.transport import NodeId
+
+Make = Callable[..., Any]
+SMALL = {"snapshot_chunk_bytes": 64, "snapshot_window_chunks": 2}
+
+
+def behind(cluster: Any, count: int = 40) -> Any:
+    """c is cut off while the others write and compact; a leads."""
+    cluster.create()
+    cluster.put(b"first")
+    cluster.make_leader(NodeId("a"))
+    cluster.converge()
+    cluster.network.isolate("c", cluster.ids)
+    for number in range(count):
+        cluster.put(b"%04d" % number)
+    cluster.run(1.0)
+    assert cluster["a"].group.compact(keep=2) > count
+    return cluster["c"]
+
+
+def test_a_follower_behind_the_log_gets_a_snapshot(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    cluster.network.heal()
+    cluster.converge()
+    assert follower.group.status().snapshots_received == 1
+    cluster.until(lambda: cluster["a"].group.status().snapshots_sent == 1)
+    assert len(follower.machine.rows()) == 41
+    assert follower.machine.resets == 1
+    cluster.put(b"more")
+    cluster.converge()
+    assert not follower.host.engine.snapshot().get(b"\x15" + (1).to_bytes(8, "big"))
+
+
+def test_compaction_keeps_a_tail_and_no_follower_needs_a_snapshot(make_cluster: Make) -> None:
+    cluster = make_cluster(3, compact_after_entries=20, keep_entries=30)
+    cluster.create()
+    for number in range(200):
+        cluster.put(b"%d" % number)
+    status = cluster.lead().group.status()
+    assert 30 <= status.last_index - status.first_index <= 55
+    lagging = cluster.followers()[0].id
+    cluster.network.isolate(lagging, cluster.ids)
+    for number in range(20):
+        cluster.put(b"%d" % number)
+    cluster.network.heal()
+    cluster.converge()
+    assert cluster[lagging].group.status().snapshots_received == 0
+
+
+def test_the_receiver_crashes_while_staging_and_gets_only_the_rest(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    cluster.network.heal()
+    cluster.until(lambda: follower.group.replica.receiver.next_chunk >= 6)
+    follower = cluster.restart("c")
+    staged = follower.group.replica.receiver.next_chunk
+    assert staged >= 4
+    assert follower.machine.rows() == [b"first"]
+    cluster.network.log.clear()
+    cluster.converge()
+    sent = [m.number for _, to, m in cluster.network.log if isinstance(m, Chunk) and to == "c"]
+    assert min(sent) >= staged
+    assert follower.group.status().snapshots_received == 1
+
+
+def test_the_receiver_crashes_after_the_switch_and_goes_on_moving(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("raftgroups.snapshot_receive.MOVE_BYTES", 100)
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    cluster.network.heal()
+
+    def half_moved() -> bool:
+        incoming = follower.group.replica.receiver.incoming
+        return incoming is not None and incoming.phase is Phase.MOVING and incoming.moved >= 3
+
+    cluster.until(half_moved)
+    engine = cluster.crash("c")
+    cluster.network.lives.pop("c", None)
+    follower = cluster.start(NodeId("c"), engine)
+    replica = follower.group.replica
+    assert replica.installing
+    assert not replica.may_campaign()
+    cluster.until(lambda: not replica.installing)
+    cluster.converge()
+    assert len(follower.machine.rows()) == 41
+
+
+def test_the_sender_dies_and_the_next_leader_sends_its_own(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    cluster["b"].group.compact(keep=2)
+    cluster.network.heal()
+    cluster.until(lambda: follower.group.replica.receiver.next_chunk >= 4)
+    cluster.crash("a")
+    cluster.converge()
+    assert follower.group.status().snapshots_received == 1
+
+
+def test_lost_chunks_are_sent_again(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    behind(cluster)
+    lost: list[int] = []
+
+    def tap(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Chunk) and message.number % 3 == 1 and message.number not in lost:
+            lost.append(message.number)
+            return []
+        return [message]
+
+    cluster.network.tap = tap
+    cluster.network.heal()
+    cluster.converge()
+    assert len(lost) > 3
+
+
+def test_a_damaged_chunk_or_one_with_foreign_rows_is_never_staged(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    done: list[str] = []
+
+    def tap(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Chunk) and message.number == 2 and "damage" not in done:
+            done.append("damage")
+            return [message._replace(rows=message.rows[:-1] + b"\x00")]
+        if isinstance(message, Chunk) and message.number == 6 and "foreign" not in done:
+            done.append("foreign")
+            from raftgroups.snapshot import encode_rows
+
+            rows, checksum = encode_rows([(b"\x12elsewhere", b"x")])
+            return [message._replace(rows=rows, checksum=checksum)]
+        return [message]
+
+    cluster.network.tap = tap
+    cluster.network.heal()
+    cluster.converge()
+    dropped = follower.host.status().dropped
+    assert dropped["snapshot-chunk-damaged"] == 1
+    assert dropped["snapshot-row-out-of-range"] == 1
+
+
+def test_an_offer_that_overlaps_another_replica_is_refused(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    follower.host.create(2, ["c"])
+    overlapping = follower.host.group(2).replica.machine.owned_ranges()
+    follower.host.group(
+        2
+    ).replica.machine.owned_ranges = follower.group.replica.machine.owned_ranges
+    cluster.network.heal()
+    cluster.until(lambda: "snapshot-overlaps" in follower.host.status().dropped)
+    assert follower.group.status().snapshots_received == 0
+    follower.host.group(2).replica.machine.owned_ranges = lambda: overlapping
+    cluster.converge()
+    assert follower.group.status().snapshots_received == 1
+
+
+def test_a_new_node_starts_from_a_snapshot_learns_and_becomes_a_voter(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    cluster.create()
+    for number in range(30):
+        cluster.put(b"%d" % number)
+    new = cluster.start(NodeId("d"))
+    new.host.join(1)
+    cluster.run(3.0)
+    assert new.group.status().role is Role.LEARNER
+    results: list[object] = []
+    cluster.lead().group.add_learner(NodeId("d"), results.append)
+    cluster.until(lambda: len(results) == 1)
+    assert isinstance(results[0], Done)
+    cluster.lead().group.promote(NodeId("d"), results.append)
+    cluster.until(lambda: len(results) == 2)
+    assert isinstance(results[1], Done)
+    cluster.converge()
+    assert new.group.status().voters == ("a", "b", "c", "d")
+    assert new.group.status().snapshots_received == 1
+    read = cluster.read(new)
+    cluster.until(lambda: bool(read))
+    assert isinstance(read[0], ReadReady)
+
+
+def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    cluster.create()
+    leader = cluster.lead()
+    other = cluster.followers()[0].id
+    leader.group.replica.sender.on_reply(
+        other, cluster[other].host.incarnation, OfferReply(1, 1, 99, 0)
+    )
+    assert leader.host.status().dropped["late-snapshot-reply"] == 1
+    assert not any(isinstance(m, Offer) for _, _, m in cluster.network.log)
