@@ -4,9 +4,9 @@ One change a group at a time, each the next sensible step from what the leader s
 promoted, a voter too many is removed, a missing one is added. The number of voters stays within one
 of the wanted number. Answers only end the wait; the next step looks again.
 
-It also replaces a disk: the node comes back empty under its old id, and is of no use (above all: it
-has no vote) before it was removed from each of its groups and added again. One at a time, and nothing
-else is changed meanwhile, or data would be lost that no protocol can save.
+It also replaces a disk: the node comes back empty under its old id, and has no vote before it was
+removed from each of its groups and added again. One disk at a time, and nothing else is changed
+meanwhile, or data would be lost that no protocol can save.
 """
 
 from __future__ import annotations
