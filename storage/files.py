@@ -12,11 +12,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from storage.errors import DataDirectoryError, DirectoryInUseError
 
+CHECKPOINT: Final = "write a checkpoint to"
 _ADVICE: Final = {
     errno.EACCES: "this user may not write there; change its owner or name another directory",
     errno.EPERM: "the system does not allow it; name a directory on an ordinary file system",
@@ -40,7 +42,8 @@ def directory_error(action: str, path: Path, code: int | None, reason: str) -> D
 
 
 def make_directory(path: Path, action: str) -> None:
-    """Create it and missing parents, each synced into the one above. Existing ones are left."""
+    """Create it and missing parents, for this user alone, each synced into the one above. Existing
+    ones are left as they are."""
     missing = []
     above = path
     while not above.exists():
@@ -48,7 +51,7 @@ def make_directory(path: Path, action: str) -> None:
         above = above.parent
     try:
         for directory in reversed(missing):
-            directory.mkdir(exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))
@@ -58,14 +61,15 @@ def make_directory(path: Path, action: str) -> None:
 
 def make_checkpoint_directory(path: Path) -> None:
     """A checkpoint goes to a directory of its own: one that is missing or empty."""
-    action = "write a checkpoint to"
-    make_directory(path, action)
+    make_directory(path, CHECKPOINT)
     try:
         occupied = any(path.iterdir())
     except OSError as error:
-        raise directory_error(action, path, error.errno, str(error)) from error
+        raise directory_error(CHECKPOINT, path, error.errno, str(error)) from error
     if occupied:
-        raise DataDirectoryError(f"cannot {action} {path}: it is not empty; name a new directory")
+        raise DataDirectoryError(
+            f"cannot {CHECKPOINT} {path}: it is not empty; name a new directory"
+        )
 
 
 def sync_directory(path: Path) -> None:
@@ -84,10 +88,9 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def lock_directory(path: Path) -> int:
+def lock_directory(path: Path, action: str) -> int:
     """Take the directory for this engine alone, against other processes and this one. Returns the
     descriptor that holds the lock; closing it, or the end of the process, gives it back."""
-    action = "open the engine in"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -107,8 +110,15 @@ def lock_directory(path: Path) -> int:
 
 
 def allocated_bytes(path: Path) -> int:
-    """Bytes of disk blocks that the files of a directory occupy; holes cost nothing."""
-    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(path) if entry.is_file())
+    """Bytes of disk blocks that the files of a directory occupy; holes cost nothing. Files that
+    vanish meanwhile (compaction removes some at any time) count as gone."""
+    total = 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
 
 
 def free_bytes(path: Path) -> int:

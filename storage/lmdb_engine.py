@@ -16,6 +16,7 @@ The step to `released` waits, because py-lmdb drops the interpreter lock inside 
 pages were given back then, a writer could overwrite them under the reader's eyes. A scan in flight
 holds the snapshot's lock; a get in flight holds the bound method and with it the transaction, whose
 references are counted. What cannot be released is tried again at each later snapshot and write.
+(A get caught by the close of the whole engine is safe too, but may raise LMDB's own error.)
 
 Sorting the puts of a batch (cursor.putmulti) was measured and does not pay: random batches of 100
 among a million keys cost 13-15 us CPU an operation either way, nearly all of it in the commit.
@@ -53,19 +54,19 @@ from storage.engine import (
 from storage.errors import (
     DataDirectoryError,
     EngineClosedError,
-    ForeignDirectoryError,
     ReadFailedError,
     SnapshotExpiredError,
     StorageError,
     TooManySnapshotsError,
-    UnknownFormatError,
     WriteFailedError,
 )
+from storage.lmdb_file import DATA_NAME, NEW_DATA_NAME, OPEN, check_header, check_length, damaged
 from storage.lmdb_pages import PageFigures
 
-DATA_NAME: Final = "data.mdb"
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
 DEFAULT_MAX_SNAPSHOTS: Final = 1_024
+CHECKPOINTS: Final = 8
+"""Reader slots beside the snapshots', for copies that run at the same time."""
 READER_CHECK_INTERVAL_S: Final = 60.0
 _ABOVE_ALL_KEYS: Final = b"\xff" * (ENGINE_KEY_MAX_BYTES + 1)
 _PUT: Final = Op.PUT
@@ -214,13 +215,13 @@ class LmdbEngine:
         self._stale_readers = 0
         self._next_reader_check = math.inf
         if create:
-            files.make_directory(path, "open the engine in")
+            files.make_directory(path, OPEN)
         elif not (path / DATA_NAME).exists():
             raise DataDirectoryError(
-                f"cannot open the engine in {path}: there is no {DATA_NAME}; name the directory of "
+                f"cannot {OPEN} {path}: there is no {DATA_NAME}; name the directory of "
                 "an existing engine"
             )
-        self._lock_descriptor = files.lock_directory(path)
+        self._lock_descriptor = files.lock_directory(path, OPEN)
         try:
             self._env = _open_environment(path, map_size_bytes, max_snapshots)
         except BaseException:
@@ -272,13 +273,13 @@ class LmdbEngine:
             self.expire_snapshots()
         with self._guard:
             self._check_open()
-            try:
-                snapshot = LmdbSnapshot(self, self._env.begin(), now, deadline)
-            except lmdb.ReadersFullError as error:
+            if len(self._open) >= self._max_snapshots:
                 raise TooManySnapshotsError(
                     f"all {self._max_snapshots} snapshots of {self.path} are in use; close some "
                     "or raise max_snapshots"
-                ) from error
+                )
+            try:
+                snapshot = LmdbSnapshot(self, self._env.begin(), now, deadline)
             except lmdb.Error as error:
                 raise _read_error(error) from error
             self._open.add(snapshot)
@@ -327,14 +328,18 @@ class LmdbEngine:
         self._check_open()
         files.make_checkpoint_directory(directory)
         try:
-            self._env.copy(str(directory), compact=True)
+            try:
+                self._env.copy(str(directory), compact=True)
+            except lmdb.IncompatibleError:
+                # LMDB refuses to compact a file that lost count of a page; a copy as it is works.
+                (directory / DATA_NAME).unlink()
+                self._env.copy(str(directory), compact=False)
             files.sync_file(directory / DATA_NAME)
             files.sync_directory(directory)
         except (lmdb.Error, OSError) as error:
             (directory / DATA_NAME).unlink(missing_ok=True)
-            code = error.errno if isinstance(error, OSError) else error.code
             raise files.directory_error(
-                "write a checkpoint to", directory, code, str(error)
+                files.CHECKPOINT, directory, _code(error), str(error)
             ) from error
 
     def statistics(self) -> EngineStatistics:
@@ -441,25 +446,37 @@ def _delete_range(txn: _Transaction, start: bytes, end: bytes | None) -> None:
 
 def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lmdb.Environment:
     try:
+        if not (path / DATA_NAME).exists():
+            _create_data_file(path)
+        check_header(path)
         environment = lmdb.open(
             str(path),
             map_size=map_size_bytes,
-            max_readers=max_snapshots + 1,  # one for a checkpoint
+            max_readers=max_snapshots + CHECKPOINTS,
             max_spare_txns=1,
+            mode=0o700,
         )
-        # Created files are on the disk only once their directory is.
-        files.sync_directory(path)
     except (lmdb.Error, OSError) as error:
         raise _open_error(path, error) from error
-    needed = _page_figures(environment.stat(), environment.info()).least_file_bytes
-    found = (path / DATA_NAME).stat().st_size
-    if found < needed:
+    try:
+        check_length(path, _page_figures(environment.stat(), environment.info()))
+    except BaseException:
         environment.close()
-        raise DataDirectoryError(
-            f"cannot open the engine in {path}: {DATA_NAME} was cut to {found} bytes and its tree "
-            f"needs {needed}; restore it from a backup or wipe it and let it be copied from a peer"
-        )
+        raise
     return environment
+
+
+def _create_data_file(path: Path) -> None:
+    """LMDB leaves the first two pages unsynced, and a power cut that tears them leaves a file that
+    never opens again. So they are made aside and named only when they are on the disk."""
+    new, new_lock = path / NEW_DATA_NAME, path / f"{NEW_DATA_NAME}-lock"
+    for leftover in (new, new_lock):
+        leftover.unlink(missing_ok=True)
+    lmdb.open(str(new), subdir=False, mode=0o700).close()
+    files.sync_file(new)
+    new.rename(path / DATA_NAME)
+    new_lock.unlink()
+    files.sync_directory(path)
 
 
 def _page_figures(stat: lmdb._StatDict, info: lmdb._InfoDict) -> PageFigures:
@@ -474,25 +491,21 @@ def _page_figures(stat: lmdb._StatDict, info: lmdb._InfoDict) -> PageFigures:
 
 
 def _open_error(path: Path, error: lmdb.Error | OSError) -> StorageError:
-    action = "open the engine in"
-    if isinstance(error, lmdb.InvalidError):
-        return ForeignDirectoryError(
-            f"cannot {action} {path}: {DATA_NAME} is no LMDB file; name another directory or "
-            "restore it from a backup"
-        )
-    code = error.errno if isinstance(error, OSError) else error.code
-    if isinstance(error, lmdb.VersionMismatchError) or (code == 0 and "format" in str(error)):
-        return UnknownFormatError(
-            f"cannot {action} {path}: {DATA_NAME} has a format that this version does not read; "
-            "open it with the version that wrote it"
-        )
-    return files.directory_error(action, path, code, str(error))
+    if isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+        return damaged(path, str(error))
+    return files.directory_error(OPEN, path, _code(error), str(error))
+
+
+def _code(error: lmdb.Error | OSError) -> int:
+    """An errno, one of LMDB's own negative codes, or 0 if there is none."""
+    code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
+    return code or 0
 
 
 def _write_failure(path: Path, error: lmdb.Error) -> str:
     if isinstance(error, lmdb.MapFullError):
         advice = "its map is full: restart with a larger map size"
-    elif isinstance(error, lmdb.DiskError) or error.code == errno.ENOSPC:
+    elif isinstance(error, lmdb.DiskError) or _code(error) == errno.ENOSPC:
         advice = "the disk is full: free some space and restart"
     else:
         advice = "look at the disk's health and restart"

@@ -4,8 +4,9 @@
 
 The others lie on the free list, hold the free list itself, or were freed under a snapshot that is
 still open. The binding does not open the free list, so these three cannot be told apart: all of the
-others count as reusable, and what open snapshots pin is too much for as long as they live (their
-maximum age). One value larger than a page needs neighbouring pages, which free ones need not be.
+others count as reusable, and while snapshots are open (at most for their maximum age) that is too
+much by what they pin. What one commit frees is taken by the commit after the next. A value larger
+than a page needs neighbouring free pages, and there may be none.
 
 Live bytes are an upper bound: leaves count as full, whereas random inserts leave them about two
 thirds full, and ascending ones leave them full.

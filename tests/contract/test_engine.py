@@ -56,7 +56,7 @@ def running(work: Any) -> Iterator[None]:
     def run() -> None:
         try:
             work(stop)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

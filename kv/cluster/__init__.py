@@ -1,0 +1,1 @@
+"""Who is in the cluster, where keys live, and how nodes talk."""
