@@ -118,10 +118,13 @@ class Admin:
     # --- a new disk ----------------------------------------------------------------------------
 
     def replace_disk(self, rng: random.Random) -> None:
-        """Take the disk out of a running node, if the cluster can bear it: everybody is up, no
-        change is under way, and each group is known by all to have three voters or more."""
+        """Take the disk out of a running node, if the cluster can bear it: everybody is up, every
+        group was formed, no change is under way, and each group is known by all to have three
+        voters or more."""
         nodes = self.cluster.nodes
         if self.replaced or self._busy or not all(node.running for node in nodes):
+            return
+        if len(self.cluster.served) < len(self.cluster.groups):
             return
         victim = rng.choice(nodes)
         for group_id in self.cluster.groups:
