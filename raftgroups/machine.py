@@ -56,7 +56,7 @@ from raftgroups.keyttl import KeyTtls
 from raftgroups.lease import Leases, lease_missing
 from raftgroups.operations import Operations, set_ttl
 from raftgroups.ranges import read
-from raftgroups.refusals import AnswerNotKeptError, UnknownCommandError
+from raftgroups.refusals import AnswerNotKeptError, ReplicaAheadError, UnknownCommandError
 from raftgroups.results import (
     REFUSALS,
     BatchAnswer,
@@ -426,7 +426,7 @@ class ShardMachine:
         self._source.renew()
         self._load()
         if self.shard.state.applied_index > index:
-            raise AssertionError(
+            raise ReplicaAheadError(
                 f"shard {self._place.shard} holds entry {self.shard.state.applied_index} of the "
                 f"log, but its group only {index}; restore this replica from another one"
             )

@@ -196,7 +196,7 @@ def _matches(operation: Cas, current: KeyValue | None) -> bool:
 
 def _number_of(key: bytes, value: bytes) -> int:
     """Only what an increment would have written is a number: no spaces, signs, leading zeros."""
-    if len(value) <= INTEGER_MAX_BYTES and value.lstrip(b"-").isdigit():
+    if len(value) <= INTEGER_MAX_BYTES and value.removeprefix(b"-").isdigit():
         number = int(value)
         if b"%d" % number == value:
             return number
