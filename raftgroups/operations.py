@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
-from raftgroups.commands import BatchOperation, Cas, Delete, Increment, Put, Range
+from raftgroups.commands import BatchOperation, BatchWrite, Cas, Delete, Increment, Put, Range
 from raftgroups.keyttl import KeyTtl, KeyTtls, check_ttl_ms
 from raftgroups.ranges import bounds, check_bounds_key, read
 from raftgroups.refusals import IntegerOverflowError, NotAnIntegerError
 from raftgroups.results import (
     BatchAnswer,
+    BatchResult,
     CasResult,
     DeleteResult,
     IncrementResult,
@@ -168,6 +169,26 @@ class Operations:
         if isinstance(operation, Increment):
             return self.increment(operation)
         return self.compare_and_set(operation)
+
+
+class ConditionFailedError(Exception):
+    """A CAS of a batch did not hold: leave the scope, and nothing is written."""
+
+    def __init__(self, place: int, answer: CasResult) -> None:
+        super().__init__(place)
+        self.place = place
+        self.answer = answer
+
+
+def run_batch(operations: Operations, command: BatchWrite) -> BatchResult:
+    """Raises ConditionFailedError, or an InvalidRequestError."""
+    results: list[BatchAnswer] = []
+    for place, operation in enumerate(command.operations):
+        answer = operations.of_batch(operation)
+        if isinstance(answer, CasResult) and not answer.succeeded:
+            raise ConditionFailedError(place, answer)
+        results.append(answer)
+    return BatchResult(operations.revision, -1, tuple(results))
 
 
 def set_ttl(view: View, ttls: KeyTtls, key: bytes, ttl_ms: int, clock_ms: int) -> int:
