@@ -63,9 +63,9 @@ class Changes:
             or not self._replica.journal.config.formed
         )
 
-    def deadline(self) -> float | None:
-        times = [w.deadline for w in (self.change, self.transfer) if w is not None]
-        return min(times, default=None)
+    def deadline(self) -> float:
+        change = float("inf") if self.change is None else self.change.deadline
+        return change if self.transfer is None else min(change, self.transfer.deadline)
 
     def _answer(self, done: Answer, result: ChangeResult) -> None:
         self._replica.services.answer(partial(done, result))
@@ -165,7 +165,7 @@ class Changes:
 
     def step(self, now: float) -> None:
         """After each tick."""
-        if self._replica.raft.leads and not self._replica.journal.config.formed:
+        if not self._replica.journal.config.formed and self._replica.raft.leads:
             self._form()
         if self.change is not None:
             self._step_change(self.change, now)

@@ -177,8 +177,8 @@ class SnapshotSender:
                 stream.sent = stream.acknowledged
                 self._offer(peer, stream)
 
-    def deadline(self) -> float | None:
-        return min((stream.retry_at for stream in self.streams.values()), default=None)
+    def deadline(self) -> float:
+        return min((stream.retry_at for stream in self.streams.values()), default=float("inf"))
 
     def _abort(self, peer: NodeId, reason: str) -> None:
         stream = self.streams.pop(peer)
