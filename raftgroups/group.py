@@ -108,6 +108,8 @@ class Group:
 
     def step(self, now: float) -> None:
         replica = self.replica
+        if replica.sender.wanted:
+            replica.sender.begin()
         replica.tick()
         self.changes.step(now)
         if replica.raft.leads:

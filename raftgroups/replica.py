@@ -42,7 +42,6 @@ from raftgroups.messages import (
     Vote,
     VoteRequest,
 )
-from raftgroups.progress import Progress
 from raftgroups.raftcore import Raft
 from raftgroups.readpath import ReadPath
 from raftgroups.records import KIND_OPERATIONS, read_operations
@@ -270,10 +269,6 @@ class Replica:
         """Our disk stood still: somebody else should lead."""
         if self.raft.leads:
             self.raft.step_down()
-
-    def snapshot_needed(self, peer: NodeId, progress: Progress) -> None:
-        """This peer needs entries that were compacted away."""
-        progress.snapshot = self.sender.needed(peer)
 
     def need(self) -> Need:
         return max(self.journal.need(), self.receiver.need())

@@ -315,6 +315,8 @@ def test_hazard_l4_a_new_node_begins_with_a_snapshot_not_with_the_log(make_clust
     new.host.join(1)
     changed(cluster, "add_learner", "d")
     cluster.converge()
+    cluster.put(b"y")
+    cluster.converge()
     first = next(m.prev_index for m in cluster.sent(Append, target="d") if m.entries)
     assert first >= cluster["a"].group.status().first_index
     assert new.group.status().snapshots_received == 1
