@@ -72,14 +72,15 @@ class Changes:
 
     # --- requests ------------------------------------------------------------------------
 
-    def _refusal(self) -> str | None:
-        """Why no change may begin now."""
+    def _refusal(self, *, removal: bool = False) -> str | None:
+        """Why no change may begin now. A founder may be removed while the group is forming: if it
+        is lost for good, it would never be heard, and the group never be formed."""
         replica = self._replica
         if not replica.raft.leads:
             return "this node does not lead the group"
         if self.change is not None:
             return f"the change of {self.change.node} is under way; one change at a time"
-        if self.transfer is not None or not replica.journal.config.formed:
+        if self.transfer is not None or not (replica.journal.config.formed or removal):
             return self.why_no_proposals()
         return why_not_now(
             config_index=replica.journal.config_index,
@@ -89,7 +90,7 @@ class Changes:
         )
 
     def _begin(self, change: Change, wrong: str | None, config: Callable[[], Config]) -> None:
-        reason = self._refusal() or wrong
+        reason = self._refusal(removal=change.removes) or wrong
         if reason is not None:
             self._answer(change.done, Refused(reason, self._replica.leader_hint()))
             return
