@@ -159,11 +159,11 @@ def test_a_tls_handshake_without_end_is_cut_off(certificates) -> None:
     server = certificates.mutual().accept()
     record = b"\x16\x03\x01\x40\x00" + b"\x01\x00\xff\xff" + bytes(4096 - 9)
 
-    def flood() -> None:
+    def go_on_for_ever() -> None:
         for _ in range(1000):
             server.buffer()[: len(record)] = record
             server.feed(len(record))
             server.shake()
 
     with pytest.raises(TlsError):
-        flood()
+        go_on_for_ever()
