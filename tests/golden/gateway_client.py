@@ -24,10 +24,14 @@ HEADERS = (
     "Access-Control-Allow-Origin",
     "Transfer-Encoding",
     "Allow",
+    "Location",
 )
 DEADLINE_SECONDS = 10.0
 # What requests may name instead of spelling it out.
-CONSTANTS = {"mebi": b64encode(bytes(2**20)).decode(), "2 mebi": b64encode(bytes(2**21)).decode()}
+CONSTANTS = {
+    name: b64encode(bytes(size)).decode()
+    for name, size in (("mebi", 2**20), ("mebi and a half", 3 * 2**19), ("2 mebi", 2**21))
+}
 QUIET_SECONDS = 0.3  # how long a stream must say nothing to be called quiet
 
 

@@ -11,8 +11,9 @@ Rules, in this order:
    the wrong type is left alone, so that a comparison shows it.
 3. The remaining seconds of a lease ("TTL" followed by "grantedTTL") become "<remaining>", if they
    are at most the granted ones. A missing lease's "-1" stays.
-4. URLs with a loopback port become "http://<address>".
-5. What Go's JSON, base64 and number parsers say about bad input becomes "<parse error>": the words
+4. A member named in words ("memberID:12 alarm:...") becomes memberID:<member_id>.
+5. URLs with a loopback port become "http://<address>".
+6. What Go's JSON, base64 and number parsers say about bad input becomes "<parse error>": the words
    are Go's, only the status and the code are the protocol's.
 """
 
@@ -45,6 +46,7 @@ _BYTES = re.compile(rf'"({"|".join(BYTES_FIELDS)})":"[A-Za-z0-9+/]+=*"')
 _NUMBER = re.compile(rf'"({"|".join(NUMBER_FIELDS)})":\d+')
 _REMAINING = re.compile(r'"TTL":"(\d+)","grantedTTL":"(\d+)"')
 _ADDRESS = re.compile(r"http://(?:localhost|127\.0\.0\.1):\d+")
+_MEMBER = re.compile(r"\bmemberID:\d+")
 _MESSAGE = re.compile(r'"(error|message)":("(?:[^"\\]|\\.)*")')
 _PARSER = re.compile(
     r"json: |invalid character |illegal base64 |unexpected EOF|unexpected end of JSON|"
@@ -52,7 +54,7 @@ _PARSER = re.compile(
     r"unknown field |parsing field |invalid JSON|syntax error"
 )
 
-PLACEHOLDER = re.compile(r"<[a-z_A-Z 0-9]+>")
+PLACEHOLDER = re.compile(r"<[A-Za-z0-9_ ]+>")
 
 
 def normalise(text: str, known: Mapping[str, str]) -> str:
@@ -63,6 +65,7 @@ def normalise(text: str, known: Mapping[str, str]) -> str:
     text = _BYTES.sub(r'"\1":"<\1>"', text)
     text = _NUMBER.sub(r'"\1":"<number \1>"', text)
     text = _REMAINING.sub(_remaining, text)
+    text = _MEMBER.sub("memberID:<member_id>", text)
     text = _ADDRESS.sub("http://<address>", text)
     return _MESSAGE.sub(_message, text)
 

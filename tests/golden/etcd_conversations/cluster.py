@@ -44,6 +44,8 @@ CONVERSATIONS = (
             call(f"{_M}/alarm", {}),
             call(f"{_M}/alarm", {"action": "GET"}),
             call(f"{_M}/alarm", {"action": "ACTIVATE", "alarm": "NOSPACE"}),
+            call(f"{_M}/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"}),
+            call(f"{_M}/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"}),
             call(f"{_M}/alarm", '{"action":"ACTIVATE","memberID":"<member_id>","alarm":"NOSPACE"}'),
             call(f"{_M}/alarm", {"alarm": "NOSPACE"}),
             call(f"{_M}/alarm", {"action": "EXPLODE"}),

@@ -71,8 +71,13 @@ CONVERSATIONS = (
         "put-too-large",
         "A request over the default limit of 1.5 MiB is refused, one below is taken.",
         (
-            call(PUT, '{"key":"YQ==","value":"<mebi>"}', note="<mebi>: a value of 1 MiB of zeros"),
-            call(PUT, '{"key":"YQ==","value":"<2 mebi>"}', note="<2 mebi>: 2 MiB of zeros"),
+            call(PUT, '{"key":"YQ==","value":"<mebi>"}', note="1 MiB of zeros"),
+            call(
+                PUT,
+                '{"key":"YQ==","value":"<mebi and a half>"}',
+                note="1.5 MiB",
+            ),
+            call(PUT, '{"key":"YQ==","value":"<2 mebi>"}', note="2 MiB"),
             call("/v3/kv/range", {"key": "YQ==", "keys_only": True}),
         ),
     ),

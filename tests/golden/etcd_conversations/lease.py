@@ -42,9 +42,9 @@ CONVERSATIONS = (
         (
             grant(600, 7),
             put("b", "1", lease=7),
+            call(LIVE, {"ID": 7, "keys": True}),
             put("a", "1", lease=7),
             put("c", "1"),
-            call(LIVE, {"ID": 7, "keys": True}),
             call(LIVE, {"ID": 7}),
             call(REVOKE, {"ID": 7}),
             get("\0", "\0"),
