@@ -1,0 +1,145 @@
+"""Encoding: names, integers, booleans, enums, bytes, null, what is tolerated, what is refused."""
+
+from __future__ import annotations
+
+from .steps import DELETE, GRANT, PUT, RANGE, TXN, Conversation, call, put
+
+_KEY = '"key":"YQ=="'
+
+
+def _ranges(*options: str) -> tuple[dict[str, object], ...]:
+    return tuple(call(RANGE, f"{{{_KEY},{option}}}") for option in options)
+
+
+CONVERSATIONS = (
+    Conversation(
+        "encoding-names",
+        "snake_case and camelCase are taken, unknown fields and null ignored.",
+        (
+            put("a", "1"),
+            call(PUT, f'{{{_KEY},"value":"Mg==","prevKv":true}}'),
+            call(PUT, f'{{{_KEY},"value":"Mg==","prev_kv":true}}'),
+            call(PUT, f'{{{_KEY},"ignoreValue":true}}'),
+            call(RANGE, f'{{{_KEY},"rangeEnd":"Yg==","countOnly":true}}'),
+            call(RANGE, f'{{{_KEY},"RANGE_END":"Yg=="}}'),
+            call(RANGE, '{"Key":"YQ=="}'),
+            call(RANGE, '{"KEY":"YQ=="}'),
+            call(DELETE, f'{{{_KEY},"prevKv":true,"unknown":{{"deep":[1]}}}}'),
+            call(PUT, f'{{{_KEY},"value":null,"lease":null,"prev_kv":null}}'),
+            call(RANGE, '{"key":null}'),
+            call(TXN, '{"compare":null,"success":null,"failure":null}'),
+            call(TXN, '{"success":[null]}'),
+            call(TXN, '{"success":[{"requestRange":{"key":"YQ=="}}]}'),
+            call(TXN, '{"compare":[{"key":"YQ==","modRevision":"5","target":"MOD"}]}'),
+            call(TXN, '{"success":[{"request_put":null}]}'),
+            call(GRANT, '{"ttl":5,"id":6}', catch={"lease": "ID"}),
+        ),
+    ),
+    Conversation(
+        "encoding-numbers",
+        "64-bit integers as strings or numbers; fractions, exponents and words are refused.",
+        (
+            put("a", "1"),
+            *_ranges(
+                '"limit":"1"',
+                '"limit":1',
+                '"limit":1.5',
+                '"limit":1.0',
+                '"limit":1e0',
+                '"limit":"1e3"',
+                '"limit":"1.0"',
+                '"limit":"abc"',
+                '"limit":""',
+                '"limit":" 1"',
+                '"limit":"+1"',
+                '"limit":"01"',
+                '"limit":"0x1"',
+                '"limit":true',
+                '"limit":[1]',
+                '"limit":{}',
+                '"limit":9223372036854775807',
+                '"limit":9223372036854775808',
+                '"limit":"-9223372036854775808"',
+                '"limit":"-9223372036854775809"',
+                '"revision":"2"',
+            ),
+        ),
+    ),
+    Conversation(
+        "encoding-booleans-and-enums",
+        "Booleans are literals; enums are exact names or numbers.",
+        (
+            put("a", "1"),
+            *_ranges(
+                '"keys_only":true',
+                '"keys_only":false',
+                '"keys_only":"true"',
+                '"keys_only":1',
+                '"keys_only":0',
+                '"sort_order":"ASCEND"',
+                '"sort_order":"Ascend"',
+                '"sort_order":1',
+                '"sort_order":"1"',
+                '"sort_order":1.0',
+                '"sort_order":9',
+                '"sort_order":true',
+                '"sort_target":"SIZE"',
+                '"sort_target":""',
+            ),
+        ),
+    ),
+    Conversation(
+        "encoding-bytes",
+        "Standard padded base64; everything else is refused.",
+        (
+            call(PUT, '{"key":"+/8=","value":"+/8="}'),
+            call(RANGE, '{"key":"+/8="}'),
+            call(RANGE, '{"key":"-_8="}'),
+            call(RANGE, '{"key":"YQ"}'),
+            call(RANGE, '{"key":"YQ="}'),
+            call(RANGE, '{"key":"YQ==="}'),
+            call(RANGE, '{"key":"Y Q=="}'),
+            call(RANGE, '{"key":"YQ\\n=="}'),
+            call(RANGE, '{"key":"YR=="}'),
+            call(RANGE, '{"key":"?"}'),
+            call(RANGE, '{"key":""}'),
+            call(RANGE, '{"key":1}'),
+            call(RANGE, '{"key":["YQ=="]}'),
+            call(RANGE, '{"key":[97]}'),
+            call(RANGE, '{"key":true}'),
+            call(RANGE, '{"key":"\\u0059Q=="}'),
+        ),
+    ),
+    Conversation(
+        "encoding-documents",
+        "Empty bodies, junk, duplicate keys, documents that are no objects.",
+        (
+            put("a", "1"),
+            put("b", "2"),
+            call(RANGE, ""),
+            call(RANGE, "   "),
+            call(RANGE, '{"key":"YQ=="} junk'),
+            call(RANGE, '{"key":"YQ=="}{"key":"Yg=="}'),
+            call(RANGE, '{"key":"YQ==","key":"Yg=="}'),
+            call(RANGE, '{"key":"YQ=="'),
+            call(RANGE, '{"key":"YQ==",}'),
+            call(RANGE, "{'key':'YQ=='}"),
+            call(RANGE, "null"),
+            call(RANGE, "[]"),
+            call(RANGE, "[1]"),
+            call(RANGE, '"YQ=="'),
+            call(RANGE, "7"),
+            call(RANGE, "junk"),
+            call(RANGE, '\ufeff{"key":"YQ=="}'),
+            call(RANGE, '  \n\t{ "key" : "YQ==" }  '),
+            call(TXN, '{"success":{}}'),
+            call(TXN, '{"success":[7]}'),
+            call(TXN, '{"success":[{"request_put":[]}]}'),
+            call(
+                TXN,
+                '{"success":[{"request_put":{"key":"Yw=="},"request_range":{"key":"YQ=="}}]}',
+            ),
+            call(TXN, '{"compare":[{"key":"YQ==","version":"1","mod_revision":"9"}]}'),
+        ),
+    ),
+)
