@@ -56,6 +56,13 @@ class Changes:
             return "the group is forming: not every initial voter was heard yet; try again"
         return "the leadership is being handed over; try again" if self.transfer else None
 
+    def busy(self) -> bool:
+        return (
+            self.change is not None
+            or self.transfer is not None
+            or not self._replica.journal.config.formed
+        )
+
     def deadline(self) -> float | None:
         times = [w.deadline for w in (self.change, self.transfer) if w is not None]
         return min(times, default=None)

@@ -34,6 +34,8 @@ class Group:
         self.group_id = group_id
         self._services = services
         self._stopped = False
+        self._seen_last = 0
+        self._idle_since = 0.0
         config = services.config
         self._proposals = Proposals(
             max_operations=config.queue_max_operations, max_bytes=config.queue_max_bytes
@@ -117,6 +119,7 @@ class Group:
             self._refuse_queued("this node does not lead the group")
         replica.reads.after_tick()
         self._expire(now)
+        self._sleep_if_idle(now)
 
     def _append(self) -> None:
         services = self._services
@@ -136,6 +139,22 @@ class Group:
         if deadline is not None and deadline <= now:
             self.replica.reads.expire(now)
 
+    def _sleep_if_idle(self, now: float) -> None:
+        replica = self.replica
+        busy = len(self._proposals) or len(replica.reads.points) or self.changes.busy()
+        if busy or replica.journal.last_index != self._seen_last:
+            self._seen_last = replica.journal.last_index
+            self._idle_since = now
+            return
+        limit = self._services.config.hibernate_after_s
+        if limit and now - self._idle_since >= limit and replica.say_good_night():
+            self._services.hibernate(self.group_id, self._services.node_id)
+
+    def awake(self, heard_at: float, *, leader_lost: bool) -> None:
+        """Something is to be done after a sleep."""
+        self._idle_since = self.replica.now()
+        self.replica.awake(heard_at, leader_lost=leader_lost)
+
     def after_commit(self) -> None:
         """This turn's batch is on the disk."""
         replica = self.replica
@@ -147,6 +166,8 @@ class Group:
     def next_deadline(self) -> float | None:
         """When this group needs a turn though nothing happens."""
         replica = self.replica
+        if self._services.asleep(self.group_id):
+            return None
         times = [self._proposals.deadline(), self.changes.deadline()]
         times.append(replica.reads.points.deadline())
         times.append(replica.sender.deadline())
@@ -247,7 +268,7 @@ class Group:
             snapshots_received=replica.receiver.installed,
             installing=replica.installing,
             pending=len(self._proposals),
-            hibernating=False,
+            hibernating=self._services.asleep(self.group_id),
         )
 
     def _peers(self) -> dict[NodeId, PeerStatus]:

@@ -23,21 +23,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from raftgroups import identity
 from raftgroups.config import HostConfig
+from raftgroups.deadlines import Deadlines
+from raftgroups.errors import GroupExistsError, NoSuchGroupError
 from raftgroups.group import Group
+from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
-from raftgroups.messages import Append, MalformedError, Message, decode_frame
-from raftgroups.records import INCARNATION_KEY
+from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
 from raftgroups.services import Counters
+from raftgroups.soon import Soon
 from raftgroups.status import HostStatus, Role
 from raftgroups.transport import RAFT, SNAPSHOT, Link, NodeId, Outbox
-from storage.clock import Clock, Rng, Scheduler, Timer
-from storage.codec import Table, seal, table_range, unseal
+from storage.clock import Clock, Rng, Scheduler
+from storage.codec import Table, table_range
 from storage.committer import Committer, Need
 from storage.engine import Batch, Engine, iterate
 from storage.errors import InvalidRequestError
@@ -45,18 +48,6 @@ from storage.errors import InvalidRequestError
 __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
 _logger = logging.getLogger(__name__)
-_SLACK_S: Final = 0.0005
-"""Deadlines count as reached when they have passed, so a timer comes this much later."""
-
-
-class GroupExistsError(InvalidRequestError):
-    """The engine knows this group already: it is formed or joined once and never again."""
-
-    code = "group_exists"
-
-
-class NoSuchGroupError(InvalidRequestError):
-    code = "no_such_group"
 
 
 class GroupHost:
@@ -88,37 +79,28 @@ class GroupHost:
         self._link = link
         self._scheduler = scheduler
         self._machines = machines
-        self.incarnation = self._read_incarnation()
+        self.incarnation = identity.incarnation(engine, rng)
         self._outbox = Outbox(link, self.incarnation, boot_id, self._not_sent)
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
         self._prepared: list[Group] = []
-        self._readers: dict[int, None] = {}
-        self._readers_scheduled = False
-        self._answers: list[Callable[[], None]] = []
-        self._timer: Timer | None = None
-        self._timer_at = float("inf")
+        self._prepared_answers: list[Callable[[], None]] = []
+        self._unwritten = Need.NOTHING
+        """What groups that take no part in a turn have left to be written with a later one."""
+        self._soon = Soon(scheduler, self._reads_depart)
+        self._forgotten: list[tuple[Group, Callable[[], None]]] = []
+        self._deadlines = Deadlines(
+            scheduler, clock, all_deadlines=self._all_deadlines, due=self.wake
+        )
         self._turns = self._commits = 0
         self._stopped = False
         self._logged: set[str] = set()
+        self._hibernation = Hibernation(self, scheduler.call_later)
         committer.add(self)
         link.subscribe(RAFT, self._on_frame)
         link.subscribe(SNAPSHOT, self._on_frame)
         link.on_peer_change(self._on_peer_change)
-
-    def _read_incarnation(self) -> int:
-        """The random number of this engine, made when it is first used."""
-        with self.engine.snapshot() as rows:
-            record = rows.get(INCARNATION_KEY)
-        if record is None:
-            body = b"\x01" + self.rng.randbytes(6)
-            batch = Batch()
-            batch.put(INCARNATION_KEY, seal(INCARNATION_KEY, body))
-            self.engine.write(batch, sync=True)
-        else:
-            body = unseal(INCARNATION_KEY, record)
-        return int.from_bytes(body, "big")
 
     # --- groups --------------------------------------------------------------------------
 
@@ -152,12 +134,12 @@ class GroupHost:
         return self._form(group_id, None)
 
     def _form(self, group_id: int, config: Config | None) -> Group:
-        if group_id in self._groups:
+        journal = self._journal(group_id)
+        if group_id in self._groups or journal.load():
             raise GroupExistsError(
                 f"group {group_id} is in this data directory already; a group is formed or joined "
                 "once"
             )
-        journal = self._journal(group_id)
         journal.form(config)
         return self._open(group_id, journal)
 
@@ -187,13 +169,28 @@ class GroupHost:
     def groups(self) -> Mapping[int, Group]:
         return self._groups
 
+    def forget(self, group_id: int, done: Callable[[], None]) -> None:
+        """Erase a replica that was removed from its group, with its data; it may join again. Only
+        then: a member that forgot what it had acknowledged could lose it for everyone."""
+        group = self.group(group_id)
+        if group.role is not Role.REMOVED:
+            raise InvalidRequestError(
+                f"this node is a member of group {group_id}; remove it from the group first"
+            )
+        group.stop()
+        del self._groups[group_id]
+        self._dirty.pop(group_id, None)
+        self._forgotten.append((group, done))
+        self._unwritten = Need.NOW
+        self._committer.kick()
+
     def stop(self) -> None:
         """Unsubscribe, cancel timers, answer everything pending Unknown."""
         self._stopped = True
         self._link.subscribe(RAFT, _ignore)
         self._link.subscribe(SNAPSHOT, _ignore)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.stop()
+        self._hibernation.stop()
         for group in self._groups.values():
             group.stop()
 
@@ -231,38 +228,29 @@ class GroupHost:
         ]
 
     def wake(self, group_id: int) -> None:
+        self._hibernation.wake(group_id)
         self._dirty[group_id] = None
         self._committer.kick()
 
-    def reads_arrived(self, group_id: int) -> None:
-        self._readers[group_id] = None
-        if not self._readers_scheduled:
-            self._readers_scheduled = True
-            self._scheduler.call_soon(self._reads_depart)
+    def hibernate(self, group_id: int, leader: NodeId) -> None:
+        self._hibernation.sleep(self._groups[group_id], leader)
 
-    def _reads_depart(self) -> None:
-        self._readers_scheduled = False
-        if self._stopped:
-            return
-        readers, self._readers = self._readers, {}
-        for group_id in readers:
-            group = self._groups[group_id]
+    def asleep(self, group_id: int) -> bool:
+        return self._hibernation.asleep(group_id)
+
+    def reads_arrived(self, group_id: int) -> None:
+        if self._hibernation.asleep(group_id):
+            self.wake(group_id)
+        self._soon.reads_arrived(group_id)
+
+    def _reads_depart(self, group_id: int) -> None:
+        group = self._groups.get(group_id)
+        if group is not None and not self._stopped:
             group.replica.reads.depart()
-            self._watch(group)
+            self._deadlines.watch(group.next_deadline())
 
     def answer(self, call: Callable[[], None]) -> None:
-        if not self._answers:
-            self._scheduler.call_soon(self._give_answers)
-        self._answers.append(call)
-
-    def _give_answers(self) -> None:
-        answers, self._answers = self._answers, []
-        for call in answers:
-            try:
-                call()
-            except Exception:
-                # A defect of whoever asked must not take the answers of all others with it.
-                _logger.exception("a done callback raised; its defect, the node goes on")
+        self._soon.answer(call)
 
     def next_beat(self) -> float:
         beat = self.config.heartbeat_s
@@ -272,7 +260,7 @@ class GroupHost:
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
         try:
-            incarnation, _, messages, malformed = decode_frame(frame)
+            incarnation, boot, messages, malformed = decode_frame(frame)
         except MalformedError as error:
             self.drop(peer, 0, "malformed-frame")
             _logger.debug("malformed frame of %s: %s", peer, error)
@@ -280,11 +268,17 @@ class GroupHost:
         for _ in range(malformed):
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
+        self._hibernation.frame_heard(peer, boot)
         for message in messages:
+            if isinstance(message, Beat):
+                continue
             group = self._groups.get(message.group)
             if group is None:
                 self.drop(peer, message.group, "no-such-group")
-            elif not group.replica.receive_read(peer, incarnation, message):
+            elif not (
+                group.replica.receive_read(peer, incarnation, message)
+                or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
+            ):
                 self._inbox.append((peer, incarnation, message))
         if self._inbox:
             self._committer.kick()
@@ -302,41 +296,14 @@ class GroupHost:
                 replica.replication.peer_connected(peer)
                 self.wake(group_id)
             elif not connected and replica.raft.leader == peer:
-                replica.voting.leader_lost()
                 self.wake(group_id)
+                replica.voting.leader_lost()
 
-    # --- the timer -----------------------------------------------------------------------
-
-    def _watch(self, group: Group) -> None:
-        """Let the timer come in time for this group."""
-        deadline = group.next_deadline()
-        if deadline is not None and deadline < self._timer_at:
-            self._arm(deadline)
-
-    def _arm(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = deadline
-        delay = max(0.0, deadline - self.clock.monotonic()) + _SLACK_S
-        self._timer = self._scheduler.call_later(delay, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = float("inf")
-        if self._stopped:
-            return
-        now = self.clock.monotonic()
-        nearest = float("inf")
+    def _all_deadlines(self) -> Iterator[tuple[int, float]]:
         for group_id, group in self._groups.items():
             deadline = group.next_deadline()
-            if deadline is None:
-                continue
-            if deadline < now:
-                self.wake(group_id)
-            else:
-                nearest = min(nearest, deadline)
-        if nearest != float("inf"):
-            self._arm(nearest)
+            if deadline is not None:
+                yield group_id, deadline
 
     # --- storage.committer.Participant ---------------------------------------------------
 
@@ -353,28 +320,37 @@ class GroupHost:
         self._turns += 1
         inbox, self._inbox = self._inbox, []
         for peer, incarnation, message in inbox:
-            self._dirty[message.group] = None
-            self._groups[message.group].replica.receive(peer, incarnation, message)
+            group = self._groups.get(message.group)
+            if group is not None:
+                self._hibernation.wake(message.group)
+                self._dirty[message.group] = None
+                group.replica.receive(peer, incarnation, message)
         now = self.clock.monotonic()
         dirty, self._dirty = self._dirty, {}
-        need = Need.NOTHING
+        need = self._unwritten
         for group_id in dirty:
             group = self._groups[group_id]
             group.step(now)
-            self._watch(group)
+            self._deadlines.watch(group.next_deadline())
             need = max(need, group.replica.need())
         self.counters.messages_out += self._outbox.flush_early()
+        self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
             self.counters.messages_out += self._outbox.flush_late()
         return need
 
     def prepare(self, batch: Batch) -> None:
+        self._unwritten = Need.NOTHING
         try:
             self._prepared = [
                 group for group in self._groups.values() if group.replica.need() is not Need.NOTHING
             ]
             for group in self._prepared:
                 group.replica.prepare(batch)
+            for group, done in self._forgotten:
+                group.replica.erase(batch)
+                self._prepared_answers.append(done)
+            self._forgotten.clear()
         except Exception as error:
             self._fail(error)
             raise
@@ -382,6 +358,9 @@ class GroupHost:
     def after_commit(self) -> None:
         self._commits += 1
         prepared, self._prepared = self._prepared, []
+        answers, self._prepared_answers = self._prepared_answers, []
+        for done in answers:
+            self.answer(done)
         try:
             for group in prepared:
                 group.after_commit()
@@ -410,7 +389,7 @@ class GroupHost:
         return HostStatus(
             groups=len(roles),
             leading=sum(role is Role.LEADER for role in roles),
-            hibernating=0,
+            hibernating=len(self._hibernation),
             turns=self._turns,
             commits=self._commits,
             stalls=self.counters.stalls,

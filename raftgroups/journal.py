@@ -1,19 +1,12 @@
 """A group's log and hard state in the node's engine; what pysyncobj holds as its Journal.
 
-    base      base+1 ...           window_first ...    durable    ...last
-    |---------|--------------------|-------------------|----------|
-     (gone,    only in the engine,  in memory, too      only in memory, until the
-     index     read back by pages                       turn's batch is written
-     and term
-     kept)
-
 Nothing is written here: changes wait for `prepare`, which adds them to the batch of the turn, so
 that truncation, append, term, vote and configuration reach the disk together or not at all, and
-`after_commit` says that they did. Records are sealed (version, checksum, key).
+`after_commit` says that they did. Records are sealed (version, checksum, key). Only a window of the
+entries is in memory (logwindow.py).
 
 Invariants:
-- the window is contiguous and ends with the last entry (it is empty only if the log is); everything
-  after `durable_index` is in it;
+- everything after `durable_index` is in the window and in the next batch (or the one in flight);
 - `configs` holds the configuration in force at the base, then every one in the log, by index; the
   last one is in force;
 - an entry at or below `applied_index` is never truncated (hazard n5): that would mean that a
@@ -24,12 +17,13 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import SupportsIndex, overload
+from typing import Final, SupportsIndex, overload
 
+from raftgroups.errors import BrokenLogError
+from raftgroups.logwindow import LogWindow
 from raftgroups.membership import Config
 from raftgroups.records import (
     KIND_CONFIG,
-    NOOP,
     Entry,
     HardState,
     journal_entry,
@@ -48,17 +42,15 @@ from raftgroups.transport import NodeId
 from storage.codec import Table
 from storage.committer import Need
 from storage.engine import Batch, Engine
-from storage.errors import StorageError
 
-_PAGE_ENTRIES = 256
-_PAGE_BYTES = 1024 * 1024
-
-
-class BrokenLogError(StorageError):
-    """The log contradicts itself or what was committed. The node must stop: going on could lose or
-    change what was acknowledged."""
-
-    code = "broken_log"
+_PAGE_ENTRIES: Final = 256
+_PAGE_BYTES: Final = 1024 * 1024
+_META_TABLES: Final = (
+    Table.JOURNAL_META,
+    Table.HARD_STATE,
+    Table.GROUP_CONFIG,
+    Table.APPLIED_INDEX,
+)
 
 
 class GroupJournal:
@@ -67,16 +59,10 @@ class GroupJournal:
     ) -> None:
         self.group_id = group_id
         self._engine = engine
-        self._window_entries = window_entries
-        self._window_bytes = window_bytes
-        self._base: Entry = (NOOP, 0, 0)
-        self._window: list[Entry] = []
-        self._window_size = 0
-        self._page: list[Entry] = []
+        self._window_limits = (window_entries, window_bytes)
+        self.window = LogWindow(self._read_back, max_entries=window_entries, max_bytes=window_bytes)
         self.grown_bytes = 0
         """Bytes appended since the last compaction or start."""
-        self.last_index = 0
-        self.last_term = 0
         self.configs: list[tuple[int, Config]] = []
         self.hard = HardState(0, None, 0)
         self.commit_index = 0
@@ -101,7 +87,7 @@ class GroupJournal:
         """A new replica. Without a configuration it joins: its log begins before the first entry
         of any group, so that it can only start from a snapshot (hazard l4)."""
         base_index = 0 if config is None else 1
-        self._set_base(base_index, 0)
+        self.window.begin(base_index, 0)
         self.configs = [(base_index, config or Config({}))]
         self.commit_index = self.applied_index = base_index
         self._unwritten = base_index + 1
@@ -110,71 +96,68 @@ class GroupJournal:
     def load(self) -> bool:
         """Reopen what the engine holds; False if it does not know the group."""
         group = self.group_id
+        entries, size_bytes = self._window_limits
         with self._engine.snapshot() as rows:
             found = {}
-            for table in (
-                Table.JOURNAL_META,
-                Table.HARD_STATE,
-                Table.GROUP_CONFIG,
-                Table.APPLIED_INDEX,
-            ):
+            for table in _META_TABLES:
                 key = meta_key(table, group)
                 record = rows.get(key)
                 if record is None:
                     return False
                 found[table] = (key, record)
             base_index, base_term = unpack_pair(*found[Table.JOURNAL_META])
-            self.hard = unpack_hard_state(*found[Table.HARD_STATE])
-            self.configs = unpack_configs(*found[Table.GROUP_CONFIG])
-            self.applied_index, self.commit_index = unpack_pair(*found[Table.APPLIED_INDEX])
-            self._set_base(base_index, base_term)
             page = rows.scan(
                 journal_key(group, base_index + 1),
                 journal_key(group + 1, 0),
                 reverse=True,
-                limit=self._window_entries,
-                max_bytes=self._window_bytes,
+                limit=entries,
+                max_bytes=size_bytes,
             )
-        for key, record in reversed(page.items):
-            self._push(journal_entry(key, record))
-        self._check_loaded()
+        self.hard = unpack_hard_state(*found[Table.HARD_STATE])
+        self.configs = unpack_configs(*found[Table.GROUP_CONFIG])
+        self.applied_index, commit_index = unpack_pair(*found[Table.APPLIED_INDEX])
+        self.window.begin(base_index, base_term)
+        tail = [journal_entry(key, record) for key, record in reversed(page.items)]
+        self._check_loaded(tail, whole=not page.more)
+        for entry in tail:
+            self.window.push(entry)
+        self.commit_index = min(commit_index, self.last_index)
         self._unwritten = self.last_index + 1
         self._written_last = self.durable_index = self.last_index
         self.durable_term = self.hard.term
         self.durable_applied = self.applied_index
         return True
 
-    def _check_loaded(self) -> None:
-        indexes = [entry[1] for entry in self._window]
-        whole = indexes == list(range(self.window_first, self.last_index + 1))
-        if not whole or not self.base_index <= self.applied_index <= self.last_index:
+    def _check_loaded(self, tail: list[Entry], *, whole: bool) -> None:
+        """The tail has no gaps, begins at the base if it is the whole log, and reaches far enough
+        for what was applied."""
+        indexes = [entry[1] for entry in tail]
+        first = indexes[0] if indexes else self.base_index + 1
+        last = first + len(indexes) - 1
+        if (
+            indexes != list(range(first, last + 1))
+            or (whole and first != self.base_index + 1)
+            or not self.base_index <= self.applied_index <= last
+        ):
             raise BrokenLogError(
                 f"the log of group {self.group_id} has gaps: base {self.base_index}, applied "
                 f"{self.applied_index}, entries {indexes[:1]}..{indexes[-1:]}; "
                 "replace this replica from another one"
             )
-        self.commit_index = min(self.commit_index, self.last_index)
-
-    def _set_base(self, index: int, term: int) -> None:
-        self._base = (NOOP, index, term)
-        if self.last_index <= index:
-            self._window.clear()
-            self._window_size = 0
-            self.last_index, self.last_term = index, term
 
     # --- reading -------------------------------------------------------------------------
 
     @property
     def base_index(self) -> int:
-        return self._base[1]
+        return self.window.base[1]
 
     @property
-    def base_term(self) -> int:
-        return self._base[2]
+    def last_index(self) -> int:
+        return self.window.last_index
 
     @property
-    def window_first(self) -> int:
-        return self.last_index + 1 - len(self._window)
+    def last_term(self) -> int:
+        return self.window.last_term
 
     @property
     def config(self) -> Config:
@@ -189,67 +172,48 @@ class GroupJournal:
         return next(pair for pair in reversed(self.configs) if pair[0] <= index)
 
     def entry(self, index: int) -> Entry:
-        at = index - self.last_index - 1 + len(self._window)
-        if at >= 0:
-            return self._window[at]
-        if index == self._base[1]:
-            return self._base
-        assert self._base[1] < index, f"entry {index} was compacted, the base is {self._base[1]}"
-        return self._read_back(index)
+        return self.window.entry(index)
 
     def term_at(self, index: int) -> int:
-        return self.entry(index)[2]
+        return self.window.entry(index)[2]
 
-    def read(self, first: int, max_bytes: int) -> list[Entry]:
-        """Entries from `first` on, at least one if there is one, about `max_bytes` at most."""
-        found: list[Entry] = []
-        size = 0
-        for index in range(first, self.last_index + 1):
-            entry = self.entry(index)
-            size += len(entry[0])
-            if found and size > max_bytes:
-                break
-            found.append(entry)
-        return found
-
-    def _read_back(self, index: int) -> Entry:
-        page = self._page
-        if not page or not page[0][1] <= index <= page[-1][1]:
-            with self._engine.snapshot() as rows:
-                scanned = rows.scan(
-                    journal_key(self.group_id, index),
-                    journal_key(self.group_id, self.window_first),
-                    limit=_PAGE_ENTRIES,
-                    max_bytes=_PAGE_BYTES,
-                )
-            page = self._page = [journal_entry(key, record) for key, record in scanned.items]
-            if not page or page[0][1] != index or page[-1][1] != index + len(page) - 1:
-                raise BrokenLogError(
-                    f"entry {index} of group {self.group_id} is missing in the engine "
-                    f"(base {self.base_index}, last {self.last_index})"
-                )
-        return page[index - page[0][1]]
+    def _read_back(self, first: int, stop: int) -> list[Entry]:
+        with self._engine.snapshot() as rows:
+            scanned = rows.scan(
+                journal_key(self.group_id, first),
+                journal_key(self.group_id, stop),
+                limit=_PAGE_ENTRIES,
+                max_bytes=_PAGE_BYTES,
+            )
+        page = [journal_entry(key, record) for key, record in scanned.items]
+        if [entry[1] for entry in page] != list(range(first, first + len(page))) or not page:
+            raise BrokenLogError(
+                f"entry {first} of group {self.group_id} or one after it is missing in the engine "
+                f"(base {self.base_index}, last {self.last_index}); replace this replica"
+            )
+        return page
 
     # --- pysyncobj's face: positions count from the base ----------------------------------
 
     def __len__(self) -> int:
-        return self.last_index - self._base[1] + 1
+        return self.last_index - self.base_index + 1
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Entry: ...
     @overload
     def __getitem__(self, item: slice) -> list[Entry]: ...
     def __getitem__(self, item: SupportsIndex | slice) -> Entry | list[Entry]:
+        window = self.window
         if isinstance(item, slice):
-            base = self._base[1]
+            base = window.base[1]
             start, stop, _ = item.indices(len(self))
-            return [self.entry(index) for index in range(base + start, base + stop)]
+            return [window.entry(index) for index in range(base + start, base + stop)]
         position = int(item)
         if position == -1:
-            return self._window[-1] if self._window else self._base
+            return window.last
         if position == 0:
-            return self._base
-        return self.entry(self._base[1] + position)
+            return window.base
+        return window.entry(window.base[1] + position)
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         if idx != self.last_index + 1 or term < self.last_term:
@@ -257,36 +221,23 @@ class GroupJournal:
                 f"group {self.group_id}: entry {idx} of term {term} cannot follow "
                 f"{self.last_index} of term {self.last_term}"
             )
-        self._push((command, idx, term))
+        self.window.push((command, idx, term))
+        self.grown_bytes += len(command)
         if command[0] == KIND_CONFIG:
             self.configs.append((idx, read_config(command)))
             self._dirty_configs = True
             self.on_config()
 
-    def _push(self, entry: Entry) -> None:
-        self._window.append(entry)
-        self._window_size += len(entry[0])
-        self.grown_bytes += len(entry[0])
-        self.last_index, self.last_term = entry[1], entry[2]
-
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803 - pysyncobj's name
-        first = self._base[1] + entryFrom
+        first = self.base_index + entryFrom
         if first > self.last_index:
             return
-        if first <= max(self.applied_index, self._base[1]):
+        if first <= max(self.applied_index, self.base_index):
             raise BrokenLogError(
                 f"group {self.group_id}: entry {first} was to be overwritten, but everything up to "
                 f"{self.applied_index} is applied; the replicas have diverged"
             )
-        last_kept = self.entry(first - 1)
-        keep = max(0, first - self.window_first)
-        self._window_size -= sum(len(entry[0]) for entry in self._window[keep:])
-        del self._window[keep:]
-        self._page = []
-        self.last_index, self.last_term = last_kept[1], last_kept[2]
-        if not self._window and self.last_index > self._base[1]:
-            self._window.append(last_kept)
-            self._window_size = len(last_kept[0])
+        self.window.truncate(first)
         self._truncate_from = min(first, self._truncate_from or first)
         self._unwritten = min(self._unwritten, first)
         if self.configs[-1][0] >= first:
@@ -339,47 +290,25 @@ class GroupJournal:
         self.applied_index = index
         self._dirty_progress = True
 
-    def tail(self, entries: int, size_bytes: int) -> int:
-        """How many of the last entries to keep: fewer than asked if they are large."""
-        size = 0
-        for kept, entry in enumerate(reversed(self._window)):
-            size += len(entry[0])
-            if size > size_bytes:
-                return min(kept, entries)
-        return entries
-
     def compact(self, index: int) -> None:
         """Make `index` the base; a bound beyond what is durably applied is lowered to that."""
         index = min(index, self.durable_applied)
         if index <= self.base_index:
             return
-        term = self.term_at(index)
         if self._compact_from is None:
             self._compact_from = self.base_index
         self.grown_bytes = 0
-        drop = max(0, index + 1 - self.window_first)
-        self._window_size -= sum(len(entry[0]) for entry in self._window[:drop])
-        del self._window[:drop]
-        self._page = []
-        self._base = (NOOP, index, term)
-        self._forget_configs()
-        self._dirty_progress = True
-
-    def _forget_configs(self) -> None:
-        """Keep the one in force at the base and the later ones."""
-        while len(self.configs) > 1 and self.configs[1][0] <= self.base_index:
+        self.window.rebase(index)
+        while len(self.configs) > 1 and self.configs[1][0] <= index:
             del self.configs[0]
             self._dirty_configs = True
+        self._dirty_progress = True
 
     def install(self, index: int, term: int, config_index: int, config: Config) -> None:
         """The whole log gives way to a snapshot after `index`."""
         assert index > self.applied_index, "a snapshot never rewinds"
-        self._window.clear()
-        self._window_size = 0
-        self._page = []
         self._truncate_from = min(self._truncate_from or self.base_index, self.base_index)
-        self._base = (NOOP, index, term)
-        self.last_index, self.last_term = index, term
+        self.window.begin(index, term)
         self._unwritten = index + 1
         self.configs = [(config_index, config)]
         self.commit_index = self.applied_index = index
@@ -408,9 +337,9 @@ class GroupJournal:
             )
         if self._dirty or self._compact_from is not None:
             key = meta_key(Table.JOURNAL_META, group)
-            batch.put(key, pack_pair(key, self.base_index, self.base_term))
+            batch.put(key, pack_pair(key, self.base_index, self.window.base[2]))
         if self._unwritten <= self.last_index:
-            for command, index, term in self._window[self._unwritten - self.window_first :]:
+            for command, index, term in self.window.since(self._unwritten):
                 key = journal_key(group, index)
                 batch.put(key, journal_record(key, command, term))
         if self._dirty:
@@ -427,22 +356,17 @@ class GroupJournal:
         self._truncate_from = self._compact_from = None
         self._dirty = self._dirty_configs = self._dirty_progress = False
 
+    def erase(self, batch: Batch) -> None:
+        """Nothing of this group stays."""
+        group = self.group_id
+        batch.delete_range(journal_key(group, 0), journal_key(group + 1, 0))
+        for table in _META_TABLES:
+            batch.delete(meta_key(table, group))
+
     def after_commit(self) -> None:
         if self._prepared is None:
             return
         last, self.durable_term, self.durable_applied = self._prepared
         self._prepared = None
         self.durable_index = min(last, self._unwritten - 1)
-        if len(self._window) > self._window_entries or self._window_size > self._window_bytes:
-            self._evict()
-
-    def _evict(self) -> None:
-        """Three quarters stay, so that this is rare; what is not on the disk always stays."""
-        durable = min(self.durable_index + 1 - self.window_first, len(self._window) - 1)
-        keep_entries, keep_bytes = 3 * self._window_entries // 4, 3 * self._window_bytes // 4
-        drop, size = 0, self._window_size
-        while drop < durable and (len(self._window) - drop > keep_entries or size > keep_bytes):
-            size -= len(self._window[drop][0])
-            drop += 1
-        del self._window[:drop]
-        self._window_size = size
+        self.window.evict(self.durable_index)

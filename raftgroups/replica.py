@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
-from raftgroups.journal import BrokenLogError, GroupJournal
+from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
@@ -35,6 +36,7 @@ from raftgroups.messages import (
     Probe,
     ReadIndex,
     ReadRequest,
+    Sleep,
     Stale,
     TimeoutNow,
     Vote,
@@ -47,6 +49,7 @@ from raftgroups.records import KIND_OPERATIONS, read_operations
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
 from raftgroups.services import Owner, Services
+from raftgroups.snapshot import meta_row
 from raftgroups.snapshot_receive import SnapshotReceiver
 from raftgroups.snapshot_send import SnapshotSender
 from raftgroups.transport import NodeId
@@ -103,6 +106,7 @@ class Replica:
             Stale: self.voting.on_stale,
             TimeoutNow: self.voting.on_timeout_now,
             NotMember: self._on_not_member,
+            Sleep: self._on_sleep,
             Offer: self.receiver.on_offer,
             OfferReply: self.sender.on_reply,
             Chunk: self.receiver.on_chunk,
@@ -221,6 +225,43 @@ class Replica:
             if self.raft.leads:
                 self.raft.step_down()
 
+    # --- sleeping (raftgroups/hibernation.py) ----------------------------------------------
+
+    def say_good_night(self) -> bool:
+        """On a leader: if everyone who can be reached has everything, tell them."""
+        if not self.raft.leads or not self._all_applied() or self.sender.streams:
+            return False
+        present = self.replication.complete_peers()
+        config, me = self.journal.config, self.services.node_id
+        voters = sum(1 for peer in present or () if peer in config.voters)
+        if present is None or voters + (me in config.voters) < config.majority():
+            return False
+        for peer in present:
+            self.services.send(peer, Sleep(self.group_id, self.raft.term, self.journal.last_index))
+        return True
+
+    def _on_sleep(self, peer: NodeId, _: int, message: Sleep) -> None:
+        raft = self.raft
+        same = message.term == raft.term and raft.leader == peer
+        if same and message.last_index == self.journal.last_index and self._all_applied():
+            self.services.hibernate(self.group_id, peer)
+        else:
+            self.drop(peer, "not-tired")
+
+    def _all_applied(self) -> bool:
+        last = self.journal.last_index
+        written = last == self.journal.durable_index == self.raft.applied_index
+        return written and not self.installing
+
+    def awake(self, heard_at: float, *, leader_lost: bool) -> None:
+        if self.raft.leads:
+            self.replication.awake()
+            return
+        self.voting.leader_heard_at = max(self.voting.leader_heard_at, heard_at)
+        self.raft.election_deadline = self.now() + self.raft.timeout_s()
+        if leader_lost:
+            self.voting.leader_lost()
+
     # --- the tick ------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -245,6 +286,12 @@ class Replica:
         self.journal.prepare(batch)
         self.receiver.prepare(batch)
 
+    def erase(self, batch: Batch) -> None:
+        self.journal.erase(batch)
+        batch.delete_range(meta_row(self.group_id), meta_row(self.group_id + 1))
+        for start, end in self.machine.owned_ranges():
+            batch.delete_range(start, end)
+
     def after_commit(self) -> None:
         if not self.installing:
             self.machine.after_commit()
@@ -258,7 +305,7 @@ class Replica:
         if long > config.compact_after_entries + config.keep_entries or (
             journal.grown_bytes > config.compact_after_bytes
         ):
-            self.compact(journal.tail(config.keep_entries, config.keep_bytes))
+            self.compact(journal.window.tail(config.keep_entries, config.keep_bytes))
 
     def compact(self, keep: int) -> None:
         """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""

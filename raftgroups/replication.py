@@ -44,6 +44,22 @@ class Replication:
         self.progress = {peer: Progress(now) for peer in self.progress}
         self.heartbeat = True
 
+    def complete_peers(self) -> list[NodeId] | None:
+        """Who is connected, or None if one of them does not have the whole log."""
+        replica = self._replica
+        last = replica.journal.last_index
+        connected = [peer for peer in self.progress if replica.services.connected(peer)]
+        if all(replica.raft.match_index(peer) == last for peer in connected):
+            return connected
+        return None
+
+    def awake(self) -> None:
+        """After a sleep nobody is late with an answer, and heartbeats are due."""
+        raft = self._replica.raft
+        for peer in self.progress:
+            raft.heard(peer)
+        raft.heartbeat_deadline = self._replica.now() - 1.0
+
     def peer_connected(self, peer: NodeId) -> None:
         progress = self.progress.get(peer)
         if progress is not None and self._replica.raft.leads:
@@ -76,7 +92,7 @@ class Replication:
             return
         sent = False
         while following <= journal.last_index and progress.may_send(config.inflight_max_bytes):
-            entries = journal.read(following, config.append_max_bytes)
+            entries = journal.window.read(following, config.append_max_bytes)
             wire = [(term, command) for command, _, term in entries]
             prev_term = journal.term_at(following - 1)
             self._append(peer, following - 1, prev_term, wire, quiet=False, early=early)

@@ -98,6 +98,10 @@ class Voting:
         raft, journal = replica.raft, replica.journal
         if not journal.config.is_member(peer, incarnation):
             replica.tell_not_member(peer)
+        if raft.leader == peer and request.term > raft.term:
+            # A leader that asks for votes leads no longer; nobody else is to be waited for.
+            raft.forget_leader()
+            self.leader_heard_at = NEVER
         if not replica.may_vote():
             return replica.drop(peer, "not-voting")
         granted = e_pre_vote(

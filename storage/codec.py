@@ -82,23 +82,34 @@ class Table(IntEnum):
     LEASE = 0x25
     """keyspace u32, lease u64 -> time to live."""
     DEDUPE = 0x26
-    """shard u64, client bytes -> remembered answers."""
+    """shard u64, grouped client id, then sequence u64 -> a remembered answer; or nothing -> the
+    client's floor."""
     MACHINE = 0x27
-    """group u64, raw name -> other state of a group's machine (the meta group's tables)."""
+    """group u64, raw name -> other state of a group's machine (clock; the meta group's tables)."""
+    KEY_TTL = 0x28
+    """keyspace u32, raw key -> the key's own deadline."""
+    KEY_TTL_DUE = 0x29
+    """keyspace u32, deadline u64, raw key -> nothing."""
 
-    # The leaderless regime's data (versions.py).
+    # The leaderless regime's data (versions.py, hints.py).
     OBJECT = 0x30
     """keyspace u32, raw key -> sibling set and clock."""
     TOKEN_INDEX = 0x31
-    """keyspace u32, token u64, raw key -> nothing."""
+    """keyspace u32, bucket u32, raw key -> nothing."""
     HINT = 0x32
-    """target node, keyspace u32, raw key -> the record held for it."""
+    """target node, sequence u64 -> the record held for it."""
     MERKLE_LEAF = 0x33
     """keyspace u32, bucket u32 -> 128-bit combination."""
     COUNTER = 0x34
-    """name -> persisted node-wide counter (key epochs)."""
+    """name -> persisted node-wide counter (key epochs, hint sequences)."""
     REAP = 0x35
-    """keyspace u32, raw key -> tombstone waiting for its proof."""
+    """keyspace u32, due u64, raw key -> nothing: the keys that are, or will be, only tombstones."""
+    PART = 0x36
+    """whole key of a row, part u16 -> the rest of a body too large for one row (rows.py)."""
+    HINT_INDEX = 0x37
+    """keyspace u32, bucket u32, target node, raw key -> sequence of the hint."""
+    HINT_USAGE = 0x38
+    """target node -> count, bytes and overflow of its hints."""
 
 
 # --- limits ----------------------------------------------------------------------------------

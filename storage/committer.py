@@ -143,13 +143,22 @@ class ThreadWriter:
 class AdaptiveWriter:
     """Inline while the median sync is quick, a thread while it is slow.
 
-    The two thresholds differ so that a disk near the border does not flip at every write.
+    The two thresholds differ so that a disk near the border does not flip at every write. An engine
+    `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
+    thread whatever the median is.
     """
 
-    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        call_soon_threadsafe: Callable[..., object],
+        *,
+        under_pressure: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._inline = InlineWriter(clock)
         self._thread = ThreadWriter(clock, call_soon_threadsafe)
         self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._under_pressure = under_pressure
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
@@ -157,7 +166,8 @@ class AdaptiveWriter:
             self._observe(seconds)
             done(failure, seconds)
 
-        (self._thread if self.threaded else self._inline).submit(engine, batch, measured)
+        threaded = self.threaded or self._under_pressure()
+        (self._thread if threaded else self._inline).submit(engine, batch, measured)
 
     def _observe(self, seconds: float) -> None:
         self._samples.append(seconds)
@@ -199,7 +209,7 @@ class Committer:
         self._kicked_in_flight = False
         self._lazy_timer: Timer | None = None
         self._lazy_overdue = False
-        self._stopped = False
+        self._stopped = self._failed = False
         self.in_flight_since: float | None = None
         """When the write in flight began; None between writes. The watchdog reads it."""
         self.turns = 0
@@ -232,15 +242,21 @@ class Committer:
         self._turn_scheduled = self._lazy_timer = None
 
     def fail(self, failure: BaseException) -> None:
-        """A participant found that it must not go on. Nothing more is acknowledged."""
-        if self._stopped:
+        """Nothing more is acknowledged. For the committer itself, and for a participant that found
+        that it must not go on; the first failure is told, later ones only follow from it."""
+        if self._failed:
             return
+        self._failed = True
         self.stop()
         self._on_fatal(failure)
 
     def _turn(self) -> None:
         self._turn_scheduled = None
-        if self._stopped or self.in_flight_since is not None:
+        if self._stopped:
+            return
+        if self.in_flight_since is not None:
+            # Kicked by a participant in the very turn whose write is now under way.
+            self._kicked_in_flight = True
             return
         self.turns += 1
         try:

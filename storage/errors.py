@@ -46,6 +46,12 @@ class ValueTooLargeError(InvalidRequestError):
     code = "value_too_large"
 
 
+class InvalidOptionError(InvalidRequestError):
+    """A setting that cannot be meant or cannot work. The message names it."""
+
+    code = "invalid_option"
+
+
 class CompactedError(InvalidRequestError):
     """The revision asked for was compacted away."""
 
@@ -109,6 +115,30 @@ class ReadFailedError(StorageError):
     retryable = True
 
 
+class WriteStalledError(StorageError):
+    """The engine's background work is too far behind and it took no write for as long as a write
+    may wait. Nothing was written; the engine goes on by itself once it has caught up."""
+
+    code = "write_stalled"
+    retryable = True
+
+
+class DamagedFilesError(StorageError):
+    """The engine's own files are damaged or missing. The message names the file."""
+
+    code = "damaged_files"
+
+
+class DamagedCheckpointError(StorageError):
+    """A backup that is not what was written. `problems` has one line for each file."""
+
+    code = "damaged_checkpoint"
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class EngineClosedError(StorageError):
     code = "engine_closed"
 
@@ -141,3 +171,15 @@ class DirectoryInUseError(DataDirectoryError):
 
 class ForeignDirectoryError(DataDirectoryError):
     code = "foreign_directory"
+
+
+class UnknownDirectoryFormatError(DataDirectoryError):
+    """Written by a version of JanusKV that this one does not read."""
+
+    code = "unknown_format"
+
+
+class UnfinishedRestoreError(DataDirectoryError):
+    """A restore into this directory was interrupted: what lies there is not whole."""
+
+    code = "unfinished_restore"

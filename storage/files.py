@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -109,8 +110,15 @@ def lock_directory(path: Path, action: str) -> int:
 
 
 def allocated_bytes(path: Path) -> int:
-    """Bytes of disk blocks that the files of a directory occupy; holes cost nothing."""
-    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(path) if entry.is_file())
+    """Bytes of disk blocks that the files of a directory occupy; holes cost nothing. Files that
+    vanish meanwhile (compaction removes some at any time) count as gone."""
+    total = 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
 
 
 def free_bytes(path: Path) -> int:

@@ -60,7 +60,7 @@ from storage.errors import (
     TooManySnapshotsError,
     WriteFailedError,
 )
-from storage.lmdb_file import DATA_NAME, OPEN, check_header, check_length, damaged
+from storage.lmdb_file import DATA_NAME, NEW_DATA_NAME, OPEN, check_header, check_length, damaged
 from storage.lmdb_pages import PageFigures
 
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
@@ -446,6 +446,8 @@ def _delete_range(txn: _Transaction, start: bytes, end: bytes | None) -> None:
 
 def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lmdb.Environment:
     try:
+        if not (path / DATA_NAME).exists():
+            _create_data_file(path)
         check_header(path)
         environment = lmdb.open(
             str(path),
@@ -454,8 +456,6 @@ def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lm
             max_spare_txns=1,
             mode=0o700,
         )
-        # Created files are on the disk only once their directory is.
-        files.sync_directory(path)
     except (lmdb.Error, OSError) as error:
         raise _open_error(path, error) from error
     try:
@@ -464,6 +464,19 @@ def _open_environment(path: Path, map_size_bytes: int, max_snapshots: int) -> lm
         environment.close()
         raise
     return environment
+
+
+def _create_data_file(path: Path) -> None:
+    """LMDB leaves the first two pages unsynced, and a power cut that tears them leaves a file that
+    never opens again. So they are made aside and named only when they are on the disk."""
+    new, new_lock = path / NEW_DATA_NAME, path / f"{NEW_DATA_NAME}-lock"
+    for leftover in (new, new_lock):
+        leftover.unlink(missing_ok=True)
+    lmdb.open(str(new), subdir=False, mode=0o700).close()
+    files.sync_file(new)
+    new.rename(path / DATA_NAME)
+    new_lock.unlink()
+    files.sync_directory(path)
 
 
 def _page_figures(stat: lmdb._StatDict, info: lmdb._InfoDict) -> PageFigures:

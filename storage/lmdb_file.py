@@ -15,6 +15,9 @@ from storage.errors import DataDirectoryError, ForeignDirectoryError, UnknownFor
 from storage.lmdb_pages import PageFigures
 
 DATA_NAME: Final = "data.mdb"
+NEW_DATA_NAME: Final = "data.mdb.new"
+"""A data file that is being made; a power cut may leave it behind."""
+OWN_NAMES: Final = frozenset({DATA_NAME, "lock.mdb", NEW_DATA_NAME, f"{NEW_DATA_NAME}-lock"})
 OPEN: Final = "open the engine in"
 _HEADER_BYTES: Final = 64
 _MAGIC: Final = 0xBEEFC0DE

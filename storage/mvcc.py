@@ -27,6 +27,7 @@ from typing import Final
 
 from storage.codec import Table, key_u32, key_u64, prefix_end
 from storage.engine import Batch
+from storage.errors import CorruptRecordError
 from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pending
 from storage.mvcc_overlay import Layer
 from storage.mvcc_scope import WriteScope
@@ -88,8 +89,14 @@ class Shard:
         if record is None:
             return None
         state = ShardState.decode(shard, record)
-        segment_record = reader.get(key_u64(Table.SEGMENT, state.segment))
-        assert segment_record is not None, "both records are written in one batch"
+        segment_key = key_u64(Table.SEGMENT, state.segment)
+        segment_record = reader.get(segment_key)
+        if segment_record is None:  # both records are written in one batch
+            raise CorruptRecordError(
+                f"shard {shard} has no segment record under {segment_key!r}; restore this replica "
+                "from another one or from a backup",
+                segment_key,
+            )
         return cls(source, state, Segments.decode(state.segment, segment_record), stored=True)
 
     # --- writing ---
@@ -142,7 +149,7 @@ class Shard:
         assert layer.last_revision == state.revision
         if self.sweep_pending and sweep_events > 0:
             old = self.view.segments
-            new = sweep(self.source(), old, state, layer, batch, max_events=sweep_events)
+            new = sweep(self.source(), old, state, layer.base, batch, max_events=sweep_events)
             if new != old:
                 self._set_segments(new)
         layer.write(batch, state.keyspace, state.segment)

@@ -16,8 +16,8 @@ compaction has passed its last revision.
 
 The position is part of the segment record and is written in the batch of the step, so a crash
 repeats at most one step; repeating is harmless. Only revisions that the engine already holds are
-examined, never those in the layer that the same batch writes; a row that this layer is about to
-write is left alone.
+examined, never those in the layer that the same batch writes; that layer's rows come later in the
+batch than the step's removals, so they stay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Final
 
 from storage.codec import Table, key_u32, key_u64_u64_u32, unseal
 from storage.engine import Batch, Reader
-from storage.mvcc_overlay import Layer
 from storage.mvcc_records import TOMBSTONE, is_tombstone, mod_of, unpack_event
 from storage.mvcc_state import OPEN, Segments, ShardState, Source
 
@@ -58,19 +57,20 @@ def sweep(
     reader: Reader,
     segments: Segments,
     state: ShardState,
-    pending: Layer,
+    stored_to: int,
     batch: Batch,
     *,
     max_events: int = SWEEP_EVENTS,
 ) -> Segments:
-    """One step. `pending` is the layer that the same batch writes; call this before writing it."""
+    """One step. The engine holds the revisions up to `stored_to`; what the same batch adds to them
+    must be put into it after this."""
     for source in segments.oldest_first():
-        upto = min(state.compact_revision, source.last_revision, pending.base)
+        upto = min(state.compact_revision, source.last_revision, stored_to)
         if max(source.first_revision, source.swept_revision) > upto:
             continue
         if max_events <= 0:
             break
-        examined, swept = _sweep_source(reader, source, state, upto, pending, batch, max_events)
+        examined, swept = _sweep_source(reader, source, state, upto, batch, max_events)
         max_events -= examined
         if source.last_revision != OPEN and source.last_revision < min(
             state.compact_revision, swept.swept_revision
@@ -86,7 +86,6 @@ def _sweep_source(
     source: Source,
     state: ShardState,
     upto: int,
-    pending: Layer,
     batch: Batch,
     max_events: int,
 ) -> tuple[int, Source]:
@@ -104,7 +103,7 @@ def _sweep_source(
         key, new, _ = unpack_event(unseal(stored, record))
         if not is_own and not source.holds_key(key):
             continue
-        if is_tombstone(new) and key not in pending.current:
+        if is_tombstone(new):
             _remove_tombstone(reader, current + key, state.compact_revision, batch)
         if not is_own and stored < keep:
             batch.delete(stored)

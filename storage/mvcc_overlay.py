@@ -13,7 +13,7 @@ one opened after it both give the right answer through the stack. A crash loses 
 group's log is replayed from the persisted applied index.
 
 A revision is open_revision, then any number of change, then close_revision or roll_back. Changing
-in place with an undo map costs 2 us less a put than a layer of its own that is merged at commit.
+in place with an undo map costs 1.7 us less a put than a layer of its own that is merged at commit.
 
 Invariants: a layer's revisions are base + 1, base + 2, ... without gaps, each with at least one
 event (but for the open one); between two roll-backs keys are only ever added to `current`, so its
@@ -31,9 +31,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from storage.codec import Table, key_u32, key_u32_u64, key_u64_u64_u32, seal
+from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal
 from storage.engine import Batch
-from storage.mvcc_records import pack_event
+from storage.mvcc_records import LOCATION, pack_event
 
 
 class Layer:
@@ -162,8 +162,9 @@ class Layer:
         for key in self.keys():
             stored = prefix + key
             put(stored, seal(stored, current[key]))
+        log = key_u64(Table.EVENT, segment)
         for revision, sub, body in self.numbered_events(self.base + 1):
-            stored = key_u64_u64_u32(Table.EVENT, segment, revision, sub)
+            stored = log + LOCATION.pack(revision, sub)
             put(stored, seal(stored, body))
         for lease, keys in self.leases.items():
             for key, attached in keys.items():

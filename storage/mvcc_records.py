@@ -11,13 +11,15 @@ once. Bodies are inside a seal (codec.py), which is checked before anything here
 - (mod, sub) is where the record's event lies in the log: `sub` numbers the changes of a revision.
 - A tombstone is a record with the flag and without value, lease, version and create revision. It
   stays in the current table until compaction, because a deleted key's history hangs on it.
-- depth counts the records of a key's chain of previous records; 1 has none before it.
+- depth counts the records of a key's chain of previous records; 1 has none before it. It begins
+  again behind compaction: a record whose previous one is at or below the compact revision has depth
+  2, since no read goes further back.
 
-Jumps. Following previous records one by one from the newest to revision r costs a read a version,
-which is 50 ms for a key overwritten 10,000 times. So a record also carries, for each level L from
-1, where the nearest earlier record lies whose depth is a multiple of 16**L, if there is one: at
-most 16 steps a level, and no bytes at all for a key with fewer than 17 versions. They follow from
-the previous record alone (`_jumps_after`), so writing them reads nothing more.
+Jumps. Following previous records one by one from the newest to revision r costs a read a version:
+30 ms for a key overwritten 10,000 times, 0.16 ms with jumps. So a record also carries, for each
+level L from 1, where the nearest earlier record lies whose depth is a multiple of 16**L, if there
+is one: at most 16 steps a level, and no bytes at all for a key with fewer than 17 versions. They
+follow from the previous record alone (`_jumps_after`), so writing them reads nothing more.
 
 This file does no reading or writing and knows no revisions but those in the bytes.
 """
@@ -105,20 +107,26 @@ def jumps_of(body: bytes) -> list[tuple[int, int]]:
     return [LOCATION.unpack_from(body, at) for at in range(HEAD_BYTES, end, LOCATION_BYTES)]
 
 
-def put_record(previous: bytes | None, value: bytes, lease: int, mod: int, sub: int) -> bytes:
+def put_record(
+    previous: bytes | None, value: bytes, lease: int, mod: int, sub: int, compact_revision: int
+) -> bytes:
     """The record that a put makes out of the key's previous record (a tombstone counts)."""
     if previous is None:
         return HEAD.pack(0, mod, mod, sub, 1, lease, 1) + value
     flags, create, prev_mod, prev_sub, version, _, depth = HEAD.unpack_from(previous)
     if flags & TOMBSTONE:
         create = mod
+    if prev_mod <= compact_revision:
+        return HEAD.pack(0, create, mod, sub, version + 1, lease, 2) + value
     count, jumps = _jumps_after(previous, flags, prev_mod, prev_sub, depth)
     return HEAD.pack(count, create, mod, sub, version + 1, lease, depth + 1) + jumps + value
 
 
-def tombstone_record(previous: bytes, mod: int, sub: int) -> bytes:
+def tombstone_record(previous: bytes, mod: int, sub: int, compact_revision: int) -> bytes:
     """The record that a delete makes. Its version is 0, so the next put begins at 1."""
     flags, _, prev_mod, prev_sub, _, _, depth = HEAD.unpack_from(previous)
+    if prev_mod <= compact_revision:
+        return HEAD.pack(TOMBSTONE, 0, mod, sub, 0, 0, 2)
     count, jumps = _jumps_after(previous, flags, prev_mod, prev_sub, depth)
     return HEAD.pack(TOMBSTONE | count, 0, mod, sub, 0, 0, depth + 1) + jumps
 

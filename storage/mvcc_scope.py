@@ -59,7 +59,9 @@ class WriteScope:
         previous = view.newest(key)
         layer = self._layer
         sub = len(layer.events) - self._first
-        layer.change(key, put_record(previous, value, lease, self.revision, sub), previous)
+        compacted = view.state.compact_revision
+        new = put_record(previous, value, lease, self.revision, sub, compacted)
+        layer.change(key, new, previous)
         if previous is None:
             layer.attach(lease, key, True)
             return None
@@ -88,7 +90,8 @@ class WriteScope:
     def _delete(self, key: bytes, previous: bytes) -> KeyValue:
         layer = self._layer
         sub = len(layer.events) - self._first
-        layer.change(key, tombstone_record(previous, self.revision, sub), previous)
+        compacted = self.view.state.compact_revision
+        layer.change(key, tombstone_record(previous, self.revision, sub, compacted), previous)
         layer.attach(lease_of(previous), key, False)
         return key_value(key, previous)
 

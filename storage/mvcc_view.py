@@ -1,8 +1,9 @@
 """Reading a shard: one key or a range, now or at an old revision, through overlay and engine.
 
 A View knows a stack of layers (mvcc_overlay.py), where to get a reader of the committed state, and
-the shard's counters and segments. It holds no reader: every call asks for one, so a long walk is
-made of bounded calls that name the same revision, and pins nothing in between.
+the shard's counters and segments. It holds no reader, not even between two rows that it reads: the
+source may give a newer one, and end the old one, each time. So a long walk pins nothing; what makes
+it consistent is the revision that all its calls name.
 
 Contract with the owner: once a layer was dropped, the source must give readers that see the batch
 in which it was written.
@@ -77,7 +78,7 @@ class RangeResult(NamedTuple):
 
 
 class View:
-    __slots__ = ("_prefix", "layers", "segments", "source", "state")
+    __slots__ = ("_end", "_prefix", "_start", "layers", "segments", "source", "state")
 
     def __init__(
         self,
@@ -92,6 +93,8 @@ class View:
         self.state = state
         self.segments = segments
         self._prefix = key_u32(Table.CURRENT, state.keyspace)
+        self._start = segments.own.start
+        self._end = segments.own.end
 
     # --- one key ---
 
@@ -254,10 +257,9 @@ class View:
         """The newest records of a range, tombstones included, in bounded pages."""
         prefix = self._prefix
         skip = len(prefix)
-        reader = self.source()
         while True:
             high = prefix_end(prefix) if end is None else prefix + end
-            page = reader.scan(
+            page = self.source().scan(
                 prefix + start, high, reverse=reverse, limit=page_keys, max_bytes=PAGE_BYTES
             )
             items = [(stored[skip:], unseal(stored, record)) for stored, record in page.items]
@@ -338,12 +340,12 @@ class View:
     # --- what belongs here ---
 
     def check_owned(self, key: bytes) -> None:
-        if not self.segments.own.holds_key(key):
+        if key < self._start or (self._end is not None and key >= self._end):
             raise self._wrong_shard(f"key {key!r} is")
 
     def _check_owns(self, start: bytes, end: bytes | None) -> None:
-        own = self.segments.own
-        if start < own.start or (own.end is not None and (end is None or end > own.end)):
+        high = self._end
+        if start < self._start or (high is not None and (end is None or end > high)):
             raise self._wrong_shard(f"the range from {start!r} to {end!r} is")
 
     def _wrong_shard(self, what: str) -> WrongShardError:

@@ -3,6 +3,10 @@
 One change a group at a time, each the next sensible step from what the leader says: a learner is
 promoted, a voter too many is removed, a missing one is added. The number of voters stays within one
 of the wanted number. Answers only end the wait; the next step looks again.
+
+It also replaces a disk: the node comes back empty under its old id, and has no vote before it was
+removed from each of its groups and added again. One disk at a time, and nothing else is changed
+meanwhile, or data would be lost that no protocol can save.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ class Admin:
         """What was answered Done, by kind."""
         self._busy: dict[int, int] = {}
         self._attempts = 0
+        self.replaced: SimNode | None = None
+        """Whose disk is new, until all its groups have it again."""
+        self._missing: dict[int, str] = {}
+        """Its groups that do not: group -> the next step, removal, learner or promotion."""
 
     def leader(self, group_id: int) -> tuple[SimNode, Group] | None:
         """Whoever leads with the highest term, as far as nodes say."""
@@ -56,7 +64,14 @@ class Admin:
 
     def change(self, rng: random.Random) -> None:
         """Begin one membership change somewhere, if none is under way there."""
-        group_id = rng.choice(self.cluster.groups)
+        self._change(rng.choice(sorted(self._missing) or self.cluster.groups), rng)
+
+    def repair(self) -> None:
+        """The next step of everything that a replaced disk still needs."""
+        for group_id in sorted(self._missing):
+            self._change(group_id, random.Random(0))
+
+    def _change(self, group_id: int, rng: random.Random) -> None:
         found = self.leader(group_id)
         if found is None or group_id in self._busy:
             return
@@ -64,7 +79,10 @@ class Admin:
         self._attempts += 1
         attempt = self._busy[group_id] = self._attempts
         self.cluster.world.after(5.0, self._forget, group_id, attempt)
-        self._step(group_id, attempt, group, group.status(), rng)
+        if self.replaced is None:
+            self._step(group_id, attempt, group, group.status(), rng)
+        else:
+            self._readmit(group_id, attempt, group, group.status(), self.replaced)
 
     def _step(
         self,
@@ -96,6 +114,67 @@ class Admin:
             victim = rng.choice(status.voters)
             self._trace(group_id, f"remove {self.cluster.label(victim)}")
             group.remove(victim, answered("removal"))
+
+    # --- a new disk ----------------------------------------------------------------------------
+
+    def replace_disk(self, rng: random.Random) -> None:
+        """Take the disk out of a running node, if the cluster can bear it: everybody is up, every
+        group was formed, no change is under way, and each group is known by all to have three
+        voters or more."""
+        nodes = self.cluster.nodes
+        if self.replaced or self._busy or not all(node.running for node in nodes):
+            return
+        if len(self.cluster.served) < len(self.cluster.groups):
+            return
+        victim = rng.choice(nodes)
+        for group_id in self.cluster.groups:
+            found = self.leader(group_id)
+            if found is None:
+                return
+            status = found[1].status()
+            views = self.cluster.views(group_id).values()
+            agreed = {view.voters for view in views if view.role != Role.REMOVED.value}
+            if len(agreed) > 1 or len(status.voters) < 3 or status.learners:
+                return
+        self.replaced = victim
+        for group_id, group in victim.groups():
+            if group.role is not Role.REMOVED:
+                self._missing[group_id] = "removal"
+        victim.replace_disk(self.cluster.groups)
+        self._finish_replacement()
+
+    def _readmit(
+        self, group_id: int, attempt: int, group: Group, status: GroupStatus, node: SimNode
+    ) -> None:
+        """Remove, add, promote; each step once the one before is in force."""
+        step = self._missing.get(group_id)
+        known = node.node_id in status.voters or node.node_id in status.learners
+        if step == "removal" and not known:
+            step = "learner"
+        elif step == "learner" and known:
+            step = "promotion"
+        elif step == "promotion" and node.node_id in status.voters:
+            self._missing.pop(group_id)
+            self._finish_replacement()
+            step = None
+        if step is None:
+            self._forget(group_id, attempt)
+            return
+        self._missing[group_id] = step
+        self._trace(group_id, f"new disk of {node.label}: {step}")
+        call = {
+            "removal": group.remove,
+            "learner": group.add_learner,
+            "promotion": group.promote,
+        }[step]
+        call(node.node_id, lambda result: self._answered(group_id, attempt, step, result))
+
+    def _finish_replacement(self) -> None:
+        if not self._missing:
+            self.replaced = None
+            self.done["disk"] += 1
+
+    # --- answers -------------------------------------------------------------------------------
 
     def _answered(self, group_id: int, attempt: int, kind: str, result: ChangeResult) -> None:
         self._trace(group_id, f"{kind} answered {result}")

@@ -204,6 +204,14 @@ def crash(inject: FaultInjector) -> None:
         inject.restart_later(node, 0.01, 4.0)
 
 
+def stop(inject: FaultInjector) -> None:
+    """An orderly stop and start, as in a rolling restart."""
+    node = inject.node()
+    if node.running:
+        node.stop()
+        inject.restart_later(node, 0.1, 2.0)
+
+
 def powercut(inject: FaultInjector) -> None:
     node = inject.node()
     if node.running:
@@ -287,7 +295,17 @@ def transfer(inject: FaultInjector) -> None:
 
 
 def membership(inject: FaultInjector) -> None:
-    inject.cluster.admin.change(inject.rng)
+    """A few changes, one after the other."""
+    for number in range(inject.rng.randrange(1, 8)):
+        step = inject.rng.uniform(0.0, 0.5) + number * 0.5
+        inject.later(step, step, lambda: inject.cluster.admin.change(inject.rng))
+
+
+def newdisk(inject: FaultInjector) -> None:
+    """A node loses its disk and must be removed and added again."""
+    inject.cluster.admin.replace_disk(inject.rng)
+    for number in range(12):
+        inject.later(number * 0.3, number * 0.3, inject.cluster.admin.repair)
 
 
 MENU: Final[dict[str, Callable[[FaultInjector], None]]] = {
@@ -299,6 +317,7 @@ MENU: Final[dict[str, Callable[[FaultInjector], None]]] = {
     "partition": partition,
     "duplicate": duplicate,
     "crash": crash,
+    "stop": stop,
     "powercut": powercut,
     "restartall": restartall,
     "freeze": freeze,
@@ -309,4 +328,5 @@ MENU: Final[dict[str, Callable[[FaultInjector], None]]] = {
     "snapshot": snapshot,
     "transfer": transfer,
     "membership": membership,
+    "newdisk": newdisk,
 }

@@ -183,15 +183,30 @@ class SimNode:
             self.world.trace(f"{self.label} keeps {survived} unsynced batches")
         self._end(flush=not power and self.rng.random() < 0.5)
 
+    def replace_disk(self, groups: Sequence[int]) -> None:
+        """The machine comes back with nothing on its disk, under its old id, and its operator
+        tells it to join what it was in."""
+        self.crash(power=True)
+        self.world.trace(f"{self.label} gets a new disk")
+        self.engine.close()
+        self.engine = self._new_engine()
+        self.to_form = {}
+        self.to_join = dict.fromkeys(groups)
+        self.start()
+
     def stop(self) -> None:
-        """An orderly end: what is pending is answered, what is being written is lost or not."""
+        """An orderly end: the host answers what is pending, the loop turns a little longer."""
         if self.host is None:
             return
         self.world.trace(f"{self.label} stops")
         self.host.stop()
-        assert self._writer is not None
-        self._writer.crash()
-        self._end(flush=True)
+        process = self.process
+
+        def end() -> None:
+            if self.process is process:
+                self.crash(power=False)
+
+        self.world.after(self.rng.uniform(0.001, 0.05), end)
 
     def _end(self, *, flush: bool) -> None:
         assert self.process is not None

@@ -89,6 +89,7 @@ class Simulation:
             think_s=drawn.think_s,
             registers=drawn.registers,
             lists=drawn.lists,
+            served=cluster.served,
         )
         self.injector = FaultInjector(
             cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length
@@ -154,14 +155,19 @@ class Simulation:
     def _await_recovery(self) -> None:
         """Run until every group is whole, or the bound is over."""
         calm_at = self.config.calm_at
+        admin = self.cluster.admin
         while self.world.now < calm_at + RECOVERY_S and not self.world.stop_reason:
             if self._whole():
                 self.result.recovered_s = self.world.now - calm_at
                 return
+            admin.repair()
             self.world.run(self.world.now + POLL_S)
         for group in self.cluster.groups:
             views, members = self.cluster.views(group), self.cluster.members(group)
             self.result.stuck.extend(check_liveness(group, views, members, RECOVERY_S))
+        if admin.replaced is not None and not self.result.stuck:
+            what = f"the groups of {admin.replaced.label} did not take its new disk in time"
+            self.result.stuck.append(Violation("liveness", what))
         if not self.workload.idle() and not self.result.stuck:
             self.result.stuck.append(
                 Violation("liveness", f"clients still wait {RECOVERY_S:g} s after the last fault")
@@ -169,9 +175,13 @@ class Simulation:
 
     def _whole(self) -> bool:
         cluster = self.cluster
-        return self.workload.idle() and all(
-            unconverged(cluster.views(group), cluster.members(group)) is None
-            for group in cluster.groups
+        return (
+            self.workload.idle()
+            and cluster.admin.replaced is None
+            and all(
+                unconverged(cluster.views(group), cluster.members(group)) is None
+                for group in cluster.groups
+            )
         )
 
     # --- the verdict ---------------------------------------------------------------------------

@@ -1,7 +1,74 @@
-"""The entry point of `januskv`: finds the command, turns errors into one line and an exit code."""
+"""The entry point of `januskv`: finds the command, runs it, turns errors into a line and a code.
+
+Commands are objects (kv/cli/command.py). Those of kv are listed here; packages above kv add theirs
+through the entry point group `januskv.commands`, so that kv never imports them.
+
+Exit codes: 0 done; 1 the command ran and its answer is "no" (each command says when); 2 the call
+or its surroundings are wrong, nothing was done, and the one line printed says what to do;
+130 interrupted.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points, version
 
-def entry() -> int:
-    raise SystemExit("januskv: no command is built yet")
+from kv.cli.backup import BackupCommand, RestoreCommand
+from kv.cli.bench import BenchCommand
+from kv.cli.command import Command, Parser
+from storage.errors import JanusError
+
+ENTRY_POINT_GROUP = "januskv.commands"
+
+
+def built_in() -> list[Command]:
+    return [BackupCommand(), BenchCommand(), RestoreCommand()]
+
+
+def discovered() -> list[Command]:
+    """Commands of other packages, in the order of their names."""
+    found: list[Command] = [point.load() for point in entry_points(group=ENTRY_POINT_GROUP)]
+    return sorted(found, key=lambda command: command.name)
+
+
+def build_parser(commands: Sequence[Command]) -> Parser:
+    parser = Parser(
+        prog="januskv",
+        description="A replicated key-value store with two faces: linearizable shards and "
+        "always-writable leaderless keyspaces.",
+    )
+    parser.add_argument("--version", action="version", version=f"januskv {version('januskv')}")
+    chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands:
+        command.add_arguments(
+            chosen.add_parser(command.name, help=command.help, description=command.help)
+        )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    commands = built_in() + discovered()
+    parsed = build_parser(commands).parse_args(arguments)
+    command = next(command for command in commands if command.name == parsed.command)
+    try:
+        return command.run(parsed)
+    except JanusError as error:
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to say and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(f"januskv: {text}\n")
+
+
+def entry() -> None:
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,1 +1,1 @@
-"""What joins nodes to a cluster: the peer link now; ring, gossip and membership come here."""
+"""Who is in the cluster, where keys live, and how nodes talk."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -62,12 +61,7 @@ ENGINES = [
 
 
 def params(kinds: list[Kind]) -> list[object]:
-    missing = find_spec("storage.rocks_engine") is None
-    skip = pytest.mark.skip(reason="storage/rocks_engine.py is not there yet")
-    return [
-        pytest.param(kind, id=kind.name, marks=[skip] if missing and kind.name == "rocks" else [])
-        for kind in kinds
-    ]
+    return [pytest.param(kind, id=kind.name) for kind in kinds]
 
 
 class Engines:

@@ -5,7 +5,8 @@ every entry that was applied, as a group's log would. The steps of a turn (prepa
 after_commit) are rules of their own, so that operations, reads, crashes and reopenings fall between
 them. After a crash the entries behind each shard's persisted applied index are applied again.
 
-At the end a fresh replica applies the whole log with other turns and must agree in every digest.
+At the end a fresh replica applies the whole log with other turns and must agree, and after a last
+sweep the environment must hold exactly the rows that the compact revisions leave.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from storage.clock import SystemClock
+from storage.codec import Table, key_u32, key_u64, unseal
 from storage.engine import Batch, Engine
 from storage.errors import CompactedError, FutureRevisionError
 from storage.latest import Latest
+from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
 from storage.mvcc import Shard
 from storage.mvcc_events import read_events
 from storage.mvcc_hash import ShardHash
-from storage.mvcc_records import Event, KeyValue
+from storage.mvcc_records import Event, KeyValue, is_tombstone, mod_of
 from storage.mvcc_scope import WriteScope
 
 
@@ -68,11 +70,15 @@ class Model:
 
     @property
     def revision(self) -> int:
-        return max(self.at)
+        return len(self.at)
 
     @property
     def now(self) -> dict[bytes, KeyValue]:
         return self.at[self.revision]
+
+    def happened(self, first: int) -> list[Event]:
+        revisions = range(first, self.revision + 1)
+        return [event for at in revisions for event in self.events.get(at, [])]
 
 
 class Transaction:
@@ -165,11 +171,26 @@ def operation_of(place: Place) -> st.SearchStrategy[Operation]:
     return st.one_of(put, put, put, st.tuples(st.just("delete"), keys), ranged)
 
 
-def operations_of(place: Place) -> st.SearchStrategy[list[Operation]]:
-    return st.lists(operation_of(place), min_size=1, max_size=4)
+Change = tuple[str, Any]
+"""The name of a method of the machine and its argument."""
 
 
+def change_of(place: Place) -> st.SearchStrategy[Change]:
+    operations = st.lists(operation_of(place), min_size=1, max_size=4)
+    kinds = st.sampled_from(["write", "write", "write", "abort", "write_and_look"])
+    return st.one_of(
+        st.tuples(kinds, operations),
+        st.tuples(kinds, operations),
+        st.tuples(st.just("overwrite"), st.integers(1, 40)),
+        st.tuples(st.just("compact"), st.integers(-1, 8)),
+    )
+
+
+Changes = list[tuple[Place, Change]]
+CHANGES = st.lists(place_and(change_of), max_size=8)
 SMALL = st.sampled_from([1, 2, 3, 100])
+BACK = st.one_of(st.integers(-1, 6), st.integers(0, 60))
+"""How many revisions before the newest to read at."""
 
 
 class MvccMachine(RuleBasedStateMachine):
@@ -193,33 +214,33 @@ class MvccMachine(RuleBasedStateMachine):
                 end=place.end,
             )
 
-    @initialize()
-    def first_turn(self) -> None:
-        self.turn()
+    @initialize(changes=CHANGES)
+    def first_turn(self, changes: Changes) -> None:
+        self.turn([], 3, 1, False)
+        self.change(changes)
 
     # --- writing ---
+
+    @rule(changes=CHANGES)
+    def change(self, changes: Changes) -> None:
+        for place, (kind, argument) in changes:
+            getattr(self, kind)(place, argument)
 
     def log_and_apply(self, place: Place, entry: Entry) -> list[Any]:
         self.log[place.shard].append(entry)
         return apply(self.shards[place.shard], len(self.log[place.shard]), entry)
 
-    @rule(case=place_and(operations_of))
-    def write(self, case: tuple[Place, list[Operation]]) -> None:
-        place, operations = case
+    def write(self, place: Place, operations: list[Operation]) -> None:
         transaction = Transaction(self.models[place.shard])
         expected = [run(transaction, operation) for operation in operations]
         transaction.commit()
         assert self.log_and_apply(place, ("write", operations)) == expected
 
-    @rule(case=place_and(operations_of))
-    def abort(self, case: tuple[Place, list[Operation]]) -> None:
-        place, operations = case
+    def abort(self, place: Place, operations: list[Operation]) -> None:
         self.log_and_apply(place, ("abort", operations))
 
-    @rule(case=place_and(operations_of))
-    def read_inside_a_scope(self, case: tuple[Place, list[Operation]]) -> None:
+    def write_and_look(self, place: Place, operations: list[Operation]) -> None:
         """Operations see the ones before them; the scope is then committed like any other."""
-        place, operations = case
         shard, model = self.shards[place.shard], self.models[place.shard]
         transaction = Transaction(model)
         scope = shard.begin()
@@ -240,18 +261,11 @@ class MvccMachine(RuleBasedStateMachine):
         self.log[place.shard].append(("write", operations))
         shard.mark_applied(len(self.log[place.shard]))
 
-    @rule(place=st.sampled_from(PLACES), times=st.integers(1, 40), data=st.data())
-    def overwrite_often(self, place: Place, times: int, data: st.DataObject) -> None:
-        """A hot key, so that its chain grows jumps."""
-        key = data.draw(st.sampled_from(place.keys[:2]))
+    def overwrite(self, place: Place, times: int) -> None:
+        """A hot key, so that its chain of versions grows jumps."""
         for nth in range(times):
-            operations = [("put", key, b"%d" % nth, 0)]
-            transaction = Transaction(self.models[place.shard])
-            run(transaction, operations[0])
-            transaction.commit()
-            self.log_and_apply(place, ("write", operations))
+            self.write(place, [("put", place.keys[times % 2], b"%d" % nth, 0)])
 
-    @rule(place=st.sampled_from(PLACES), back=st.integers(-1, 12))
     def compact(self, place: Place, back: int) -> None:
         model, shard = self.models[place.shard], self.shards[place.shard]
         revision = model.revision - back
@@ -268,46 +282,37 @@ class MvccMachine(RuleBasedStateMachine):
 
     # --- the turn, its crashes ---
 
-    @precondition(lambda self: self.batch is None)
-    @rule(sweep_events=SMALL)
-    def prepare(self, sweep_events: int) -> None:
-        self.batch = Batch()
-        for shard in self.shards.values():
-            shard.prepare(self.batch, sweep_events=sweep_events)
-        self.written = False
+    @rule(changes=CHANGES, steps=st.integers(1, 4), sweep_events=SMALL, renew_at_once=st.booleans())
+    def turn(self, changes: Changes, steps: int, sweep_events: int, renew_at_once: bool) -> None:
+        """The next steps of turns: prepare, write, after_commit; with changes in between."""
+        for step in range(steps):
+            self.change(changes[step::steps])
+            if self.batch is None:
+                self.batch = Batch()
+                for shard in self.shards.values():
+                    shard.prepare(self.batch, sweep_events=sweep_events)
+            elif not self.written:
+                self.engine.write(self.batch, sync=True)
+                self.written = True
+                if renew_at_once:
+                    self.latest.renew()
+            else:
+                self.latest.renew()
+                for shard in self.shards.values():
+                    shard.after_commit()
+                self.batch, self.written = None, False
+            self.look()
 
-    @precondition(lambda self: self.batch is not None and not self.written)
-    @rule(renew_at_once=st.booleans())
-    def commit(self, renew_at_once: bool) -> None:
-        assert self.batch is not None
-        self.engine.write(self.batch, sync=True)
-        self.written = True
-        if renew_at_once:
-            self.latest.renew()
-
-    @precondition(lambda self: self.written)
-    @rule()
-    def after_commit(self) -> None:
-        self.latest.renew()
-        for shard in self.shards.values():
-            shard.after_commit()
-        self.batch = None
-        self.written = False
-
-    @rule(sweep_events=SMALL)
-    def turn(self, sweep_events: int = 100) -> None:
-        """A whole turn, or the rest of the one under way."""
-        if self.batch is None:
-            self.prepare(sweep_events)
-        if not self.written:
-            self.commit(False)
-        self.after_commit()
-
-    @rule()
-    def crash(self) -> None:
-        """Memory is gone; what was written stays; the log is replayed from the applied index."""
-        self.batch = None
-        self.written = False
+    @rule(cleanly=st.booleans())
+    def restart(self, cleanly: bool) -> None:
+        """Memory is gone, what was written stays, the log is replayed from the applied index.
+        After a clean stop there is nothing to replay."""
+        while cleanly and (
+            self.batch is not None
+            or any(shard.dirty or shard.sweep_pending for shard in self.shards.values())
+        ):
+            self.turn([], 1, 100, False)
+        self.batch, self.written = None, False
         self.latest.renew()
         self.engine = self.open_engine(self.engine)
         self.latest = Latest(self.engine, SystemClock())
@@ -316,26 +321,29 @@ class MvccMachine(RuleBasedStateMachine):
             assert shard is not None
             self.shards[place.shard] = shard
             log = self.log[place.shard]
-            for index in range(shard.state.applied_index + 1, len(log) + 1):
+            applied = shard.state.applied_index
+            assert applied == len(log) if cleanly else applied <= len(log)
+            assert not (cleanly and shard.sweep_pending)
+            for index in range(applied + 1, len(log) + 1):
                 apply(shard, index, log[index - 1])
-
-    @rule()
-    def finish_and_reopen(self) -> None:
-        """A clean stop: nothing has to be replayed."""
-        while self.batch is not None or any(
-            shard.dirty or shard.sweep_pending for shard in self.shards.values()
-        ):
-            self.turn()
-        self.crash()
-        for place in PLACES:
-            assert self.shards[place.shard].state.applied_index == len(self.log[place.shard])
+        self.look()
 
     # --- reading ---
+
+    def look(self) -> None:
+        """What every shard shows now and what happened last."""
+        for place in PLACES:
+            model, view = self.models[place.shard], self.shards[place.shard].view
+            everything = (place.start, place.end)
+            assert view.read_range(*everything).items == inside(model.now, *everything)
+            recent = max(model.revision - 20, model.compacted)
+            found = read_events(view, recent)
+            assert found == (model.happened(recent), model.revision + 1)
 
     def pick(self, place: Place, back: int) -> tuple[int, dict[bytes, KeyValue] | None]:
         """A revision argument and the map that it names; None if reading it must fail."""
         model, shard = self.models[place.shard], self.shards[place.shard]
-        revision = model.revision - back if back < 30 else 0
+        revision = model.revision - back if back < 60 else 0
         if revision <= 0:
             return revision, model.now
         if revision > model.revision:
@@ -353,7 +361,33 @@ class MvccMachine(RuleBasedStateMachine):
             return revision, None
         return revision, model.at[revision]
 
-    @rule(place=st.sampled_from(PLACES), back=st.integers(-1, 40))
+    @rule(
+        case=place_and(bounds_of),
+        back=BACK,
+        limit=st.integers(0, 4),
+        max_bytes=st.sampled_from([1, 20, 1_000, 100_000]),
+        max_examined=st.integers(0, 3),
+        reverse=st.booleans(),
+        keys_only=st.booleans(),
+    )
+    def read(
+        self,
+        case: tuple[Place, tuple[bytes, bytes | None]],
+        back: int,
+        limit: int,
+        max_bytes: int,
+        max_examined: int,
+        reverse: bool,
+        keys_only: bool,
+    ) -> None:
+        place, bounds = case
+        self.get(place, back)
+        self.read_range(case, back, limit, reverse, keys_only)
+        self.range_in_pages(case, back, limit, max_bytes, max_examined, reverse)
+        self.events((place, bounds), back, limit + 1, max_bytes, max_examined + 1)
+        self.events((place, bounds), back, 1_000, 100_000, 1_000)
+        self.lease_keys(place, limit + 1)
+
     def get(self, place: Place, back: int) -> None:
         revision, expected = self.pick(place, back)
         if expected is not None:
@@ -361,13 +395,6 @@ class MvccMachine(RuleBasedStateMachine):
             for key in place.keys:
                 assert view.get(key, revision) == expected.get(key)
 
-    @rule(
-        case=place_and(bounds_of),
-        back=st.integers(-1, 40),
-        limit=st.integers(0, 5),
-        reverse=st.booleans(),
-        keys_only=st.booleans(),
-    )
     def read_range(
         self,
         case: tuple[Place, tuple[bytes, bytes | None]],
@@ -390,14 +417,6 @@ class MvccMachine(RuleBasedStateMachine):
         counted = view.read_range(start, end, revision, count_only=True)
         assert counted == ([], False, len(expected))
 
-    @rule(
-        case=place_and(bounds_of),
-        back=st.integers(-1, 40),
-        limit=st.integers(0, 3),
-        max_bytes=st.sampled_from([1, 20, 10_000]),
-        max_examined=st.integers(0, 3),
-        reverse=st.booleans(),
-    )
     def range_in_pages(
         self,
         case: tuple[Place, tuple[bytes, bytes | None]],
@@ -456,13 +475,6 @@ class MvccMachine(RuleBasedStateMachine):
             found.reverse()
         return [item._replace(value=b"") for item in found] if keys_only else found
 
-    @rule(
-        case=place_and(bounds_of),
-        back=st.integers(-2, 30),
-        max_events=SMALL,
-        max_bytes=st.sampled_from([1, 1_000, 100_000]),
-        max_examined=SMALL,
-    )
     def events(
         self,
         case: tuple[Place, tuple[bytes, bytes | None]],
@@ -499,22 +511,20 @@ class MvccMachine(RuleBasedStateMachine):
             revision = page.next_revision
         assert found == [
             event
-            for at in range(first, model.revision + 1)
-            for event in model.events.get(at, [])
+            for event in model.happened(first)
             if event.kv.key >= start and (end is None or event.kv.key < end)
         ]
 
-    @rule(place=st.sampled_from(PLACES), lease=st.sampled_from([1, 2, 2**63 - 1]), limit=SMALL)
-    def lease_keys(self, place: Place, lease: int, limit: int) -> None:
-        view = self.shards[place.shard].view
-        found: list[bytes] = []
-        while True:
-            page = view.lease_keys(lease, found[-1] if found else None, limit=limit)
-            found += page
-            if len(page) < limit:
-                break
-        now = self.models[place.shard].now
-        assert found == [key for key in sorted(now) if now[key].lease == lease]
+    def lease_keys(self, place: Place, limit: int) -> None:
+        view, now = self.shards[place.shard].view, self.models[place.shard].now
+        for lease in LEASES[2:]:
+            found: list[bytes] = []
+            while True:
+                page = view.lease_keys(lease, found[-1] if found else None, limit=limit)
+                found += page
+                if len(page) < limit:
+                    break
+            assert found == [key for key in sorted(now) if now[key].lease == lease]
 
     @invariant()
     def counters(self) -> None:
@@ -523,7 +533,34 @@ class MvccMachine(RuleBasedStateMachine):
             assert (state.revision, state.compact_revision) == (model.revision, model.compacted)
             assert state.applied_index == len(self.log[place.shard])
 
+    def check_nothing_is_left_over(self) -> None:
+        """After the last sweep the rows are those that the compact revisions call for."""
+        self.restart(True)
+        for place in PLACES:
+            model = self.models[place.shard]
+            segment = 10 + place.shard
+            rows = self.latest().scan(
+                key_u64(Table.EVENT, segment), key_u64(Table.EVENT, segment + 1)
+            )
+            stored = [
+                (int.from_bytes(key[9:17], "big"), int.from_bytes(key[17:21], "big"))
+                for key, _ in rows.items
+            ]
+            assert stored == [
+                (revision, sub)
+                for revision in sorted(model.events)
+                for sub in range(len(model.events[revision]))
+                if revision >= model.compacted
+            ]
+            prefix = key_u32(Table.CURRENT, place.keyspace)
+            for key in place.keys:
+                record = self.latest().get(prefix + key)
+                if record is not None:
+                    body = unseal(prefix + key, record)
+                    assert not is_tombstone(body) or mod_of(body) > model.compacted
+
     def teardown(self) -> None:
+        """A replica that made other turns agrees, byte for byte where it matters."""
         replica = MemoryEngine()
         latest = Latest(replica, SystemClock())
         for place in PLACES:
@@ -543,7 +580,11 @@ class MvccMachine(RuleBasedStateMachine):
                     replica.write(batch, sync=True)
                     latest.renew()
                     shard.after_commit()
-            assert digest(shard) == digest(self.shards[place.shard])
+            original = self.shards[place.shard]
+            assert digest(shard) == digest(original)
+            for key in place.keys:
+                assert shard.view.newest(key) == original.view.newest(key)
+        self.check_nothing_is_left_over()
         self.latest.renew()
         self.engine.close()
 
@@ -556,7 +597,7 @@ def digest(shard: Shard) -> Any:
             return found
 
 
-SETTINGS = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(stateful_step_count=25, suppress_health_check=list(HealthCheck))
 
 
 def test_mvcc_on_memory() -> None:
@@ -567,7 +608,6 @@ def test_mvcc_on_memory() -> None:
 
 
 def test_mvcc_on_lmdb() -> None:
-    lmdb_engine = pytest.importorskip("storage.lmdb_engine")
     root = Path(tempfile.mkdtemp(prefix="januskv-mvcc-"))
     count = 0
 
@@ -578,8 +618,7 @@ def test_mvcc_on_lmdb() -> None:
             shutil.rmtree(root / str(count - 1), ignore_errors=True)
         else:
             before.close()
-        engine: Engine = lmdb_engine.LmdbEngine(root / str(count), clock=SystemClock())
-        return engine
+        return LmdbEngine(root / str(count), clock=SystemClock())
 
     try:
         run_state_machine_as_test(lambda: MvccMachine(open_engine), settings=SETTINGS)

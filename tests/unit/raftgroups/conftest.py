@@ -64,7 +64,10 @@ class World:
             when, _, event = heapq.heappop(self._queue)
             if event.call is None or (event.owner is not None and not event.owner.alive):
                 continue
-            self.now = when
+            self.now = max(self.now, when)
+            if event.owner is not None and event.owner.frozen:
+                event.owner.backlog.append(event)
+                continue
             event.call(*event.args)
         return True
 
@@ -78,6 +81,8 @@ class Life:
         self.node = node
         self.alive = True
         self.leapt_s = 0.0
+        self.frozen = False
+        self.backlog: list[Event] = []
         self.handlers: dict[str, FrameHandler] = {}
         self.peer_handlers: list[PeerHandler] = []
 
@@ -86,6 +91,14 @@ class Life:
 
     def wall(self) -> float:
         return self.world.now
+
+    def thaw(self) -> None:
+        """What fell due while the process was stopped falls due now."""
+        self.frozen = False
+        backlog, self.backlog = self.backlog, []
+        for event in backlog:
+            if event.call is not None:
+                self.world.at(self.world.now, event.call, *event.args, owner=self)
 
     def call_soon(self, call: Callable[..., object], /, *args: Any) -> Event:
         return self.world.at(self.world.now, call, *args, owner=self)
@@ -155,7 +168,7 @@ class Network:
     def _arrive(self, source: NodeId, target: NodeId, channel: str, frame: bytes) -> None:
         life = self.lives.get(target)
         if life is not None and channel in life.handlers:
-            life.handlers[channel](source, frame)
+            life.call_soon(life.handlers[channel], source, frame)
 
     def hold(self, source: NodeId, target: NodeId) -> None:
         self.held[source, target] = []

@@ -12,8 +12,8 @@ from typing import Any
 import cbor2
 import pytest
 
+from raftgroups.errors import BrokenLogError
 from raftgroups.filters import b_place
-from raftgroups.journal import BrokenLogError
 from raftgroups.messages import Ack, Append
 from raftgroups.outcomes import Applied, Refused
 from raftgroups.transport import RAFT, NodeId
@@ -86,7 +86,7 @@ def test_hazard_b_suffix_deleted_by_late_append(make_cluster: Make) -> None:
     follower = cluster["b"]
     journal = follower.group.replica.journal
     last, term = journal.last_index, follower.group.status().term
-    old = [(t, command) for command, _, t in journal.read(last - 3, 1)]
+    old = [(t, command) for command, _, t in journal.window.read(last - 3, 1)]
     late = Append(1, term, last - 4, journal.term_at(last - 4), 0, False, old)
     cluster.network.log.clear()
     cluster.inject("a", "b", late)

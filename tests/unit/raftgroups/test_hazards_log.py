@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftgroups.journal import BrokenLogError, GroupJournal
+from raftgroups.errors import BrokenLogError
+from raftgroups.journal import GroupJournal
 from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Chunk, Offer
 from raftgroups.records import journal_key
@@ -298,11 +299,11 @@ def test_hazard_n6_only_a_window_of_the_log_is_in_memory(make_cluster: Make) -> 
     for number in range(200):
         cluster.put(b"%d" % number)
     journal = cluster["a"].group.replica.journal
-    assert journal.last_index - journal.window_first < 20
+    assert journal.last_index - journal.window.first < 20
     cluster.network.heal()
     cluster.converge()
     assert cluster["c"].group.status().snapshots_received == 0
-    assert journal.last_index - journal.window_first < 20
+    assert journal.last_index - journal.window.first < 20
 
 
 def test_hazard_n6_the_window_is_bounded_in_bytes_and_never_loses_the_last_entry() -> None:
@@ -311,16 +312,16 @@ def test_hazard_n6_the_window_is_bounded_in_bytes_and_never_loses_the_last_entry
     for index in range(3, 60):
         made.add(b"\x01" + b"x" * 2000, index, 1)
         write(made, engine)
-    assert made.last_index - made.window_first < 3
+    assert made.last_index - made.window.first < 3
     assert made[-1][1] == 59
-    assert [entry[1] for entry in made.read(2, 1 << 20)] == list(range(2, 60))
+    assert [entry[1] for entry in made.window.read(2, 1 << 20)] == list(range(2, 60))
     assert [entry[1] for entry in made[1:5]] == [2, 3, 4, 5]
 
 
 def test_hazard_n6_a_truncation_below_the_window_keeps_the_log_whole() -> None:
     engine = MemoryEngine()
     made = formed(engine, 60, window_entries=8)
-    assert made.window_first > 50
+    assert made.window.first > 50
     made.deleteEntriesFrom(20)
     assert (made[-1][1], made.last_index) == (20, 20)
     made.add(b"\x01", 21, 2)
@@ -339,7 +340,7 @@ def test_hazard_n6_pages_read_back_do_not_outlive_a_truncation() -> None:
     for index in range(21, 61):
         made.add(b"\x01", index, 2)
     write(made, engine)
-    assert made.window_first > 50
+    assert made.window.first > 50
     assert [made.term_at(index) for index in (20, 21, 40)] == [1, 2, 2]
 
 

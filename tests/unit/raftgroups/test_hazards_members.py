@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftgroups.host import GroupExistsError, NoSuchGroupError
+from raftgroups.errors import GroupExistsError, NoSuchGroupError
 from raftgroups.journal import GroupJournal
 from raftgroups.membership import Config
 from raftgroups.messages import (
@@ -451,3 +451,28 @@ def test_a_malformed_configuration_is_refused(data: bytes) -> None:
 def test_a_node_is_not_both_voter_and_learner() -> None:
     with pytest.raises(MalformedError, match="voter and learner"):
         Config.decode(Config({A: 1}, {A: 1}).encode())
+
+
+# --- forgetting a replica --------------------------------------------------------------------
+
+
+def test_a_removed_replica_can_be_erased_and_join_again(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    gone = cluster["c"]
+    with pytest.raises(InvalidRequestError, match="remove it from the group first"):
+        gone.host.forget(1, lambda: None)
+    changed(cluster, "remove", "c")
+    cluster.until(lambda: gone.group.role is Role.REMOVED)
+    done: list[bool] = []
+    gone.host.forget(1, lambda: done.append(True))
+    cluster.until(lambda: bool(done))
+    assert list(gone.host.groups) == []
+    left = [key for key in gone.engine.values if key[:1] != b"\x01"]
+    assert left == []
+    gone = cluster.restart("c")
+    gone.host.join(1)
+    changed(cluster, "add_learner", "c")
+    changed(cluster, "promote", "c")
+    cluster.put(b"y")
+    cluster.converge()
+    assert gone.machine.rows() == [b"x", b"y"]

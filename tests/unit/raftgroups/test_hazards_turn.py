@@ -88,6 +88,18 @@ def test_hazard_c_a_lone_leader_waits_for_its_disk(make_cluster: Make) -> None:
     cluster.put(b"x")
 
 
+def test_applied_data_reaches_the_disk_soon_though_nothing_else_happens(
+    make_cluster: Make,
+) -> None:
+    cluster = make_cluster(1)
+    cluster.create()
+    cluster.put(b"x")
+    status = cluster["a"].group.status()
+    assert status.durable_applied_index < status.applied_index
+    cluster.run(0.6)
+    assert cluster["a"].group.status().durable_applied_index == status.applied_index
+
+
 def test_hazard_c_entries_do_not_leave_before_the_term_is_on_the_disk(make_cluster: Make) -> None:
     """A lone voter leads the moment it stands; if it forgot the term in a crash, it could give the
     same index and term to another entry, which a learner would take for the same one."""

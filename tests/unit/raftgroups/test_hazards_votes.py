@@ -10,6 +10,7 @@ import pytest
 from raftgroups.filters import e_pre_vote
 from raftgroups.messages import (
     Append,
+    PreVote,
     PreVoteRequest,
     Stale,
     TimeoutNow,
@@ -111,6 +112,17 @@ def test_hazard_e_a_candidate_whose_term_is_behind_catches_up(make_cluster: Make
     cluster.until(lambda: bool(cluster.leaders()), 5.0)
     assert [node.id for node in cluster.leaders()] == ["c"]
     assert results == []
+
+
+def test_hazard_e_a_leader_that_asks_for_votes_is_waited_for_no_longer(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    status = cluster["b"].group.status()
+    for term, granted in ((status.term, False), (status.term + 1, True)):
+        cluster.network.log.clear()
+        request = PreVoteRequest(1, term, status.last_index + 1, status.term, 5)
+        cluster.inject("a", "b", request)
+        cluster.run(0.0001)
+        assert [answer.granted for answer in cluster.sent(PreVote, "b")] == [granted]
 
 
 def test_rule_e_pre_vote_is_granted_only_to_whom_we_would_vote_for() -> None:

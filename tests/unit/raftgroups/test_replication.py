@@ -97,3 +97,17 @@ def test_the_death_of_the_leader_costs_less_than_two_seconds(make_cluster: Make)
         cluster.lead()
         assert cluster.world.now - died < 1.0
         cluster.put(b"y")
+
+
+def test_what_does_not_fit_into_one_entry_follows_at_once(make_cluster: Make) -> None:
+    cluster = make_cluster(3, entry_max_bytes=1000)
+    cluster.create()
+    leader = cluster.lead()
+    cluster.run(0.01)
+    started = cluster.world.now
+    results: list[object] = []
+    for _ in range(10):
+        leader.group.propose(b"x" * 600, results.append)
+    cluster.until(lambda: len(results) == 10)
+    assert len({result.index for result in results if isinstance(result, Applied)}) == 10
+    assert cluster.world.now - started < 0.02

@@ -263,6 +263,17 @@ def test_no_turn_begins_while_a_write_is_in_flight_and_kicks_are_remembered(worl
     assert world.turns() == 2, "a remembered kick is spent once"
 
 
+def test_a_kick_out_of_begin_turn_is_remembered_past_the_write(world: World) -> None:
+    world.a.put(b"1")
+    world.a.on_begin = world.committer.kick
+    world.kick()
+    world.a.on_begin = None
+    assert world.turns() == 1
+    world.writer.finish()
+    world.loop.run()
+    assert world.turns() == 2
+
+
 def test_a_kick_between_begin_and_write_is_remembered(world: World) -> None:
     world.a.put(b"1")
     world.committer.kick()
@@ -559,6 +570,22 @@ def test_the_adaptive_writer_follows_the_median() -> None:
     writer.close()
     assert len(done) == len(engine.threads)
     assert set(engine.threads) == {threading.current_thread().name, "janus-writer"}
+
+
+def test_a_write_under_pressure_never_runs_on_the_loop() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    pressure = True
+    writer = AdaptiveWriter(engine.manual, mailbox.post, under_pressure=lambda: pressure)
+    done: list[float] = []
+    writer.submit(engine, batch_of(b"k"), lambda _f, seconds: done.append(seconds))
+    assert done == [], "the thread tells the loop"
+    mailbox.run_next()
+    assert len(done) == 1
+    pressure = False
+    writer.submit(engine, batch_of(b"k"), lambda _f, seconds: done.append(seconds))
+    assert len(done) == 2
+    assert not writer.threaded
+    writer.close()
 
 
 async def test_a_committer_on_a_real_loop_with_a_writer_thread() -> None:

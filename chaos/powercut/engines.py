@@ -1,0 +1,92 @@
+"""The engines that the proof is about, as a child process opens them (see opening.py).
+
+`lmdb` and `rocksdb` are the engine alone. The nodes' ones stand in a data directory with its lock,
+its stamp and its environment: a power cut in a node's first second must not matter either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from chaos.powercut.campaign import Subject
+from storage.clock import SystemClock
+from storage.datadir import DataDirectory, RegimeName
+from storage.engine import DEFAULT_SNAPSHOT_MAX_AGE_S, Batch, Engine, EngineStatistics, Snapshot
+from storage.environment import EngineSettings, open_engine
+from storage.rocks_options import RocksOptions
+
+# So small that the workload makes it flush and compact.
+_ROCKS: Final = RocksOptions(write_buffer_bytes=64 * 1024)
+# Lock tables live in a shared mapping; LMDB makes them anew whenever nobody has the file open.
+_LOCK_TABLES: Final = frozenset({"lock.mdb", "data.mdb.new-lock"})
+
+
+class Wrapped:
+    """Another engine, all of whose calls go through."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self.inner.write(batch, sync=sync)
+
+    def snapshot(self, *, max_age_s: float = DEFAULT_SNAPSHOT_MAX_AGE_S) -> Snapshot:
+        return self.inner.snapshot(max_age_s=max_age_s)
+
+    def expire_snapshots(self) -> int:
+        return self.inner.expire_snapshots()
+
+    def checkpoint(self, directory: Path) -> None:
+        self.inner.checkpoint(directory)
+
+    def statistics(self) -> EngineStatistics:
+        return self.inner.statistics()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class _OfNode(Wrapped):
+    def __init__(self, path: Path, regime: RegimeName, engine_name: str) -> None:
+        self._directory = DataDirectory.open(path, create=True, cluster_id="test", node_id="a")
+        try:
+            settings = EngineSettings(rocks=_ROCKS)
+            super().__init__(
+                open_engine(
+                    self._directory, regime, engine_name, clock=SystemClock(), settings=settings
+                )
+            )
+        except BaseException:
+            self._directory.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._directory.close()
+
+
+def lmdb(path: Path) -> Engine:
+    from storage.lmdb_engine import LmdbEngine
+
+    return LmdbEngine(path, clock=SystemClock())
+
+
+def rocksdb(path: Path) -> Engine:
+    from storage.rocks_engine import RocksEngine
+
+    return RocksEngine(path, clock=SystemClock(), options=_ROCKS)
+
+
+def strong_node(path: Path) -> Engine:
+    return _OfNode(path, RegimeName.STRONG, "lmdb")
+
+
+def leaderless_node(path: Path) -> Engine:
+    return _OfNode(path, RegimeName.LEADERLESS, "rocksdb")
+
+
+LMDB: Final = Subject("lmdb", f"{__name__}:lmdb", volatile=_LOCK_TABLES)
+ROCKSDB: Final = Subject("rocksdb", f"{__name__}:rocksdb")
+STRONG_NODE: Final = Subject("strong-node", f"{__name__}:strong_node", volatile=_LOCK_TABLES)
+LEADERLESS_NODE: Final = Subject("leaderless-node", f"{__name__}:leaderless_node")

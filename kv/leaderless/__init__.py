@@ -1,0 +1,1 @@
+"""The leaderless regime: always writable, conflicts kept and resolved honestly."""

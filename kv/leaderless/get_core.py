@@ -1,0 +1,179 @@
+"""One read as a value: who answered what, whether it is enough, what to say, what to repair.
+
+    core = GetCore(...)
+    core.add_result(node, answer)      for each answer as it comes
+    core.enough()                      true: respond now (reached, or it can no longer be)
+    core.response()                    the merged set, or the error to raise
+    core.final_action()                once no further answer is waited for: what to repair
+
+Rules
+- R counts distinct nodes. An owner's "I have nothing" is an answer. A stand-in's is not worth as
+  much, because it never had to have anything: it counts only if an owner answered, or somebody
+  found something. So a reader is never told that a key does not exist by strangers alone.
+- A session brings the clock that it has seen; the answer must cover it. If every owner has answered
+  and none covers it, then what they have is all there is (the key was reaped), and that is told.
+- Everything that answers before the end is merged for the repair, late answers too; who did not
+  answer, or was not asked, is named apart, so that the shell can bring it up to date unasked.
+
+The core asks nobody and waits for nobody. This file is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kv.leaderless.dvv import covers_clock, merge
+from kv.leaderless.quorum import Level, Quorum, ReadQuorumError, level_met
+from raftgroups.transport import NodeId
+from storage.errors import JanusError
+from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    siblings: SiblingSet
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The node holds no record of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer, or one that says why not."""
+
+    reason: str
+
+
+Answer = Found | Nothing | Failed
+
+
+class SessionNotReachedError(JanusError):
+    """No replica that answered has what this session has already seen."""
+
+    code = "session_not_reached"
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    siblings: SiblingSet
+    """All that the answers amount to; without versions and clock if nobody has anything."""
+    replicas: tuple[NodeId, ...]
+    """Who answered, in the order of their answers."""
+    stand_ins: tuple[NodeId, ...]
+    """Those of them that are no owners."""
+    level: Level | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    siblings: SiblingSet
+    stale: tuple[NodeId, ...]
+    """Owners whose answer lacked something: send them the set."""
+    unknown: tuple[NodeId, ...]
+    """Owners that were not asked or did not answer: send it when they can be reached."""
+
+
+class GetCore:
+    """Invariant: `_merged` is the merge of all sets found so far."""
+
+    def __init__(
+        self,
+        quorum: Quorum,
+        owners: Iterable[NodeId],
+        asked: Iterable[NodeId],
+        *,
+        must_cover: Clock = EMPTY_CLOCK,
+    ) -> None:
+        self._quorum = quorum
+        self._owners = tuple(owners)
+        self._waiting = set(asked)
+        self._must_cover = must_cover
+        self._answers: dict[NodeId, Answer] = {}
+        self._merged = SiblingSet()
+
+    def ask_also(self, node: NodeId) -> None:
+        """A further node was asked: an owner at last, or a stand-in for one."""
+        if node not in self._answers:
+            self._waiting.add(node)
+
+    def add_result(self, node: NodeId, answer: Answer) -> None:
+        """Each node's first real answer counts; a failure is overruled by a late answer."""
+        self._waiting.discard(node)
+        if node in self._answers and not isinstance(self._answers[node], Failed):
+            return
+        self._answers[node] = answer
+        if isinstance(answer, Found):
+            self._merged = merge(self._merged, answer.siblings)
+
+    def enough(self) -> bool:
+        return self._reached() or not self._waiting
+
+    def waiting(self) -> frozenset[NodeId]:
+        return frozenset(self._waiting)
+
+    def response(self) -> GetResult:
+        """What to tell the client. Raises what to tell him if too little was reached."""
+        counted = self._counted()
+        if not self._reached():
+            owners = sum(node in self._owners for node in counted)
+            if self._quorum_reached():
+                raise SessionNotReachedError(
+                    f"{len(counted)} replicas answered and none has what this session has seen; "
+                    "try again, or read without the session's token"
+                )
+            raise ReadQuorumError(
+                f"{len(counted)} of {self._quorum.nodes} required replicas answered in time "
+                f"({owners} of {self._quorum.owners} required owners){self._reasons()}; nothing "
+                "was changed; try again, or ask for a lower level"
+            )
+        stand_ins = tuple(node for node in counted if node not in self._owners)
+        return GetResult(
+            self._merged, tuple(counted), stand_ins, level_met(self._quorum.n, len(counted))
+        )
+
+    def final_action(self) -> Repair | None:
+        """What to repair, once nobody is waited for any more; None if nothing is known."""
+        if not self._merged.clock:
+            return None
+        stale, unknown = [], []
+        for owner in self._owners:
+            answer = self._answers.get(owner)
+            if answer is None or isinstance(answer, Failed):
+                unknown.append(owner)
+            elif isinstance(answer, Nothing) or answer.siblings != self._merged:
+                stale.append(owner)
+        if not stale and not unknown:
+            return None
+        return Repair(self._merged, tuple(stale), tuple(unknown))
+
+    def _counted(self) -> list[NodeId]:
+        answered = [n for n, answer in self._answers.items() if not isinstance(answer, Failed)]
+        owners = [node for node in answered if node in self._owners]
+        if self._quorum.strict:
+            return owners
+        return answered if owners or self._merged.clock else []
+
+    def _quorum_reached(self) -> bool:
+        counted = self._counted()
+        owners = sum(node in self._owners for node in counted)
+        return len(counted) >= self._quorum.nodes and owners >= self._quorum.owners
+
+    def _reached(self) -> bool:
+        if not self._quorum_reached():
+            return False
+        if not self._must_cover or covers_clock(self._merged.clock, self._must_cover):
+            return True
+        return all(isinstance(self._answers.get(owner), Found | Nothing) for owner in self._owners)
+
+    def _reasons(self) -> str:
+        failed = [
+            f"{node}: {answer.reason}"
+            for node, answer in self._answers.items()
+            if isinstance(answer, Failed)
+        ]
+        return "; " + ", ".join(failed) if failed else ""

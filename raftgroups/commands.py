@@ -1,0 +1,304 @@
+"""The commands that travel in a shard's log, and their bytes.
+
+    version u8 | clock u64 | client length u8 | client, sequence u64, settled u64 | body
+                                                `--- only if the length is not 0 ---'
+
+- version: of everything that follows. A new kind, or a new field of an old one, raises it; so what
+  version 1 does not know is refused alike by every program that knows version 1, and a higher
+  version stops a replica that does not know it (machine.py). Newer commands are not proposed before
+  every member supports them.
+- clock: the shard's clock in milliseconds (shardclock.py), set by the leader when it proposes; 0
+  leaves the clock where it is. It stands at a fixed place, so that a leader can stamp the bytes
+  that a follower has forwarded without decoding them.
+- client, sequence, settled: the idempotency token (dedupe.py).
+- body: msgpack of [kind, field, ...]. msgspec decodes a put of 120 bytes in 0.3 us (cbor2: 0.7,
+  struct by hand: 0.5) and encodes it in 0.2 us (cbor2: 2.5).
+
+Commands are values: frozen, compared by content. `range_end` is etcd's: empty is the one key,
+a zero byte is everything from the key on.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct as Packing
+from typing import Final, NamedTuple
+
+import msgspec
+
+from raftgroups.refusals import InvalidTokenError, NewerCommandError, UnknownCommandError
+
+VERSION: Final = 1
+CLOCK_MAX_MS: Final = 2**63 - 1
+CLIENT_MAX_BYTES: Final = 64
+SEQUENCE_MAX: Final = 2**63 - 1
+TO_THE_END: Final = b"\x00"
+
+_HEAD: Final = Packing(">BQB")
+_TOKEN: Final = Packing(">QQ")
+_CLIENT_AT: Final = _HEAD.size
+
+
+class SortOrder(IntEnum):
+    NONE = 0
+    ASCEND = 1
+    DESCEND = 2
+
+
+class SortTarget(IntEnum):
+    KEY = 0
+    VERSION = 1
+    CREATE = 2
+    MOD = 3
+    VALUE = 4
+
+
+class Comparison(IntEnum):
+    EQUAL = 0
+    GREATER = 1
+    LESS = 2
+    NOT_EQUAL = 3
+
+
+class CompareTarget(IntEnum):
+    VERSION = 0
+    CREATE = 1
+    MOD = 2
+    VALUE = 3
+    LEASE = 4
+
+
+class _Body(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """gc=False: commands hold no cycles, and the collector need not look at them."""
+
+
+class Put(_Body, frozen=True, tag=1):
+    """ttl_ms: the key's own time to live, 0 for none; any later put ends it."""
+
+    key: bytes
+    value: bytes = b""
+    lease: int = 0
+    want_previous: bool = False
+    ignore_value: bool = False
+    ignore_lease: bool = False
+    ttl_ms: int = 0
+
+
+class Delete(_Body, frozen=True, tag=2):
+    """One key or a range."""
+
+    key: bytes
+    range_end: bytes = b""
+    want_previous: bool = False
+
+
+class Range(_Body, frozen=True, tag=3):
+    """A read: an operation of a transaction, never a command by itself."""
+
+    key: bytes
+    range_end: bytes = b""
+    limit: int = 0
+    revision: int = 0
+    sort_order: int = SortOrder.NONE
+    sort_target: int = SortTarget.KEY
+    keys_only: bool = False
+    count_only: bool = False
+    min_mod_revision: int = 0
+    max_mod_revision: int = 0
+    min_create_revision: int = 0
+    max_create_revision: int = 0
+
+
+class Compare(_Body, frozen=True):
+    """`operand` is bytes for the target VALUE and a number for the others."""
+
+    key: bytes
+    range_end: bytes = b""
+    target: int = CompareTarget.VERSION
+    result: int = Comparison.EQUAL
+    operand: int | bytes = 0
+
+
+class Txn(_Body, frozen=True, tag=4):
+    compares: tuple[Compare, ...] = ()
+    then: tuple[Put | Delete | Range | Txn, ...] = ()
+    otherwise: tuple[Put | Delete | Range | Txn, ...] = ()
+
+
+class Compact(_Body, frozen=True, tag=5):
+    revision: int
+
+
+class LeaseGrant(_Body, frozen=True, tag=6):
+    """The id is the client's or was chosen by the proposer; the TTL was raised to the minimum by
+    the proposer (lease.py), so that replicas need not agree about the setting."""
+
+    lease: int
+    ttl_s: int
+
+
+class LeaseRevoke(_Body, frozen=True, tag=7):
+    lease: int
+
+
+class LeaseKeepAlive(_Body, frozen=True, tag=8):
+    leases: tuple[int, ...]
+
+
+class Tick(_Body, frozen=True, tag=9):
+    """Only carries the clock on."""
+
+
+class Expire(_Body, frozen=True, tag=10):
+    """What the leader saw past its deadline. Each is looked at again when this is applied: a
+    keepalive or a put may have come before."""
+
+    leases: tuple[int, ...] = ()
+    keys: tuple[bytes, ...] = ()
+
+
+class SetTtl(_Body, frozen=True, tag=11):
+    """A new time to live for a key as it is; 0 takes it away. No new revision."""
+
+    key: bytes
+    ttl_ms: int
+
+
+class Increment(_Body, frozen=True, tag=12):
+    """The value is a decimal number (missing: 0); lease and time to live stay."""
+
+    key: bytes
+    delta: int = 1
+
+
+class Cas(_Body, frozen=True, tag=13):
+    """Put (value None: delete) if all conditions given hold. expected_revision: the mod revision, 0
+    for a key that does not exist, -1 for any. expected_value None: any."""
+
+    key: bytes
+    value: bytes | None
+    expected_revision: int = -1
+    expected_value: bytes | None = None
+    lease: int = 0
+    ttl_ms: int = 0
+
+
+class BatchWrite(_Body, frozen=True, tag=14):
+    """All of them in one revision, each seeing the ones before it; or none, if one is refused or
+    the condition of one does not hold."""
+
+    operations: tuple[Put | Delete | Increment | Cas, ...]
+
+
+TxnOperation = Put | Delete | Range | Txn
+BatchOperation = Put | Delete | Increment | Cas
+Command = (
+    Put
+    | Delete
+    | Txn
+    | Compact
+    | LeaseGrant
+    | LeaseRevoke
+    | LeaseKeepAlive
+    | Tick
+    | Expire
+    | SetTtl
+    | Increment
+    | Cas
+    | BatchWrite
+)
+
+
+class Token(NamedTuple):
+    """settled: the client has all answers to its sequences below this and will not ask again."""
+
+    client: bytes
+    sequence: int
+    settled: int = 0
+
+
+class Envelope(NamedTuple):
+    """What stands before the body."""
+
+    clock_ms: int
+    token: Token | None
+    body: bytes
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Command).decode
+_PLAIN: Final = _HEAD.pack(VERSION, 0, 0)
+
+
+def encode(command: Command, token: Token | None = None, clock_ms: int = 0) -> bytes:
+    """The bytes to propose. Raises InvalidTokenError."""
+    if token is None and clock_ms == 0:
+        return _PLAIN + _encode(command)
+    if token is None:
+        return _HEAD.pack(VERSION, clock_ms, 0) + _encode(command)
+    client, sequence, settled = token
+    if not 0 < len(client) <= CLIENT_MAX_BYTES:
+        raise InvalidTokenError(
+            f"the client id of an idempotency token has {len(client)} bytes; give 1 to "
+            f"{CLIENT_MAX_BYTES}"
+        )
+    if not (0 <= sequence <= SEQUENCE_MAX and 0 <= settled <= sequence):
+        raise InvalidTokenError(
+            f"an idempotency token has sequence {sequence} and settled {settled}; a sequence is 0 "
+            f"to {SEQUENCE_MAX}, and settled is at most the sequence"
+        )
+    head = _HEAD.pack(VERSION, clock_ms, len(client))
+    return head + client + _TOKEN.pack(sequence, settled) + _encode(command)
+
+
+def stamp(payload: bytes, clock_ms: int) -> bytes:
+    """The same command with the shard's clock in it: the leader's last step before it proposes."""
+    return payload[:1] + clock_ms.to_bytes(8, "big") + payload[9:]
+
+
+def open_envelope(payload: bytes) -> Envelope:
+    """The parts of a payload. Raises UnknownCommandError, NewerCommandError."""
+    if len(payload) <= _CLIENT_AT:
+        raise UnknownCommandError(f"a command of {len(payload)} bytes is too short to be one")
+    version, clock_ms, client_size = _HEAD.unpack_from(payload)
+    if version != VERSION:
+        raise _unknown_version(version)
+    if clock_ms > CLOCK_MAX_MS:
+        raise UnknownCommandError(f"a command with the clock at {clock_ms} ms is none")
+    if not client_size:
+        return Envelope(clock_ms, None, payload[_CLIENT_AT:])
+    token_at = _CLIENT_AT + client_size
+    body_at = token_at + _TOKEN.size
+    if client_size > CLIENT_MAX_BYTES or len(payload) <= body_at:
+        raise UnknownCommandError(f"a token of {client_size} bytes is not one of this version")
+    sequence, settled = _TOKEN.unpack_from(payload, token_at)
+    if not settled <= sequence <= SEQUENCE_MAX:
+        raise UnknownCommandError(f"a token with sequence {sequence} is not one of this version")
+    token = Token(payload[_CLIENT_AT:token_at], sequence, settled)
+    return Envelope(clock_ms, token, payload[body_at:])
+
+
+def decode_body(body: bytes) -> Command:
+    """Raises UnknownCommandError."""
+    try:
+        command: Command = _decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UnknownCommandError(
+            f"a command of {len(body)} bytes is not one of version {VERSION}"
+        ) from error
+    return command
+
+
+def decode(payload: bytes) -> tuple[Command, Token | None, int]:
+    """(command, token, clock): what a proposer checks before foreign bytes enter its log."""
+    clock_ms, token, body = open_envelope(payload)
+    return decode_body(body), token, clock_ms
+
+
+def _unknown_version(version: int) -> UnknownCommandError | NewerCommandError:
+    if version > VERSION:
+        return NewerCommandError(
+            f"the log holds a command of version {version} and this program knows {VERSION}; run "
+            "the version that wrote it on this node"
+        )
+    return UnknownCommandError(f"no command has version {version}")

@@ -1,0 +1,467 @@
+"""The machine of a shard: commands in, in the order of the log; results and events out.
+
+    payload --- commands.py ---> token known? --- dedupe.py ---> the answer of the first try
+                                     | no
+                                 execute: Shard (storage/mvcc.py), leases, keys' own TTLs
+                                     |                       |
+                                  result                  observer(revision, events)
+
+It is deterministic: the same payloads at the same indexes give the same results, events and rows on
+every replica, wherever turns and crashes fall between them. Time comes with the payload (its clock
+only ever raises the machine's), ids with the command, and the messages of refusals say nothing
+about this replica.
+
+A client's error is a Failure. Whatever else is raised means that this replica cannot go on: a
+damaged record, or a command of a version that it does not know (NewerCommandError); to pass that
+one over would make it differ from the replicas that know it.
+
+What applying changed waits in the parts (shard, leases, TTLs, dedupe) and goes with `prepare` into
+one batch, together with the machine's own record:
+
+    MACHINE   group u64, "head" -> clock u64, TTL count u64, next token order u64, forgotten id
+
+The parts read from `source`: the newest committed state, which `after_commit` renews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, Final, Protocol, TypeVar
+
+from raftgroups import txn as txns
+from raftgroups.commands import (
+    BatchWrite,
+    Cas,
+    Command,
+    Compact,
+    Delete,
+    Expire,
+    Increment,
+    LeaseGrant,
+    LeaseKeepAlive,
+    LeaseRevoke,
+    Put,
+    Range,
+    SetTtl,
+    Tick,
+    Token,
+    Txn,
+    decode_body,
+    open_envelope,
+)
+from raftgroups.dedupe import ANSWER_MAX_BYTES, Dedupe, Limits
+from raftgroups.keyttl import KeyTtls
+from raftgroups.lease import Leases, lease_missing
+from raftgroups.operations import Operations, set_ttl
+from raftgroups.ranges import read
+from raftgroups.refusals import AnswerNotKeptError, UnknownCommandError
+from raftgroups.results import (
+    REFUSALS,
+    BatchAnswer,
+    BatchResult,
+    CasResult,
+    CompactResult,
+    DeleteResult,
+    ExpireResult,
+    IncrementResult,
+    KeepAliveResult,
+    LeaseResult,
+    PutResult,
+    RangeAnswer,
+    Result,
+    TickResult,
+    TtlResult,
+    TxnResult,
+    decode_result,
+    encode_result,
+    failure_of,
+)
+from storage.codec import Table, key_u64, seal, unseal
+from storage.engine import Batch, Reader
+from storage.mvcc import Shard
+from storage.mvcc_scope import WriteScope
+from storage.mvcc_view import View
+
+T = TypeVar("T")
+
+HEAD: Final = b"head"
+_HEAD: Final = Struct(">QQQ")
+
+Observer = Callable[[int, Sequence[bytes]], None]
+"""(revision, its events in order, as storage/mvcc_records.py event_of reads them), once for each
+revision, in order, after it was applied. It must not raise, and not call the machine's apply."""
+
+
+class CommittedState(Protocol):
+    """storage/latest.py."""
+
+    def __call__(self) -> Reader: ...
+
+    def renew(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlace:
+    """Which shard of which group; `segment` and bounds are for a shard that is new."""
+
+    group: int
+    shard: int
+    keyspace: int
+    segment: int
+    start: bytes = b""
+    end: bytes | None = None
+
+
+class ShardMachine:
+    """A StateMachine (machine_api.py). Invariant: between two calls no write scope is open."""
+
+    def __init__(
+        self,
+        source: CommittedState,
+        place: ShardPlace,
+        *,
+        observer: Observer | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """As the engine holds it, or empty; `restored` reads it again."""
+        self._source = source
+        self._place = place
+        self._limits = limits
+        self.observer = observer
+        self._head_key: Final = key_u64(Table.MACHINE, place.group, HEAD)
+        self._head = b""
+        """The body of the head as written last."""
+        self._ranges: tuple[tuple[bytes, bytes], ...] = ()
+        self._load()
+
+    def _load(self) -> None:
+        place, source = self._place, self._source
+        reader = source()
+        self.shard = Shard.load(source, place.shard) or self._new_shard()
+        self.leases = Leases(place.keyspace)
+        self.leases.load(reader)
+        self.ttls = KeyTtls(source, place.keyspace)
+        self.dedupe = Dedupe(place.shard, self._limits)
+        self.dedupe.load(reader)
+        self.clock_ms = 0
+        self._head = b""
+        record = reader.get(self._head_key)
+        if record is not None:
+            self._head = body = unseal(self._head_key, record)
+            self.clock_ms, self.ttls.count, self.dedupe.next_order = _HEAD.unpack_from(body)
+            self.dedupe.forgotten = body[_HEAD.size :]
+
+    def _new_shard(self) -> Shard:
+        place = self._place
+        return Shard.create(
+            self._source,
+            shard=place.shard,
+            keyspace=place.keyspace,
+            segment=place.segment,
+            start=place.start,
+            end=place.end,
+        )
+
+    # --- the log ---
+
+    def apply(self, index: int, payload: bytes) -> Result:
+        state = self.shard.state
+        if index != state.applied_index:
+            self.shard.mark_applied(index)
+        try:
+            clock_ms, token, body = open_envelope(payload)
+            if clock_ms > self.clock_ms:
+                self.clock_ms = clock_ms
+            if token is not None:
+                return self._apply_once(token, body)
+            return self._execute(decode_body(body))
+        except REFUSALS as error:
+            return failure_of(error, state.revision)
+
+    def _apply_once(self, token: Token, body: bytes) -> Result:
+        dedupe = self.dedupe
+        dedupe.prune(self.clock_ms)
+        known = dedupe.answer(token)
+        if known is not None:
+            return decode_result(known)
+        try:
+            result = self._execute(decode_body(body))
+        except UnknownCommandError:
+            raise  # not a command, so nothing that a retry could repeat
+        except REFUSALS as error:
+            result = failure_of(error, self.shard.state.revision)
+        answer = encode_result(result)
+        if len(answer) > ANSWER_MAX_BYTES:
+            note = AnswerNotKeptError(
+                f"this was done once, by revision {result.revision}; its answer of {len(answer)} "
+                f"bytes is over the {ANSWER_MAX_BYTES} that are remembered; read what you need"
+            )
+            answer = encode_result(failure_of(note, result.revision))
+        dedupe.remember(token, self.clock_ms, answer)
+        return result
+
+    def _execute(self, command: Command) -> Result:
+        if type(command) is Put:  # by far the most frequent
+            return self._put(command)
+        return _HANDLERS[type(command)](self, command)
+
+    def _emit(self) -> None:
+        """Tell the observer of the revision that was just made."""
+        if self.observer is not None:
+            layer = self.shard.view.layers[0]
+            self.observer(layer.last_revision, layer.events[layer.starts[-1] :])
+
+    # --- writes ---
+
+    def _put(self, command: Put) -> PutResult:
+        if command.ignore_value or command.ignore_lease or command.ttl_ms or command.lease:
+            txns.check_put(command)
+            if command.lease and command.lease not in self.leases:
+                raise lease_missing(command.lease)
+            txns.check_put_state(self.shard.view, command, self.leases)
+            return self._in_scope(lambda operations: operations.put(command))
+        with self.shard.begin() as scope:
+            previous = scope.put(command.key, command.value, want_previous=command.want_previous)
+        if self.observer is not None:
+            self._emit()
+        return PutResult(self.shard.state.revision, previous)
+
+    def _in_scope(self, act: Callable[[Operations], T]) -> T:
+        """Several operations as one revision; if one raises, none."""
+        shard = self.shard
+        before = shard.state.revision
+        with shard.begin() as scope:
+            operations = self._operations(scope.view, scope)
+            result = act(operations)
+        if shard.state.revision != before:
+            operations.set_ttls(shard.state.revision)
+            self._emit()
+        return result
+
+    def _operations(self, view: View, scope: WriteScope | None = None) -> Operations:
+        return Operations(view, scope, self.leases, self.ttls, self.clock_ms)
+
+    def _delete(self, command: Delete) -> DeleteResult:
+        return self._in_scope(lambda operations: operations.delete(command))
+
+    def _increment(self, command: Increment) -> IncrementResult:
+        return self._in_scope(lambda operations: operations.increment(command))
+
+    def _cas(self, command: Cas) -> CasResult:
+        return self._in_scope(lambda operations: operations.compare_and_set(command))
+
+    def _txn(self, command: Txn) -> TxnResult:
+        txns.validate(command)
+        view = self.shard.view
+        path = txns.choose(view, command)
+        txns.check(view, command, path, self.leases)
+        if all(isinstance(taken, Range) for taken in txns.taken_operations(command, path)):
+            return txns.run(self._operations(view), command, path)
+        return self._in_scope(lambda operations: txns.run(operations, command, path))
+
+    def _batch(self, command: BatchWrite) -> BatchResult:
+        try:
+            return self._in_scope(lambda operations: _run_batch(operations, command))
+        except _ConditionFailedError as failed:
+            revision = self.shard.state.revision
+            answer = CasResult(revision, False, failed.answer.current)
+            return BatchResult(revision, failed.place, (answer,))
+
+    def _compact(self, command: Compact) -> CompactResult:
+        self.shard.compact(command.revision)
+        return CompactResult(self.shard.state.revision)
+
+    # --- time ---
+
+    def _grant(self, command: LeaseGrant) -> LeaseResult:
+        lease = self.leases.grant(command.lease, command.ttl_s, self.clock_ms)
+        return LeaseResult(self.shard.state.revision, command.lease, lease.ttl_s)
+
+    def _revoke(self, command: LeaseRevoke) -> LeaseResult:
+        if command.lease not in self.leases:
+            raise lease_missing(command.lease)
+        self._end_lease(command.lease)
+        return LeaseResult(self.shard.state.revision, command.lease, 0)
+
+    def _keep_alive(self, command: LeaseKeepAlive) -> KeepAliveResult:
+        ttls_s = tuple(self.leases.keep_alive(lease, self.clock_ms) for lease in command.leases)
+        return KeepAliveResult(self.shard.state.revision, ttls_s)
+
+    def _tick(self, command: Tick) -> TickResult:
+        self.dedupe.prune(self.clock_ms)
+        return TickResult(self.shard.state.revision, self.clock_ms)
+
+    def _expire(self, command: Expire) -> ExpireResult:
+        """Each lease is one revision, as in etcd; the keys with a TTL of their own are another."""
+        over = [lease for lease in command.leases if self.leases.is_over(lease, self.clock_ms)]
+        ended = list(dict.fromkeys(over))
+        for lease in ended:
+            self._end_lease(lease)
+        keys = self._expire_keys(sorted(set(command.keys)))
+        return ExpireResult(self.shard.state.revision, len(ended), keys)
+
+    def _expire_keys(self, keys: list[bytes]) -> int:
+        """Those still bound to their TTL are deleted; what others left of theirs is removed."""
+        over: list[bytes] = []
+        bound: list[Delete] = []
+        for key in keys:
+            ttl = self.ttls.get(key)
+            if ttl is None or ttl.deadline_ms > self.clock_ms:
+                continue
+            over.append(key)
+            record = self.shard.view.get(key)
+            if record is not None and record.mod_revision == ttl.mod_revision:
+                bound.append(Delete(key))
+        self._in_scope(lambda operations: [operations.delete(each) for each in bound])
+        for key in over:
+            self.ttls.remove(key)
+        return len(bound)
+
+    def _end_lease(self, lease: int) -> None:
+        self._in_scope(lambda operations: self._delete_attached(operations, lease))
+        self.leases.remove(lease)
+
+    def _delete_attached(self, operations: Operations, lease: int) -> None:
+        for key in self.lease_keys(lease):
+            operations.delete(Delete(key))
+
+    def _set_ttl(self, command: SetTtl) -> TtlResult:
+        version = set_ttl(self.shard.view, self.ttls, command.key, command.ttl_ms, self.clock_ms)
+        return TtlResult(self.shard.state.revision, version, command.ttl_ms if version else 0)
+
+    # --- reads, at any time between two calls ---
+
+    @property
+    def revision(self) -> int:
+        return self.shard.state.revision
+
+    @property
+    def view(self) -> View:
+        """For single keys, pages, events and digests: everything applied."""
+        return self.shard.view
+
+    def range(self, operation: Range) -> RangeAnswer:
+        """Raises InvalidRequestError, CompactedError, FutureRevisionError, WrongShardError."""
+        return read(self.shard.view, operation)
+
+    def read_txn(self, txn: Txn) -> TxnResult:
+        """A transaction that cannot write (txn.py: is_read_only), without the log."""
+        assert txns.is_read_only(txn)
+        return self._txn(txn)
+
+    def lease_keys(self, lease: int) -> list[bytes]:
+        """All keys of this shard that hang on a lease, in order."""
+        keys: list[bytes] = []
+        while page := self.shard.view.lease_keys(lease, keys[-1] if keys else None):
+            keys += page
+        return keys
+
+    def ttl_remaining_ms(self, key: bytes, clock_ms: int) -> int | None:
+        """What is left of a key's own time at this clock; None if it has none."""
+        ttl = self.ttls.get(key)
+        record = None if ttl is None else self.shard.view.get(key)
+        if ttl is None or record is None or record.mod_revision != ttl.mod_revision:
+            return None
+        return max(0, ttl.deadline_ms - clock_ms)
+
+    # --- for the leader ---
+
+    @property
+    def alive(self) -> bool:
+        """Whether something has a deadline, so that the clock must go on."""
+        return bool(len(self.leases) or self.ttls.count)
+
+    def due(self, clock_ms: int) -> Expire | None:
+        """What to propose at this clock; it is named again until it was applied. A full answer may
+        not be all: ask again afterwards."""
+        leases, keys = self.leases.due(clock_ms), self.ttls.due(clock_ms)
+        return Expire(tuple(leases), tuple(keys)) if leases or keys else None
+
+    def next_deadline_ms(self) -> int | None:
+        deadlines = (self.leases.next_deadline_ms(), self.ttls.next_deadline_ms())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # --- the turn, snapshots ---
+
+    def prepare(self, batch: Batch) -> None:
+        self.shard.prepare(batch)
+        self.leases.write(batch)
+        self.ttls.write(batch)
+        self.dedupe.write(batch)
+        dedupe = self.dedupe
+        head = _HEAD.pack(self.clock_ms, self.ttls.count, dedupe.next_order) + dedupe.forgotten
+        if head != self._head:
+            batch.put(self._head_key, seal(self._head_key, head))
+            self._head = head
+
+    def after_commit(self) -> None:
+        self._source.renew()
+        self.shard.after_commit()
+        self.ttls.after_commit()
+
+    def owned_ranges(self) -> Sequence[tuple[bytes, bytes]]:
+        """Right while this is the only shard of its keyspace in the environment, as for Shard."""
+        if self._ranges:
+            return self._ranges
+        head_end = self._head_key + b"\x00"
+        ranges = [*self.shard.owned_ranges(), *self.ttls.owned_ranges()]
+        ranges += [self.leases.owned_range(), self.dedupe.owned_range()]
+        return sorted([*ranges, (self._head_key, head_end)])
+
+    def reset(self) -> None:
+        """Until `restored` there is nothing here to read; owned_ranges are those of the old data,
+        which is about to be removed."""
+        self._ranges = tuple(self.owned_ranges())
+        place = self._place
+        self.shard = self._new_shard()
+        self.leases = Leases(place.keyspace)
+        self.ttls = KeyTtls(self._source, place.keyspace)
+        self.dedupe = Dedupe(place.shard, self._limits)
+        self.clock_ms = 0
+
+    def restored(self, index: int) -> None:
+        self._ranges = ()
+        self._source.renew()
+        self._load()
+        if self.shard.state.applied_index > index:
+            raise AssertionError(
+                f"shard {self._place.shard} holds entry {self.shard.state.applied_index} of the "
+                f"log, but its group only {index}; restore this replica from another one"
+            )
+
+
+class _ConditionFailedError(Exception):
+    """A CAS of a batch did not hold: leave the scope, and nothing is written."""
+
+    def __init__(self, place: int, answer: CasResult) -> None:
+        super().__init__(place)
+        self.place = place
+        self.answer = answer
+
+
+def _run_batch(operations: Operations, command: BatchWrite) -> BatchResult:
+    results: list[BatchAnswer] = []
+    for place, operation in enumerate(command.operations):
+        answer = operations.of_batch(operation)
+        if isinstance(answer, CasResult) and not answer.succeeded:
+            raise _ConditionFailedError(place, answer)
+        results.append(answer)
+    return BatchResult(operations.revision, -1, tuple(results))
+
+
+_HANDLERS: Final[dict[type, Callable[[ShardMachine, Any], Result]]] = {
+    Delete: ShardMachine._delete,
+    Txn: ShardMachine._txn,
+    Compact: ShardMachine._compact,
+    LeaseGrant: ShardMachine._grant,
+    LeaseRevoke: ShardMachine._revoke,
+    LeaseKeepAlive: ShardMachine._keep_alive,
+    Tick: ShardMachine._tick,
+    Expire: ShardMachine._expire,
+    SetTtl: ShardMachine._set_ttl,
+    Increment: ShardMachine._increment,
+    Cas: ShardMachine._cas,
+    BatchWrite: ShardMachine._batch,
+}

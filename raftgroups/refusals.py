@@ -1,0 +1,94 @@
+"""What a shard's machine refuses: the client's errors of the strong regime.
+
+Inside the machine a refusal is an exception, because it has to undo an open write; apply turns it
+into a Failure (results.py), whose code is the code of its class here. The outer edges translate by
+that code. All but WrongShardError are InvalidRequestError; anything else that is raised while an
+entry is applied is a fault of this replica and stops the node.
+
+Messages are part of the answer that every replica gives: they may depend on the command and on the
+replicated state, on nothing else.
+"""
+
+from __future__ import annotations
+
+from storage.errors import InvalidRequestError, Outcome, StorageError
+
+
+class UnknownCommandError(InvalidRequestError):
+    """Bytes that no version of JanusKV writes as a command."""
+
+    code = "unknown_command"
+
+
+class NewerCommandError(StorageError):
+    """A command of a later version. It is never answered: the replicas that know it execute it, so
+    a replica that does not must stop rather than pass it over."""
+
+    code = "newer_command"
+
+
+class TokenTooOldError(InvalidRequestError):
+    """The answer to this idempotency token is no longer remembered, so nobody knows whether it was
+    executed. It is not executed now."""
+
+    code = "token_too_old"
+    outcome = Outcome.UNKNOWN
+
+
+class AnswerNotKeptError(InvalidRequestError):
+    """The token was executed, at the revision that the message names; the answer was too large to
+    be remembered."""
+
+    code = "answer_not_kept"
+
+
+class InvalidTokenError(InvalidRequestError):
+    code = "invalid_token"
+
+
+class LeaseNotFoundError(InvalidRequestError):
+    code = "lease_not_found"
+
+
+class LeaseExistsError(InvalidRequestError):
+    code = "lease_exists"
+
+
+class TtlTooLargeError(InvalidRequestError):
+    code = "ttl_too_large"
+
+
+class KeyNotFoundError(InvalidRequestError):
+    """A put that keeps the old value or lease of a key that does not exist."""
+
+    code = "key_not_found"
+
+
+class ValueProvidedError(InvalidRequestError):
+    code = "value_provided"
+
+
+class LeaseProvidedError(InvalidRequestError):
+    code = "lease_provided"
+
+
+class TooManyOperationsError(InvalidRequestError):
+    code = "too_many_operations"
+
+
+class DuplicateKeyError(InvalidRequestError):
+    """Two operations of one transaction write the same key."""
+
+    code = "duplicate_key"
+
+
+class InvalidSortError(InvalidRequestError):
+    code = "invalid_sort"
+
+
+class NotAnIntegerError(InvalidRequestError):
+    code = "not_an_integer"
+
+
+class IntegerOverflowError(InvalidRequestError):
+    code = "integer_overflow"

@@ -1,0 +1,200 @@
+"""The rows of the leaderless regime's objects, and the reads of what is committed.
+
+The tables are drawn in versions.py, which changes them; every byte stands in FORMAT-versions.md.
+Reads here are functions over any Reader: they see what it sees and nothing that a turn still holds.
+Single reads raise CorruptRecordError on a record that fails its checksum; page reads go on and name
+the damaged keys, so that one bad block never hides what comes after it. This file is pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Final, Generic, TypeVar
+
+from storage.buckets import DIGEST_BYTES, EMPTY_LEAF, Leaf, bucket_of, set_digest
+from storage.codec import Table, key_u32, prefix_end, unseal
+from storage.engine import Reader, iterate
+from storage.errors import CorruptRecordError
+from storage.rows import join_row, read_row, split_row
+from storage.siblings import (
+    MalformedSetError,
+    SiblingSet,
+    decode_set,
+    read_varint,
+    write_varint,
+)
+
+_PLACE: Final = Struct(">BII")
+_DUE: Final = Struct(">BIQ")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What this node holds of one key."""
+
+    siblings: SiblingSet
+    epoch: int = 0
+    """The epoch under which this node mints for the key while it holds this record; 0 while it has
+    not minted. Local: not part of the digest and never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: list[T]
+    more: bool
+    """Exactly if something of the range was left out: ask again after the last item."""
+    damaged: list[bytes] = field(default_factory=list)
+    """What of this page cannot be read, by key."""
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def object_key(keyspace: int, key: bytes) -> bytes:
+    return key_u32(Table.OBJECT, keyspace, key)
+
+
+def token_key(keyspace: int, bucket: int, key: bytes) -> bytes:
+    return _PLACE.pack(Table.TOKEN_INDEX, keyspace, bucket) + key
+
+
+def leaf_key(keyspace: int, bucket: int) -> bytes:
+    return _PLACE.pack(Table.MERKLE_LEAF, keyspace, bucket)
+
+
+def leaf_bucket(row_key: bytes) -> int:
+    bucket: int = _PLACE.unpack(row_key)[2]
+    return bucket
+
+
+def reap_key(keyspace: int, due_ms: int, key: bytes) -> bytes:
+    return _DUE.pack(Table.REAP, keyspace, due_ms) + key
+
+
+def encode_object(record: Record, digest: int, encoded: bytes) -> bytes:
+    head = bytearray()
+    write_varint(head, record.epoch)
+    return bytes(head) + digest.to_bytes(DIGEST_BYTES, "big") + encoded
+
+
+def decode_object(row_key: bytes, body: bytes) -> tuple[Record, int]:
+    try:
+        epoch, at = read_varint(body, 0)
+        digest = int.from_bytes(body[at : at + DIGEST_BYTES], "big")
+        return Record(decode_set(body[at + DIGEST_BYTES :]), epoch), digest
+    except (MalformedSetError, IndexError) as error:
+        raise CorruptRecordError(
+            f"the object of key {row_key[5:]!r} cannot be read: {error}", row_key
+        ) from None
+
+
+# --- reading what is committed ---------------------------------------------------------------
+
+
+def read_record(reader: Reader, keyspace: int, key: bytes) -> Record | None:
+    row_key = object_key(keyspace, key)
+    body = read_row(reader, row_key)
+    return None if body is None else decode_object(row_key, body)[0]
+
+
+def read_digest(reader: Reader, keyspace: int, key: bytes) -> int | None:
+    """The digest of what the key holds, without decoding it."""
+    row_key = object_key(keyspace, key)
+    record = reader.get(row_key)
+    if record is None:
+        return None
+    first, _ = split_row(row_key, record)
+    _, at = read_varint(first, 0)
+    return int.from_bytes(first[at : at + DIGEST_BYTES], "big")
+
+
+def scan_objects(
+    reader: Reader,
+    keyspace: int,
+    start: bytes = b"",
+    end: bytes | None = None,
+    *,
+    reverse: bool = False,
+    limit: int = 1_000,
+    max_bytes: int = 1 << 20,
+) -> Page[tuple[bytes, Record]]:
+    """Objects of start <= key < end in key order. Resume after the last key, read or damaged."""
+    table = key_u32(Table.OBJECT, keyspace)
+    page = reader.scan(
+        table + start,
+        prefix_end(table) if end is None else table + end,
+        reverse=reverse,
+        limit=limit,
+        max_bytes=max_bytes,
+    )
+    items, damaged = [], []
+    for row_key, stored in page.items:
+        key = row_key[len(table) :]
+        try:
+            body, _ = join_row(reader, row_key, stored)
+            items.append((key, decode_object(row_key, body)[0]))
+        except CorruptRecordError:
+            damaged.append(key)
+    return Page(items, page.more, damaged)
+
+
+def bucket_keys(
+    reader: Reader, keyspace: int, bucket: int, *, after: bytes = b"", limit: int = 1_000
+) -> Page[bytes]:
+    """The keys of a bucket above `after`, in order."""
+    prefix = token_key(keyspace, bucket, b"")
+    start = token_key(keyspace, bucket, after) + b"\x00" if after else prefix
+    page = reader.scan(start, prefix_end(prefix), limit=limit)
+    for row_key, record in page.items:
+        unseal(row_key, record)
+    return Page([row_key[len(prefix) :] for row_key, _ in page.items], page.more)
+
+
+def scan_leaves(
+    reader: Reader, keyspace: int, first: int, last: int, *, limit: int = 10_000
+) -> Page[tuple[int, Leaf]]:
+    """Leaves of the buckets first..last that hold keys, in order. `damaged` has row keys, for
+    `leaf_bucket` and `Turn.rebuild_leaf`."""
+    end = prefix_end(leaf_key(keyspace, last))
+    page = reader.scan(leaf_key(keyspace, first), end, limit=limit)
+    leaves, damaged = [], []
+    for row_key, record in page.items:
+        try:
+            leaf = Leaf.from_bytes(unseal(row_key, record))
+            leaves.append((leaf_bucket(row_key), leaf))
+        except CorruptRecordError:
+            damaged.append(row_key)
+    return Page(leaves, page.more, damaged)
+
+
+def scan_reapable(
+    reader: Reader,
+    keyspace: int,
+    now_ms: int,
+    *,
+    after: tuple[int, bytes] | None = None,
+    limit: int = 1_000,
+) -> Page[tuple[int, bytes]]:
+    """(due, key) of the keys of which no version lives at `now_ms`, in that order. A stale row is
+    possible after damage: `Turn.forget_reapable` removes it."""
+    start = key_u32(Table.REAP, keyspace)
+    if after is not None:
+        start = reap_key(keyspace, *after) + b"\x00"
+    page = reader.scan(start, reap_key(keyspace, now_ms + 1, b""), limit=limit)
+    items = [(_DUE.unpack_from(row_key)[2], row_key[_DUE.size :]) for row_key, _ in page.items]
+    return Page(items, page.more)
+
+
+def compute_leaves(reader: Reader, keyspace: int) -> dict[int, Leaf]:
+    """All leaves from nothing but the objects: what the stored ones must equal (a scrub)."""
+    leaves: dict[int, Leaf] = {}
+    table = key_u32(Table.OBJECT, keyspace)
+    for row_key, stored in iterate(reader, table, prefix_end(table)):
+        body, _ = join_row(reader, row_key, stored)
+        key, siblings = row_key[len(table) :], decode_object(row_key, body)[0].siblings
+        bucket = bucket_of(key)
+        digest = set_digest(key, siblings)
+        leaves[bucket] = leaves.get(bucket, EMPTY_LEAF).changed(None, digest)
+    return leaves

@@ -1,0 +1,268 @@
+"""The leaderless regime's objects on any engine, and all that one turn changes of them.
+
+Tables (objects.py reads them, hints.py has those of the hints):
+
+    OBJECT       keyspace, key          -> epoch, digest, sibling set
+    TOKEN_INDEX  keyspace, bucket, key  -> nothing; written when a key appears or goes
+    MERKLE_LEAF  keyspace, bucket       -> number of keys, sum of their digests
+    REAP         keyspace, due, key     -> nothing; keys of which no version lives from `due` on
+    COUNTER      "key-epoch"            -> the last epoch that this node used
+
+A shell opens a `Turn` on a snapshot, reads and changes through it, and lets it `collect` everything
+into the one batch that it writes, synced. Nothing of a turn may leave the node before that batch is
+on the disk: a dot that was seen elsewhere and then lost in a power cut would be minted again.
+
+What a turn sees. Point reads (`get`, `hints.held`, `hints.usage`) see its own earlier changes, so
+many requests for one key in one turn work one after the other. Scans are functions over a reader
+and see what is committed. A key that changes often in one turn is encoded and written once.
+
+Invariants
+- an object row and its index row, its reap row and its share of the leaf change in one batch;
+- a leaf is exactly the sum over its bucket's objects (`compute_leaves` builds it from nothing);
+- an epoch given out by `next_epoch` is in the same batch as the record that uses it.
+
+Damage. A record that fails its checksum raises CorruptRecordError that names its key, from `get`
+and `put` alike; `discard_damaged` removes it so that repair can fetch it anew. A leaf is derived,
+so one that is damaged, or cannot be right, is built again from its bucket. This file is pure and
+knows no merge rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from struct import Struct
+from typing import Final, NamedTuple
+
+from storage.buckets import EMPTY_LEAF, Leaf, bucket_of, set_digest
+from storage.codec import Table, check_key, prefix_end, seal, unseal
+from storage.engine import Batch, Reader, iterate
+from storage.errors import CorruptRecordError
+from storage.hints import HintChanges, HintLimits, Merge
+from storage.objects import (
+    Record,
+    decode_object,
+    encode_object,
+    leaf_key,
+    object_key,
+    read_digest,
+    reap_key,
+    token_key,
+)
+from storage.rows import RowChanges, delete_row, join_row, put_row
+from storage.siblings import encode_set
+
+KEY_EPOCH: Final = bytes((Table.COUNTER,)) + b"key-epoch"
+_U64: Final = Struct(">Q")
+_NOTHING: Final = b""
+
+
+class StorageCanary(StrEnum):
+    """Known bugs that a test switches on, to see that it would be caught."""
+
+    LEAF_NOT_UPDATED = "leaf_not_updated"
+    EPOCH_NOT_KEPT = "epoch_not_kept"
+
+
+class LeafChange(NamedTuple):
+    """What a turn did to one leaf, for sums over leaves that are kept in memory."""
+
+    keyspace: int
+    bucket: int
+    old: Leaf | None
+    """None: it was built again and nobody knows what it was; sums over it start again too."""
+    new: Leaf
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One key in a turn: what is committed, and what the turn made of it."""
+
+    old: Record | None
+    old_digest: int | None
+    old_parts: int
+    new: Record | None
+    damaged: bool = False
+
+
+class Turn:
+    """All changes of one turn over one snapshot. Used once: `collect` ends it."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        merge: Merge,
+        *,
+        hint_limits: HintLimits | None = None,
+        canaries: frozenset[StorageCanary] = frozenset(),
+    ) -> None:
+        self._reader = reader
+        self._rows = RowChanges(reader)
+        self._slots: dict[tuple[int, bytes], _Slot] = {}
+        self._rebuild: set[tuple[int, int]] = set()
+        self._canaries = canaries
+        self._collected = False
+        self.hints = HintChanges(self._rows, hint_limits or HintLimits(), merge)
+        self.leaves_rebuilt = 0
+        self.leaf_changes: list[LeafChange] = []
+        """Filled by `collect`; true once the batch is on the disk."""
+
+    def get(self, keyspace: int, key: bytes) -> Record | None:
+        """What the node holds of the key after the changes of this turn."""
+        return self._slot(keyspace, key).new
+
+    def put(self, keyspace: int, key: bytes, record: Record) -> None:
+        """Hold this record. Its set must be a successor of what `get` gave."""
+        check_key(key)
+        assert not self._collected, "this turn was collected; open the next one"
+        assert record.siblings.clock, "a record without a clock says nothing"
+        slot = self._slot(keyspace, key)
+        slot.new = slot.old if record == slot.old else record
+
+    def drop(self, keyspace: int, key: bytes) -> None:
+        """Forget the key, clock and all: only after the proof of kv/leaderless/reap.py, or when
+        the node no longer stores the key."""
+        assert not self._collected, "this turn was collected; open the next one"
+        self._slot(keyspace, key).new = None
+
+    def discard_damaged(self, keyspace: int, key: bytes) -> None:
+        """Remove a record that cannot be read; its leaf is built again. The node then holds no
+        record of the key, so its next dot is of a new epoch, and repair brings the rest."""
+        self._slots[keyspace, key] = _Slot(None, None, 0, None, damaged=True)
+
+    def rebuild_leaf(self, keyspace: int, bucket: int) -> None:
+        """Build a leaf from its bucket again: it was damaged, or a scrub found it wrong."""
+        self._rebuild.add((keyspace, bucket))
+
+    def forget_reapable(self, keyspace: int, due_ms: int, key: bytes) -> None:
+        """Remove a row that `scan_reapable` gave and the record does not bear out."""
+        slot = self._slot(keyspace, key)
+        if slot.old is None or slot.old.siblings.reapable_from_ms() != due_ms:
+            self._rows.delete_blind(reap_key(keyspace, due_ms, key))
+
+    def next_epoch(self) -> int:
+        """An epoch that this incarnation of the node has never used and never will again."""
+        body = self._rows.get(KEY_EPOCH)
+        epoch = (0 if body is None else int(_U64.unpack(body)[0])) + 1
+        self._rows.put(KEY_EPOCH, _U64.pack(epoch))
+        return epoch
+
+    def collect(self, batch: Batch) -> None:
+        """Add every change to the batch. Nothing in here refuses: what could was refused before."""
+        assert not self._collected, "a turn is collected once"
+        self._collected = True
+        deltas: dict[tuple[int, int], list[tuple[int | None, int | None]]] = {}
+        digests: dict[tuple[int, bytes], int | None] = {}
+        for (keyspace, key), slot in self._slots.items():
+            if slot.new is slot.old and not slot.damaged:
+                continue
+            digest = self._write_object(batch, keyspace, key, slot)
+            digests[keyspace, key] = digest
+            place = keyspace, bucket_of(key)
+            deltas.setdefault(place, []).append((slot.old_digest, digest))
+            if slot.damaged:
+                self._rebuild.add(place)
+        if StorageCanary.LEAF_NOT_UPDATED not in self._canaries:
+            for place in sorted(deltas.keys() | self._rebuild):
+                self._write_leaf(batch, place, deltas.get(place, []), digests)
+        if StorageCanary.EPOCH_NOT_KEPT in self._canaries:
+            self._rows.forget(KEY_EPOCH)
+        self._rows.collect(batch)
+
+    def _slot(self, keyspace: int, key: bytes) -> _Slot:
+        slot = self._slots.get((keyspace, key))
+        if slot is None:
+            row_key = object_key(keyspace, key)
+            stored = self._reader.get(row_key)
+            if stored is None:
+                slot = _Slot(None, None, 0, None)
+            else:
+                body, parts = join_row(self._reader, row_key, stored)
+                record, digest = decode_object(row_key, body)
+                slot = _Slot(record, digest, parts, record)
+            self._slots[keyspace, key] = slot
+        return slot
+
+    def _write_object(self, batch: Batch, keyspace: int, key: bytes, slot: _Slot) -> int | None:
+        """The rows of one key; gives its new digest."""
+        row_key = object_key(keyspace, key)
+        index = token_key(keyspace, bucket_of(key), key)
+        old_due = slot.old.siblings.reapable_from_ms() if slot.old else None
+        new_due = slot.new.siblings.reapable_from_ms() if slot.new else None
+        if old_due != new_due:
+            if old_due is not None:
+                batch.delete(reap_key(keyspace, old_due, key))
+            if new_due is not None:
+                due = reap_key(keyspace, new_due, key)
+                batch.put(due, seal(due, _NOTHING))
+        if slot.new is None:
+            delete_row(batch, row_key, slot.old_parts)
+            batch.delete(index)
+            return None
+        encoded = encode_set(slot.new.siblings)
+        digest = set_digest(key, slot.new.siblings, encoded)
+        put_row(batch, row_key, encode_object(slot.new, digest, encoded), slot.old_parts)
+        if slot.old is None:
+            batch.put(index, seal(index, _NOTHING))
+        return digest
+
+    def _write_leaf(
+        self,
+        batch: Batch,
+        place: tuple[int, int],
+        changes: list[tuple[int | None, int | None]],
+        digests: dict[tuple[int, bytes], int | None],
+    ) -> None:
+        row_key = leaf_key(*place)
+        leaf: Leaf | None = None
+        old: Leaf | None = None
+        if place not in self._rebuild:
+            try:
+                stored = self._reader.get(row_key)
+                old = EMPTY_LEAF
+                if stored is not None:
+                    old = Leaf.from_bytes(unseal(row_key, stored))
+                leaf = old
+            except CorruptRecordError:
+                pass  # derived data: built again below
+        if leaf is not None:
+            leaf = _after(leaf, changes)
+        if leaf is None:
+            old, leaf = None, self._rebuilt_leaf(place, digests)
+        self.leaf_changes.append(LeafChange(*place, old, leaf))
+        if leaf.keys:
+            batch.put(row_key, seal(row_key, leaf.to_bytes()))
+        else:
+            batch.delete(row_key)
+
+    def _rebuilt_leaf(
+        self, place: tuple[int, int], digests: dict[tuple[int, bytes], int | None]
+    ) -> Leaf:
+        """A leaf from the records of its bucket. Keys that cannot be read are left out: the leaf
+        then differs from the other replicas', and repair comes to them."""
+        self.leaves_rebuilt += 1
+        keyspace, bucket = place
+        changed = {key for space, key in digests if (space, bucket_of(key)) == place}
+        found = [digests[keyspace, key] for key in changed]
+        prefix = token_key(keyspace, bucket, b"")
+        for row_key, _ in iterate(self._reader, prefix, prefix_end(prefix)):
+            key = row_key[len(prefix) :]
+            if key not in changed:
+                try:
+                    found.append(read_digest(self._reader, keyspace, key))
+                except CorruptRecordError:
+                    continue
+        leaf = EMPTY_LEAF
+        for digest in found:
+            if digest is not None:
+                leaf = leaf.changed(None, digest)
+        return leaf
+
+
+def _after(leaf: Leaf, changes: list[tuple[int | None, int | None]]) -> Leaf | None:
+    """The leaf after the changes; None if it cannot have been the sum of its bucket."""
+    if leaf.keys < sum(old is not None for old, _ in changes):
+        return None
+    for old_digest, new_digest in changes:
+        leaf = leaf.changed(old_digest, new_digest)
+    return None if leaf.total and not leaf.keys else leaf

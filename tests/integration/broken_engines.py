@@ -1,0 +1,83 @@
+"""Engines that break a promise on purpose: a proof that does not catch them proves nothing.
+
+Child processes open them by the path of this file (chaos/powercut/opening.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from unittest.mock import patch
+
+from chaos.powercut import engines
+from chaos.powercut.engines import Wrapped
+from storage.engine import Batch, Engine
+
+
+class Unsynced(Wrapped):
+    """Acknowledges synced writes that it did not sync."""
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self.inner.write(batch, sync=False)
+
+
+class Halves(Wrapped):
+    """Writes a batch in two parts."""
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        half = len(batch) // 2
+        for operations in (batch.operations[:half], batch.operations[half:]):
+            part = Batch()
+            part.operations.extend(operations)
+            self.inner.write(part, sync=sync)
+
+
+class Late(Wrapped):
+    """Acknowledges a batch that it writes only eight batches later."""
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        self.kept: list[Batch] = []
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self.kept.append(batch)
+        if len(self.kept) > 8:
+            self.inner.write(self.kept.pop(0), sync=sync)
+
+
+def lmdb_nosync(path: Path) -> Engine:
+    """LMDB with its NOSYNC flag."""
+    import lmdb
+
+    with patch.object(lmdb, "open", functools.partial(lmdb.open, sync=False)):
+        return engines.lmdb(path)
+
+
+def rocksdb_unsynced(path: Path) -> Engine:
+    """RocksDB whose log is never synced for the sake of a batch."""
+    return Unsynced(engines.rocksdb(path))
+
+
+def rocksdb_rotating(path: Path) -> Engine:
+    """RocksDB that starts a new log while the end of the old one is not synced: a power cut may
+    then keep later batches and lose earlier ones."""
+    from storage.rocks_engine import RocksEngine
+
+    RocksEngine._may_start_a_log = lambda engine: False  # the process is of this test alone
+    return engines.rocksdb(path)
+
+
+def lmdb_halves(path: Path) -> Engine:
+    return Halves(engines.lmdb(path))
+
+
+def rocksdb_halves(path: Path) -> Engine:
+    return Halves(engines.rocksdb(path))
+
+
+def lmdb_late(path: Path) -> Engine:
+    return Late(engines.lmdb(path))
+
+
+def rocksdb_late(path: Path) -> Engine:
+    return Late(engines.rocksdb(path))

@@ -1,0 +1,228 @@
+"""Durability of the real engines: images of what a power cut leaves, opened and compared.
+
+What is recorded, how images are drawn and what is compared stands in chaos/powercut. An image that
+breaks a promise stays in the test's temporary directory, beside a text of the recording.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from chaos.powercut.campaign import (
+    Report,
+    Subject,
+    choose_cuts,
+    examine,
+    promises_at,
+    record,
+    write_image,
+)
+from chaos.powercut.disk import Disk
+from chaos.powercut.engines import LEADERLESS_NODE, LMDB, ROCKSDB, STRONG_NODE
+from chaos.powercut.namespace import Entries
+from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync
+from chaos.powercut.workload import Workload
+from chaos.powercut.writer import DATABASE
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
+
+IMAGES: Final = {"lmdb": 500, "rocksdb": 150}
+"""A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
+CANARIES: Final = Path(__file__).with_name("broken_engines.py")
+every_subject = pytest.mark.parametrize(
+    "subject", [LMDB, ROCKSDB, STRONG_NODE, LEADERLESS_NODE], ids=lambda s: s.name
+)
+both_engines = pytest.mark.parametrize("subject", [LMDB, ROCKSDB], ids=lambda s: s.name)
+
+
+def canary(subject: Subject, name: str) -> Subject:
+    return Subject(name, f"{CANARIES}:{name}", subject.volatile)
+
+
+def says(call: Call, word: bytes) -> bool:
+    return isinstance(call.effect, Acknowledge) and call.effect.text.startswith(word)
+
+
+def record_seed(subject: Subject, seed: int, tmp_path: Path) -> tuple[Workload, Recording]:
+    root = tmp_path / f"recorded-{seed}"
+    root.mkdir()
+    workload = Workload(seed, batches=100)
+    return workload, record(subject, workload, root, checkpoint_every=40)
+
+
+@both_engines
+@pytest.mark.parametrize("rule", list(Entries), ids=str)
+def test_what_was_acknowledged_survives(
+    subject: Subject, rule: Entries, rounds: int, tmp_path: Path
+) -> None:
+    for seed in range(rounds):
+        workload, recording = record_seed(subject, seed, tmp_path)
+        assert promises_at(recording, recording.end) == {
+            DATABASE: 100,
+            "checkpoint-40": 40,
+            "checkpoint-80": 80,
+        }
+        cuts = choose_cuts(recording, IMAGES[subject.name], random.Random(seed))
+        report = examine(
+            subject, workload, recording, cuts, tmp_path / f"images-{seed}", seed=seed, entries=rule
+        )
+        print(report)
+        assert not report.findings, str(report)
+        assert report.images == IMAGES[subject.name]
+
+
+@every_subject
+def test_a_power_cut_while_the_engine_is_created(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """A node that lost power in its first second starts again without help."""
+    root = tmp_path / "recorded"
+    root.mkdir()
+    workload = Workload(0, batches=3)
+    recording = record(subject, workload, root)
+    dice = random.Random(0)
+    cuts = sorted(dice.randint(0, recording.end) for _ in range(150 * rounds))
+    for rule in Entries:
+        scratch = tmp_path / f"images-{rule}"
+        report = examine(subject, workload, recording, cuts, scratch, entries=rule)
+        print(report)
+        assert not report.findings, str(report)
+
+
+@both_engines
+def test_what_was_shown_after_a_kill_survives(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """kill -9, start again, kill -9, ..., power cut. A replica that read an entry after its restart
+    counts it as its own, so the engine must not lose it any more."""
+    for seed in range(rounds):
+        dice = random.Random(seed)
+        workload = Workload(seed, batches=40)
+        root = tmp_path / f"recorded-{seed}"
+        root.mkdir()
+        kills = tuple(sorted(dice.randrange(10, 500) for _ in range(4)))
+        recording = record(subject, workload, root, kills_at=kills)
+        starts = [text for _, text in recording.acknowledgements() if text.startswith(b"opened")]
+        assert len(starts) >= 2, "at least one kill came after the engine had been opened"
+        cuts = choose_cuts(recording, IMAGES[subject.name], dice)
+        report = examine(
+            subject,
+            workload,
+            recording,
+            cuts,
+            tmp_path / f"images-{seed}",
+            seed=seed,
+            shown_is_kept=True,
+        )
+        print(kills, starts, report)
+        assert not report.findings, str(report)
+
+
+@both_engines
+def test_a_power_cut_during_the_recovery_from_a_power_cut(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """The second recording starts on an image of the first: the engine repairs it and goes on,
+    and loses power again, mostly while it repairs."""
+    workload, recording = record_seed(subject, 0, tmp_path)
+    dice = random.Random(0)
+    disk = Disk(recording)
+    for index, cut in enumerate(choose_cuts(recording, 3 * rounds, dice)):
+        disk.advance(cut)
+        root = tmp_path / f"image-{index}"
+        write_image(disk.draw(dice), root)
+        promised = promises_at(recording, cut)[DATABASE]
+        again = record(subject, workload, root)
+        opened = next(position for position, text in again.acknowledgements())
+        cuts = sorted(dice.randint(0, opened + 10) for _ in range(IMAGES[subject.name] // 5))
+        scratch = tmp_path / f"images-{index}"
+        report = examine(
+            subject, workload, again, cuts, scratch, already=promised, shown_is_kept=True
+        )
+        print(cut, opened, report)
+        assert not report.findings, str(report)
+
+
+# --- canaries: each of these must be caught ------------------------------------------------------
+
+
+def caught(subject: Subject, workload: Workload, recording: Recording, tmp_path: Path) -> Report:
+    cuts = choose_cuts(recording, 200, random.Random(1))
+    scratch = tmp_path / "images"
+    return examine(subject, workload, recording, cuts, scratch, stop_after=1, keep=False)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [canary(LMDB, "lmdb_nosync"), canary(ROCKSDB, "rocksdb_unsynced")],
+    ids=lambda s: s.name,
+)
+def test_an_engine_that_does_not_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    report = caught(subject, *record_seed(subject, 1, tmp_path), tmp_path)
+    assert report.findings
+
+
+def test_a_new_log_over_an_unsynced_one_is_caught(tmp_path: Path) -> None:
+    """What survives must be a prefix: RocksEngine syncs the old log first. Without that, cuts soon
+    after a log was started show it."""
+    subject = canary(ROCKSDB, "rocksdb_rotating")
+    root = tmp_path / "recorded"
+    root.mkdir()
+    workload = Workload(1, batches=160)
+    recording = record(subject, workload, root)
+    started = [
+        call.entered
+        for call in recording.calls
+        if isinstance(call.effect, Create) and call.effect.entry.name.endswith(".log")
+    ]
+    dice = random.Random(1)
+    cuts = sorted(dice.choice(started) + dice.randint(2, 14) for _ in range(1_000))
+    scratch = tmp_path / "images"
+    report = examine(subject, workload, recording, cuts, scratch, stop_after=1, keep=False)
+    print(report)
+    assert report.findings
+
+
+@both_engines
+def test_a_machine_that_loses_every_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    workload, recording = record_seed(subject, 1, tmp_path)
+    report = caught(subject, workload, recording.without_syncs(), tmp_path)
+    assert report.findings
+
+
+@both_engines
+def test_one_lost_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
+    """The one that an acknowledgement in the middle of the run stands on: the writing thread's
+    last sync of a file before it."""
+    workload, recording = record_seed(subject, 1, tmp_path)
+    acknowledged = [call for call in recording.calls if says(call, b"ack")]
+    promise = acknowledged[len(acknowledged) // 2]
+    directories = {
+        call.effect.file
+        for call in recording.calls
+        if isinstance(call.effect, Create) and call.effect.directory
+    }
+    basis = [
+        call
+        for call in recording.calls
+        if isinstance(call.effect, Sync)
+        and call.effect.file not in directories
+        and call.thread == promise.thread
+        and call.entered < promise.entered
+    ][-1]
+
+    def lost(call: Call) -> bool:
+        return call is basis
+
+    cuts = [promise.entered + 1] * 200
+    scratch = tmp_path / "images"
+    report = examine(
+        subject, workload, recording.without_syncs(lost), cuts, scratch, stop_after=1, keep=False
+    )
+    assert report.findings
+    unharmed = examine(subject, workload, recording, cuts[:50], scratch)
+    assert not unharmed.findings, str(unharmed)
