@@ -4,9 +4,9 @@ One change a group at a time, each the next sensible step from what the leader s
 promoted, a voter too many is removed, a missing one is added. The number of voters stays within one
 of the wanted number. Answers only end the wait; the next step looks again.
 
-It also replaces a disk: the node comes back empty under its old id, and is of no use (above all:
-it has no vote) before it was removed from each of its groups and added again. One at a time, and
-nothing else is changed meanwhile, or data would be lost that no protocol can save.
+It also replaces a disk: the node comes back empty under its old id, and has no vote before it was
+removed from each of its groups and added again. One disk at a time, and nothing else is changed
+meanwhile, or data would be lost that no protocol can save.
 """
 
 from __future__ import annotations
@@ -118,10 +118,13 @@ class Admin:
     # --- a new disk ----------------------------------------------------------------------------
 
     def replace_disk(self, rng: random.Random) -> None:
-        """Take the disk out of a running node, if the cluster can bear it: everybody is up, no
-        change is under way, and each group is known by all to have three voters or more."""
+        """Take the disk out of a running node, if the cluster can bear it: everybody is up, every
+        group was formed, no change is under way, and each group is known by all to have three
+        voters or more."""
         nodes = self.cluster.nodes
         if self.replaced or self._busy or not all(node.running for node in nodes):
+            return
+        if len(self.cluster.served) < len(self.cluster.groups):
             return
         victim = rng.choice(nodes)
         for group_id in self.cluster.groups:

@@ -48,6 +48,8 @@ class Cluster:
             for number, disk in enumerate(drawn.disks, start=1)
         ]
         self.admin = Admin(self)
+        self.served: set[int] = set()
+        """Groups that have taken a write, so they are surely formed."""
         founders = [node.node_id for node in self.nodes[: config.nodes]]
         for node in self.nodes:
             node.peers = [peer.node_id for peer in self.nodes if peer is not node]

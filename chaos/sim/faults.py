@@ -204,6 +204,14 @@ def crash(inject: FaultInjector) -> None:
         inject.restart_later(node, 0.01, 4.0)
 
 
+def stop(inject: FaultInjector) -> None:
+    """An orderly stop and start, as in a rolling restart."""
+    node = inject.node()
+    if node.running:
+        node.stop()
+        inject.restart_later(node, 0.1, 2.0)
+
+
 def powercut(inject: FaultInjector) -> None:
     node = inject.node()
     if node.running:
@@ -309,6 +317,7 @@ MENU: Final[dict[str, Callable[[FaultInjector], None]]] = {
     "partition": partition,
     "duplicate": duplicate,
     "crash": crash,
+    "stop": stop,
     "powercut": powercut,
     "restartall": restartall,
     "freeze": freeze,

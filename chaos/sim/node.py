@@ -195,14 +195,18 @@ class SimNode:
         self.start()
 
     def stop(self) -> None:
-        """An orderly end: what is pending is answered, what is being written is lost or not."""
+        """An orderly end: the host answers what is pending, the loop turns a little longer."""
         if self.host is None:
             return
         self.world.trace(f"{self.label} stops")
         self.host.stop()
-        assert self._writer is not None
-        self._writer.crash()
-        self._end(flush=True)
+        process = self.process
+
+        def end() -> None:
+            if self.process is process:
+                self.crash(power=False)
+
+        self.world.after(self.rng.uniform(0.001, 0.05), end)
 
     def _end(self, *, flush: bool) -> None:
         assert self.process is not None

@@ -89,6 +89,7 @@ class Simulation:
             think_s=drawn.think_s,
             registers=drawn.registers,
             lists=drawn.lists,
+            served=cluster.served,
         )
         self.injector = FaultInjector(
             cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length

@@ -44,7 +44,9 @@ class Workload:
         think_s: float,
         registers: int,
         lists: int,
+        served: set[int],
     ) -> None:
+        """`served` is told which groups have taken a write."""
         self.world = world
         self.nodes = nodes
         self.groups = groups
@@ -54,8 +56,7 @@ class Workload:
         self.history = History()
         self.results: Counter[str] = Counter()
         self.stopped = False
-        self.served: set[int] = set()
-        """Groups that have taken a write."""
+        self.served = served
         self.leaders: dict[int, NodeId] = {}
         """What clients believe, shared: it is only a hint."""
         self._clients = [Client(self, f"c{number}") for number in range(clients)]

@@ -56,6 +56,9 @@ from storage.clock import Clock, Rng, Scheduler, Timer
 
 _log = logging.getLogger(__name__)
 
+ACCEPT_PASSES: Final = 5
+"""Passes of the loop after which a connection that was just accepted is known to us (asyncio needs
+three), so that it can be closed before the listening socket is."""
 STOOD_STILL_FACTOR: Final = 2.0
 """A keepalive round that comes after so many intervals means that we ourselves stood still."""
 
@@ -136,9 +139,11 @@ class PeerLink:
             record.forget_dial()
         for connection in list(self._connections.values()):
             connection.drain("closing", f"node {self.identity.node_id!r} is stopping")
-        while self._connections:
-            self._emptied.clear()
-            await self._emptied.wait()
+        for _ in range(ACCEPT_PASSES):
+            while self._connections:
+                self._emptied.clear()
+                await self._emptied.wait()
+            await asyncio.sleep(0)
         await self._listener.closed()
 
     # --- the Link protocol ----------------------------------------------------------------

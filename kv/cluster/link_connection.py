@@ -259,7 +259,8 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 data = self._tls.encrypt(data)
             except TlsError as failure:
-                self._owner.on_violation(self, failure.violation)
+                if not self.over:  # else it was a farewell, and nobody needs to know
+                    self._owner.on_violation(self, failure.violation)
                 return
         self.sent_bytes += len(data)
         self.transport.write(data)

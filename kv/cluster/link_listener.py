@@ -30,6 +30,7 @@ class Listener:
         self._loop = loop
         self._said = said
         self._server: asyncio.Server | None = None
+        self._shut = False
         self._strangers: dict[int, Connection] = {}
         """By key, the oldest first."""
 
@@ -41,7 +42,7 @@ class Listener:
 
     @property
     def address(self) -> Address | None:
-        if self._server is None or not self._server.sockets:
+        if self._server is None or self._shut or not self._server.sockets:
             return None
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
@@ -51,19 +52,25 @@ class Listener:
         return len(self._strangers)
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """From now on whoever comes is turned away."""
+        self._shut = True
 
     async def closed(self) -> None:
-        """Once every connection is gone: wait until the door is really shut."""
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
+        """Once every connection is gone: stop listening. Not before, and not while somebody is
+        just coming in: asyncio forgets a connection that it accepted in the same moment, and its
+        socket stays open until it is collected as garbage."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await server.wait_closed()
 
     def connected(self, connection: Connection, connections: int) -> None:
         """Somebody is at the door; there are so many connections, this one included."""
         config = self._config
-        if self.address is None or connections > config.max_connections:
+        if self._shut:
+            connection.abort()
+            return
+        if connections > config.max_connections:
             self._turn_away(
                 connection,
                 "too_many_connections",

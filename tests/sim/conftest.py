@@ -214,7 +214,7 @@ def oracle_run() -> Callable[..., SeedResult]:
     """Run one seed on the oracle: oracle_run(seed, faults, lie=...)."""
 
     def run(seed: int, faults: frozenset[str], *, lie: str = "", seconds: float = 20.0) -> Any:
-        config = SimConfig(seed=seed, faults=faults, seconds=seconds)
+        config = SimConfig(seed=seed, faults=faults, seconds=seconds, dense=True)
         oracle = Oracle(lie)
         drawn = draw(config, World(seed).rng("settings"))
         make = lambda **given: OracleHost(oracle, **given)  # noqa: E731

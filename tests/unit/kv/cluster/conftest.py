@@ -169,6 +169,7 @@ class Half(asyncio.Protocol):
         self.other: Half | None = None
         self.transport: asyncio.Transport | None = None
         self.waiting: list[bytes] = []
+        self.held: list[bytes] = []
         self.dialing: Awaitable[object] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -185,12 +186,14 @@ class Half(asyncio.Protocol):
         else:
             for data in self.other.waiting:
                 self.transport.write(data)
-        if self.proxy.stopped:
-            self.transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         assert self.other is not None
-        if self.other.transport is None:
+        if self.proxy.stopped:  # uvloop begins to read whatever connection_made said
+            assert self.transport is not None
+            self.transport.pause_reading()
+            self.held.append(data)
+        elif self.other.transport is None:
             self.waiting.append(data)
         else:
             self.other.transport.write(data)
@@ -236,6 +239,9 @@ class Proxy:
         self.stopped = False
         for half in self.halves:
             assert half.transport is not None
+            held, half.held = half.held, []
+            for data in held:
+                half.data_received(data)
             half.transport.resume_reading()
 
     def cut(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+import socket
 
 import pytest
 
@@ -250,9 +252,9 @@ async def test_a_restarted_peer_replaces_its_old_connection(links, until) -> Non
 
 
 async def test_a_connection_that_died_without_a_word_is_found(links, until) -> None:
-    b = await links.node("b", idle_timeout_s=0.3)
+    b = await links.node("b", idle_timeout_s=0.5)
     proxy = await links.proxy(b.address)
-    a = await links.node("a", address_overrides={b.id: proxy.address}, idle_timeout_s=0.3)
+    a = await links.node("a", address_overrides={b.id: proxy.address}, idle_timeout_s=0.5)
     a.link.set_peer(b.id, b.address)
     await until(lambda: a.knows(b) and b.knows(a), "a and b are connected")
     await until(lambda: a.peer(b).rtt_s is not None, "the round trip was measured")
@@ -398,6 +400,21 @@ async def test_what_is_queued_leaves_before_the_link_closes(links, until) -> Non
     await until(lambda: b.changes == [("a", True), ("a", False)], "b heard of the end")
     assert a.link.status().listening is None
     await a.link.close()
+
+
+async def test_who_comes_while_the_door_is_shut_is_closed_too(links, until) -> None:
+    """Accepted by the loop and not yet told to us: it must not be left open."""
+    for passes in range(6):
+        a = await links.node("a")
+        visitors = [socket.create_connection(a.address, timeout=5) for _ in range(3)]
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await a.link.close()
+        for visitor in visitors:
+            with contextlib.suppress(ConnectionError):
+                while visitor.recv(1000):
+                    pass
+            visitor.close()
 
 
 async def test_closing_does_not_wait_for_a_peer_that_reads_nothing(links, until) -> None:
