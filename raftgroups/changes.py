@@ -63,23 +63,24 @@ class Changes:
             or not self._replica.journal.config.formed
         )
 
-    def deadline(self) -> float | None:
-        times = [w.deadline for w in (self.change, self.transfer) if w is not None]
-        return min(times, default=None)
+    def deadline(self) -> float:
+        change = float("inf") if self.change is None else self.change.deadline
+        return change if self.transfer is None else min(change, self.transfer.deadline)
 
     def _answer(self, done: Answer, result: ChangeResult) -> None:
         self._replica.services.answer(partial(done, result))
 
     # --- requests ------------------------------------------------------------------------
 
-    def _refusal(self) -> str | None:
-        """Why no change may begin now."""
+    def _refusal(self, *, removal: bool = False) -> str | None:
+        """Why no change may begin now. A founder may be removed while the group is forming: if it
+        is lost for good, it would never be heard, and the group never be formed."""
         replica = self._replica
         if not replica.raft.leads:
             return "this node does not lead the group"
         if self.change is not None:
             return f"the change of {self.change.node} is under way; one change at a time"
-        if self.transfer is not None or not replica.journal.config.formed:
+        if self.transfer is not None or not (replica.journal.config.formed or removal):
             return self.why_no_proposals()
         return why_not_now(
             config_index=replica.journal.config_index,
@@ -89,7 +90,7 @@ class Changes:
         )
 
     def _begin(self, change: Change, wrong: str | None, config: Callable[[], Config]) -> None:
-        reason = self._refusal() or wrong
+        reason = self._refusal(removal=change.removes) or wrong
         if reason is not None:
             self._answer(change.done, Refused(reason, self._replica.leader_hint()))
             return
@@ -165,7 +166,7 @@ class Changes:
 
     def step(self, now: float) -> None:
         """After each tick."""
-        if self._replica.raft.leads and not self._replica.journal.config.formed:
+        if not self._replica.journal.config.formed and self._replica.raft.leads:
             self._form()
         if self.change is not None:
             self._step_change(self.change, now)

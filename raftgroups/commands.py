@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from raftgroups.refusals import InvalidTokenError, NewerCommandError, UnknownCommandError
+from storage.errors import InvalidOptionError
 
 VERSION: Final = 1
 CLOCK_MAX_MS: Final = 2**63 - 1
@@ -225,13 +226,22 @@ class Envelope(NamedTuple):
     body: bytes
 
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+_encode_body: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Command).decode
 _PLAIN: Final = _HEAD.pack(VERSION, 0, 0)
 
 
+def _encode(command: Command) -> bytes:
+    try:
+        return _encode_body(command)
+    except OverflowError as error:
+        raise InvalidOptionError(
+            "a number in this command does not fit into 64 bits; give a smaller one"
+        ) from error
+
+
 def encode(command: Command, token: Token | None = None, clock_ms: int = 0) -> bytes:
-    """The bytes to propose. Raises InvalidTokenError."""
+    """The bytes to propose. Raises InvalidTokenError, InvalidOptionError."""
     if token is None and clock_ms == 0:
         return _PLAIN + _encode(command)
     if token is None:

@@ -33,9 +33,9 @@ class Deadlines:
         self._timer: Timer | None = None
         self._at = _NEVER
 
-    def watch(self, deadline: float | None) -> None:
+    def watch(self, deadline: float) -> None:
         """Come in time for this one, too."""
-        if deadline is not None and deadline < self._at:
+        if deadline < self._at:
             self._arm(deadline)
 
     def _arm(self, deadline: float) -> None:
@@ -52,8 +52,8 @@ class Deadlines:
         for key, deadline in self._all_deadlines():
             if deadline < now:
                 self._due(key)
-            else:
-                nearest = min(nearest, deadline)
+            elif deadline < nearest:
+                nearest = deadline
         if nearest != _NEVER:
             self._arm(nearest)
 

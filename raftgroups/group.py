@@ -108,6 +108,8 @@ class Group:
 
     def step(self, now: float) -> None:
         replica = self.replica
+        if replica.sender.wanted:
+            replica.sender.begin()
         replica.tick()
         self.changes.step(now)
         if replica.raft.leads:
@@ -130,18 +132,17 @@ class Group:
             services.wake(self.group_id)
 
     def _expire(self, now: float) -> None:
-        deadline = self._proposals.deadline()
-        if deadline is not None and deadline <= now:
+        if self._proposals.deadline() <= now:
             queued, appended = self._proposals.expire(now)
             self._answer_all(queued, Refused("no majority took it in time", None))
             self._answer_all(appended, Unknown("no majority confirmed it in time"))
-        deadline = self.replica.reads.points.deadline()
-        if deadline is not None and deadline <= now:
+        points = self.replica.reads.points
+        if not points.idle and points.deadline() <= now:
             self.replica.reads.expire(now)
 
     def _sleep_if_idle(self, now: float) -> None:
         replica = self.replica
-        busy = len(self._proposals) or len(replica.reads.points) or self.changes.busy()
+        busy = self._proposals or not replica.reads.points.idle or self.changes.busy()
         if busy or replica.journal.last_index != self._seen_last:
             self._seen_last = replica.journal.last_index
             self._idle_since = now
@@ -163,19 +164,25 @@ class Group:
         if alone and replica.raft.commit_index < replica.journal.durable_index:
             self._services.wake(self.group_id)
 
-    def next_deadline(self) -> float | None:
-        """When this group needs a turn though nothing happens."""
+    def next_deadline(self) -> float:
+        """When this group needs a turn though nothing happens; infinity: never."""
         replica = self.replica
+        nearest = float("inf")
         if self._services.asleep(self.group_id):
-            return None
-        times = [self._proposals.deadline(), self.changes.deadline()]
-        times.append(replica.reads.points.deadline())
-        times.append(replica.sender.deadline())
+            return nearest
         if replica.raft.leads:
-            times.append(replica.raft.heartbeat_deadline)
+            nearest = replica.raft.heartbeat_deadline
         elif replica.may_campaign():
-            times.append(replica.raft.election_deadline)
-        return min((time for time in times if time is not None), default=None)
+            nearest = replica.raft.election_deadline
+        if self._proposals:
+            nearest = min(nearest, self._proposals.deadline())
+        if self.changes.busy():
+            nearest = min(nearest, self.changes.deadline())
+        if not replica.reads.points.idle:
+            nearest = min(nearest, replica.reads.points.deadline())
+        if replica.sender.streams:
+            nearest = min(nearest, replica.sender.deadline())
+        return nearest
 
     # --- raftgroups.services.Owner -------------------------------------------------------
 

@@ -300,10 +300,7 @@ class GroupHost:
                 replica.voting.leader_lost()
 
     def _all_deadlines(self) -> Iterator[tuple[int, float]]:
-        for group_id, group in self._groups.items():
-            deadline = group.next_deadline()
-            if deadline is not None:
-                yield group_id, deadline
+        return ((group_id, group.next_deadline()) for group_id, group in self._groups.items())
 
     # --- storage.committer.Participant ---------------------------------------------------
 
@@ -332,7 +329,8 @@ class GroupHost:
             group = self._groups[group_id]
             group.step(now)
             self._deadlines.watch(group.next_deadline())
-            need = max(need, group.replica.need())
+            if need is not Need.NOW:
+                need = max(need, group.replica.need())
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:

@@ -54,12 +54,11 @@ from raftgroups.commands import (
 from raftgroups.dedupe import ANSWER_MAX_BYTES, Dedupe, Limits
 from raftgroups.keyttl import KeyTtls
 from raftgroups.lease import Leases, lease_missing
-from raftgroups.operations import Operations, set_ttl
+from raftgroups.operations import ConditionFailedError, Operations, run_batch, set_ttl
 from raftgroups.ranges import read
-from raftgroups.refusals import AnswerNotKeptError, UnknownCommandError
+from raftgroups.refusals import AnswerNotKeptError, ReplicaAheadError, UnknownCommandError
 from raftgroups.results import (
     REFUSALS,
-    BatchAnswer,
     BatchResult,
     CasResult,
     CompactResult,
@@ -263,8 +262,8 @@ class ShardMachine:
 
     def _batch(self, command: BatchWrite) -> BatchResult:
         try:
-            return self._in_scope(lambda operations: _run_batch(operations, command))
-        except _ConditionFailedError as failed:
+            return self._in_scope(lambda operations: run_batch(operations, command))
+        except ConditionFailedError as failed:
             revision = self.shard.state.revision
             answer = CasResult(revision, False, failed.answer.current)
             return BatchResult(revision, failed.place, (answer,))
@@ -426,29 +425,10 @@ class ShardMachine:
         self._source.renew()
         self._load()
         if self.shard.state.applied_index > index:
-            raise AssertionError(
+            raise ReplicaAheadError(
                 f"shard {self._place.shard} holds entry {self.shard.state.applied_index} of the "
                 f"log, but its group only {index}; restore this replica from another one"
             )
-
-
-class _ConditionFailedError(Exception):
-    """A CAS of a batch did not hold: leave the scope, and nothing is written."""
-
-    def __init__(self, place: int, answer: CasResult) -> None:
-        super().__init__(place)
-        self.place = place
-        self.answer = answer
-
-
-def _run_batch(operations: Operations, command: BatchWrite) -> BatchResult:
-    results: list[BatchAnswer] = []
-    for place, operation in enumerate(command.operations):
-        answer = operations.of_batch(operation)
-        if isinstance(answer, CasResult) and not answer.succeeded:
-            raise _ConditionFailedError(place, answer)
-        results.append(answer)
-    return BatchResult(operations.revision, -1, tuple(results))
 
 
 _HANDLERS: Final[dict[type, Callable[[ShardMachine, Any], Result]]] = {

@@ -39,7 +39,8 @@ class StateMachine(Protocol):
 
     def owned_ranges(self) -> Sequence[tuple[bytes, bytes]]:
         """Engine key ranges [start, end) that a snapshot of this replica streams: the machine's
-        data only. They do not overlap those of another replica in this engine."""
+        data only. They do not overlap those of another replica in this engine. A snapshot takes
+        them at a moment when everything applied is written, so they are those of its rows."""
         ...
 
     def reset(self) -> None:

@@ -253,27 +253,28 @@ def _pairs(value: object) -> bool:
 
 
 _Shape = Callable[[object], bool]
-_KINDS: Final[dict[int, tuple[type[Any], tuple[_Shape, ...]]]] = {
-    1: (Append, (_number, _number, _number_or_none, _number, _number, _flag, _entries)),
-    2: (Ack, (_number, _number, _number, _flag, _flag)),
-    3: (VoteRequest, (_number, _number, _number, _number, _flag)),
-    4: (Vote, (_number, _number)),
-    5: (PreVoteRequest, (_number,) * 5),
-    6: (PreVote, (_number, _number, _number, _flag)),
-    7: (Stale, (_number, _number)),
-    8: (TimeoutNow, (_number, _number)),
-    9: (Probe, (_number,) * 3),
-    10: (Echo, (_number,) * 3),
-    11: (ReadRequest, (_number,) * 3),
-    12: (ReadIndex, (_number, _number, _number, _number_or_none)),
-    13: (NotMember, (_number,) * 3),
-    14: (Sleep, (_number,) * 3),
-    15: (Beat, (_number, _number)),
-    16: (Offer, (_number,) * 6 + (_octets, _pairs)),
-    17: (OfferReply, (_number, _number, _number, _number_or_none)),
-    18: (Chunk, (_number,) * 4 + (_flag, _number, _octets)),
+_KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
+    # kind: (class, how many fields at the beginning are numbers, shapes of the others)
+    1: (Append, 2, (_number_or_none, _number, _number, _flag, _entries)),
+    2: (Ack, 3, (_flag, _flag)),
+    3: (VoteRequest, 4, (_flag,)),
+    4: (Vote, 2, ()),
+    5: (PreVoteRequest, 5, ()),
+    6: (PreVote, 3, (_flag,)),
+    7: (Stale, 2, ()),
+    8: (TimeoutNow, 2, ()),
+    9: (Probe, 3, ()),
+    10: (Echo, 3, ()),
+    11: (ReadRequest, 3, ()),
+    12: (ReadIndex, 3, (_number_or_none,)),
+    13: (NotMember, 3, ()),
+    14: (Sleep, 3, ()),
+    15: (Beat, 2, ()),
+    16: (Offer, 6, (_octets, _pairs)),
+    17: (OfferReply, 3, (_number_or_none,)),
+    18: (Chunk, 4, (_flag, _number, _octets)),
 }
-_KIND_OF: Final = {kind: number for number, (kind, _) in _KINDS.items()}
+_KIND_OF: Final = {kind: number for number, (kind, _, _) in _KINDS.items()}
 
 
 # --- frames ----------------------------------------------------------------------------------
@@ -312,12 +313,16 @@ def _decode_message(item: object) -> Message | None:
     if type(item) is not list or not item or type(item[0]) is not int:
         return None
     known = _KINDS.get(item[0])
-    if known is None or len(item) != len(known[1]) + 1:
+    if known is None:
         return None
-    kind, shapes = known
-    values = item[1:]
-    for shape, value in zip(shapes, values, strict=True):
+    kind, numbers, shapes = known
+    if len(item) != 1 + numbers + len(shapes):
+        return None
+    for value in item[1 : numbers + 1]:
+        if type(value) is not int or not 0 <= value < _INT_LIMIT:
+            return None
+    for shape, value in zip(shapes, item[numbers + 1 :], strict=True):
         if not shape(value):
             return None
-    message: Message = kind(*values)
+    message: Message = kind(*item[1:])
     return message

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
-from raftgroups.commands import BatchOperation, Cas, Delete, Increment, Put, Range
+from raftgroups.commands import BatchOperation, BatchWrite, Cas, Delete, Increment, Put, Range
 from raftgroups.keyttl import KeyTtl, KeyTtls, check_ttl_ms
 from raftgroups.ranges import bounds, check_bounds_key, read
 from raftgroups.refusals import IntegerOverflowError, NotAnIntegerError
 from raftgroups.results import (
     BatchAnswer,
+    BatchResult,
     CasResult,
     DeleteResult,
     IncrementResult,
@@ -170,6 +171,26 @@ class Operations:
         return self.compare_and_set(operation)
 
 
+class ConditionFailedError(Exception):
+    """A CAS of a batch did not hold: leave the scope, and nothing is written."""
+
+    def __init__(self, place: int, answer: CasResult) -> None:
+        super().__init__(place)
+        self.place = place
+        self.answer = answer
+
+
+def run_batch(operations: Operations, command: BatchWrite) -> BatchResult:
+    """Raises ConditionFailedError, or an InvalidRequestError."""
+    results: list[BatchAnswer] = []
+    for place, operation in enumerate(command.operations):
+        answer = operations.of_batch(operation)
+        if isinstance(answer, CasResult) and not answer.succeeded:
+            raise ConditionFailedError(place, answer)
+        results.append(answer)
+    return BatchResult(operations.revision, -1, tuple(results))
+
+
 def set_ttl(view: View, ttls: KeyTtls, key: bytes, ttl_ms: int, clock_ms: int) -> int:
     """A key's time to live from now on, 0 for none. Returns the key's mod revision, 0 if there is
     no such key."""
@@ -196,7 +217,7 @@ def _matches(operation: Cas, current: KeyValue | None) -> bool:
 
 def _number_of(key: bytes, value: bytes) -> int:
     """Only what an increment would have written is a number: no spaces, signs, leading zeros."""
-    if len(value) <= INTEGER_MAX_BYTES and value.lstrip(b"-").isdigit():
+    if len(value) <= INTEGER_MAX_BYTES and value.removeprefix(b"-").isdigit():
         number = int(value)
         if b"%d" % number == value:
             return number

@@ -85,11 +85,11 @@ class Proposals:
         self._appended.clear()
         return dropped
 
-    def deadline(self) -> float | None:
-        """When the oldest operation has waited long enough."""
+    def deadline(self) -> float:
+        """When the oldest operation will have waited too long; infinity if none waits."""
         if self._appended:
             return next(iter(self._appended.values()))[1]
-        return self._queue[0].deadline if self._queue else None
+        return self._queue[0].deadline if self._queue else float("inf")
 
     def expire(self, now: float) -> tuple[list[Done], list[Done]]:
         """(queued, appended) operations that have waited too long."""

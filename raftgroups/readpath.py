@@ -91,6 +91,8 @@ class ReadPath:
     def after_tick(self) -> None:
         """The core has moved on: answer, leave, or say again what may have been lost."""
         points, replica = self.points, self._replica
+        if points.idle:
+            return
         if not replica.installing:
             points.applied(replica.raft.applied_index)
         flight = points.flight

@@ -127,11 +127,16 @@ class ReadPoints:
         self.waiting = [reader for reader in self.waiting if not reader.remote]
         return dropped
 
-    def deadline(self) -> float | None:
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and self.flight is None and not self._ready
+
+    def deadline(self) -> float:
+        """When the first one will have waited too long; infinity if nobody waits."""
         times = [reader.deadline for reader in self.waiting[:1]]
         times += [reader.deadline for reader in self.flight.readers[:1]] if self.flight else []
         times += [reader.deadline for _, reader in self._ready[:1]]
-        return min(times, default=None)
+        return min(times, default=float("inf"))
 
     def expire(self, now: float) -> list[Reader]:
         """Everyone who has waited too long. A flight whose readers all left is given up."""

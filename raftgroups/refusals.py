@@ -27,6 +27,13 @@ class NewerCommandError(StorageError):
     code = "newer_command"
 
 
+class ReplicaAheadError(StorageError):
+    """The data of a replica holds more of the log than its group knows of: they do not belong
+    together."""
+
+    code = "replica_ahead"
+
+
 class TokenTooOldError(InvalidRequestError):
     """The answer to this idempotency token is no longer remembered, so nobody knows whether it was
     executed. It is not executed now."""

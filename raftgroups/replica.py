@@ -42,7 +42,6 @@ from raftgroups.messages import (
     Vote,
     VoteRequest,
 )
-from raftgroups.progress import Progress
 from raftgroups.raftcore import Raft
 from raftgroups.readpath import ReadPath
 from raftgroups.records import KIND_OPERATIONS, read_operations
@@ -127,13 +126,14 @@ class Replica:
             (node for node in config.learners if node != me),
         )
         self.replication.adopt(config.peers(me))
+        self._voter = config.is_voter(me, self.services.incarnation)
+        self._member = config.is_member(me, self.services.incarnation)
 
     @property
     def removed(self) -> bool:
         """A committed configuration told us to stop, and none since then has us."""
-        return self.journal.hard.removed_at > 0 and (
-            self.journal.hard.removed_at >= self.journal.config_index
-        )
+        removed_at = self.journal.hard.removed_at
+        return removed_at > 0 and removed_at >= self.journal.config_index
 
     @property
     def installing(self) -> bool:
@@ -141,13 +141,10 @@ class Replica:
         return self.receiver.moving
 
     def may_campaign(self) -> bool:
-        config, services = self.journal.config, self.services
-        voter = config.is_voter(services.node_id, services.incarnation)
-        return voter and not self.removed and not self.installing
+        return self._voter and not self.removed and not self.installing
 
     def may_vote(self) -> bool:
-        config, services = self.journal.config, self.services
-        return config.is_member(services.node_id, services.incarnation) and not self.removed
+        return self._member and not self.removed
 
     def own_term_committed(self) -> bool:
         noop = self.raft.noop_index
@@ -272,10 +269,6 @@ class Replica:
         """Our disk stood still: somebody else should lead."""
         if self.raft.leads:
             self.raft.step_down()
-
-    def snapshot_needed(self, peer: NodeId, progress: Progress) -> None:
-        """This peer needs entries that were compacted away."""
-        progress.snapshot = self.sender.needed(peer)
 
     def need(self) -> Need:
         return max(self.journal.need(), self.receiver.need())

@@ -86,7 +86,7 @@ class Replication:
         raft, journal, config = replica.raft, replica.journal, replica.services.config
         following = raft.next_index(peer)
         if progress.snapshot or following <= journal.base_index:
-            replica.snapshot_needed(peer, progress)
+            replica.sender.want(peer)
             if heartbeat:
                 self._append(peer, None, 0, [], quiet=False, early=early)
             return

@@ -230,8 +230,12 @@ class Hooks(Protocol):
 class PeerNode(Node):  # type: ignore[misc]
     """A node whose hash does not depend on the process, so that sets have one order everywhere."""
 
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self._hash = crc32(node.encode())
+
     def __hash__(self) -> int:
-        return crc32(self._id.encode())
+        return self._hash
 
 
 class Core(SyncObj):  # type: ignore[misc]

@@ -69,7 +69,7 @@ class ShardClock:
 
     def tick_due(self, now_s: float, *, alive: bool) -> bool:
         """Whether to propose a Tick. alive: a lease or a TTL lives in the shard."""
-        return alive and (now_s - self._stamped_s) * 1000 >= TICK_MS
+        return alive and now_s >= self.next_tick_s()
 
     def next_tick_s(self) -> float:
         """When tick_due will be true if nothing is stamped before."""

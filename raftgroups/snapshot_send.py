@@ -53,16 +53,33 @@ class SnapshotSender:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.streams: dict[NodeId, Stream] = {}
+        self.wanted: dict[NodeId, None] = {}
         self.finished = 0
 
-    def needed(self, peer: NodeId) -> bool:
-        """Begin a stream to this peer; False if there are too many already."""
-        if peer in self.streams:
-            return True
+    def want(self, peer: NodeId) -> None:
+        """This peer needs entries that were compacted away."""
+        if peer not in self.streams:
+            self.wanted[peer] = None
+
+    def begin(self) -> None:
+        """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
+        be written. Then the machine's ranges are those of the rows that will be read; a moment
+        later an entry may be applied that splits them."""
+        replica = self._replica
+        journal = replica.journal
+        if replica.installing or journal.durable_applied != replica.raft.applied_index:
+            return
+        wanted, self.wanted = self.wanted, {}
+        limit = replica.services.config.snapshot_streams_max
+        for peer in wanted:
+            progress = replica.replication.progress.get(peer)
+            if progress is not None and replica.services.snapshot_streams < limit:
+                progress.snapshot = True
+                self._begin(peer)
+
+    def _begin(self, peer: NodeId) -> None:
         replica = self._replica
         services = replica.services
-        if replica.installing or services.snapshot_streams >= services.config.snapshot_streams_max:
-            return False
         services.snapshot_streams += 1
         rows = services.engine.snapshot(max_age_s=services.config.snapshot_max_age_s)
         key = meta_key(Table.APPLIED_INDEX, replica.group_id)
@@ -83,7 +100,6 @@ class SnapshotSender:
         stream = self.streams[peer] = Stream(rows, offer, heard_at=replica.now())
         stream.positions[0] = (0, offer.ranges[0][0] if offer.ranges else b"")
         self._offer(peer, stream)
-        return True
 
     def holds(self) -> int | None:
         """The log must keep what follows this index."""
@@ -177,8 +193,8 @@ class SnapshotSender:
                 stream.sent = stream.acknowledged
                 self._offer(peer, stream)
 
-    def deadline(self) -> float | None:
-        return min((stream.retry_at for stream in self.streams.values()), default=None)
+    def deadline(self) -> float:
+        return min((stream.retry_at for stream in self.streams.values()), default=float("inf"))
 
     def _abort(self, peer: NodeId, reason: str) -> None:
         stream = self.streams.pop(peer)
@@ -191,5 +207,6 @@ class SnapshotSender:
             self._replica.drop(peer, reason)
 
     def stop(self) -> None:
+        self.wanted.clear()
         for peer in list(self.streams):
             self._abort(peer, "")

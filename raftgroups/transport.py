@@ -32,6 +32,9 @@ PeerHandler = Callable[[NodeId, bool], None]
 RAFT: Final = "raft"
 SNAPSHOT: Final = "snapshot"
 FRAME_BYTES: Final = 1024 * 1024
+"""A frame grows to about this, or to one message if that is larger: 3 MiB of entries at most."""
+SNAPSHOT_BYTES: Final = 3 * 1024 * 1024
+"""A chunk with a row larger than this is rare, and travels with the entries."""
 
 
 class Link(Protocol):
@@ -101,8 +104,9 @@ class Outbox:
         """Now, in as few frames as their size allows."""
         start, size, channel = 0, 0, RAFT
         for at, message in enumerate(messages):
-            wanted = SNAPSHOT if isinstance(message, _SNAPSHOT_KINDS) else RAFT
             weight = _weight(message)
+            bulk = isinstance(message, _SNAPSHOT_KINDS) and weight < SNAPSHOT_BYTES
+            wanted = SNAPSHOT if bulk else RAFT
             if at > start and (wanted != channel or size + weight > FRAME_BYTES):
                 self._send_frame(peer, channel, messages[start:at])
                 start, size = at, 0

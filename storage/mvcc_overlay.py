@@ -108,9 +108,10 @@ class Layer:
                 del keys[key]
             else:
                 keys[key] = was
+        if self._undo:
+            self._sorted = []
         self._undo.clear()
         self._lease_undo.clear()
-        self._sorted = []
 
     # --- reading ---
 

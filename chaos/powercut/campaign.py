@@ -87,13 +87,14 @@ def record(
     root: Path,
     *,
     checkpoint_every: int = 0,
-    kills_at: tuple[int, ...] = (),
+    kills_after: tuple[int, ...] = (),
 ) -> Recording:
-    """Run the writer to its end under the recorder; with `kills_at`, kill it at these positions
-    first and start it again each time. Positions count on from run to run."""
+    """Run the writer to its end under the recorder; with `kills_after`, first kill it after so many
+    positions, and start it again each time. Positions count on from run to run."""
     recorder = Recorder(root, volatile=subject.volatile)
     command = writer_command(subject.open_text, root, workload, checkpoint_every=checkpoint_every)
-    for kill_at in kills_at:
+    for kill_after in kills_after:
+        kill_at = recorder.position + kill_after
         recorder.run(command, environment=environment(), kill_at=kill_at)
     run = recorder.run(command, environment=environment())
     _check_run(subject, run)

@@ -1,8 +1,8 @@
 """kill -9 of a writing process, again and again, on one directory.
 
-    start the writer -> read its lines for a random time -> kill -9 -> read the rest of the pipe
-          ^                                                                    |
-          +---- the next writer goes on where the database stands <--- open it and compare
+    start the writer -> read some lines, and a moment more -> kill -9 -> read the rest of the pipe
+          ^                                                                        |
+          +------ the next writer goes on where the database stands <------ open it and compare
 
 After each kill the database must open and show the state after a prefix of the batches, with every
 batch whose acknowledgement had reached the pipe. What was shown once must be shown again.
@@ -31,6 +31,9 @@ START_TIMEOUT_S: Final = 60.0
 EARLY_KILL_CHANCE: Final = 0.2
 EARLY_WINDOW_S: Final = 0.3
 """Long enough for a writer to start and open its engine."""
+LINES_MAX: Final = 20
+LAST_WINDOW_S: Final = 0.01
+"""A batch or two."""
 
 
 @dataclass(slots=True)
@@ -59,17 +62,18 @@ def crash_loop(
     kills: int,
     dice: random.Random,
     clock: Clock,
-    window_s: float = 0.06,
 ) -> CrashReport:
-    """`window_s`: the longest time that a writer lives after it opened its engine."""
+    """A writer lives for a random number of acknowledgements and a random moment more, or, some of
+    the time, for a moment so short that it is killed while it starts or opens its engine."""
     report = CrashReport(subject.name)
     command = writer_command(subject.open_text, root, workload)
     with Verifier(subject.open_text, workload) as verifier:
         while report.kills < kills and not report.findings:
-            early = dice.random() < EARLY_KILL_CHANCE
-            lines = _write_and_kill(
-                command, early, dice.uniform(0, EARLY_WINDOW_S if early else window_s), clock
-            )
+            if dice.random() < EARLY_KILL_CHANCE:
+                wanted, then_s = 0, dice.uniform(0, EARLY_WINDOW_S)
+            else:
+                wanted, then_s = dice.randint(1, LINES_MAX), dice.uniform(0, LAST_WINDOW_S)
+            lines = _write_and_kill(command, wanted, then_s, clock)
             report.kills += 1
             report.early_kills += not any(line.startswith("opened") for line in lines)
             promised = max(report.batches, *(_promise(line) for line in lines), 0)
@@ -90,29 +94,28 @@ def _promise(line: str) -> int:
     return int(number) if word in ("ack", "opened") else 0
 
 
-def _write_and_kill(command: list[str], early: bool, life_s: float, clock: Clock) -> list[str]:
-    """The whole lines that the writer printed before it was killed."""
+def _write_and_kill(command: list[str], wanted: int, then_s: float, clock: Clock) -> list[str]:
+    """The whole lines that the writer printed before it was killed, `then_s` after the last that
+    was wanted."""
     writer = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()
     )
     try:
         assert writer.stdout is not None
         pipe = writer.stdout.fileno()
-        read = b""
-        if not early:
-            read += _read_for(pipe, START_TIMEOUT_S, clock, until=b"\n")
-        read += _read_for(pipe, life_s, clock)
+        read = _read_for(pipe, START_TIMEOUT_S, clock, lines=wanted)
+        read += _read_for(pipe, then_s, clock)
     finally:
         writer.kill()
         rest, _ = writer.communicate()
     return (read + rest).decode().split("\n")[:-1]
 
 
-def _read_for(pipe: int, limit_s: float, clock: Clock, until: bytes | None = None) -> bytes:
-    """What comes out of the pipe until its end, the limit, or a byte that is waited for."""
+def _read_for(pipe: int, limit_s: float, clock: Clock, lines: int | None = None) -> bytes:
+    """What comes out of the pipe until its end, the limit, or so many lines."""
     deadline = clock.monotonic() + limit_s
     read = b""
-    while until is None or until not in read:
+    while lines is None or read.count(b"\n") < lines:
         left_s = deadline - clock.monotonic()
         if left_s <= 0 or not select.select([pipe], [], [], left_s)[0]:
             break

@@ -315,6 +315,8 @@ def test_hazard_l4_a_new_node_begins_with_a_snapshot_not_with_the_log(make_clust
     new.host.join(1)
     changed(cluster, "add_learner", "d")
     cluster.converge()
+    cluster.put(b"y")
+    cluster.converge()
     first = next(m.prev_index for m in cluster.sent(Append, target="d") if m.entries)
     assert first >= cluster["a"].group.status().first_index
     assert new.group.status().snapshots_received == 1
@@ -354,6 +356,41 @@ def test_identity_a_forming_group_takes_nothing_until_every_voter_was_heard(
     config = cluster.lead().group.replica.journal.config
     assert config.voters == {node: cluster[node].host.incarnation for node in "abc"}
     assert config.formed
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_identity_a_founder_lost_while_forming_can_be_removed(
+    make_cluster: Make, bound: bool
+) -> None:
+    cluster = make_cluster(3)
+    for node in "abc" if bound else "ab":
+        cluster[node].host.create(1, [A, B, C])
+    if bound:
+
+        def is_bound() -> bool:
+            return any(
+                0 not in n.group.replica.journal.config.voters.values() for n in cluster.leaders()
+            )
+
+        cluster.until(is_bound)
+    cluster.crash("c")
+    if bound:
+        cluster.start(C).host.join(1)
+    cluster.until(lambda: [n.id for n in cluster.leaders() if n.id != "c"] != [])
+    cluster.run(2.0)
+    leader = next(node for node in cluster.leaders() if node.id != "c")
+    assert leader.group.changes.why_no_proposals()
+    refused = change(cluster, "add_learner", "d", on=leader)
+    results = change(cluster, "remove", "c", on=leader)
+    cluster.until(lambda: bool(results) and bool(refused))
+    assert isinstance(refused[0], Refused)
+    assert isinstance(results[0], Done)
+    cluster.put(b"x")
+    if not bound:
+        cluster.start(C).host.join(1)
+    changed(cluster, "add_learner", "c")
+    changed(cluster, "promote", "c")
+    cluster.converge()
 
 
 def test_identity_a_group_with_known_incarnations_needs_only_a_majority(

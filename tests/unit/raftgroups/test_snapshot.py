@@ -43,6 +43,26 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make_cluster: Make) -> None:
     assert not follower.host.engine.snapshot().get(b"\x15" + (1).to_bytes(8, "big"))
 
 
+def test_the_ranges_of_a_snapshot_are_those_of_its_rows(make_cluster: Make) -> None:
+    cluster = make_cluster(3, **SMALL)
+    behind(cluster)
+    leader = cluster["a"]
+    replica, asked = leader.group.replica, []
+    owned_ranges = leader.machine.owned_ranges
+
+    def recorded() -> Any:
+        asked.append((replica.journal.durable_applied, replica.raft.applied_index))
+        return owned_ranges()
+
+    leader.machine.owned_ranges = recorded
+    cluster.put(b"applied and not written yet")
+    assert replica.journal.durable_applied < replica.raft.applied_index
+    cluster.network.heal()
+    cluster.converge()
+    assert asked
+    assert all(written == applied for written, applied in asked)
+
+
 def test_compaction_keeps_a_tail_and_no_follower_needs_a_snapshot(make_cluster: Make) -> None:
     cluster = make_cluster(3, compact_after_entries=20, keep_entries=30)
     cluster.create()

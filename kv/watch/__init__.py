@@ -1,0 +1,1 @@
+"""Watches: every matching change once, in order, whole revisions at a time."""

@@ -1,0 +1,137 @@
+"""Frames: every kind survives its bytes, and no bytes do more than raise MalformedError."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftgroups import messages as m
+from raftgroups.snapshot import (
+    Incoming,
+    Phase,
+    chunk_fault,
+    decode_rows,
+    encode_rows,
+    offer_fault,
+)
+
+ONE_OF_EACH = [
+    m.Append(1, 2, 3, 2, 3, False, [(2, b"\x01"), (2, b"\x00x")]),
+    m.Append(1, 2, None, 0, 0, True, []),
+    m.Ack(1, 2, 3, True, False),
+    m.VoteRequest(1, 2, 3, 4, True),
+    m.Vote(1, 2),
+    m.PreVoteRequest(1, 2, 3, 4, 5),
+    m.PreVote(1, 2, 3, True),
+    m.Stale(1, 2),
+    m.TimeoutNow(1, 2),
+    m.Probe(1, 2, 3),
+    m.Echo(1, 2, 3),
+    m.ReadRequest(1, 2, 3),
+    m.ReadIndex(1, 2, 3, 4),
+    m.ReadIndex(1, 2, 3, None),
+    m.NotMember(1, 2, 3),
+    m.Sleep(1, 2, 3),
+    m.Beat(0, 0),
+    m.Offer(1, 2, 3, 4, 5, 6, b"config", [(b"a", b"b")]),
+    m.OfferReply(1, 2, 3, None),
+    m.Chunk(1, 2, 3, 4, True, 5, b"rows"),
+]
+
+
+def plain(message: Any) -> Any:
+    """As a list: entries and ranges come back as lists, not as tuples."""
+    return cbor2.loads(cbor2.dumps(list(message)))
+
+
+def test_every_kind_is_in_the_list() -> None:
+    assert {type(message) for message in ONE_OF_EACH} == {kind for kind, _, _ in m._KINDS.values()}
+
+
+def test_every_kind_survives_its_bytes() -> None:
+    frame = m.decode_frame(m.encode_frame(7, "boot", ONE_OF_EACH))
+    assert (frame.incarnation, frame.boot, frame.malformed) == (7, "boot", 0)
+    assert [type(message) for message in frame.messages] == [type(o) for o in ONE_OF_EACH]
+    assert [plain(message) for message in frame.messages] == [plain(o) for o in ONE_OF_EACH]
+
+
+@pytest.mark.parametrize("message", ONE_OF_EACH, ids=str)
+def test_no_field_may_be_left_out_doubled_or_of_another_type(message: Any) -> None:
+    kind = m._KIND_OF[type(message)]
+    for at in range(len(message)):
+        for wrong in ("text", -1, 1 << 64, 1.5, {}, [[]], [b"x"], [[1, 2]], True, b"b"):
+            fields = list(message)
+            if type(fields[at]) is type(wrong) or (isinstance(fields[at], bytes) and wrong == b"b"):
+                continue
+            fields[at] = wrong
+            frame = m.decode_frame(cbor2.dumps([1, 7, "boot", [[kind, *fields]]]))
+            assert frame.malformed == 1, (message, at, wrong)
+    for fields in (list(message)[:-1], [*message, 0]):
+        frame = m.decode_frame(cbor2.dumps([1, 7, "boot", [[kind, *fields]]]))
+        assert frame.malformed == 1
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_frame_or_a_malformed_error(data: bytes) -> None:
+    with suppress(m.MalformedError):
+        m.decode_frame(data)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.binary(max_size=8) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=9),
+    max_leaves=40,
+)
+
+
+@given(st.lists(_VALUES, max_size=6))
+def test_any_cbor_inside_a_frame_is_sorted_out(items: list[Any]) -> None:
+    frame = m.decode_frame(cbor2.dumps([1, 7, "boot", items]))
+    assert len(frame.messages) + frame.malformed == len(items)
+
+
+# --- snapshots as values ---------------------------------------------------------------------
+
+
+def test_incoming_survives_its_bytes() -> None:
+    offer = m.Offer(1, 2, 3, 4, 5, 4, b"config", [(b"a", b"b"), (b"c", b"d")])
+    incoming = Incoming.of(offer)
+    assert Incoming.decode(incoming.encode()) == incoming
+    assert incoming.phase is Phase.STAGING
+
+
+def test_chunks_are_checked() -> None:
+    data, checksum = encode_rows([(b"a1", b"x"), (b"a2", b"y")])
+    assert decode_rows(data) == [(b"a1", b"x"), (b"a2", b"y")]
+    assert chunk_fault(data, checksum, [(b"a", b"b")]) is None
+    assert chunk_fault(data, checksum + 1, [(b"a", b"b")]) == "snapshot-chunk-damaged"
+    assert chunk_fault(data, checksum, [(b"a2", b"b")]) == "snapshot-row-out-of-range"
+
+
+@given(st.binary(max_size=50))
+def test_any_chunk_gives_rows_or_a_malformed_error(data: bytes) -> None:
+    with suppress(m.MalformedError):
+        assert all(len(row) == 2 for row in decode_rows(data))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "fault"),
+    [
+        ([(b"\xf0", b"\xf1")], None),
+        ([(b"\xf1", b"\xf1")], "snapshot-range-malformed"),
+        ([(b"\x10", b"\xff")], "snapshot-overlaps"),
+        ([(b"\x01x", b"\x01y")], "snapshot-overlaps"),
+        ([(b"\xe0", b"\xe0\x05")], "snapshot-overlaps"),
+        ([(b"\xe0\x09", b"\xe1")], None),
+    ],
+)
+def test_an_offer_must_not_touch_other_replicas_or_our_own_tables(
+    ranges: list[tuple[bytes, bytes]], fault: str | None
+) -> None:
+    offer = m.Offer(1, 2, 3, 4, 5, 4, b"config", ranges)
+    assert offer_fault(offer, [(b"\xe0\x01", b"\xe0\x09")]) == fault

@@ -1,0 +1,98 @@
+"""The outbox: one frame a peer and turn, early before late, bounded frames, channels."""
+
+from __future__ import annotations
+
+from raftgroups.messages import Ack, Append, Chunk, Message, Vote, decode_frame
+from raftgroups.transport import RAFT, SNAPSHOT, NodeId, Outbox, PeerHandler
+
+B, C = NodeId("b"), NodeId("c")
+
+
+class Wire:
+    """A Link that remembers what was sent, or refuses it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[NodeId, str, bytes]] = []
+        self.full = False
+
+    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+        if not self.full:
+            self.sent.append((peer, channel, frame))
+        return not self.full
+
+    def connected(self, peer: NodeId) -> bool:
+        return True
+
+    def subscribe(self, channel: str, handler: object) -> None: ...
+
+    def on_peer_change(self, handler: PeerHandler) -> None: ...
+
+    def set_peer(self, peer: NodeId, address: tuple[str, int]) -> None: ...
+
+    def remove_peer(self, peer: NodeId) -> None: ...
+
+
+def outbox() -> tuple[Outbox, Wire, list[tuple[NodeId, Message]]]:
+    wire = Wire()
+    lost: list[tuple[NodeId, Message]] = []
+    return Outbox(wire, 7, "boot", lambda peer, message: lost.append((peer, message))), wire, lost
+
+
+def append(size: int) -> Append:
+    return Append(1, 1, 1, 1, 1, False, [(1, b"x" * size)])
+
+
+def chunk(size: int) -> Chunk:
+    return Chunk(1, 1, 1, 0, False, 0, b"x" * size)
+
+
+def test_messages_of_all_groups_to_a_peer_share_a_frame() -> None:
+    box, wire, _ = outbox()
+    for group in range(50):
+        box.add(B, Vote(group, 1), early=False)
+        box.add(C, Vote(group, 1), early=False)
+    assert box.flush_early() == 0
+    assert box.flush_late() == 100
+    assert [peer for peer, _, _ in wire.sent] == [B, C]
+    assert len(decode_frame(wire.sent[0][2]).messages) == 50
+
+
+def test_early_messages_leave_alone() -> None:
+    box, wire, _ = outbox()
+    box.add(B, Ack(1, 1, 2, True, False), early=False)
+    box.add(B, append(10), early=True)
+    box.flush_early()
+    assert [type(m) for m in decode_frame(wire.sent[0][2]).messages] == [Append]
+    box.flush_late()
+    assert [type(m) for m in decode_frame(wire.sent[1][2]).messages] == [Ack]
+    assert box.flush_late() == 0
+
+
+def test_a_frame_does_not_grow_far_beyond_its_size() -> None:
+    box, wire, _ = outbox()
+    for _ in range(10):
+        box.add(B, append(400_000), early=True)
+    box.flush_early()
+    assert len(wire.sent) == 5
+    assert all(len(frame) < 1_100_000 for _, _, frame in wire.sent)
+    box.add(B, append(2_500_000), early=True)
+    box.flush_early()
+    assert len(wire.sent) == 6
+
+
+def test_snapshots_have_a_channel_of_their_own_unless_a_row_is_too_large() -> None:
+    box, wire, _ = outbox()
+    box.add(B, chunk(1000), early=False)
+    box.add(B, Vote(1, 1), early=False)
+    box.add(B, chunk(3_900_000), early=False)
+    box.flush_late()
+    assert [channel for _, channel, _ in wire.sent] == [SNAPSHOT, RAFT, RAFT]
+
+
+def test_what_the_link_refuses_is_told() -> None:
+    box, wire, lost = outbox()
+    wire.full = True
+    box.add(B, append(1), early=True)
+    box.add(B, Vote(1, 1), early=True)
+    box.flush_early()
+    assert lost == [(B, append(1)), (B, Vote(1, 1))]
