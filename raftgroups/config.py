@@ -28,7 +28,7 @@ class HostConfig:
     election_timeout_s: tuple[float, float] = (0.5, 1.0)
     """An election is considered after a silence drawn from this range."""
     heartbeat_s: float = 0.1
-    """Invariant: at most a third of the shorter election timeout."""
+    """Invariant: less than a third of the shorter election timeout."""
     leader_silence_s: float = 1.0
     """A leader that a majority has not answered for this long steps down."""
     propose_timeout_s: float = 5.0
@@ -75,10 +75,10 @@ class HostConfig:
 
     def __post_init__(self) -> None:
         low, high = self.election_timeout_s
-        if not 3 * self.heartbeat_s <= low < high:
+        if not 0 < 3 * self.heartbeat_s < low < high:
             raise ValueError(
-                f"election_timeout_s {self.election_timeout_s} must rise and begin at three times "
-                f"heartbeat_s {self.heartbeat_s} or more"
+                f"election_timeout_s {self.election_timeout_s} must rise and begin above three "
+                f"times heartbeat_s {self.heartbeat_s}"
             )
         unknown = self.canaries - CANARIES
         if unknown:
