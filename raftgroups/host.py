@@ -124,9 +124,7 @@ class GroupHost:
         if the engine knows the group, whatever became of it. Without `incarnations` of all voters
         the group takes proposals once every voter was heard (raftgroups/membership.py)."""
         if self.node_id not in voters:
-            raise InvalidRequestError(
-                f"node {self.node_id} is no initial voter of group {group_id}; let it join"
-            )
+            raise InvalidRequestError(f"this node is no initial voter of group {group_id}; join it")
         return self._form(group_id, Config.initial(voters, incarnations or {}))
 
     def join(self, group_id: int) -> Group:
@@ -137,8 +135,7 @@ class GroupHost:
         journal = self._journal(group_id)
         if group_id in self._groups or journal.load():
             raise GroupExistsError(
-                f"group {group_id} is in this data directory already; a group is formed or joined "
-                "once"
+                f"group {group_id} is here already; a group is formed or joined once"
             )
         journal.form(config)
         return self._open(group_id, journal)
