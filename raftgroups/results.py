@@ -7,11 +7,18 @@ bytes: msgpack of [kind, field, ...], encoded and decoded here.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import msgspec
 
-from storage.errors import CompactedError, InvalidRequestError, JanusError, WrongShardError
+from storage.errors import (
+    CompactedError,
+    InvalidRequestError,
+    JanusError,
+    Outcome,
+    WrongShardError,
+)
 from storage.mvcc_records import KeyValue
 
 
@@ -142,3 +149,37 @@ def failure_of(error: JanusError, revision: int) -> Failure:
     return Failure(
         revision, error.code, str(error), compact_revision, error.outcome.value == "unknown"
     )
+
+
+class RefusedCommandError(InvalidRequestError):
+    """A refusal of a machine that knows more kinds than this program."""
+
+    code = "refused"
+
+
+class UnknownRefusalError(JanusError):
+    """The same, where the outcome is not known."""
+
+    code = "refused"
+    outcome = Outcome.UNKNOWN
+
+
+def error_of(failure: Failure) -> JanusError:
+    """The refusal as the error that it was in the machine."""
+    if failure.code == CompactedError.code:
+        return CompactedError(failure.message, failure.compact_revision)
+    kind = _refusals_by_code().get(failure.code)
+    if kind is None:
+        kind = UnknownRefusalError if failure.unknown else RefusedCommandError
+    return kind(failure.message)
+
+
+@cache
+def _refusals_by_code() -> dict[str, type[JanusError]]:
+    found: dict[str, type[JanusError]] = {WrongShardError.code: WrongShardError}
+    waiting: list[type[JanusError]] = [InvalidRequestError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.code] = kind
+        waiting += kind.__subclasses__()
+    return found
