@@ -16,6 +16,7 @@ from storage.errors import (
     CompactedError,
     InvalidRequestError,
     JanusError,
+    NoSpaceError,
     Outcome,
     WrongShardError,
 )
@@ -176,7 +177,10 @@ def error_of(failure: Failure) -> JanusError:
 
 @cache
 def _refusals_by_code() -> dict[str, type[JanusError]]:
-    found: dict[str, type[JanusError]] = {WrongShardError.code: WrongShardError}
+    found: dict[str, type[JanusError]] = {
+        WrongShardError.code: WrongShardError,
+        NoSpaceError.code: NoSpaceError,
+    }
     waiting: list[type[JanusError]] = [InvalidRequestError]
     while waiting:
         kind = waiting.pop()
