@@ -30,9 +30,10 @@ from typing import Any, Final, TypeVar
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.strong.admission import check, purpose_of
+from kv.strong.admission import check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
+from kv.strong.gate import Gate
 from kv.strong.machine import ServedMachine
 from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
@@ -48,7 +49,6 @@ from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError
 from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_policy import CompactionPolicy
-from storage.space import SpaceGuard
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class StrongShard:
         *,
         scheduler: Scheduler,
         clock: Clock,
-        guard: SpaceGuard,
+        gate: Gate,
         settings: ShardSettings,
     ) -> None:
         self.group = group
@@ -105,7 +105,7 @@ class StrongShard:
         self._forwarder = forwarder
         self._scheduler = scheduler
         self._clock = clock
-        self._guard = guard
+        self._gate = gate
         self._settings = settings
         self.duties = LeaderDuties(
             machine,
@@ -134,7 +134,7 @@ class StrongShard:
                 raise StoppingError("this node is stopping; ask another one")
             check(command)
             payload = encode(command, token)
-            self._guard.admit(purpose_of(command), len(payload))
+            self._gate.admit(command, len(payload))
         except JanusError as error:
             self._scheduler.call_soon(done, error)
             return
@@ -204,12 +204,14 @@ class StrongShard:
         try:
             command, _, _ = decode(payload)
             check(command)
-            self._guard.admit(purpose_of(command), len(payload))
+            self._gate.admit(command, len(payload))
         except (InvalidRequestError, NoSpaceError) as error:
             refusal = failure_of(error, self.machine.revision)
             self._scheduler.call_soon(done, Applied(0, refusal))
         except JanusError as error:
-            self._scheduler.call_soon(done, Refused(str(error)))
+            self._scheduler.call_soon(
+                done, Refused(str(error), busy=isinstance(error, OverloadedError))
+            )
         else:
             self.group.propose(self._stamped(payload), done)
 
