@@ -307,6 +307,7 @@ class Node:
             shard is not None
             and not self.draining
             and shard.group.readable
+            and shard.group.formed
             and shard.group.leader is not None
         )
 

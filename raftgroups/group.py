@@ -247,6 +247,11 @@ class Group:
         )
 
     @property
+    def formed(self) -> bool:
+        """Every initial voter was heard once: from now on a majority of them will do."""
+        return self.replica.journal.config.formed
+
+    @property
     def readable(self) -> bool:
         """No snapshot is being put in place: the machine has a state."""
         return not self.replica.installing
