@@ -59,6 +59,7 @@ FIRST_GROUP: Final = 1
 FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=1)
 SPACE_LOOK_S: Final = 1.0
 DRAIN_S: Final = 3.0
+HAND_OVER_RETRY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,17 +341,23 @@ class Node:
         return min(heirs)[1] if heirs else None
 
     async def _hand_over(self, group: Group, heir: NodeId) -> None:
-        done: asyncio.Future[ChangeResult] = self._loop.create_future()
-        group.transfer(heir, partial(_settle, done))
-        try:
-            result = await asyncio.wait_for(done, DRAIN_S)
-        except TimeoutError:
-            _log.warning("group %d did not change its leader in time", group.group_id)
-            return
-        if isinstance(result, Done):
-            _log.info("group %d is led by %s now", group.group_id, heir)
-        else:
-            _log.warning("group %d kept its leader: %s", group.group_id, result.reason)
+        """Ask until it worked or DRAIN_S have passed: another change may be under way."""
+        until_s = self._loop.time() + DRAIN_S
+        reason = "the transfer was not answered"
+        while group.leads and self._loop.time() < until_s:
+            done: asyncio.Future[ChangeResult] = self._loop.create_future()
+            group.transfer(heir, partial(_settle, done))
+            try:
+                result = await asyncio.wait_for(done, max(0.01, until_s - self._loop.time()))
+            except TimeoutError:
+                break
+            if isinstance(result, Done):
+                _log.info("group %d is led by %s now", group.group_id, heir)
+                return
+            reason = result.reason
+            await asyncio.sleep(HAND_OVER_RETRY_S)
+        if group.leads:
+            _log.warning("group %d did not change its leader in time: %s", group.group_id, reason)
 
     async def close(self) -> None:
         """Safe to call twice, and after a start that failed."""
