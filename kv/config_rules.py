@@ -241,15 +241,15 @@ def _limits(config: Config) -> Iterator[Breach]:
     limits = config.limits
     if limits.value_bytes > limits.request_bytes:
         yield Breach(
-            ("limits.value", "limits.request"),
+            ("limits.value_bytes", "limits.request_bytes"),
             f"is {size_text(limits.value_bytes)}, and a request may only have "
-            f"{size_text(limits.request_bytes)} (limits.request); lower it or raise that",
+            f"{size_text(limits.request_bytes)} (limits.request_bytes); lower it or raise that",
         )
     if limits.watch_bytes > limits.watch_total_bytes:
         yield Breach(
-            ("limits.watch", "limits.watch_total"),
+            ("limits.watch_bytes", "limits.watch_total_bytes"),
             f"is {size_text(limits.watch_bytes)} for one watcher, above the "
-            f"{size_text(limits.watch_total_bytes)} of all (limits.watch_total); lower it",
+            f"{size_text(limits.watch_total_bytes)} of all (limits.watch_total_bytes); lower it",
         )
 
 

@@ -4,8 +4,8 @@ A section of the file is a frozen dataclass here, and a setting is a field of it
 environment's names, the commented sample, `to_toml` and the complaints are all made from these
 fields (`settings_of`), so there is no second list to keep in step.
 
-The key in the file is the field's name without the unit: `heartbeat_s` is written
-`heartbeat = "100 ms"`, `request_bytes` is written `request = "1.5 MiB"`.
+The key in the file is the field's name, for times without the unit, since that stands in the value:
+the field `heartbeat_s` is written `heartbeat = "100 ms"`.
 
 Every section can be made with no argument and is then what a node without a file uses. Values here
 are checked one by one; what they must be to each other stands in kv/config_rules.py.
@@ -45,7 +45,6 @@ ENTRY_MAX_BYTES: Final = 2 * MIB
 """Of one entry of the log (raftgroups/config.py): a request must fit into it."""
 
 _PATH: Final = Text('a path, as "/etc/januskv/file"')
-_UNITS: Final = ("_s", "_bytes")
 
 
 class Setting(NamedTuple):
@@ -66,10 +65,7 @@ def setting(kind: Kind, default: Any, help_text: str) -> Any:
 
 def key_of(attribute: str) -> str:
     """`heartbeat_s` -> `heartbeat`: the unit stands in the value."""
-    for unit in _UNITS:
-        if attribute.endswith(unit):
-            return attribute.removesuffix(unit)
-    return attribute
+    return attribute.removesuffix("_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +193,13 @@ class StrongSection:
         Duration(0.005, 10), 0.1, "Between heartbeats of a leader: under a third of election_min."
     )
     election_min_s: float = setting(
-        Duration(0.02, 60), 0.5, "An election is considered after a silence drawn from"
+        Duration(0.02, 60),
+        0.5,
+        "The shortest silence of a leader after which an election is considered.",
     )
-    election_max_s: float = setting(Duration(0.02, 120), 1.0, "election_min to election_max.")
+    election_max_s: float = setting(
+        Duration(0.02, 120), 1.0, "The longest such silence; each node draws its own in between."
+    )
     leader_silence_s: float = setting(
         Duration(0.02, 120), 1.0, "A leader that no majority answered for so long steps down."
     )
@@ -216,17 +216,23 @@ class StrongSection:
         Duration(1, 86400, zero_means="never"), 5.0, "Groups without work for so long sleep."
     )
     log_compact_entries: int = setting(
-        Whole(100, 10**9), 20_000, "Applied entries beyond the kept tail that compact the log,"
+        Whole(100, 10**9),
+        20_000,
+        "So many applied entries beyond the kept tail start a compaction of the log.",
     )
-    log_compact_bytes: int = setting(Size(MIB, TIB), 64 * MIB, "or this many bytes.")
+    log_compact_bytes: int = setting(
+        Size(MIB, TIB), 64 * MIB, "So many bytes of the log start one, too."
+    )
     log_keep_entries: int = setting(
-        Whole(0, 10**9), 5_000, "The tail of the log kept for slow followers, at most"
+        Whole(0, 10**9), 5_000, "Entries kept at the end of the log for slow followers."
     )
-    log_keep_bytes: int = setting(Size(0, GIB), 8 * MIB, "this many bytes of it.")
+    log_keep_bytes: int = setting(
+        Size(0, GIB), 8 * MIB, "Fewer are kept if they are larger than this."
+    )
     snapshot_chunk_bytes: int = setting(
-        Size(4 * KIB, MIB), 256 * KIB, "A snapshot travels in pieces of this size,"
+        Size(4 * KIB, MIB), 256 * KIB, "A snapshot travels in pieces of this size."
     )
-    snapshot_window: int = setting(Whole(1, 256), 4, "this many of them unacknowledged.")
+    snapshot_window: int = setting(Whole(1, 256), 4, "So many pieces are under way at a time.")
     snapshot_streams: int = setting(
         Whole(1, 64), 2, "Snapshots that a node sends at the same time."
     )
@@ -253,9 +259,11 @@ class LeaderlessSection:
         Whole(1, 1000), 50, "Concurrent versions that a write may leave of one key."
     )
     hints: int = setting(
-        Whole(0, 10**9), 100_000, "Writes kept for a node that is away; beyond, repair follows."
+        Whole(0, 10**9),
+        100_000,
+        "Writes kept for each node that is away; more turn into a repair later.",
     )
-    hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "The same, in bytes.")
+    hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "Bytes of such writes.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +294,9 @@ class RocksSection:
     )
     fifo_max_bytes: int = setting(Size(MIB, 1024 * TIB), GIB, "What fifo keeps.")
     fifo_max_age_s: float = setting(
-        Duration(1, 3650 * 86400, zero_means="no limit"), 0.0, "The same, by age. Whole seconds."
+        Duration(1, 3650 * 86400, zero_means="no limit"),
+        0.0,
+        "How long fifo keeps it. Whole seconds.",
     )
 
 
@@ -349,7 +359,7 @@ class LimitsSection:
     queue_operations: int = setting(
         Whole(1, 10**7), 4096, "Writes of a group that wait for their turn; then 429."
     )
-    queue_bytes: int = setting(Size(2 * MIB, 16 * GIB), 16 * MIB, "The same, in bytes.")
+    queue_bytes: int = setting(Size(2 * MIB, 16 * GIB), 16 * MIB, "Bytes of such writes; then 429.")
     queue_reads: int = setting(
         Whole(1, 10**7), 65536, "Linearizable reads of a group that wait; then 429."
     )
@@ -357,15 +367,19 @@ class LimitsSection:
     watch_events: int = setting(
         Whole(1, 10**7), 1_000, "Events waiting for one slow watcher; then it catches up later."
     )
-    watch_bytes: int = setting(Size(64 * KIB, GIB), MIB, "The same, in bytes.")
+    watch_bytes: int = setting(Size(64 * KIB, GIB), MIB, "Bytes waiting for one slow watcher.")
     watch_total_bytes: int = setting(
         Size(MIB, 64 * GIB), 256 * MIB, "Waiting for all watchers of a shard together."
     )
     request_timeout_s: float = setting(
-        Duration(0.05, 3600), 7.0, "A request is answered by then, whatever happens."
+        Duration(0.05, 3600), 7.0, "A request is answered after so long, whatever happens."
     )
-    header_timeout_s: float = setting(Duration(0.1, 3600), 10.0, "Headers must have come by then,")
-    body_timeout_s: float = setting(Duration(0.1, 3600), 30.0, "and a body by then.")
+    header_timeout_s: float = setting(
+        Duration(0.1, 3600), 10.0, "A request's headers must have come after so long."
+    )
+    body_timeout_s: float = setting(
+        Duration(0.1, 3600), 30.0, "A request's body must have come after so long."
+    )
     idle_timeout_s: float = setting(
         Duration(1, 86400), 75.0, "A connection without a request for so long is closed."
     )

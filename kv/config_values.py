@@ -243,11 +243,8 @@ class Duration:
     @property
     def says(self) -> str:
         zero = f', or "0 s" for {self.zero_means}' if self.zero_means else ""
-        range_ = f"from {duration_text(self.least_s)} to {duration_text(self.most_s)}"
-        return f'a time with its unit {range_}, as "{duration_text(self._example())}"{zero}'
-
-    def _example(self) -> float:
-        return min(max(0.5, self.least_s), self.most_s)
+        least, most = duration_text(self.least_s), duration_text(self.most_s)
+        return f'a time with its unit, "{least}" to "{most}"{zero}'
 
     def read(self, value: object) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -288,10 +285,7 @@ class Size:
     def says(self) -> str:
         auto = f', or "auto" for {self.auto}' if self.auto else ""
         zero = f", or 0 for {self.zero_means}" if self.zero_means else ""
-        range_ = f"from {size_text(self.least)} to {size_text(self.most)}"
-        return (
-            f'a size {range_}, as "{size_text(max(self.least, min(self.most, MIB)))}"{auto}{zero}'
-        )
+        return f'a size, "{size_text(self.least)}" to "{size_text(self.most)}"{auto}{zero}'
 
     def read(self, value: object) -> int | None:
         if isinstance(value, str):
