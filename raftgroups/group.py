@@ -302,6 +302,7 @@ class Group:
             installing=replica.installing,
             pending=len(self._proposals),
             hibernating=self._services.asleep(self.group_id),
+            leader_changes=replica.voting.leader_changes,
         )
 
     def _peers(self) -> dict[NodeId, PeerStatus]:
