@@ -147,8 +147,8 @@ def dump_shard(engine: Engine, shard: Shard | None = None) -> dict[str, Any]:
 
 
 def _key_value(item: KeyValue) -> list[Any]:
-    key, create, mod, version, lease, value = item
-    return [_text(key), create, mod, version, lease, _text(value)]
+    key, create, mod, version, lease, value, modified_ms = item
+    return [_text(key), create, mod, version, lease, _text(value), modified_ms]
 
 
 def dump_groups(host: GroupHost) -> dict[str, Any]:
