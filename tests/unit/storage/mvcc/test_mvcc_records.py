@@ -64,10 +64,11 @@ def test_when_a_record_was_made(depth: int, compacted: int, put_ms: int, deleted
         b"k", 1 if depth else 30, 30, depth + 1, 3, b"value", put_ms
     )
     assert key_value(b"k", new, keys_only=True).modified_ms == head_of(new).modified_ms == put_ms
-    gone = tombstone_record(new, 31, 0, compacted, deleted_ms)
-    assert event_of(pack_event(b"k", gone, new)) == Event(
-        True, KeyValue(b"k", 0, 31, 0, 0, b"", deleted_ms), key_value(b"k", new)
-    )
+    for compacted_later in (compacted, 30):
+        gone = tombstone_record(new, 31, 0, compacted_later, deleted_ms)
+        assert event_of(pack_event(b"k", gone, new)) == Event(
+            True, KeyValue(b"k", 0, 31, 0, 0, b"", deleted_ms), key_value(b"k", new)
+        )
     assert key_value(b"k", put_record(gone, b"", 0, 32, 0, compacted)).modified_ms == 0
 
 
