@@ -1,6 +1,6 @@
 """One strong shard as this node serves it: writes, reads, watches, over the replica of its group.
 
-    write --> admission --> this node leads? -- yes --> stamped with the shard's clock, proposed
+    write --> admission --> this node leads? -- yes --> stamped with clock and wall time, proposed
                                  |  no
                                  |--> leader known and connected: forwarded (forward.py)
                                  '--> nobody to ask: parked, tried again until the deadline
@@ -163,9 +163,10 @@ class StrongShard:
             self._forwarder.send(leader, group.group_id, payload, deadline_s, proposed)
 
     def _stamped(self, payload: bytes) -> bytes:
-        if not self.duties.leading:
-            return payload  # the clock stays where it is
-        return stamp(payload, self.duties.shard_clock.stamp(self._clock.monotonic()))
+        clock_ms = 0  # it stays where it is until this leader's duties have begun
+        if self.duties.leading:
+            clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
+        return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
     def _proposed(self, operation: _Operation, repeatable: bool, result: ProposeResult) -> None:
         if isinstance(result, Applied):
@@ -202,7 +203,7 @@ class StrongShard:
     def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
-            command, _, _ = decode(payload)
+            command, *_ = decode(payload)
             check(command)
             self._gate.admit(command, len(payload))
         except (InvalidRequestError, NoSpaceError) as error:
