@@ -163,6 +163,7 @@ class Node:
         self.host = GroupHost(
             node_id=self.node_id,
             boot_id=self.directory.boot_id,
+            incarnation=identity.incarnation,
             engine=self.engine,
             committer=self.committer,
             link=self.link,

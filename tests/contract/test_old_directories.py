@@ -197,7 +197,9 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
     loop = asyncio.get_running_loop()
     told = expected["raft"]
     with opened(data, RegimeName.STRONG) as engine:
-        host, committer = reader.make_host(NodeId("n1"), engine, Nobody(), loop)
+        host, committer = reader.make_host(
+            NodeId("n1"), engine, Nobody(), loop, told["incarnation"]
+        )
         host.start()
         holds(told, plain(reader.dump_groups(host)))
         assert host.group(1).machine.rows() == [b"one %d" % number for number in range(15)]
@@ -222,7 +224,9 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
         host.stop()
         committer.stop()
     with opened(data, RegimeName.STRONG) as engine:
-        host, committer = reader.make_host(NodeId("n1"), engine, Nobody(), loop)
+        host, committer = reader.make_host(
+            NodeId("n1"), engine, Nobody(), loop, told["incarnation"]
+        )
         host.start()
         rows = [b"two 0", b"two 1", b"two 2", b"of a later version"]
         # The last one may be in the log only, until the group's own election commits it again.

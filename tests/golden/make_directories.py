@@ -170,14 +170,14 @@ SHARD_COMMANDS: tuple[tuple[Command, Token | None], ...] = (
 class Cluster:
     """n1 on the fixture's engine, the others in memory."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, incarnation: int) -> None:
         loop = asyncio.get_running_loop()
         links: dict[NodeId, MemoryLink] = {}
         self.hosts: dict[NodeId, GroupHost] = {}
-        for node in (*NODES, LEARNER):
+        for number, node in enumerate((*NODES, LEARNER)):
             links[node] = MemoryLink(node, loop, links)
             home = engine if node == NODES[0] else MemoryEngine(clock=SystemClock())
-            self.hosts[node], _ = make_host(node, home, links[node], loop)
+            self.hosts[node], _ = make_host(node, home, links[node], loop, incarnation + number)
 
     @property
     def first(self) -> GroupHost:
@@ -224,10 +224,10 @@ class Cluster:
                 await asyncio.sleep(0.05)
 
 
-async def raft_groups(engine: Engine) -> dict[str, Any]:
+async def raft_groups(engine: Engine, incarnation: int) -> dict[str, Any]:
     """Group 1: three voters and a learner, compacted. Group 2: n1 alone. Group 3: n1 removed.
     Group 4: n1 alone, a shard."""
-    cluster = Cluster(engine)
+    cluster = Cluster(engine, incarnation)
     cluster.create(1, NODES)
     cluster.create(2, NODES[:1])
     cluster.create(3, NODES)
@@ -331,7 +331,7 @@ def make(path: Path, engine_name: str, target: Path) -> dict[str, Any]:
                 "incarnation": identity.incarnation,
             },
             "shard": second_life_of_shard(strong),
-            "raft": asyncio.run(raft_groups(strong)),
+            "raft": asyncio.run(raft_groups(strong, identity.incarnation)),
             "objects": second_life_of_objects(leaderless),
         }
         keep(path, target)

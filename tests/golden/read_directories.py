@@ -92,7 +92,11 @@ def make_machine(group_id: int, engine: Engine) -> RowsMachine | ShardMachine:
 
 
 def make_host(
-    node: NodeId, engine: Engine, link: Link, loop: asyncio.AbstractEventLoop
+    node: NodeId,
+    engine: Engine,
+    link: Link,
+    loop: asyncio.AbstractEventLoop,
+    incarnation: int,
 ) -> tuple[GroupHost, Committer]:
     clock = SystemClock()
 
@@ -102,6 +106,7 @@ def make_host(
     committer = Committer(engine, InlineWriter(clock), loop, clock, on_fatal=fatal)
     host = GroupHost(
         node_id=node,
+        incarnation=incarnation,
         boot_id=random.Random().randbytes(8).hex(),
         engine=engine,
         committer=committer,
