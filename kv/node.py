@@ -75,8 +75,11 @@ class NodeSettings:
     initial: tuple[Address, ...] = ()
     secret: bytes | None = field(default=None, repr=False)
     insecure: bool = False
-    peer_routes: Mapping[Address, Address] = field(default_factory=dict)
-    """Advertised address -> where to dial instead, so that a link can run through a proxy."""
+    names: Mapping[Address, str] = field(default_factory=dict)
+    """What the configuration calls the nodes of `initial`."""
+    peer_routes: Mapping[str, Address] = field(default_factory=dict)
+    """By advertised "host:port", name or node id: where to dial instead, so that a link can run
+    through a proxy."""
     tls: LinkTls | None = None
     engine: str = "lmdb"
     engine_settings: EngineSettings = field(default_factory=EngineSettings)
@@ -241,20 +244,27 @@ class Node:
         self.host.create(FIRST_GROUP, sorted(founders))
         _log.info("formed the cluster %s with %d nodes", self.cluster_id, len(founders))
 
-    def _route(self, address: Address) -> Address:
-        return self.settings.peer_routes.get(address, address)
+    def _label(self, address: Address) -> str:
+        return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
+
+    def _route(self, address: Address, card: Card | None = None) -> Address:
+        """Where to dial the node that advertises this address."""
+        labels = [f"{address[0]}:{address[1]}", self.settings.names.get(address, "")]
+        labels += [] if card is None else [card.name, card.node]
+        routes = self.settings.peer_routes
+        return next((routes[label] for label in labels if label in routes), address)
 
     def _dial_others(self) -> None:
         assert self.cards is not None
         for node, card in self.cards.others.items():
-            self.link.set_peer(node, self._route(card.peer))
+            self.link.set_peer(node, self._route(card.peer, card))
 
     def _card_changed(self, card: Card) -> None:
         """A peer told us its name, its addresses, its alarms."""
         assert self.cards is not None
         others = self.cards.others.values()
         self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
-        self.link.set_peer(NodeId(card.node), self._route(card.peer))
+        self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
 
     def _serve(self, group: Group) -> None:
         shard = StrongShard(
