@@ -251,7 +251,7 @@ class GroupHost:
                 group = self._groups.get(group_id)
                 if group is not None and not self._stopped:
                     group.replica.reads.depart()
-                    self._deadlines.watch(group.next_deadline())
+                    self._deadlines.watch(group.replica.reads.points.deadline())
         finally:
             self._outbox.flush_now()
 
