@@ -15,6 +15,7 @@ from functools import partial
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
+from raftgroups.messages import Ack, Append, Message
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
 from raftgroups.records import operations_command
@@ -107,6 +108,18 @@ class Group:
         return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------
+
+    def receive_quietly(
+        self, peer: NodeId, incarnation: int, message: Message, now: float
+    ) -> bool:
+        """Take a heartbeat, or the answer to one, that says nothing but that its sender is there.
+        True: that was all, and the group needs no part in this turn."""
+        replica = self.replica
+        if isinstance(message, Append):
+            return replica.hear_leader(peer, message, now)
+        return isinstance(message, Ack) and replica.replication.hear(
+            peer, incarnation, message, now
+        )
 
     def step(self, now: float) -> None:
         replica = self.replica
