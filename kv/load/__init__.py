@@ -1,1 +1,1 @@
-"""A closed-loop HTTP load generator: few requests in flight, many a second, every answer checked."""
+"""A closed-loop HTTP load generator: one request a connection, every answer checked."""

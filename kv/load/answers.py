@@ -121,7 +121,7 @@ def parse_head(block: bytes) -> Head:
 
 def read_chunks(data: bytes, at: int) -> tuple[bytes, int] | None:
     """The body of chunks that begin at `at`, and where they end; None while more must come."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         end = data.find(b"\r\n", at)
         if end < 0:

@@ -1,20 +1,25 @@
 """The least that a server can do: what the generator reaches against it is the generator's ceiling.
 
 It answers whatever arrives with one fixed answer, of the size of a real one. A figure of a real
-server near the ceiling says more about the generator than about the server. Run as a program it
-writes its port and serves until its standard input ends: it ends with its caller, however that ends.
+server near the ceiling says more about the generator than about the server. Both get a core of
+their own where there are two: the scheduler likes to put two that wake each other on one core.
+Run as a program it writes its port and serves until its standard input ends: it ends with its
+caller, however that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, cast
 
-from kv.load.worker import environment, python
+from kv.load.plan import Load, Outcome
+from kv.load.worker import Waiting, environment, python, run
 
 _BODY: Final = (
     b'{"header":{"cluster_id":"14841639068965178418","member_id":"10276657743932975437",'
@@ -55,7 +60,20 @@ def trivial_server() -> Iterator[tuple[str, int]]:
         process.communicate()
 
 
+def measure(load: Load, waiting: Waiting) -> Outcome:
+    """The load (its endpoints do not matter) against the trivial server."""
+    with trivial_server() as address:
+        return run(replace(load, endpoints=(address,), core=cores()[0]), 1, waiting)
+
+
+def cores() -> tuple[int, int]:
+    """(the generator's, the server's)"""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
 async def serve() -> None:
+    os.sched_setaffinity(0, {cores()[1]})
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Trivial, "127.0.0.1", 0)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

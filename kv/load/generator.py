@@ -5,9 +5,9 @@ load follows the server, as wrk's does, and latencies are those of a client that
 that stalls is asked less while it stalls.
 
 The run: connect everything; warm up; measure; then send no more and wait for what is under way.
-Time is read once an answer: that moment ends one request and begins the next. Errors (another status
-than 200, an answer without its mark, a lost connection, no answer) are counted by what they were;
-a lost connection is opened again; after ERRORS_MAX of them the run ends.
+Time is read once an answer: that moment ends one request and begins the next. Errors (a status
+other than 200, an answer without its mark, a lost connection, no answer) are counted by what they
+were; a lost connection is opened again; after ERRORS_MAX of them the run ends.
 
 Sockets block, on purpose: epoll says that there is something to read, a request fits into the
 socket's buffer, and a blocking socket costs one system call where one with a timeout costs two.
@@ -25,7 +25,8 @@ from typing import Final
 
 from kv.load.answers import AnswerReader, Heads, MalformedAnswerError
 from kv.load.histogram import LINEAR_US, Histogram, bucket_of
-from kv.load.plan import MARKS, Load, Outcome, make_head, make_tails
+from kv.load.plan import MARKS, Load, Outcome
+from kv.load.requests import make_head, make_tails
 from storage.clock import Rng
 from storage.errors import JanusError
 
@@ -103,7 +104,9 @@ class Generator:
 
     def _connect(self) -> None:
         load = self.load
-        places = [((host, port), make_head(load.operation, host, port)) for host, port in load.endpoints]
+        places = [
+            ((host, port), make_head(load.operation, host, port)) for host, port in load.endpoints
+        ]
         if load.connections >= len(places):
             self._first = [
                 self._open(*places[number % len(places)]) for number in range(load.connections)

@@ -43,8 +43,8 @@ class Histogram:
         for bucket, count in pairs:
             self.counts[bucket] += count
 
-    def add(self, us: int) -> None:
-        self.counts[bucket_of(us)] += 1
+    def add(self, us: int, times: int = 1) -> None:
+        self.counts[bucket_of(us)] += times
 
     def merge(self, other: Histogram) -> None:
         for bucket, count in other.pairs():

@@ -1,24 +1,17 @@
-"""What one run of load is and what came of it: values that travel between processes. Pure.
-
-Requests are calls of the etcd v3 JSON gateway. A request is a head (its node: path and Host) and a
-tail (its key: length and body), both made before the run. Keys are drawn at random among `keys`,
-with one seed: every contestant gets the same requests in the same order.
-"""
+"""What one run of load is and what came of it: values that travel between processes. Pure."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
 from kv.load.histogram import Histogram
-from storage.clock import Rng
 
 PREFIX: Final = b"bench/"
 PREFIX_END: Final = b"bench0"
-DRAWN: Final = 1 << 17
-"""Draws before the sequence repeats itself."""
+VALUE_MAX_BYTES: Final = 32 * 1024
+"""A request must fit into a socket's buffer."""
 
 
 class Operation(StrEnum):
@@ -43,6 +36,8 @@ class Load:
     keys: int
     value_bytes: int
     seed: int = 1
+    core: int | None = None
+    """The only core that the generator may use; None leaves it to the system."""
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -66,7 +61,7 @@ class Outcome:
     answered: int = 0
     seconds: float = 0.0
     acknowledged: int = 0
-    """All good answers, those of the warm-up and after the end included: what must have happened."""
+    """All good answers, also of the warm-up and after the end: what must have happened."""
     unsettled: int = 0
     """Requests of which the generator cannot tell whether they happened, at most."""
     errors: dict[str, int] = field(default_factory=dict)
@@ -110,35 +105,3 @@ class Outcome:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         return cls(**{**document, "histogram": Histogram(document["histogram"])})
-
-
-def key(number: int) -> bytes:
-    return b"%s%010d" % (PREFIX, number)
-
-
-def make_value(rng: Rng, value_bytes: int) -> bytes:
-    """Random, so that nothing compresses it."""
-    return rng.randbytes(value_bytes)
-
-
-def make_head(operation: Operation, host: str, port: int) -> bytes:
-    return (
-        f"POST {PATHS[operation]} HTTP/1.1\r\nHost: {host}:{port}\r\n"
-        "Content-Type: application/json\r\n"
-    ).encode()
-
-
-def make_body(operation: Operation, number: int, value: bytes) -> bytes:
-    name = b64encode(key(number))
-    if operation is Operation.GET:
-        return b'{"key":"%s"}' % name
-    return b'{"key":"%s","value":"%s"}' % (name, b64encode(value))
-
-
-def make_tails(load: Load, rng: Rng) -> list[bytes]:
-    """What follows the head: DRAWN of them, drawn among the keys."""
-    tails = []
-    for number in range(load.keys):
-        body = make_body(load.operation, number, make_value(rng, load.value_bytes))
-        tails.append(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-    return [tails[rng.randrange(0, load.keys)] for _ in range(DRAWN)]

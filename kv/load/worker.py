@@ -123,6 +123,8 @@ def environment() -> dict[str, str]:
 
 def main() -> int:
     load = Load.from_json(json.load(sys.stdin))
+    if load.core is not None:
+        os.sched_setaffinity(0, {load.core})
     try:
         outcome = Generator(load, random.Random(load.seed)).run()
     except JanusError as error:
