@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keys",
-        type=whole_number(1, 10_000_000),
+        type=whole_number(1, 1_000_000),
         default=default.keys,
         help=f"how many there are; requests draw among them (default {default.keys:,})",
     )
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        choices=TARGETS,
+        choices=tuple(TARGETS),
         default="all",
         help="ask all nodes in turn, only the leader, or measure both ways (default all)",
     )
@@ -106,7 +106,7 @@ def _add_how(parser: argparse.ArgumentParser, default: Plan) -> None:
     )
     parser.add_argument(
         "--native-load",
-        choices=NATIVE_OFFERED,
+        choices=tuple(NATIVE_OFFERED),
         default="xl",
         help="its load: s, m, l, xl offer 150, 1,000, 8,000, 15,000 puts a second (default xl)",
     )

@@ -13,6 +13,8 @@ from kv.peers.summary import Figures, Row
 
 CEILING_SHARE: Final = 0.7
 """From this share of the generator's ceiling on, a figure is marked."""
+OTHER_CORES_MAX: Final = 0.3
+"""The kernel's own work for disk and network is a part of it, so it is never 0."""
 
 
 def text(result: Result, found: Sequence[Row], plan: Plan, native: Native | None) -> str:
@@ -27,7 +29,7 @@ def text(result: Result, found: Sequence[Row], plan: Plan, native: Native | None
             of_it = [row for row in found if (row.operation, row.target) == (operation, target)]
             where = "the leader only" if target == LEADER else "all nodes in turn"
             lines += ["", *_table(f"{operation}, to {where}", of_it, result)]
-    lines += ["", *_memory(result)]
+    lines += ["", *_memory(result), *_quiet(found)]
     if native is not None:
         lines += ["", *_native(native)]
     return "\n".join(lines)
@@ -77,6 +79,15 @@ def _memory(result: Result) -> Iterator[str]:
     for system in result.about:
         most = max(m.largest_anonymous_bytes for m in result.memory if m.system == system)
         yield f"anonymous memory of the largest {system} node: {size(most)}"
+
+
+def _quiet(found: Sequence[Row]) -> Iterator[str]:
+    most = max((f.other_cores for row in found for f in row.figures.values()), default=0.0)
+    if most > OTHER_CORES_MAX:
+        yield (
+            f"NOT QUIET: something else kept up to {most:.1f} cores busy meanwhile; ratios may "
+            "still mean something, absolute figures do not"
+        )
 
 
 def _native(native: Native) -> Iterator[str]:

@@ -13,8 +13,8 @@ from typing import Final
 from kv.load.plan import PATHS, PREFIX, Load, Operation
 from storage.clock import Rng
 
-DRAWN: Final = 1 << 17
-"""Draws before the sequence repeats itself."""
+DRAWN_LEAST: Final = 1 << 12
+"""Draws before the sequence repeats itself; with many keys, twice as many as there are keys."""
 
 
 def key(number: int) -> bytes:
@@ -41,9 +41,9 @@ def make_body(operation: Operation, number: int, value: bytes) -> bytes:
 
 
 def make_tails(load: Load, rng: Rng) -> list[bytes]:
-    """What follows the head: DRAWN of them, drawn among the keys."""
+    """What follows the head, drawn among the keys."""
     tails = []
     for number in range(load.keys):
         body = make_body(load.operation, number, make_value(rng, load.value_bytes))
         tails.append(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-    return [tails[rng.randrange(0, load.keys)] for _ in range(DRAWN)]
+    return [tails[rng.randrange(0, load.keys)] for _ in range(max(DRAWN_LEAST, 2 * load.keys))]

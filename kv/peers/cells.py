@@ -28,6 +28,8 @@ class Cell:
     """Processor time of all nodes together, an operation."""
     generator_cpu_share: float
     """Of one core; 0 where the generator does not tell."""
+    other_cores: float
+    """How many cores something else on this machine kept busy meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ hold a key. A run with an error, or that fails its check, is no result; it is sh
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def _cell(
     leader = gateway.leader(nodes)
     load = plan.load(operation, connections, nodes if target == ALL else [leader], number)
     pids = [node.pid for node in nodes]
-    before, cpu_before = gateway.contents(leader), processes.cpu_s(pids)
+    before, meter = gateway.contents(leader), Meter(pids)
     told = 0.0
 
     def waiting(seconds: float) -> None:
@@ -142,7 +143,7 @@ def _cell(
         report(step, what)
 
     outcome, generator = _drive(plan, load, waiting)
-    cpu = processes.cpu_s(pids) - cpu_before
+    cpu_s, other_cores = meter.read()
     report(load.warm_up_s + load.seconds - told, what)
     return Cell(
         system=system,
@@ -156,9 +157,31 @@ def _cell(
         p99_us=outcome.histogram.percentile_us(99),
         errors=outcome.errors,
         problem=problem_of(operation, outcome, before, gateway.contents(leader)),
-        node_cpu_us=cpu * 1e6 / max(outcome.acknowledged, 1),
+        node_cpu_us=cpu_s * 1e6 / max(outcome.acknowledged, 1),
         generator_cpu_share=outcome.cpu_s / outcome.seconds if outcome.seconds else 0.0,
+        other_cores=other_cores,
     )
+
+
+class Meter:
+    """Processor time from now on: of these processes, and of all that is not this measurement."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._started = self._now()
+
+    def read(self) -> tuple[float, float]:
+        """(seconds of the processes, cores that others kept busy)"""
+        at, nodes_s, ours_s, machine_s = (
+            now - then for now, then in zip(self._now(), self._started, strict=True)
+        )
+        return nodes_s, max(0.0, machine_s - nodes_s - ours_s) / at
+
+    def _now(self) -> tuple[float, float, float, float]:
+        times = os.times()
+        ours_s = times.user + times.system + times.children_user + times.children_system
+        nodes_s = processes.cpu_s(self._pids)
+        return times.elapsed, nodes_s, ours_s, processes.machine_busy_s()
 
 
 def _drive(plan: Plan, load: Load, waiting: worker.Waiting) -> tuple[Outcome, str]:

@@ -1,4 +1,5 @@
-"""What the kernel counted for other processes (/proc): processor time and anonymous memory."""
+"""What the kernel counted (/proc): processor time and anonymous memory of other processes, and how
+busy the whole machine was."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Final
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _UTIME: Final = 11
 """Of the fields after the name, which may hold blanks itself."""
+_IDLE, _IOWAIT = 3, 4
 
 
 def cpu_s(pids: Sequence[int]) -> float:
@@ -24,6 +26,17 @@ def _cpu_ticks(pid: int) -> int:
         return 0
     fields = text.rpartition(")")[2].split()
     return int(fields[_UTIME]) + int(fields[_UTIME + 1])
+
+
+def machine_busy_s() -> float:
+    """Processor time that the whole machine has spent so far on anything, all cores together."""
+    try:
+        fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    except OSError:
+        return 0.0
+    # user nice system idle iowait irq softirq steal; guests are in user already.
+    ticks = [int(field) for field in fields[:8]]
+    return (sum(ticks) - ticks[_IDLE] - ticks[_IOWAIT]) / TICKS_PER_S
 
 
 def anonymous_bytes(pids: Sequence[int]) -> int:

@@ -33,6 +33,7 @@ class Figures:
     p50_us: float
     p99_us: float
     node_cpu_us: float
+    other_cores: float
     rounds: int
     good_rounds: int
     problems: tuple[str, ...]
@@ -101,6 +102,7 @@ def _figures(cells: Sequence[Cell]) -> Figures:
         p50_us=median(cell.p50_us for cell in good) if good else 0.0,
         p99_us=median(cell.p99_us for cell in good) if good else 0.0,
         node_cpu_us=median(cell.node_cpu_us for cell in good) if good else 0.0,
+        other_cores=median(cell.other_cores for cell in good) if good else 0.0,
         rounds=len(cells),
         good_rounds=len(good),
         problems=tuple(dict.fromkeys(cell.problem for cell in cells if cell.problem)),
