@@ -31,6 +31,7 @@ from kv.cluster.link import PeerLink
 from kv.cluster.link_config import LinkConfig
 from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
+from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -179,6 +180,7 @@ class Node:
         self.forwarder = Forwarder(
             self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
         )
+        self.mail = Mail(self.link, loop)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         self._space_timer: asyncio.TimerHandle | None = None
@@ -215,7 +217,9 @@ class Node:
         own = Card(
             self.node_id, settings.name, peer_address, settings.client_url, version("januskv")
         )
-        self.cards = Cards(own, self.directory.path, self.link, changed=self._card_changed)
+        self.cards = Cards(
+            own, self.directory.path, self.link, self.mail, changed=self._card_changed
+        )
         self.cards.save_own()
         self.watchdog.start()
         self._look_at_space()
