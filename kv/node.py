@@ -341,11 +341,11 @@ class Node:
             return
         self.draining = True
         for shard in self.shards.values():
-            if shard.group.leads and (heir := self._heir(shard.group)) is not None:
+            if shard.group.leads and (heir := self.heir(shard.group)) is not None:
                 await self._hand_over(shard.group, heir)
             shard.drain(why)
 
-    def _heir(self, group: Group) -> NodeId | None:
+    def heir(self, group: Group) -> NodeId | None:
         """The connected voter that is least behind."""
         status = group.status()
         heirs = [
