@@ -55,6 +55,7 @@ class GroupHost:
         self,
         *,
         node_id: NodeId,
+        incarnation: int,
         boot_id: str,
         engine: Engine,
         committer: Committer,
@@ -66,7 +67,9 @@ class GroupHost:
         machines: Callable[[int], StateMachine],
     ) -> None:
         """Registers itself with the committer and subscribes "raft" and "snapshot" on the link.
-        `boot_id` differs in every start of the process. `machines` makes the machine of a group."""
+        `incarnation` is the data directory's; `boot_id` differs in every start of the process. If
+        the engine's Raft state is of another incarnation, its replicas never vote again until they
+        are removed and added (raftgroups/identity.py). `machines` makes the machine of a group."""
         self.node_id = node_id
         self.config = config
         self.clock = clock
@@ -79,7 +82,8 @@ class GroupHost:
         self._link = link
         self._scheduler = scheduler
         self._machines = machines
-        self.incarnation = identity.incarnation(engine, rng)
+        self.incarnation = incarnation
+        identity.adopt(engine, incarnation)
         self._outbox = Outbox(link, self.incarnation, boot_id, self._not_sent)
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}

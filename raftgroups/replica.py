@@ -340,6 +340,7 @@ class Replica:
     def role_changed(self, old: int, new: int) -> None:
         self.voting.election.cancel()
         if new == LEADER:
+            self.voting.leader_known()
             self.replication.restart()
             self._owner.leadership_won()
         elif old == LEADER:

@@ -7,7 +7,7 @@ block. A scope is opened and closed within one step of the caller: whoever reads
 is open sees its changes as the newest (a revision given explicitly is one before the scope).
 
 Each change gets the next `sub` of the revision; a key may change more than once, and each change is
-an event.
+an event. The records of all of them carry the scope's wall time.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from storage.mvcc_view import View
 
 
 class WriteScope:
-    __slots__ = ("_finish", "_first", "_layer", "_open", "revision", "view")
+    __slots__ = ("_finish", "_first", "_layer", "_open", "revision", "view", "wall_ms")
 
-    def __init__(self, view: View, finish: Callable[[bool], None]) -> None:
+    def __init__(self, view: View, finish: Callable[[bool], None], wall_ms: int) -> None:
         self._finish = finish
         self._layer: Layer = view.layers[0]
         self._first = len(self._layer.events)
@@ -40,6 +40,7 @@ class WriteScope:
         self.revision = view.state.revision + 1
         """The revision of this scope's changes, if it makes any."""
         self.view = view
+        self.wall_ms = wall_ms
 
     @property
     def changed(self) -> bool:
@@ -60,7 +61,7 @@ class WriteScope:
         layer = self._layer
         sub = len(layer.events) - self._first
         compacted = view.state.compact_revision
-        new = put_record(previous, value, lease, self.revision, sub, compacted)
+        new = put_record(previous, value, lease, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
         if previous is None:
             layer.attach(lease, key, True)
@@ -91,7 +92,8 @@ class WriteScope:
         layer = self._layer
         sub = len(layer.events) - self._first
         compacted = self.view.state.compact_revision
-        layer.change(key, tombstone_record(previous, self.revision, sub, compacted), previous)
+        new = tombstone_record(previous, self.revision, sub, compacted, self.wall_ms)
+        layer.change(key, new, previous)
         layer.attach(lease_of(previous), key, False)
         return key_value(key, previous)
 
