@@ -7,35 +7,38 @@ A page of any site can make its reader's browser send requests to 127.0.0.1. Two
     Host     must be an address, `localhost` or a listed name: a name that an attacker's DNS points
              at us is none of them.
 
-CORS headers are only for listed origins.
+CORS headers go to listed origins, to any (as etcd has it), or to none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Literal
 
 from kv.api.failures import HostRefusedError, OriginRefusedError
 
 ANY: Final = "*"
+ANYONE: Final = "any"
 ALLOWED_HEADERS: Final = (
     "Content-Type, Consistency-Level, Session-Token, Idempotency-Key, Request-Timeout, If-Match, "
     "If-None-Match, Last-Event-ID, Authorization"
 )
 EXPOSED_HEADERS: Final = (
-    "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow, Keyspace"
+    "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow"
 )
 PREFLIGHT_MAX_AGE_S: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`origins`: as browsers send them (`https://app.example:8443`), or `*`. `hosts`: names that
-    this node is reached by besides addresses and `localhost`, without port, or `*`."""
+    """`origins`: as browsers send them (`https://app.example:8443`). `hosts`: names that this node
+    is reached by besides addresses and `localhost`, without port, or `*`. `cors` any: pages of all
+    origins may call."""
 
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    cors: Literal["off", "listed", "any"] = "listed"
 
     def check_host(self, host: str | None) -> None:
         """Raises HostRefusedError. A request without Host is refused by HTTP itself."""
@@ -57,7 +60,7 @@ class Access:
         )
 
     def allows(self, origin: str) -> bool:
-        return ANY in self.origins or origin.lower() in self.origins
+        return self.cors == ANYONE or origin.lower() in self.origins
 
 
 def host_name(host: str) -> str:
@@ -69,7 +72,12 @@ def host_name(host: str) -> str:
 
 
 def cors_headers(access: Access, origin: str | None) -> list[tuple[str, str]]:
-    if not access.origins:
+    if access.cors == ANYONE:
+        return [
+            ("Access-Control-Allow-Origin", ANY),
+            ("Access-Control-Expose-Headers", EXPOSED_HEADERS),
+        ]
+    if not access.origins or access.cors == "off":
         return []
     headers = [("Vary", "Origin")]
     if origin is not None and access.allows(origin):

@@ -52,7 +52,6 @@ from raftgroups.lease import LEASE_MAX
 from raftgroups.refusals import KeyNotFoundError
 from raftgroups.results import DeleteResult, PutResult, RangeAnswer, Result, TxnResult
 from storage.codec import check_key, check_value
-from storage.mvcc_records import KeyValue
 
 T = TypeVar("T")
 
@@ -79,12 +78,6 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise InvalidBodyError(f"the body is not what this call takes: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidBodyError(f"the body is not JSON: {error}") from error
-
-
-def timestamp_of(stamped: KeyValue | Result) -> int:
-    """When this was written, in milliseconds since 1970; 0 if that is not known."""
-    found: int = getattr(stamped, "modified_ms", 0)
-    return found
 
 
 def ttl_ms_of(seconds: float | None) -> int:
@@ -117,7 +110,7 @@ def get_reply(
         text,
         value,
         record.mod_revision,
-        timestamp_of(record),
+        record.modified_ms,
         None if left_ms is None else left_ms / 1000,
         mark,
         key_mark,
@@ -206,7 +199,7 @@ def put_reply(
     body = PutReply(
         text,
         result.revision,
-        timestamp_of(result),
+        result.modified_ms,
         "created" if created else "updated",
         mark,
     )

@@ -22,7 +22,7 @@ from kv.api.bodies import (
 )
 from kv.api.cursor import Cursor, pack
 from kv.api.failures import AnswerTooLargeError, InvalidQueryError
-from kv.api.hot import AS_IS, Forms, encode, timestamp_of
+from kv.api.hot import AS_IS, Forms, encode
 from kv.api.reply import Reply
 from kv.api.text import given, shown
 from kv.reading import ShardReader
@@ -66,7 +66,7 @@ def listed(record: KeyValue, values: bool, forms: Forms) -> Listed:
     if not values:
         return Listed(key, record.mod_revision, key_encoding=key_mark)
     value, mark = shown(record.value, forms.values)
-    return Listed(key, record.mod_revision, value, mark, key_mark, timestamp_of(record))
+    return Listed(key, record.mod_revision, value, mark, key_mark, record.modified_ms)
 
 
 def list_page(reader: ShardReader, page: Page) -> Reply:
@@ -156,7 +156,7 @@ def batch_get(reader: ShardReader, keys: list[bytes], forms: Forms) -> Reply:
         value, mark = shown(record.value, forms.values)
         version = record.mod_revision
         results.append(
-            BatchGetResult(text, True, value, version, timestamp_of(record), mark, key_mark)
+            BatchGetResult(text, True, value, version, record.modified_ms, mark, key_mark)
         )
     body = BatchGetReply(results, reader.revision)
     return Reply(200, encode(body), shard=reader.shard, revision=reader.revision)

@@ -26,7 +26,7 @@ from kv.api.bodies import (
     TxnStep,
 )
 from kv.api.failures import InvalidBodyError
-from kv.api.hot import Forms, decode, encode, lease_of, timestamp_of, ttl_ms_of
+from kv.api.hot import Forms, decode, encode, lease_of, ttl_ms_of
 from kv.api.listing import listed
 from kv.api.reply import Reply
 from kv.api.text import BASE64, given, shown
@@ -192,4 +192,4 @@ def _get_of(asked: bytes, step: TxnGet, answer: RangeAnswer) -> TxnGetReply:
     (record,) = answer.items
     value, mark = shown(record.value, step.encoding == BASE64)
     version = record.mod_revision
-    return TxnGetReply(key, True, value, version, timestamp_of(record), mark, key_mark)
+    return TxnGetReply(key, True, value, version, record.modified_ms, mark, key_mark)

@@ -22,7 +22,7 @@ import msgspec
 
 from kv.api.bodies import Previous, WatchEvent, WatchLine
 from kv.api.failures import InvalidHeaderError, InvalidQueryError
-from kv.api.hot import encode, timestamp_of
+from kv.api.hot import encode
 from kv.api.text import shown
 from kv.watch.index import EVERYTHING, KeyRange, key_range, one_key, with_prefix
 from kv.watch.messages import Cancelled, EventBatch, Message, Progress
@@ -88,14 +88,14 @@ def encode_event(event: Event, with_prev: bool) -> bytes:
     record = event.kv
     key, key_mark = shown(record.key)
     kind: Any = "delete" if event.is_delete else "put"
-    line = WatchEvent(kind, key, record.mod_revision, timestamp_of(record), key_encoding=key_mark)
+    line = WatchEvent(kind, key, record.mod_revision, record.modified_ms, key_encoding=key_mark)
     if not event.is_delete:
         line.value, line.encoding = shown(record.value)
         if record.lease:
             line.lease = str(record.lease)
     if with_prev and event.prev is not None:
         value, mark = shown(event.prev.value)
-        line.prev = Previous(value, event.prev.mod_revision, timestamp_of(event.prev), mark)
+        line.prev = Previous(value, event.prev.mod_revision, event.prev.modified_ms, mark)
     return record.mod_revision.to_bytes(REVISION_BYTES, "big") + encode(line)
 
 

@@ -39,6 +39,8 @@ from storage.mvcc_records import KeyValue
 from storage.mvcc_view import View
 
 SHARD = 3
+WALL_MS = 1_700_000_000_000
+"""The first write's time; each write's is one later."""
 
 
 class Reading(NamedTuple):
@@ -124,7 +126,7 @@ class Direct:
 
     def apply(self, command: Command, options: WriteOptions = PLAIN_WRITE) -> Any:
         try:
-            payload = encode(command, options.token, self.clock_ms)
+            payload = encode(command, options.token, self.clock_ms, WALL_MS + self.index)
         except JanusError as error:
             return error
         self.index += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Rest
+from .conftest import WALL_MS, Rest
 
 KEY = "/api/v1/keys/a"
 
@@ -12,7 +12,7 @@ KEY = "/api/v1/keys/a"
 async def test_put_get_delete(rest: Rest) -> None:
     put = await rest.put(KEY, "one")
     assert put.status == 200
-    assert put.body == {"key": "a", "version": 2, "timestamp": 0, "status": "created"}
+    assert put.body == {"key": "a", "version": 2, "timestamp": WALL_MS, "status": "created"}
     assert put.headers["ETag"] == '"2"'
     assert put.headers["Revision"] == "2"
     assert put.headers["Session-Token"] == "3:2"
@@ -26,7 +26,7 @@ async def test_put_get_delete(rest: Rest) -> None:
         "key": "a",
         "value": "two",
         "version": 3,
-        "timestamp": 0,
+        "timestamp": WALL_MS + 1,
         "ttl_remaining": None,
     }
     assert got.headers["ETag"] == '"3"'
