@@ -190,6 +190,48 @@ def test_they_agree_on_damaged_bodies(call: str, at: int, byte: bytes) -> None:
         assert outcome(DECODERS[call], body) == slowly(patch, DECODERS[call], body)
 
 
+ODD_VALUES = (
+    None, True, False, 0, 1, -1, 9, 2**31, -(2**31) - 1, INT64_MAX, INT64_MIN, INT64_MAX + 1,
+    INT64_MIN - 1, 2**64, 10**30, 1.0, 1e0, 1.5, -0.0, "", "0", "1", "-1", " 1", "1 ", "+1", "01",
+    "1.0", "1e3", "0x1", "null", "NaN", str(INT64_MAX), str(INT64_MAX + 1), str(INT64_MIN - 1),
+    "true", "NONE", "ASCEND", "VALUE", "LESS", "less", "YQ==", "YQ", "YR==", "YQ\n==", "Y Q==",
+    "YQ===", "-_8=", "=", "YQ==YQ==", [], [97], [256], [1.5], ["YQ=="], [None], {}, {"a": 1},
+    "\ud800", "\x7f",
+)  # fmt: skip
+TXN_FIELDS = {
+    "compare": lambda fields: {"compare": [fields]},
+    "request_put": lambda fields: {"success": [{"request_put": fields}]},
+    "request_range": lambda fields: {"failure": [{"request_range": fields}]},
+    "request_delete_range": lambda fields: {"success": [{"request_delete_range": fields}]},
+}
+
+
+def single_fields() -> list[tuple[str, dict[str, Any]]]:
+    """Every field with every odd value."""
+    names = {"range": RANGE_NAMES, "put": PUT_NAMES, "delete": DELETE_NAMES}
+    made: list[tuple[str, dict[str, Any]]] = []
+    for value in ODD_VALUES:
+        for call, fields in names.items():
+            made += [(call, {"key": "YQ==", name: value}) for name in fields]
+        for wrapped, fields in zip(
+            TXN_FIELDS, (COMPARE_NAMES, PUT_NAMES, RANGE_NAMES, DELETE_NAMES), strict=True
+        ):
+            made += [("txn", TXN_FIELDS[wrapped]({"key": "YQ==", name: value})) for name in fields]
+            made.append(("txn", {"success": [{wrapped: value}]}))
+        made += [("txn", {name: value}) for name in ("compare", "success", "failure")]
+    return made
+
+
+def test_they_agree_on_every_field_with_every_odd_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = 0
+    for call, fields in single_fields():
+        body = json.dumps(fields).encode()
+        fast = outcome(DECODERS[call], body)
+        assert fast == slowly(monkeypatch, DECODERS[call], body), body
+        refused += fast == "malformed"
+    assert 500 < refused < len(single_fields()) - 500
+
+
 # --- round trips ------------------------------------------------------------------------------
 
 int64s = st.integers(INT64_MIN, INT64_MAX)
