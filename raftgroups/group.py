@@ -269,6 +269,8 @@ class Group:
             first_index=journal.base_index + 1,
             voters=tuple(sorted(config.voters)),
             learners=tuple(sorted(config.learners)),
+            incarnations={**config.voters, **config.learners},
+            config_index=journal.config_index,
             peers=self._peers() if raft.leads else {},
             elections=replica.voting.election.started,
             snapshots_sent=replica.sender.finished,

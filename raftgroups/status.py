@@ -54,6 +54,11 @@ class GroupStatus:
     first_index: int
     voters: tuple[NodeId, ...]
     learners: tuple[NodeId, ...]
+    incarnations: Mapping[NodeId, int]
+    """Which disk of each member was admitted; 0: none yet."""
+    config_index: int
+    """Where voters, learners and incarnations stand in the log: in force, but until this is
+    committed another leader may know nothing of them."""
     peers: Mapping[NodeId, PeerStatus]
     """Empty unless this node leads."""
     elections: int
