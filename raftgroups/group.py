@@ -231,6 +231,13 @@ class Group:
         return self.replica.raft.leader
 
     @property
+    def feature_level(self) -> int:
+        """What every member's program supports (raftgroups/levels.py): ask it before proposing what
+        older programs would not know. Within the life of a process it only rises."""
+        journal = self.replica.journal
+        return journal.config_at(journal.applied_index)[1].level
+
+    @property
     def machine(self) -> StateMachine:
         return self.replica.machine
 
@@ -271,6 +278,7 @@ class Group:
             learners=tuple(sorted(config.learners)),
             incarnations={**config.voters, **config.learners},
             config_index=journal.config_index,
+            feature_level=self.feature_level,
             peers=self._peers() if raft.leads else {},
             elections=replica.voting.election.started,
             snapshots_sent=replica.sender.finished,
@@ -287,6 +295,7 @@ class Group:
             peer: PeerStatus(
                 match_index=replica.raft.match_index(peer),
                 lag=replica.journal.last_index - replica.raft.match_index(peer),
+                feature_level=self._services.level_of(peer),
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,
