@@ -21,6 +21,7 @@ from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.messages import Frame, Message, decode_frame, encode_frame
 from raftgroups.outcomes import Applied
+from raftgroups.outcomes import Done as ChangeDone
 from raftgroups.status import Role
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.committer import Committer, Done
@@ -409,7 +410,10 @@ class Cluster:
             results.clear()
             self.lead().group.transfer(node, results.append)
             self.until(lambda: bool(results))
-            self.run(0.1)
+            if isinstance(results[0], ChangeDone):
+                self.until(lambda: [n.id for n in self.leaders()] == [node])
+            else:
+                self.run(0.1)
         raise AssertionError(f"{node} does not lead: {results}")
 
     def propose(self, node: TestNode, payload: bytes) -> list[object]:
