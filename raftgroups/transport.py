@@ -70,11 +70,13 @@ class Outbox:
         link: Link,
         incarnation: int,
         boot: str,
+        level: int,
         not_sent: Callable[[NodeId, Message], None],
     ) -> None:
         self._link = link
         self._incarnation = incarnation
         self._boot = boot
+        self._level = level
         self._not_sent = not_sent
         self._early: dict[NodeId, list[Message]] = {}
         self._late: dict[NodeId, list[Message]] = {}
@@ -138,7 +140,7 @@ class Outbox:
         self._send_frame(peer, channel, messages[start:])
 
     def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        frame = encode_frame(self._incarnation, self._boot, messages)
+        frame = encode_frame(self._incarnation, self._boot, self._level, messages)
         if not self._link.send(peer, channel, frame):
             for message in messages:
                 self._not_sent(peer, message)

@@ -24,9 +24,7 @@ ALLOWED_HEADERS: Final = (
     "Content-Type, Consistency-Level, Session-Token, Idempotency-Key, Request-Timeout, If-Match, "
     "If-None-Match, Last-Event-ID, Authorization"
 )
-EXPOSED_HEADERS: Final = (
-    "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow"
-)
+EXPOSED_HEADERS: Final = "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow"
 PREFLIGHT_MAX_AGE_S: Final = 600
 
 

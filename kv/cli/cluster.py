@@ -30,12 +30,14 @@ from typing import Final
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
 from kv.config_sections import MODES
+from storage.clock import SystemClock
 from storage.errors import InvalidOptionError
 
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 POLL_S: Final = 0.05
 STATE_NAME: Final = "cluster.json"
+_CLOCK: Final = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,9 @@ class Local:
 
     def _wait_until_ready(self) -> bool:
         waiting = list(self._members)
-        until_s = time.monotonic() + START_S  # noqa: TID251 - a command, not a node
-        with Progress("starting", len(waiting)) as progress:
+        until_s = _CLOCK.monotonic() + START_S
+        progress = Progress(len(waiting))
+        try:
             while waiting and not self._stopping:
                 for member in list(waiting):
                     code = self._children[member.name].poll()
@@ -210,11 +213,13 @@ class Local:
                         return False
                     if _is_ready(member.url):
                         waiting.remove(member)
-                        progress.advance(1)
-                if time.monotonic() > until_s:  # noqa: TID251
+                        progress.advance(1, f"{member.name} serves")
+                if _CLOCK.monotonic() > until_s:
                     self._complain(waiting[0], f"did not serve within {START_S:.0f} s")
                     return False
                 time.sleep(POLL_S)
+        finally:
+            progress.finish()
         return not self._stopping
 
     def _complain(self, member: Member, what: str) -> None:
@@ -263,10 +268,10 @@ class Local:
         alive = [child for child in self._children.values() if child.poll() is None]
         for child in alive:
             child.terminate()
-        until_s = time.monotonic() + STOP_S  # noqa: TID251
+        until_s = _CLOCK.monotonic() + STOP_S
         for child in alive:
             try:
-                child.wait(max(0.1, until_s - time.monotonic()))  # noqa: TID251
+                child.wait(max(0.1, until_s - _CLOCK.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
