@@ -55,6 +55,7 @@ async def test_a_node_of_real_parts_tells_what_it_did(tmp_path: Path, read: Read
     machine = ShardMachine(Latest(engine, clock), ShardPlace(1, 5, 1, 1))
     host = GroupHost(
         node_id=NodeId("a"),
+        incarnation=1,
         boot_id="boot",
         engine=engine,
         committer=committer,
@@ -98,6 +99,8 @@ async def test_a_node_of_real_parts_tells_what_it_did(tmp_path: Path, read: Read
     assert lines["januskv_raft_role", (("group", "1"), ("role", "leader"))] == 1
     assert lines["januskv_raft_leader_changes_total", (("group", "1"),)] == 1
     assert lines["januskv_store_revision", place] == machine.revision == 2
+    assert lines["januskv_store_keys", place] == 1
+    assert lines["januskv_store_compact_revision", place] == 0
     assert lines["januskv_leases", place] == 1
     assert lines["januskv_watchers", (("shard", "5"), ("state", "synced"))] == 1
     assert lines["januskv_watch_events_delivered_total", (("shard", "5"),)] == 1
