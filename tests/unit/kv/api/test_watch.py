@@ -210,9 +210,7 @@ async def test_progress(make_rest: MakeRest) -> None:
         while told["revision"] < 2:
             told = await line()
         assert told == {"type": "progress", "revision": 2}
-    async with rest.stream(
-        f"{WATCH}?key=a&progress=true", Accept="text/event-stream"
-    ) as response:
+    async with rest.stream(f"{WATCH}?key=a&progress=true", Accept="text/event-stream") as response:
         await sse_event(response)
         assert await sse_event(response) == ("2", {"type": "progress", "revision": 2})
 
