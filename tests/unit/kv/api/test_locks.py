@@ -26,6 +26,7 @@ async def waiter(rest: Rest, **fields: Any) -> asyncio.Task[Answer]:
     before = len(queue(rest))
     task = asyncio.ensure_future(rest.post(LOCK, {"wait_seconds": 30, **fields}))
     await rest.until(lambda: len(queue(rest)) == before + 1)
+    await rest.until(lambda: rest.strong.watchers == before)  # all of them but the holder
     return task
 
 
