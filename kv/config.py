@@ -170,9 +170,10 @@ class _Reader:
         for path, value in overrides.items():
             if value is None:
                 continue
-            source = f"option {path}"
+            source = f"option {_printable(path)}"
             if path not in SETTINGS:
-                self.problems.append(Problem(path, unknown(path, list(SETTINGS), value), source))
+                message = unknown(path, list(SETTINGS), value)
+                self.problems.append(Problem(_printable(path), message, source))
                 continue
             text = str(value) if isinstance(value, str | Path) else None
             given = value if text is None else text

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, Protocol
@@ -46,7 +46,7 @@ SIZE_UNITS: Final = {
     "GiB": GIB,
     "TiB": TIB,
 }
-_QUANTITY: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)")
+_QUANTITY: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)")
 _INTEGER: Final = re.compile(r"[+-]?[0-9][0-9_]{0,30}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 _IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,32})?")
@@ -370,13 +370,13 @@ class ListOf:
     def read(self, value: object) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
             raise _complain(value, self)
-        return self._items(value)
+        return self._items(value, self.item.read)
 
-    def _items(self, values: Sequence[object]) -> tuple[Any, ...]:
+    def _items(self, values: Sequence[Any], read: Callable[[Any], Any]) -> tuple[Any, ...]:
         items: list[Any] = []
         for number, value in enumerate(values, 1):
             try:
-                item = self.item.read(value)
+                item = read(value)
             except BadValue as error:
                 raise BadValue(f"has an item {number} that {error}") from None
             if item in items:
@@ -385,7 +385,8 @@ class ListOf:
         return tuple(items)
 
     def read_text(self, text: str) -> tuple[Any, ...]:
-        return self._items([part.strip() for part in text.split(",") if part.strip()])
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return self._items(parts, self.item.read_text)
 
     def render(self, value: Sequence[Any]) -> str:
         return "[" + ", ".join(self.item.render(item) for item in value) + "]"

@@ -4,7 +4,7 @@
 
     start     open everything; a node that knows its groups resumes them, one of `initial` finds the
               others and forms the first group with them, once
-    drain     leadership moves to another node, no new work is taken
+    hand_over_all, drain     leadership moves to another node; then no new work is taken
     close     everything pending is answered, everything is closed
 
 HTTP stands in kv/app.py, which makes one of these. Fatal conditions (a failed or hanging write, a
@@ -31,6 +31,7 @@ from kv.cluster.link import PeerLink
 from kv.cluster.link_config import LinkConfig
 from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
+from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -179,6 +180,7 @@ class Node:
         self.forwarder = Forwarder(
             self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
         )
+        self.mail = Mail(self.link, loop)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         self._space_timer: asyncio.TimerHandle | None = None
@@ -215,7 +217,9 @@ class Node:
         own = Card(
             self.node_id, settings.name, peer_address, settings.client_url, version("januskv")
         )
-        self.cards = Cards(own, self.directory.path, self.link, changed=self._card_changed)
+        self.cards = Cards(
+            own, self.directory.path, self.link, self.mail, changed=self._card_changed
+        )
         self.cards.save_own()
         self.watchdog.start()
         self._look_at_space()
@@ -331,17 +335,19 @@ class Node:
 
     # --- the end ----------------------------------------------------------------------------
 
-    async def drain(self, why: str) -> None:
-        """Take nothing new, tell watchers, and hand the leadership over, all within DRAIN_S."""
-        if self.draining:
-            return
+    async def hand_over_all(self) -> None:
+        """Somebody else leads what this node leads; it still serves."""
+        for shard in self.shards.values():
+            if shard.group.leads and (heir := self.heir(shard.group)) is not None:
+                await self._hand_over(shard.group, heir)
+
+    def drain(self, why: str) -> None:
+        """Take nothing new; watchers are told the end."""
         self.draining = True
         for shard in self.shards.values():
-            if shard.group.leads and (heir := self._heir(shard.group)) is not None:
-                await self._hand_over(shard.group, heir)
             shard.drain(why)
 
-    def _heir(self, group: Group) -> NodeId | None:
+    def heir(self, group: Group) -> NodeId | None:
         """The connected voter that is least behind."""
         status = group.status()
         heirs = [
@@ -357,7 +363,7 @@ class Node:
         reason = "the transfer was not answered"
         while group.leads and self._loop.time() < until_s:
             done: asyncio.Future[ChangeResult] = self._loop.create_future()
-            group.transfer(heir, partial(_settle, done))
+            group.transfer(heir, partial(settle, done))
             try:
                 result = await asyncio.wait_for(done, max(0.01, until_s - self._loop.time()))
             except TimeoutError:
@@ -392,6 +398,6 @@ class Node:
         self.directory.close()
 
 
-def _settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
+def settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
     if not future.done():
         future.set_result(result)

@@ -15,6 +15,7 @@ from functools import partial
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
+from raftgroups.messages import Ack, Append, Message
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
 from raftgroups.records import operations_command
@@ -107,6 +108,16 @@ class Group:
         return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------
+
+    def receive_quietly(self, peer: NodeId, incarnation: int, message: Message, now: float) -> bool:
+        """Take a heartbeat, or the answer to one, that says nothing but that its sender is there.
+        True: that was all, and the group needs no part in this turn."""
+        replica = self.replica
+        if isinstance(message, Append):
+            return replica.hear_leader(peer, message, now)
+        return isinstance(message, Ack) and replica.replication.hear(
+            peer, incarnation, message, now
+        )
 
     def step(self, now: float) -> None:
         replica = self.replica
@@ -257,6 +268,13 @@ class Group:
         return not self.replica.installing
 
     @property
+    def feature_level(self) -> int:
+        """What every member's program supports (raftgroups/levels.py): ask it before proposing what
+        older programs would not know. Within the life of a process it only rises."""
+        journal = self.replica.journal
+        return journal.config_at(journal.applied_index)[1].level
+
+    @property
     def machine(self) -> StateMachine:
         return self.replica.machine
 
@@ -295,6 +313,9 @@ class Group:
             first_index=journal.base_index + 1,
             voters=tuple(sorted(config.voters)),
             learners=tuple(sorted(config.learners)),
+            incarnations={**config.voters, **config.learners},
+            config_index=journal.config_index,
+            feature_level=self.feature_level,
             peers=self._peers() if raft.leads else {},
             elections=replica.voting.election.started,
             snapshots_sent=replica.sender.finished,
@@ -312,6 +333,7 @@ class Group:
             peer: PeerStatus(
                 match_index=replica.raft.match_index(peer),
                 lag=replica.journal.last_index - replica.raft.match_index(peer),
+                feature_level=self._services.level_of(peer),
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,

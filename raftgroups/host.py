@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from raftgroups import identity
 from raftgroups.config import HostConfig
@@ -32,6 +32,7 @@ from raftgroups.errors import GroupExistsError, NoSuchGroupError
 from raftgroups.group import Group
 from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
+from raftgroups.levels import NOT_HEARD
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
@@ -84,7 +85,10 @@ class GroupHost:
         self._machines = machines
         self.incarnation = incarnation
         identity.adopt(engine, incarnation)
-        self._outbox = Outbox(link, self.incarnation, boot_id, self._not_sent)
+        level = config.feature_level
+        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent)
+        self._levels: dict[NodeId, int] = {}
+        """What the last frame of each node said of its program (raftgroups/levels.py)."""
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
@@ -109,7 +113,8 @@ class GroupHost:
     # --- groups --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Reopen every group that the engine holds and begin."""
+        """Reopen every group that the engine holds and begin. Raises NewerLevelError if one of them
+        has reached a feature level that this program does not support."""
         with self.engine.snapshot() as rows:
             known = [key for key, _ in iterate(rows, *table_range(Table.HARD_STATE))]
         for key in known:
@@ -202,10 +207,13 @@ class GroupHost:
 
     def send_now(self, peer: NodeId, message: Message) -> None:
         self.counters.messages_out += 1
-        self._outbox.send(peer, [message])
+        self._outbox.send_now(peer, message)
 
     def connected(self, peer: NodeId) -> bool:
         return self._link.connected(peer)
+
+    def level_of(self, peer: NodeId) -> int:
+        return self._levels.get(peer, NOT_HEARD)
 
     def drop(self, peer: NodeId, group_id: int, reason: str) -> None:
         dropped = self.counters.dropped
@@ -244,11 +252,16 @@ class GroupHost:
             self.wake(group_id)
         self._soon.reads_arrived(group_id)
 
-    def _reads_depart(self, group_id: int) -> None:
-        group = self._groups.get(group_id)
-        if group is not None and not self._stopped:
-            group.replica.reads.depart()
-            self._deadlines.watch(group.next_deadline())
+    def _reads_depart(self, group_ids: Iterable[int]) -> None:
+        self._outbox.gather()
+        try:
+            for group_id in group_ids:
+                group = self._groups.get(group_id)
+                if group is not None and not self._stopped:
+                    group.replica.reads.depart()
+                    self._deadlines.watch(group.replica.reads.points.deadline())
+        finally:
+            self._outbox.flush_now()
 
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
@@ -261,7 +274,7 @@ class GroupHost:
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
         try:
-            incarnation, boot, messages, malformed = decode_frame(frame)
+            incarnation, boot, level, messages, malformed = decode_frame(frame)
         except MalformedError as error:
             self.drop(peer, 0, "malformed-frame")
             _logger.debug("malformed frame of %s: %s", peer, error)
@@ -269,20 +282,28 @@ class GroupHost:
         for _ in range(malformed):
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
+        self._levels[peer] = level
         self._hibernation.frame_heard(peer, boot)
-        for message in messages:
-            if isinstance(message, Beat):
-                continue
-            group = self._groups.get(message.group)
-            if group is None:
-                self.drop(peer, message.group, "no-such-group")
-            elif not (
-                group.replica.receive_read(peer, incarnation, message)
-                or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
-            ):
-                self._inbox.append((peer, incarnation, message))
+        self._outbox.gather()
+        try:
+            for message in messages:
+                self._take(peer, incarnation, message)
+        finally:
+            self._outbox.flush_now()
         if self._inbox:
             self._committer.kick()
+
+    def _take(self, peer: NodeId, incarnation: int, message: Message) -> None:
+        if isinstance(message, Beat):
+            return
+        group = self._groups.get(message.group)
+        if group is None:
+            self.drop(peer, message.group, "no-such-group")
+        elif not (
+            group.replica.receive_read(peer, incarnation, message)
+            or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
+        ):
+            self._inbox.append((peer, incarnation, message))
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
         self.drop(peer, message.group, "link-full-or-down")
@@ -291,6 +312,9 @@ class GroupHost:
             group.replica.replication.not_sent(peer, message)
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
+        if connected and not self._stopped:
+            # Whoever is no member of anything has nothing to say, but must be known to be admitted.
+            self.send_now(peer, Beat(0, 0))
         for group_id, group in self._groups.items():
             replica = group.replica
             if connected and replica.raft.leads and peer in replica.replication.progress:
@@ -316,14 +340,20 @@ class GroupHost:
 
     def _turn(self) -> Need:
         self._turns += 1
+        now = self.clock.monotonic()
+        self._outbox.gather()
         inbox, self._inbox = self._inbox, []
         for peer, incarnation, message in inbox:
             group = self._groups.get(message.group)
-            if group is not None:
+            if group is None:
+                continue
+            asleep = self._hibernation.asleep(message.group)
+            if not asleep and group.receive_quietly(peer, incarnation, message, now):
+                continue
+            if asleep:
                 self._hibernation.wake(message.group)
-                self._dirty[message.group] = None
-                group.replica.receive(peer, incarnation, message)
-        now = self.clock.monotonic()
+            self._dirty[message.group] = None
+            group.replica.receive(peer, incarnation, message)
         dirty, self._dirty = self._dirty, {}
         need = self._unwritten
         for group_id in dirty:
@@ -332,6 +362,7 @@ class GroupHost:
             self._deadlines.watch(group.next_deadline())
             if need is not Need.NOW:
                 need = max(need, group.replica.need())
+        self._outbox.flush_now()
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:

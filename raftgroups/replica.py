@@ -21,6 +21,7 @@ from typing import Any, Final
 from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
 from raftgroups.journal import GroupJournal
+from raftgroups.levels import refuse_below
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
@@ -121,6 +122,7 @@ class Replica:
     def adopt(self) -> None:
         """The journal's configuration in force is another one."""
         config, me = self.journal.config, self.services.node_id
+        refuse_below(self.group_id, config.level, self.services.config.feature_level)
         self.raft.adopt(
             (node for node in config.voters if node != me),
             (node for node in config.learners if node != me),
@@ -200,6 +202,28 @@ class Replica:
             self._ack_next = None if placed.matched is None else placed.matched + 1
             raft.receive_append(peer, placed.append)
         return self.voting.leader_heard()
+
+    def hear_leader(self, peer: NodeId, append: Append, now: float) -> bool:
+        """Do what `_on_append` does with an Append that changes nothing but the election timer,
+        without the core and a tick: 64 awake groups hear 640 a second. False: it is not one."""
+        raft, journal = self.raft, self.journal
+        last = journal.last_index
+        if (
+            append.entries
+            or append.prev_index != last
+            or append.prev_term != journal.last_term
+            or append.commit > raft.applied_index
+            or not raft.follows(peer, append.term)
+            or not self.reads.points.idle
+            or self.installing
+        ):
+            return False
+        raft.election_deadline = now + raft.timeout_s()
+        self.voting.leader_heard()
+        if not append.quiet:
+            ack = Ack(self.group_id, append.term, last + 1, success=True, reset=False)
+            self.services.send(peer, ack)
+        return True
 
     def _place(self, append: Append) -> Placed:
         assert append.prev_index is not None

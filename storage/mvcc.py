@@ -108,10 +108,11 @@ class Shard:
         self._scope = WriteScope(self.view, self._end_scope, wall_ms)
         return self._scope
 
-    def _end_scope(self, changed: bool) -> None:
+    def _end_scope(self, changed: bool, keys: int) -> None:
         self._scope = None
         if changed:
             self.state.revision += 1
+            self.state.keys += keys
             self._dirty = True
 
     def mark_applied(self, index: int) -> None:

@@ -29,13 +29,13 @@ class ShardDigest(NamedTuple):
 
 
 class ShardHash:
-    """One walk. Call `step` until it returns the digest."""
+    """One walk, as of a revision (0: the newest). Call `step` until it returns the digest."""
 
     __slots__ = ("_applied_index", "_hash", "_keys", "_next", "_revision")
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, revision: int = 0) -> None:
         self._applied_index = view.state.applied_index
-        self._revision = view.state.revision
+        self._revision = revision or view.state.revision
         self._hash = blake2b(digest_size=DIGEST_BYTES)
         self._next: bytes = view.segments.own.start
         self._keys = 0

@@ -26,6 +26,11 @@ import cbor2
 
 from storage.engine import Batch, Engine, iterate
 
+OLDER_LEVEL: Final = 1
+NEWER_LEVEL: Final = 2
+"""The feature levels of the two programs that a rolling upgrade knows; a command is of the level of
+its group. What it does is the same: only who may see it is not."""
+
 _CHAIN: Final = struct.Struct(">QQ16s")
 _INDEX: Final = struct.Struct(">Q")
 
@@ -44,14 +49,15 @@ class Command(NamedTuple):
     key: str
     value: str
     expected: str | None = None
+    level: int = OLDER_LEVEL
 
     def encode(self) -> bytes:
         return cbor2.dumps(list(self))
 
     @classmethod
     def decode(cls, payload: bytes) -> Command:
-        operation, action, key, value, expected = cbor2.loads(payload)
-        return cls(operation, Action(action), key, value, expected)
+        operation, action, key, value, expected, level = cbor2.loads(payload)
+        return cls(operation, Action(action), key, value, expected, level)
 
 
 class Answer(NamedTuple):
@@ -69,6 +75,7 @@ class AppliedRecord:
     index: int
     position: int
     payload: bytes
+    level: int
     answer: Answer
     chain: bytes
     repeated_at: int | None
@@ -116,7 +123,14 @@ class RegisterMachine:
         repeated_at = None if before is None else int(_INDEX.unpack(before)[0])
         self._observer(
             AppliedRecord(
-                self.group_id, index, self.position, payload, answer, self.chain, repeated_at
+                self.group_id,
+                index,
+                self.position,
+                payload,
+                command.level,
+                answer,
+                self.chain,
+                repeated_at,
             )
         )
         return answer

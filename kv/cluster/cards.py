@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from kv.cluster.mail import Mail
 from kv.cluster.said_once import SaidOnce
 from raftgroups.transport import Link, NodeId
 from storage import stamps
@@ -24,7 +25,7 @@ from storage.errors import DataDirectoryError
 
 _log = logging.getLogger(__name__)
 
-CHANNEL: Final = "gossip"
+KIND: Final = "card"
 FILE_NAME: Final = "nodes.json"
 FORMAT: Final = 1
 TEXT_MAX: Final = 1024
@@ -56,17 +57,18 @@ class Cards:
         own: Card,
         directory: Path,
         link: Link,
+        mail: Mail,
         *,
         changed: Callable[[Card], None] | None = None,
     ) -> None:
         self._path = directory / FILE_NAME
-        self._link = link
+        self._mail = mail
         self._changed = changed
         self._said = SaidOnce(_log)
         self.own = own
         self.all: dict[NodeId, Card] = _read(self._path)
         self.all[NodeId(own.node)] = own
-        link.subscribe(CHANNEL, self._on_frame)
+        mail.on(KIND, self._on_card)
         link.on_peer_change(self._on_peer_change)
 
     @property
@@ -87,7 +89,7 @@ class Cards:
         self.own = msgspec.structs.replace(self.own, alarms=alarms)
         self.all[NodeId(self.own.node)] = self.own
         for node in self.others:
-            self._link.send(node, CHANNEL, _encode(self.own))
+            self._mail.tell(node, KIND, _encode(self.own))
 
     def save_own(self) -> None:
         self._save()
@@ -106,11 +108,11 @@ class Cards:
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
         if connected:
-            self._link.send(peer, CHANNEL, _encode(self.own))
+            self._mail.tell(peer, KIND, _encode(self.own))
 
-    def _on_frame(self, peer: NodeId, frame: bytes) -> None:
+    def _on_card(self, peer: NodeId, body: bytes) -> None:
         try:
-            card = _decode(frame)
+            card = _decode(body)
         except msgspec.DecodeError as error:
             self._said.warn(f"peer {peer}", "malformed_card", f"its card cannot be read: {error}")
             return

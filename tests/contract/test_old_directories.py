@@ -205,6 +205,8 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
         assert host.group(1).machine.rows() == [b"one %d" % number for number in range(15)]
         assert host.group(1).status().learners == ("n4",)
         assert host.group(3).status().role == "removed"
+        levels = {group.feature_level for group in host.groups.values()}
+        assert levels == {1}, "what was written without a level is of the first"
         shard = reader.SHARD_GROUP
         count = host.group(shard).machine.shard.view.get(b"count")
         assert (count.value, count.modified_ms) == (b"42", reader.WALL_MS + 9_000)

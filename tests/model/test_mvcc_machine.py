@@ -399,6 +399,7 @@ class MvccMachine(RuleBasedStateMachine):
             state, model = self.shards[place.shard].state, self.models[place.shard]
             assert (state.revision, state.compact_revision) == (model.revision, model.compacted)
             assert state.applied_index == len(self.log[place.shard])
+            assert state.keys == len(model.now)
 
     def check_nothing_is_left_over(self) -> None:
         """After the last sweep the rows are those that the compact revisions call for."""

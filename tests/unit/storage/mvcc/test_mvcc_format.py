@@ -8,9 +8,10 @@ from storage.codec import group_bytes
 from .conftest import Bench
 
 ROWS = {
-    # SHARD 1: keyspace 7, segment 11, revision 4, never compacted, applied index 9
+    # SHARD 1: keyspace 7, segment 11, revision 4, never compacted, applied index 9, one key
     "20 0000000000000001": (
         "00000007 000000000000000b 0000000000000004 ffffffffffffffff 0000000000000009"
+        "0000000000000001"
     ),
     # SEGMENT 11: itself from revision 2 on, open-ended, swept (0, 0), keys from "a" to "q"
     "21 000000000000000b": (

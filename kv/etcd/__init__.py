@@ -1,0 +1,1 @@
+"""etcd's v3 JSON gateway over the strong regime."""

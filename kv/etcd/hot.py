@@ -1,0 +1,152 @@
+"""The key-value calls from body to answer, without a loop: what both lanes of the node run.
+
+    status, body  <--  done  <--  encode  <--  Strong  <--  decode  <--  body
+
+`done` is called exactly once, maybe inside the call (what is refused at once), else later from the
+loop. The body is complete and begins where the HTTP body does; the caller adds the HTTP head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from kv.etcd.answers import Headers
+from kv.etcd.asking import unexpected
+from kv.etcd.context import GatewayContext
+from kv.etcd.errors import EtcdError, Grpc, RequestTooLargeError, encode_error
+from kv.etcd.translate import (
+    decode_compaction,
+    decode_delete,
+    decode_put,
+    decode_range,
+    decode_txn,
+    message_bytes,
+)
+from kv.model import LOCAL_READ, PLAIN_READ
+from raftgroups.commands import Command, Put
+from raftgroups.results import (
+    CompactResult,
+    DeleteResult,
+    PutResult,
+    RangeAnswer,
+    Result,
+    TxnResult,
+)
+from raftgroups.txn import check_put, is_read_only
+from storage.codec import VALUE_MAX_BYTES
+from storage.errors import JanusError
+
+Answered = Callable[[int, bytes], None]
+"""(HTTP status, body)"""
+HotCall = Callable[[bytes, Answered], None]
+T = TypeVar("T")
+
+
+class HotCalls:
+    """`by_path` has them by their HTTP path."""
+
+    def __init__(self, context: GatewayContext, headers: Headers) -> None:
+        self._strong: Final = context.strong
+        self._headers: Final = headers
+        self._alarms: Final = context.alarms
+        self._limits: Final = context.limits
+        self.by_path: Final[dict[str, HotCall]] = {
+            "/v3/kv/range": self.range,
+            "/v3/kv/put": self.put,
+            "/v3/kv/deleterange": self.delete_range,
+            "/v3/kv/txn": self.txn,
+            "/v3/kv/compaction": self.compaction,
+        }
+
+    def range(self, body: bytes, done: Answered) -> None:
+        try:
+            operation, serializable = decode_range(body)
+        except JanusError as error:
+            done(*encode_error(error))
+            return
+
+        def answered(answer: RangeAnswer | JanusError) -> None:
+            if isinstance(answer, JanusError):
+                done(*encode_error(answer))
+            else:
+                done(200, self._headers.encode_range(answer, self._strong.term))
+
+        self._strong.read(
+            lambda reader: reader.range(operation),
+            answered,
+            LOCAL_READ if serializable else PLAIN_READ,
+        )
+
+    def put(self, body: bytes, done: Answered) -> None:
+        self._write(decode_put, PutResult, self._headers.encode_put, body, done)
+
+    def delete_range(self, body: bytes, done: Answered) -> None:
+        self._write(decode_delete, DeleteResult, self._headers.encode_delete, body, done)
+
+    def compaction(self, body: bytes, done: Answered) -> None:
+        def encode(result: CompactResult, term: int) -> bytes:
+            return self._headers.encode_plain(result.revision, term)
+
+        self._write(decode_compaction, CompactResult, encode, body, done)
+
+    def txn(self, body: bytes, done: Answered) -> None:
+        try:
+            txn = decode_txn(body)
+            if not is_read_only(txn):
+                self._check(txn, body)
+        except JanusError as error:
+            done(*encode_error(error))
+            return
+
+        def answered(answer: Result | JanusError) -> None:
+            if isinstance(answer, TxnResult):
+                done(200, self._headers.encode_txn(answer, self._strong.term))
+            else:
+                done(*encode_error(unexpected(answer)))
+
+        if is_read_only(txn):
+            self._strong.read(lambda reader: reader.read_txn(txn), answered)
+        else:
+            self._strong.write(txn, answered)
+
+    def _write(
+        self,
+        decode: Callable[[bytes], Command],
+        kind: type[T],
+        encode: Callable[[T, int], bytes],
+        body: bytes,
+        done: Answered,
+    ) -> None:
+        try:
+            command = decode(body)
+            self._check(command, body)
+        except JanusError as error:
+            done(*encode_error(error))
+            return
+
+        def answered(answer: Result | JanusError) -> None:
+            if isinstance(answer, kind):
+                done(200, encode(answer, self._strong.term))
+            else:
+                done(*encode_error(unexpected(answer)))
+
+        self._strong.write(command, answered)
+
+    def _check(self, command: Command, body: bytes) -> None:
+        self._alarms.check(command)
+        if len(body) > VALUE_MAX_BYTES:
+            self.check_size(message_bytes(command))
+            if isinstance(command, Put):
+                check_put(command)
+
+    def check_size(self, size: int) -> None:
+        """Of a protocol message. Raises EtcdError, RequestTooLargeError."""
+        limits = self._limits
+        if size > limits.message_bytes:
+            words = f"grpc: received message larger than max ({size} vs. {limits.message_bytes})"
+            raise EtcdError(Grpc.RESOURCE_EXHAUSTED, words)
+        if size > limits.request_bytes:
+            raise RequestTooLargeError(
+                f"a request of {size} bytes is over the limit of {limits.request_bytes}"
+            )

@@ -1,0 +1,308 @@
+"""The gateway over a shard's machine in memory, without Raft: applied directly, served over HTTP.
+
+`DirectStrong` is the protocol Strong of kv/regime.py: a command is applied when it is asked for and
+its answer comes later from the loop; leases run by a ManualClock, or by the real time if `ticks`
+is given. `Served` runs an application with the gateway on a free port in a thread of its own, for
+clients that block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import web
+
+from kv.errors import UnavailableError
+from kv.etcd.answers import Headers
+from kv.etcd.auth import UserBook
+from kv.etcd.context import GatewayContext, GatewayLimits, Member, SnapshotPart, StatusNumbers
+from kv.etcd.gateway import Gateway, add_routes
+from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.regime import Done, ShardReader
+from kv.watch.messages import Encode
+from kv.watch.shard_watches import ShardWatches
+from kv.watch.watcher import WatchLimits
+from raftgroups.commands import Command, Range, Txn, encode
+from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
+from storage.clock import Clock, ManualClock, SystemClock
+from storage.engine import Batch
+from storage.errors import JanusError
+from storage.latest import Latest
+from storage.memory import MemoryEngine
+from storage.mvcc_events import EventPage, read_events
+from storage.mvcc_records import KeyValue
+from storage.mvcc_view import View
+
+CLUSTER = 2**63 + 11
+MEMBER = 2**64 - 5
+TERM = 3
+PLACE = ShardPlace(group=1, shard=1, keyspace=7, segment=3)
+
+
+class LeaseSeen(NamedTuple):
+    lease: int
+    granted_s: int
+    remaining_ms: int
+
+
+class DirectReader:
+    """A ShardReader of the machine as it is."""
+
+    shard = 1
+
+    def __init__(self, strong: DirectStrong) -> None:
+        self._machine = strong.machine
+        self._clock_ms = strong.clock_ms
+
+    @property
+    def revision(self) -> int:
+        return self._machine.revision
+
+    @property
+    def compact_revision(self) -> int:
+        return self._machine.view.state.compact_revision
+
+    @property
+    def view(self) -> View:
+        return self._machine.view
+
+    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
+        return self._machine.view.get(key, revision)
+
+    def ttl_remaining_ms(self, key: bytes) -> int | None:
+        return self._machine.ttl_remaining_ms(key, self._clock_ms())
+
+    def range(self, operation: Range) -> RangeAnswer:
+        return self._machine.range(operation)
+
+    def read_txn(self, txn: Txn) -> TxnResult:
+        return self._machine.read_txn(txn)
+
+    def lease(self, lease: int) -> LeaseSeen | None:
+        found = self._machine.leases.get(lease)
+        if found is None:
+            return None
+        return LeaseSeen(lease, found.ttl_s, found.deadline_ms - self._clock_ms())
+
+    def leases(self) -> list[int]:
+        return self._machine.leases.ids()
+
+    def lease_keys(self, lease: int) -> list[bytes]:
+        return self._machine.lease_keys(lease)
+
+
+class DirectStrong:
+    """Use it from its loop. `down`: every call is answered with this."""
+
+    def __init__(self, clock: Clock, watch_limits: WatchLimits | None = None) -> None:
+        self._clock = clock
+        self._watch_limits = watch_limits
+        self._hubs: list[ShardWatches] = []
+        self._index = 0
+        self.engine = MemoryEngine()
+        self.machine = ShardMachine(Latest(self.engine, clock), PLACE, observer=self._observe)
+        self.machine.restored(0)
+        self.down: JanusError | None = None
+        self.written: list[Command] = []
+
+    term = TERM
+
+    def clock_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
+
+    def _observe(self, revision: int, bodies: Sequence[bytes]) -> None:
+        for hub in self._hubs:
+            hub.committed(revision, bodies)
+
+    def apply(self, command: Command) -> Any:
+        self._index += 1
+        self.written.append(command)
+        before = self.machine.view.state.compact_revision
+        result = self.machine.apply(self._index, encode(command, clock_ms=self.clock_ms()))
+        if self._index % 3 == 0:  # some of it is in the engine, some in the overlay
+            batch = Batch()
+            self.machine.prepare(batch)
+            self.engine.write(batch, sync=True)
+            self.machine.after_commit()
+        compacted = self.machine.view.state.compact_revision
+        if compacted != before:
+            for hub in self._hubs:
+                hub.compacted(compacted)
+        return error_of(result) if isinstance(result, Failure) else result
+
+    def expire(self) -> None:
+        """What a leader does about deadlines."""
+        due = self.machine.due(self.clock_ms())
+        if due is not None:
+            self.apply(due)
+
+    # --- Strong ---
+
+    def write(self, command: Command, done: Done[Any], options: WriteOptions = PLAIN_WRITE) -> None:
+        answer = self.down or self.apply(command)
+        asyncio.get_running_loop().call_soon(done, answer)
+
+    def read(
+        self,
+        evaluate: Callable[[ShardReader], Any],
+        done: Done[Any],
+        options: ReadOptions = PLAIN_READ,
+    ) -> None:
+        answer: Any
+        try:
+            answer = self.down or evaluate(self.local())
+        except JanusError as error:
+            answer = error
+        asyncio.get_running_loop().call_soon(done, answer)
+
+    def local(self) -> ShardReader:
+        if isinstance(self.down, UnavailableError):
+            raise self.down
+        return DirectReader(self)
+
+    def watches(self, encode: Encode) -> ShardWatches:
+        hub = ShardWatches(
+            encode,
+            self._read_events,
+            revision=self.machine.revision,
+            compact_revision=self.machine.view.state.compact_revision,
+            scheduler=asyncio.get_running_loop(),
+            clock=self._clock,
+            limits=self._watch_limits,
+        )
+        self._hubs.append(hub)
+        return hub
+
+    def _read_events(
+        self,
+        from_revision: int,
+        start: bytes,
+        end: bytes | None,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> EventPage:
+        return read_events(
+            self.machine.view, from_revision, start, end, max_events=max_events, max_bytes=max_bytes
+        )
+
+
+class Node:
+    """A context over a DirectStrong, and what a test may turn."""
+
+    def __init__(self, strong: DirectStrong, **changes: Any) -> None:
+        self.strong = strong
+        self.leader = MEMBER
+        given: dict[str, Any] = {
+            "strong": strong,
+            "cluster_id": CLUSTER,
+            "member_id": MEMBER,
+            "members": self.members,
+            "status": self.status,
+            "rng": random.Random(7),
+            "snapshot": self.snapshot,
+            "users": UserBook(),
+            "any_origin": True,
+            "limits": GatewayLimits(gone_after_s=0.05, health_deadline_s=0.5),
+        }
+        self.context = GatewayContext(**(given | changes))
+
+    def members(self) -> list[Member]:
+        urls = ("http://127.0.0.1:7401",), ("http://127.0.0.1:7400",)
+        return [Member(MEMBER, "default", *urls)]
+
+    def status(self) -> StatusNumbers:
+        return StatusNumbers(self.leader, 12, 11, 4096, 1024)
+
+    async def snapshot(self) -> AsyncIterator[SnapshotPart]:
+        yield SnapshotPart(3, b"abc")
+        yield SnapshotPart(0, b"def")
+
+    def application(self) -> tuple[web.Application, Gateway]:
+        app = web.Application()
+        gateway = add_routes(app, self.context)
+        app.router.add_route("*", "/{tail:.*}", gateway.not_found)
+        return app, gateway
+
+
+@contextmanager
+def served(**changes: Any) -> Iterator[tuple[int, Node]]:
+    """A node with real time on a free port, in a thread of its own."""
+    started = threading.Event()
+    holder: dict[str, Any] = {}
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        node = Node(DirectStrong(SystemClock()), **changes)
+        app, gateway = node.application()
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        stop = asyncio.Event()
+        port = runner.addresses[0][1]
+        holder.update(port=port, node=node, stop=partial(loop.call_soon_threadsafe, stop.set))
+        started.set()
+        while not stop.is_set():
+            node.strong.expire()
+            try:
+                await asyncio.wait_for(stop.wait(), 0.05)
+            except TimeoutError:
+                continue
+        gateway.stop("the node stops")
+        await runner.cleanup()
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            holder["error"] = error
+            raise
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=main, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        assert "error" not in holder, holder["error"]
+        yield holder["port"], holder["node"]
+    finally:
+        if "stop" in holder:
+            holder["stop"]()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert "error" not in holder, holder["error"]
+
+
+@pytest.fixture
+def serve() -> Callable[..., Any]:
+    return served
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(100.0)
+
+
+@pytest.fixture
+def headers() -> Headers:
+    return Headers(CLUSTER, MEMBER)
+
+
+@pytest.fixture
+def new_node(clock: ManualClock) -> Callable[..., Node]:
+    """Within a running loop."""
+
+    def make(watch_limits: WatchLimits | None = None, **changes: Any) -> Node:
+        return Node(DirectStrong(clock, watch_limits), **changes)
+
+    return make
