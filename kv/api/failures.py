@@ -94,6 +94,12 @@ class VersionMismatchError(VersionedError):
     code = "version_mismatch"
 
 
+class TokenReusedError(InvalidRequestError):
+    """An idempotency token that belongs to another request already."""
+
+    code = "token_reused"
+
+
 class LockHeldError(JanusError):
     """Somebody else had the lock for as long as the caller would wait."""
 
@@ -127,6 +133,7 @@ _STATUS: Final[dict[str, int]] = {
     "lock_held": 409,
     "lock_lost": 409,
     "answer_not_kept": 409,
+    "token_reused": 409,
     "compacted": 410,
     "version_mismatch": 412,
     "body_too_large": 413,

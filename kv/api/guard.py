@@ -84,9 +84,9 @@ def cors_headers(access: Access, origin: str | None) -> list[tuple[str, str]]:
     return headers
 
 
-def preflight_headers(access: Access, origin: str, methods: str) -> list[tuple[str, str]]:
+def preflight_headers(methods: str) -> list[tuple[str, str]]:
+    """Beside those of any answer."""
     return [
-        *cors_headers(access, origin),
         ("Access-Control-Allow-Methods", methods),
         ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE_S)),
