@@ -17,6 +17,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import pytest
@@ -358,10 +359,11 @@ class Stream:
         while True:
             part, is_end = await asyncio.wait_for(self.response.content.readchunk(), 10)
             data += part
-            if not data and not is_end:
-                return None
-            if is_end:
+            if is_end and data:
                 break
+            if not part and not is_end:
+                assert not data
+                return None
         assert data.endswith(b"\n")
         assert data.count(b"\n") == 1
         return json.loads(data)
@@ -389,7 +391,7 @@ def b64(text: str) -> str:
 
 
 def text_of(body: Any) -> Any:
-    return json.dumps(body) if isinstance(body, dict) else body
+    return BytesIO(json.dumps(body).encode()) if isinstance(body, dict) else body
 
 
 def body_of(body: Any) -> Any:
