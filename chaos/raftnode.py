@@ -47,6 +47,7 @@ from raftgroups.status import Role
 from raftgroups.transport import NodeId
 from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
@@ -72,11 +73,17 @@ class RaftNode:
         self.canary: str = args.canary
         self.clock = SystemClock()
         self.tasks = Tasks(loop, lambda name, _: die(EXIT_TASK, f"task {name} died"))
-        self.engine: Engine = (
-            MemoryEngine(clock=self.clock)
-            if args.engine == "memory"
-            else LmdbEngine(Path(args.data) / "strong", clock=self.clock)
-        )
+        self.engine: Engine
+        self.directory: DataDirectory | None = None
+        if args.engine == "memory":
+            self.engine = MemoryEngine(clock=self.clock)
+            incarnation = 1 + random.Random(os.urandom(16)).getrandbits(48)
+        else:
+            path = Path(args.data) / "data"
+            self.directory = DataDirectory.open(path, create=True, node_id=args.node)
+            incarnation = self.directory.identity.incarnation
+            strong = self.directory.environment_path(RegimeName.STRONG)
+            self.engine = LmdbEngine(strong, clock=self.clock)
         self.writer = AdaptiveWriter(self.clock, loop.call_soon_threadsafe)
         self.committer = Committer(
             self.engine,
@@ -106,6 +113,7 @@ class RaftNode:
         """Operations that were applied a second time; must stay zero."""
         self.host = GroupHost(
             node_id=self.node_id,
+            incarnation=incarnation,
             boot_id=boot_id,
             engine=self.engine,
             committer=self.committer,
@@ -139,6 +147,8 @@ class RaftNode:
         self.watchdog.close()
         self.writer.close()
         self.engine.close()
+        if self.directory is not None:
+            self.directory.close()
 
     # --- control --------------------------------------------------------------------------
 

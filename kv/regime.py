@@ -20,72 +20,16 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.reading import LeaseReading as LeaseReading
+from kv.reading import ShardReader as ShardReader
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
-from raftgroups.commands import Command, Range, Txn
-from raftgroups.results import RangeAnswer, Result, TxnResult
+from raftgroups.commands import Command
+from raftgroups.results import Result
 from storage.errors import JanusError
-from storage.mvcc_records import KeyValue
-from storage.mvcc_view import View
 
 T = TypeVar("T")
 Done = Callable[[T | JanusError], None]
-
-
-class LeaseReading(Protocol):
-    """A lease as of a read. A named tuple in practice."""
-
-    @property
-    def lease(self) -> int: ...
-
-    @property
-    def granted_s(self) -> int: ...
-
-    @property
-    def remaining_ms(self) -> int: ...
-
-
-class ShardReader(Protocol):
-    """One shard as this node's replica has it now. Its methods raise the errors that name what
-    cannot be read (storage/errors.py)."""
-
-    @property
-    def shard(self) -> int:
-        """Its number, as session tokens name it."""
-        ...
-
-    @property
-    def revision(self) -> int: ...
-
-    @property
-    def compact_revision(self) -> int: ...
-
-    @property
-    def view(self) -> View:
-        """For keys, bounded pages and counts (storage/mvcc_view.py)."""
-        ...
-
-    def get(self, key: bytes, revision: int = 0) -> KeyValue | None: ...
-
-    def ttl_remaining_ms(self, key: bytes) -> int | None:
-        """Of the key's own time to live; None if it has none."""
-        ...
-
-    def range(self, operation: Range) -> RangeAnswer:
-        """As etcd answers it, bounded by nothing but the operation's limit."""
-        ...
-
-    def read_txn(self, txn: Txn) -> TxnResult:
-        """A transaction that cannot write (raftgroups/txn.py: is_read_only)."""
-        ...
-
-    def lease(self, lease: int) -> LeaseReading | None: ...
-
-    def leases(self) -> list[int]:
-        """All lease ids, in order."""
-        ...
-
-    def lease_keys(self, lease: int) -> list[bytes]: ...
 
 
 class Strong(Protocol):

@@ -160,6 +160,7 @@ class BenchCluster:
         committer = Committer(engine, writer, parts.scheduler, parts.clock, on_fatal=self._failed)
         host = GroupHost(
             node_id=node,
+            incarnation=1 + NODES.index(node),
             boot_id=f"boot-{node}",
             engine=engine,
             committer=committer,

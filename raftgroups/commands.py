@@ -1,15 +1,18 @@
 """The commands that travel in a shard's log, and their bytes.
 
-    version u8 | clock u64 | client length u8 | client, sequence u64, settled u64 | body
-                                                `--- only if the length is not 0 ---'
+    version u8 | clock u64 | wall u64 | client length u8 | client, sequence u64, settled u64 | body
+                                                           `--- only if the length is not 0 ---'
 
 - version: of everything that follows. A new kind, or a new field of an old one, raises it; so what
   version 1 does not know is refused alike by every program that knows version 1, and a higher
   version stops a replica that does not know it (machine.py). Newer commands are not proposed before
   every member supports them.
 - clock: the shard's clock in milliseconds (shardclock.py), set by the leader when it proposes; 0
-  leaves the clock where it is. It stands at a fixed place, so that a leader can stamp the bytes
-  that a follower has forwarded without decoding them.
+  leaves the clock where it is.
+- wall: the leader's wall clock then, in milliseconds since the epoch; 0 if it is not known. It only
+  becomes the time of modification of what the command writes. It may jump, also back.
+- Both stand at a fixed place, so that a leader can stamp the bytes that a follower has forwarded
+  without decoding them.
 - client, sequence, settled: the idempotency token (dedupe.py).
 - body: msgpack of [kind, field, ...]. msgspec decodes a put of 120 bytes in 0.3 us (cbor2: 0.7,
   struct by hand: 0.5) and encodes it in 0.2 us (cbor2: 2.5).
@@ -31,11 +34,14 @@ from storage.errors import InvalidOptionError
 
 VERSION: Final = 1
 CLOCK_MAX_MS: Final = 2**63 - 1
+"""Of the shard's clock and of wall time."""
 CLIENT_MAX_BYTES: Final = 64
 SEQUENCE_MAX: Final = 2**63 - 1
 TO_THE_END: Final = b"\x00"
 
-_HEAD: Final = Packing(">BQB")
+_HEAD: Final = Packing(">BQQB")
+_TIMES: Final = Packing(">QQ")
+_TIMES_END: Final = 1 + _TIMES.size
 _TOKEN: Final = Packing(">QQ")
 _CLIENT_AT: Final = _HEAD.size
 
@@ -218,17 +224,12 @@ class Token(NamedTuple):
     settled: int = 0
 
 
-class Envelope(NamedTuple):
-    """What stands before the body."""
-
-    clock_ms: int
-    token: Token | None
-    body: bytes
-
+Envelope = tuple[int, int, Token | None, bytes]
+"""(clock, wall time, token, body). Not a NamedTuple: making one takes 0.2 us of each entry."""
 
 _encode_body: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Command).decode
-_PLAIN: Final = _HEAD.pack(VERSION, 0, 0)
+_PLAIN: Final = _HEAD.pack(VERSION, 0, 0, 0)
 
 
 def _encode(command: Command) -> bytes:
@@ -240,12 +241,14 @@ def _encode(command: Command) -> bytes:
         ) from error
 
 
-def encode(command: Command, token: Token | None = None, clock_ms: int = 0) -> bytes:
+def encode(
+    command: Command, token: Token | None = None, clock_ms: int = 0, wall_ms: int = 0
+) -> bytes:
     """The bytes to propose. Raises InvalidTokenError, InvalidOptionError."""
-    if token is None and clock_ms == 0:
+    if token is None and clock_ms == wall_ms == 0:
         return _PLAIN + _encode(command)
     if token is None:
-        return _HEAD.pack(VERSION, clock_ms, 0) + _encode(command)
+        return _HEAD.pack(VERSION, clock_ms, wall_ms, 0) + _encode(command)
     client, sequence, settled = token
     if not 0 < len(client) <= CLIENT_MAX_BYTES:
         raise InvalidTokenError(
@@ -257,26 +260,29 @@ def encode(command: Command, token: Token | None = None, clock_ms: int = 0) -> b
             f"an idempotency token has sequence {sequence} and settled {settled}; a sequence is 0 "
             f"to {SEQUENCE_MAX}, and settled is at most the sequence"
         )
-    head = _HEAD.pack(VERSION, clock_ms, len(client))
+    head = _HEAD.pack(VERSION, clock_ms, wall_ms, len(client))
     return head + client + _TOKEN.pack(sequence, settled) + _encode(command)
 
 
-def stamp(payload: bytes, clock_ms: int) -> bytes:
-    """The same command with the shard's clock in it: the leader's last step before it proposes."""
-    return payload[:1] + clock_ms.to_bytes(8, "big") + payload[9:]
+def stamp(payload: bytes, clock_ms: int, wall_ms: int) -> bytes:
+    """The same command with the shard's clock and the wall time in it: the leader's last step
+    before it proposes."""
+    return payload[:1] + _TIMES.pack(clock_ms, wall_ms) + payload[_TIMES_END:]
 
 
 def open_envelope(payload: bytes) -> Envelope:
     """The parts of a payload. Raises UnknownCommandError, NewerCommandError."""
     if len(payload) <= _CLIENT_AT:
         raise UnknownCommandError(f"a command of {len(payload)} bytes is too short to be one")
-    version, clock_ms, client_size = _HEAD.unpack_from(payload)
+    version, clock_ms, wall_ms, client_size = _HEAD.unpack_from(payload)
     if version != VERSION:
         raise _unknown_version(version)
-    if clock_ms > CLOCK_MAX_MS:
-        raise UnknownCommandError(f"a command with the clock at {clock_ms} ms is none")
+    if clock_ms > CLOCK_MAX_MS or wall_ms > CLOCK_MAX_MS:
+        raise UnknownCommandError(
+            f"a command with the clock at {clock_ms} ms and the wall time {wall_ms} ms is none"
+        )
     if not client_size:
-        return Envelope(clock_ms, None, payload[_CLIENT_AT:])
+        return clock_ms, wall_ms, None, payload[_CLIENT_AT:]
     token_at = _CLIENT_AT + client_size
     body_at = token_at + _TOKEN.size
     if client_size > CLIENT_MAX_BYTES or len(payload) <= body_at:
@@ -285,7 +291,7 @@ def open_envelope(payload: bytes) -> Envelope:
     if not settled <= sequence <= SEQUENCE_MAX:
         raise UnknownCommandError(f"a token with sequence {sequence} is not one of this version")
     token = Token(payload[_CLIENT_AT:token_at], sequence, settled)
-    return Envelope(clock_ms, token, payload[body_at:])
+    return clock_ms, wall_ms, token, payload[body_at:]
 
 
 def decode_body(body: bytes) -> Command:
@@ -299,10 +305,11 @@ def decode_body(body: bytes) -> Command:
     return command
 
 
-def decode(payload: bytes) -> tuple[Command, Token | None, int]:
-    """(command, token, clock): what a proposer checks before foreign bytes enter its log."""
-    clock_ms, token, body = open_envelope(payload)
-    return decode_body(body), token, clock_ms
+def decode(payload: bytes) -> tuple[Command, Token | None, int, int]:
+    """(command, token, clock, wall time): what a proposer checks before foreign bytes enter its
+    log."""
+    clock_ms, wall_ms, token, body = open_envelope(payload)
+    return decode_body(body), token, clock_ms, wall_ms
 
 
 def _unknown_version(version: int) -> UnknownCommandError | NewerCommandError:

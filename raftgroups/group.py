@@ -15,6 +15,7 @@ from functools import partial
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
+from raftgroups.messages import Ack, Append, Message
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
 from raftgroups.records import operations_command
@@ -47,9 +48,13 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        reason = self._why_not(payload)
-        if reason is not None:
-            self._services.answer(partial(done, Refused(reason, self.replica.leader_hint())))
+        if self._proposals.full(payload) and self.replica.raft.leads:
+            reason = f"{len(self._proposals)} operations wait already; slow down"
+            self._services.answer(partial(done, Refused(reason, busy=True)))
+            return
+        why_not = self._why_not(payload)
+        if why_not is not None:
+            self._services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
             return
         deadline = self.replica.now() + self._services.config.propose_timeout_s
         self._proposals.queue(payload, done, deadline)
@@ -63,8 +68,6 @@ class Group:
         if len(payload) > self._services.config.entry_max_bytes:
             limit = self._services.config.entry_max_bytes
             return f"an operation of {len(payload)} bytes is over the limit of {limit}; split it"
-        if self._proposals.full(payload):
-            return f"{len(self._proposals)} operations wait already; slow down"
         return self.changes.why_no_proposals()
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
@@ -105,6 +108,16 @@ class Group:
         return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------
+
+    def receive_quietly(self, peer: NodeId, incarnation: int, message: Message, now: float) -> bool:
+        """Take a heartbeat, or the answer to one, that says nothing but that its sender is there.
+        True: that was all, and the group needs no part in this turn."""
+        replica = self.replica
+        if isinstance(message, Append):
+            return replica.hear_leader(peer, message, now)
+        return isinstance(message, Ack) and replica.replication.hear(
+            peer, incarnation, message, now
+        )
 
     def step(self, now: float) -> None:
         replica = self.replica
@@ -231,6 +244,30 @@ class Group:
         return self.replica.raft.leader
 
     @property
+    def leads(self) -> bool:
+        return self.replica.raft.leads
+
+    @property
+    def settled(self) -> bool:
+        """Leads, and has applied everything that leaders before it committed."""
+        raft = self.replica.raft
+        return (
+            raft.leads
+            and self.replica.own_term_committed()
+            and raft.applied_index >= (raft.noop_index or 0)
+        )
+
+    @property
+    def formed(self) -> bool:
+        """Every initial voter was heard once: from now on a majority of them will do."""
+        return self.replica.journal.config.formed
+
+    @property
+    def readable(self) -> bool:
+        """No snapshot is being put in place: the machine has a state."""
+        return not self.replica.installing
+
+    @property
     def machine(self) -> StateMachine:
         return self.replica.machine
 
@@ -276,6 +313,7 @@ class Group:
             installing=replica.installing,
             pending=len(self._proposals),
             hibernating=self._services.asleep(self.group_id),
+            leader_changes=replica.voting.leader_changes,
         )
 
     def _peers(self) -> dict[NodeId, PeerStatus]:

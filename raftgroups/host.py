@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from raftgroups import identity
 from raftgroups.config import HostConfig
@@ -55,6 +55,7 @@ class GroupHost:
         self,
         *,
         node_id: NodeId,
+        incarnation: int,
         boot_id: str,
         engine: Engine,
         committer: Committer,
@@ -66,7 +67,9 @@ class GroupHost:
         machines: Callable[[int], StateMachine],
     ) -> None:
         """Registers itself with the committer and subscribes "raft" and "snapshot" on the link.
-        `boot_id` differs in every start of the process. `machines` makes the machine of a group."""
+        `incarnation` is the data directory's; `boot_id` differs in every start of the process. If
+        the engine's Raft state is of another incarnation, its replicas never vote again until they
+        are removed and added (raftgroups/identity.py). `machines` makes the machine of a group."""
         self.node_id = node_id
         self.config = config
         self.clock = clock
@@ -79,7 +82,8 @@ class GroupHost:
         self._link = link
         self._scheduler = scheduler
         self._machines = machines
-        self.incarnation = identity.incarnation(engine, rng)
+        self.incarnation = incarnation
+        identity.adopt(engine, incarnation)
         self._outbox = Outbox(link, self.incarnation, boot_id, self._not_sent)
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
@@ -198,7 +202,7 @@ class GroupHost:
 
     def send_now(self, peer: NodeId, message: Message) -> None:
         self.counters.messages_out += 1
-        self._outbox.send(peer, [message])
+        self._outbox.send_now(peer, message)
 
     def connected(self, peer: NodeId) -> bool:
         return self._link.connected(peer)
@@ -240,11 +244,16 @@ class GroupHost:
             self.wake(group_id)
         self._soon.reads_arrived(group_id)
 
-    def _reads_depart(self, group_id: int) -> None:
-        group = self._groups.get(group_id)
-        if group is not None and not self._stopped:
-            group.replica.reads.depart()
-            self._deadlines.watch(group.next_deadline())
+    def _reads_depart(self, group_ids: Iterable[int]) -> None:
+        self._outbox.gather()
+        try:
+            for group_id in group_ids:
+                group = self._groups.get(group_id)
+                if group is not None and not self._stopped:
+                    group.replica.reads.depart()
+                    self._deadlines.watch(group.replica.reads.points.deadline())
+        finally:
+            self._outbox.flush_now()
 
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
@@ -266,19 +275,26 @@ class GroupHost:
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
         self._hibernation.frame_heard(peer, boot)
-        for message in messages:
-            if isinstance(message, Beat):
-                continue
-            group = self._groups.get(message.group)
-            if group is None:
-                self.drop(peer, message.group, "no-such-group")
-            elif not (
-                group.replica.receive_read(peer, incarnation, message)
-                or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
-            ):
-                self._inbox.append((peer, incarnation, message))
+        self._outbox.gather()
+        try:
+            for message in messages:
+                self._take(peer, incarnation, message)
+        finally:
+            self._outbox.flush_now()
         if self._inbox:
             self._committer.kick()
+
+    def _take(self, peer: NodeId, incarnation: int, message: Message) -> None:
+        if isinstance(message, Beat):
+            return
+        group = self._groups.get(message.group)
+        if group is None:
+            self.drop(peer, message.group, "no-such-group")
+        elif not (
+            group.replica.receive_read(peer, incarnation, message)
+            or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
+        ):
+            self._inbox.append((peer, incarnation, message))
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
         self.drop(peer, message.group, "link-full-or-down")
@@ -312,14 +328,20 @@ class GroupHost:
 
     def _turn(self) -> Need:
         self._turns += 1
+        now = self.clock.monotonic()
+        self._outbox.gather()
         inbox, self._inbox = self._inbox, []
         for peer, incarnation, message in inbox:
             group = self._groups.get(message.group)
-            if group is not None:
+            if group is None:
+                continue
+            asleep = self._hibernation.asleep(message.group)
+            if not asleep and group.receive_quietly(peer, incarnation, message, now):
+                continue
+            if asleep:
                 self._hibernation.wake(message.group)
-                self._dirty[message.group] = None
-                group.replica.receive(peer, incarnation, message)
-        now = self.clock.monotonic()
+            self._dirty[message.group] = None
+            group.replica.receive(peer, incarnation, message)
         dirty, self._dirty = self._dirty, {}
         need = self._unwritten
         for group_id in dirty:
@@ -328,6 +350,7 @@ class GroupHost:
             self._deadlines.watch(group.next_deadline())
             if need is not Need.NOW:
                 need = max(need, group.replica.need())
+        self._outbox.flush_now()
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:

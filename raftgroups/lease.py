@@ -79,6 +79,7 @@ class Leases:
         return self._leases.get(lease)
 
     def ids(self) -> list[int]:
+        """In order."""
         return sorted(self._leases)
 
     def remaining_s(self, lease: int, clock_ms: int) -> int | None:

@@ -11,6 +11,9 @@ every replica, wherever turns and crashes fall between them. Time comes with the
 only ever raises the machine's), ids with the command, and the messages of refusals say nothing
 about this replica.
 
+The wall time of a payload is for people, and no rule looks at it: what the entry writes and answers
+carries it as it stands there, even if it is before that of the entry before.
+
 A client's error is a Failure. Whatever else is raised means that this replica cannot go on: a
 damaged record, or a command of a version that it does not know (NewerCommandError); to pass that
 one over would make it differ from the replicas that know it.
@@ -132,6 +135,8 @@ class ShardMachine:
         self._head_key: Final = key_u64(Table.MACHINE, place.group, HEAD)
         self._head = b""
         """The body of the head as written last."""
+        self._wall_ms = 0
+        """Of the entry that is being applied; means nothing between two entries."""
         self._ranges: tuple[tuple[bytes, bytes], ...] = ()
         self._load()
 
@@ -170,7 +175,7 @@ class ShardMachine:
         if index != state.applied_index:
             self.shard.mark_applied(index)
         try:
-            clock_ms, token, body = open_envelope(payload)
+            clock_ms, self._wall_ms, token, body = open_envelope(payload)
             if clock_ms > self.clock_ms:
                 self.clock_ms = clock_ms
             if token is not None:
@@ -221,17 +226,18 @@ class ShardMachine:
                 raise lease_missing(command.lease)
             txns.check_put_state(self.shard.view, command, self.leases)
             return self._in_scope(lambda operations: operations.put(command))
-        with self.shard.begin() as scope:
+        wall_ms = self._wall_ms
+        with self.shard.begin(wall_ms) as scope:
             previous = scope.put(command.key, command.value, want_previous=command.want_previous)
         if self.observer is not None:
             self._emit()
-        return PutResult(self.shard.state.revision, previous)
+        return PutResult(self.shard.state.revision, previous, wall_ms)
 
     def _in_scope(self, act: Callable[[Operations], T]) -> T:
         """Several operations as one revision; if one raises, none."""
         shard = self.shard
         before = shard.state.revision
-        with shard.begin() as scope:
+        with shard.begin(self._wall_ms) as scope:
             operations = self._operations(scope.view, scope)
             result = act(operations)
         if shard.state.revision != before:

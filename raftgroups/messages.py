@@ -318,11 +318,18 @@ def _decode_message(item: object) -> Message | None:
     kind, numbers, shapes = known
     if len(item) != 1 + numbers + len(shapes):
         return None
+    message: Message
+    if not shapes:  # most of them: probes, echoes, votes
+        for value in item:
+            if type(value) is not int or not 0 <= value < _INT_LIMIT:
+                return None
+        message = kind(*item[1:])
+        return message
     for value in item[1 : numbers + 1]:
         if type(value) is not int or not 0 <= value < _INT_LIMIT:
             return None
     for shape, value in zip(shapes, item[numbers + 1 :], strict=True):
         if not shape(value):
             return None
-    message: Message = kind(*item[1:])
+    message = kind(*item[1:])
     return message

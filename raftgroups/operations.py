@@ -67,6 +67,12 @@ class Operations:
         return self._view.state.revision
 
     @property
+    def modified_ms(self) -> int:
+        """The wall time of the revision that the operations done make; 0 if they make none."""
+        scope = self._scope
+        return scope.wall_ms if scope is not None and scope.changed else 0
+
+    @property
     def _open_scope(self) -> WriteScope:
         assert self._scope is not None, "a write needs a write scope"
         return self._scope
@@ -88,7 +94,7 @@ class Operations:
             value = old.value if operation.ignore_value else value
             lease = old.lease if operation.ignore_lease else lease
         previous = self._put(key, value, lease, operation.ttl_ms, operation.want_previous)
-        return PutResult(self.revision, previous)
+        return PutResult(self.revision, previous, self.modified_ms)
 
     def _put(
         self, key: bytes, value: bytes, lease: int, ttl_ms: int, want_previous: bool
@@ -112,7 +118,7 @@ class Operations:
             for gone in found:
                 self.ttls.pop(gone.key, None)
         previous = tuple(found) if operation.want_previous else ()
-        return DeleteResult(self.revision, len(found), previous)
+        return DeleteResult(self.revision, len(found), previous, self.modified_ms)
 
     def range(self, operation: Range) -> RangeAnswer:
         return read(self._view, operation, self.revision)
@@ -132,7 +138,7 @@ class Operations:
         self._put(key, b"%d" % number, 0 if old is None else old.lease, 0, False)
         if deadline_ms is not None:
             self.ttls[key] = deadline_ms
-        return IncrementResult(self.revision, number)
+        return IncrementResult(self.revision, number, self.modified_ms)
 
     def _deadline_of(self, record: KeyValue | None) -> int | None:
         """When a key's own time is over, if it has one."""
@@ -152,12 +158,12 @@ class Operations:
         check_put_state(self._view, put, self._leases)
         current = self._view.get(key)
         if not _matches(operation, current):
-            return CasResult(self.revision, False, current)
+            return CasResult(self.revision, False, current, self.modified_ms)
         if value is not None:
             self._put(key, value, operation.lease, operation.ttl_ms, False)
         elif current is not None:
             self.delete(Delete(key))
-        return CasResult(self.revision, True, current)
+        return CasResult(self.revision, True, current, self.modified_ms)
 
     def of_batch(self, operation: BatchOperation) -> BatchAnswer:
         if isinstance(operation, Put):
@@ -188,7 +194,7 @@ def run_batch(operations: Operations, command: BatchWrite) -> BatchResult:
         if isinstance(answer, CasResult) and not answer.succeeded:
             raise ConditionFailedError(place, answer)
         results.append(answer)
-    return BatchResult(operations.revision, -1, tuple(results))
+    return BatchResult(operations.revision, -1, tuple(results), operations.modified_ms)
 
 
 def set_ttl(view: View, ttls: KeyTtls, key: bytes, ttl_ms: int, clock_ms: int) -> int:

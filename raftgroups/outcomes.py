@@ -25,6 +25,8 @@ class Refused:
 
     reason: str
     leader: NodeId | None = None
+    busy: bool = False
+    """A queue here is full: asking again at once, or elsewhere, makes it worse."""
 
 
 @dataclass(frozen=True, slots=True)

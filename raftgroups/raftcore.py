@@ -191,6 +191,17 @@ class Raft:
         if peer in self._core._SyncObj__raftMatchIndex:
             self._core._SyncObj__lastResponseTime[peer] = self._environment.clock.monotonic()
 
+    def follows(self, node: NodeId, term: int) -> bool:
+        """A heartbeat of this node in this term would tell the core only that it is there."""
+        core = self._core
+        return (
+            core._SyncObj__raftState == FOLLOWER
+            and core._SyncObj__raftCurrentTerm == term
+            and core._SyncObj__raftLeader is not None
+            and core._SyncObj__raftLeader.id == node
+            and not core._SyncObj__transferInProgress
+        )
+
     # --- events --------------------------------------------------------------------------
 
     def tick(self) -> None:

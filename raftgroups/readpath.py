@@ -33,7 +33,7 @@ class ReadPath:
         services = replica.services
         if len(self.points) >= services.config.reads_max:
             reason = f"{len(self.points)} reads wait already; slow down"
-            services.answer(partial(done, Refused(reason, replica.leader_hint())))
+            services.answer(partial(done, Refused(reason, busy=True)))
             return
         deadline = replica.now() + services.config.read_timeout_s
         self._arrive(Reader(partial(self._answer, done), deadline))

@@ -21,9 +21,12 @@ machine has applied that index.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftgroups.transport import NodeId
+
+
+_NEVER: Final = float("inf")
 
 
 class Reader(NamedTuple):
@@ -133,10 +136,12 @@ class ReadPoints:
 
     def deadline(self) -> float:
         """When the first one will have waited too long; infinity if nobody waits."""
-        times = [reader.deadline for reader in self.waiting[:1]]
-        times += [reader.deadline for reader in self.flight.readers[:1]] if self.flight else []
-        times += [reader.deadline for _, reader in self._ready[:1]]
-        return min(times, default=float("inf"))
+        nearest = self.waiting[0].deadline if self.waiting else _NEVER
+        if self.flight is not None and self.flight.readers:
+            nearest = min(nearest, self.flight.readers[0].deadline)
+        if self._ready:
+            nearest = min(nearest, self._ready[0][1].deadline)
+        return nearest
 
     def expire(self, now: float) -> list[Reader]:
         """Everyone who has waited too long. A flight whose readers all left is given up."""

@@ -6,7 +6,7 @@ HARD_STATE     group             term, removed_at, vote        what a vote depen
 GROUP_CONFIG   group             [[index, config], ...]        at the base and above it
 APPLIED_INDEX  group             applied index, commit index   in the batch of the applied data
 SNAPSHOT_STATE group             meta | 0x01 + number: a chunk being received
-NODE_META      raft.incarnation  random number of this engine
+NODE_META      raft.incarnation  the data directory's, when the rows below were written
 """
 
 from __future__ import annotations

@@ -201,6 +201,28 @@ class Replica:
             raft.receive_append(peer, placed.append)
         return self.voting.leader_heard()
 
+    def hear_leader(self, peer: NodeId, append: Append, now: float) -> bool:
+        """Do what `_on_append` does with an Append that changes nothing but the election timer,
+        without the core and a tick: 64 awake groups hear 640 a second. False: it is not one."""
+        raft, journal = self.raft, self.journal
+        last = journal.last_index
+        if (
+            append.entries
+            or append.prev_index != last
+            or append.prev_term != journal.last_term
+            or append.commit > raft.applied_index
+            or not raft.follows(peer, append.term)
+            or not self.reads.points.idle
+            or self.installing
+        ):
+            return False
+        raft.election_deadline = now + raft.timeout_s()
+        self.voting.leader_heard()
+        if not append.quiet:
+            ack = Ack(self.group_id, append.term, last + 1, success=True, reset=False)
+            self.services.send(peer, ack)
+        return True
+
     def _place(self, append: Append) -> Placed:
         assert append.prev_index is not None
         if "no-suffix-filter" in self.services.config.canaries:
@@ -340,6 +362,7 @@ class Replica:
     def role_changed(self, old: int, new: int) -> None:
         self.voting.election.cancel()
         if new == LEADER:
+            self.voting.leader_known()
             self.replication.restart()
             self._owner.leadership_won()
         elif old == LEADER:

@@ -144,6 +144,30 @@ class Replication:
 
     # --- back ----------------------------------------------------------------------------
 
+    def hear(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
+        """Take the answer to a heartbeat of somebody who has all that was sent, as `on_ack` would,
+        without the core and a tick. False: it says more than that."""
+        replica = self._replica
+        raft, progress = replica.raft, self.progress.get(peer)
+        if (
+            progress is None
+            or not raft.leads
+            or ack.term != raft.term
+            or not ack.success
+            or ack.reset
+            or progress.incarnation != incarnation
+            or progress.under_way
+            or progress.paused
+            or progress.snapshot
+            or ack.next_index != raft.next_index(peer)
+            or ack.next_index != raft.match_index(peer) + 1
+            or not replica.journal.config.is_member(peer, incarnation)
+        ):
+            return False
+        raft.heard(peer)
+        progress.heard_at = now
+        return True
+
     def on_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> None:
         replica = self._replica
         raft, canaries = replica.raft, replica.services.config.canaries

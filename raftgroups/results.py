@@ -1,8 +1,10 @@
 """What applying a command answers. Plain values; the outer edges turn them into JSON or errors.
 
 Every result has `revision`, the shard's revision after the command (within a transaction: as of
-that operation). A refusal is a Failure. Results are remembered for idempotency tokens, so each has
-bytes: msgpack of [kind, field, ...], encoded and decoded here.
+that operation). Those of writes end with `modified_ms`, the wall time of that revision: the
+modified_ms of the records that the command wrote; 0 if it wrote nothing, or if the proposer gave no
+time. A refusal is a Failure. Results are remembered for idempotency tokens, so each has bytes:
+msgpack of [kind, field, ...], encoded and decoded here.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from storage.errors import (
     CompactedError,
     InvalidRequestError,
     JanusError,
+    NoSpaceError,
     Outcome,
     WrongShardError,
 )
@@ -28,6 +31,7 @@ class _Result(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class PutResult(_Result, frozen=True, tag=1):
     previous: KeyValue | None = None
+    modified_ms: int = 0
 
 
 class DeleteResult(_Result, frozen=True, tag=2):
@@ -35,6 +39,7 @@ class DeleteResult(_Result, frozen=True, tag=2):
 
     deleted: int
     previous: tuple[KeyValue, ...] = ()
+    modified_ms: int = 0
 
 
 class RangeAnswer(_Result, frozen=True, tag=3):
@@ -48,6 +53,7 @@ class RangeAnswer(_Result, frozen=True, tag=3):
 class TxnResult(_Result, frozen=True, tag=4):
     succeeded: bool
     responses: tuple[PutResult | DeleteResult | RangeAnswer | TxnResult, ...]
+    modified_ms: int = 0
 
 
 class CompactResult(_Result, frozen=True, tag=5):
@@ -87,6 +93,7 @@ class TtlResult(_Result, frozen=True, tag=10):
 
 class IncrementResult(_Result, frozen=True, tag=11):
     value: int
+    modified_ms: int = 0
 
 
 class CasResult(_Result, frozen=True, tag=12):
@@ -94,6 +101,7 @@ class CasResult(_Result, frozen=True, tag=12):
 
     succeeded: bool
     current: KeyValue | None
+    modified_ms: int = 0
 
 
 class BatchResult(_Result, frozen=True, tag=13):
@@ -102,6 +110,7 @@ class BatchResult(_Result, frozen=True, tag=13):
 
     failed: int
     results: tuple[PutResult | DeleteResult | IncrementResult | CasResult, ...]
+    modified_ms: int = 0
 
 
 class Failure(_Result, frozen=True, tag=14):
@@ -176,7 +185,10 @@ def error_of(failure: Failure) -> JanusError:
 
 @cache
 def _refusals_by_code() -> dict[str, type[JanusError]]:
-    found: dict[str, type[JanusError]] = {WrongShardError.code: WrongShardError}
+    found: dict[str, type[JanusError]] = {
+        WrongShardError.code: WrongShardError,
+        NoSpaceError.code: NoSpaceError,
+    }
     waiting: list[type[JanusError]] = [InvalidRequestError]
     while waiting:
         kind = waiting.pop()

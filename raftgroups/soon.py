@@ -7,7 +7,7 @@ anything in its callback. Reads leave together, so that all reads of one pass sh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from storage.clock import Scheduler
 
@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Soon:
-    def __init__(self, scheduler: Scheduler, depart: Callable[[int], None]) -> None:
+    def __init__(self, scheduler: Scheduler, depart: Callable[[Iterable[int]], None]) -> None:
         self._scheduler = scheduler
         self._depart = depart
         self._answers: list[Callable[[], None]] = []
@@ -42,5 +42,4 @@ class Soon:
 
     def _reads_depart(self) -> None:
         readers, self._readers = self._readers, {}
-        for group_id in readers:
-            self._depart(group_id)
+        self._depart(readers)

@@ -64,6 +64,8 @@ class GroupStatus:
     """A snapshot is being put in place: there is no state to read, the applied indexes say 0."""
     pending: int
     hibernating: bool
+    leader_changes: int = 0
+    """Terms in which this replica came to know a leader since the process began."""
 
 
 @dataclass(frozen=True, slots=True)

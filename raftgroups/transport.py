@@ -13,7 +13,9 @@ What may be relied on, and nothing more:
 
 The Outbox gathers a turn's messages of all groups, so that each peer gets one frame a turn and
 channel (more only where it would grow beyond FRAME_BYTES), and knows which of them may leave before
-the turn's batch is on the disk.
+the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one frame
+is taken in or one pass's reads depart: 64 groups' probes in a frame each made a read point 12 times
+as dear as one group's.
 """
 
 from __future__ import annotations
@@ -76,6 +78,8 @@ class Outbox:
         self._not_sent = not_sent
         self._early: dict[NodeId, list[Message]] = {}
         self._late: dict[NodeId, list[Message]] = {}
+        self._now: dict[NodeId, list[Message]] | None = None
+        """What leaves when the work under way is done; None: nothing is under way."""
 
     def add(self, peer: NodeId, message: Message, *, early: bool) -> None:
         box = self._early if early else self._late
@@ -92,6 +96,25 @@ class Outbox:
     def flush_late(self) -> int:
         box, self._late = self._late, {}
         return self._flush(box)
+
+    def gather(self) -> bool:
+        """From now on `send_now` waits for `flush_now`. False if somebody gathers already."""
+        if self._now is not None:
+            return False
+        self._now = {}
+        return True
+
+    def flush_now(self) -> None:
+        box, self._now = self._now, None
+        if box:
+            self._flush(box)
+
+    def send_now(self, peer: NodeId, message: Message) -> None:
+        """Past the turn: at once, or with what else the work under way sends."""
+        if self._now is None:
+            self.send(peer, [message])
+        else:
+            self._now.setdefault(peer, []).append(message)
 
     def _flush(self, box: dict[NodeId, list[Message]]) -> int:
         count = 0

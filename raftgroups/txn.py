@@ -87,6 +87,9 @@ class Writer(Protocol):
     @property
     def revision(self) -> int: ...
 
+    @property
+    def modified_ms(self) -> int: ...
+
 
 # --- what no state can make right ------------------------------------------------------------
 
@@ -313,4 +316,4 @@ def run(writer: Writer, txn: Txn, path: Path) -> TxnResult:
         else:
             assert nested is not None
             responses.append(run(writer, operation, nested))
-    return TxnResult(writer.revision, path.taken, tuple(responses))
+    return TxnResult(writer.revision, path.taken, tuple(responses), writer.modified_ms)

@@ -34,6 +34,9 @@ class Voting:
         self.election = Election(round=replica.services.rng.randrange(0, 1 << 32))
         self.leader_heard_at = NEVER
         """When a leader of our term last proved to be there."""
+        self.leader_changes = 0
+        """Terms in which this replica came to know a leader, itself included."""
+        self._led_term = 0
 
     def _silence_s(self) -> float:
         return self._replica.now() - self.leader_heard_at
@@ -83,6 +86,14 @@ class Voting:
     def leader_heard(self) -> None:
         self.leader_heard_at = self._replica.now()
         self.election.cancel()
+        self.leader_known()
+
+    def leader_known(self) -> None:
+        """Count the leader of this term once."""
+        term = self._replica.raft.term
+        if term != self._led_term:
+            self._led_term = term
+            self.leader_changes += 1
 
     def leader_lost(self) -> None:
         """The connection to the leader is gone: find out soon whether the leader is, too."""

@@ -70,6 +70,10 @@ class Participant(Protocol):
         ...
 
 
+OnCommit = Callable[[float, float, int], None]
+"""Told of each commit after everyone was: the seconds that the synced write took, those from the
+turn's end until the last participant was told, and the bytes written. It must not raise."""
+
 Done = Callable[[BaseException | None, float], None]
 """Called on the loop with the failure, if any, and the seconds that the write took."""
 
@@ -212,6 +216,9 @@ class Committer:
         self._stopped = self._failed = False
         self.in_flight_since: float | None = None
         """When the write in flight began; None between writes. The watchdog reads it."""
+        self.on_commit: OnCommit | None = None
+        self._began = 0.0
+        self._batch_bytes = 0
         self.turns = 0
         self.commits = 0
         self.stalls = 0
@@ -267,7 +274,7 @@ class Committer:
             return
         if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
             # The pass of the loop between here and the write flushes what begin_turn sent.
-            self.in_flight_since = self._clock.monotonic()
+            self.in_flight_since = self._began = self._clock.monotonic()
             self._scheduler.call_soon(self._commit)
         elif need is Need.LAZY:
             if self._lazy_timer is None:
@@ -292,6 +299,7 @@ class Committer:
             self.in_flight_since = None
             self.fail(error)
             return
+        self._batch_bytes = batch.size_bytes
         self.in_flight_since = self._clock.monotonic()
         self._writer.submit(self._engine, batch, self._committed)
 
@@ -324,6 +332,8 @@ class Committer:
                 participant.stalled(seconds)
         for participant in self._participants:
             participant.after_commit()
+        if self.on_commit is not None:
+            self.on_commit(seconds, self._clock.monotonic() - self._began, self._batch_bytes)
 
 
 class SyncWatchdog:

@@ -3,7 +3,7 @@
 A Shard turns operations into changes held in memory (mvcc_overlay.py) and hands them to a batch
 when the turn commits:
 
-    scope = shard.begin()            operations share one revision and see each other's effects
+    scope = shard.begin(wall_ms)     operations share one revision and see each other's effects
     scope.put(...); scope.delete(...)
     scope.commit()                   all of them take effect, in memory; or scope.abort(): none
     shard.mark_applied(index)        the entry of the log is done
@@ -18,7 +18,8 @@ nothing does not take one. A put without lease detaches the old one. Version cou
 begins again after a delete, as does the create revision. Compaction to R refuses reads below R.
 
 Everything here is deterministic: two shards that apply the same operations hold the same records
-and events. This file does not know the group's log, time, or leases beyond their number.
+and events. This file does not know the group's log, leases beyond their number, or time: the wall
+time of a write is a number that the caller gives, that reads give back, and that no rule looks at.
 """
 
 from __future__ import annotations
@@ -101,15 +102,17 @@ class Shard:
 
     # --- writing ---
 
-    def begin(self) -> WriteScope:
+    def begin(self, wall_ms: int = 0) -> WriteScope:
+        """wall_ms: what its records say of when they were written; 0 if that is not known."""
         assert self._scope is None, "one write scope at a time"
-        self._scope = WriteScope(self.view, self._end_scope)
+        self._scope = WriteScope(self.view, self._end_scope, wall_ms)
         return self._scope
 
-    def _end_scope(self, changed: bool) -> None:
+    def _end_scope(self, changed: bool, keys: int) -> None:
         self._scope = None
         if changed:
             self.state.revision += 1
+            self.state.keys += keys
             self._dirty = True
 
     def mark_applied(self, index: int) -> None:

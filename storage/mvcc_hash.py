@@ -1,9 +1,10 @@
 """A digest of what a shard holds, to compare replicas that stand at the same applied index.
 
-It covers every live key in order with its create and mod revision, version, lease and value, as of
-one revision; not the event log and not tombstones, because how far compaction has removed rows
-differs between replicas. The walk is made of bounded steps at a fixed revision, so writes may go on
-meanwhile; if compaction overtakes it, CompactedError ends it and it has to be begun anew.
+It covers every live key in order with all of its record (create and mod revision, version, lease,
+value, time of modification), as of one revision; not the event log and not tombstones, because how
+far compaction has removed rows differs between replicas. The walk is made of bounded steps at a
+fixed revision, so writes may go on meanwhile; if compaction overtakes it, CompactedError ends it
+and it has to be begun anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 
 from storage.mvcc_view import View
 
-_FIXED: Final = Struct(">HQQQQI")
+_FIXED: Final = Struct(">HQQQQIQ")
 DIGEST_BYTES: Final = 16
 
 
@@ -48,8 +49,9 @@ class ShardHash:
             limit=max_keys,
             max_examined=max_keys,
         )
-        for key, create, mod, version, lease, value in page.items:
-            self._hash.update(_FIXED.pack(len(key), create, mod, version, lease, len(value)))
+        for key, create, mod, version, lease, value, modified_ms in page.items:
+            fixed = _FIXED.pack(len(key), create, mod, version, lease, len(value), modified_ms)
+            self._hash.update(fixed)
             self._hash.update(key)
             self._hash.update(value)
         self._keys += len(page.items)

@@ -7,7 +7,7 @@ block. A scope is opened and closed within one step of the caller: whoever reads
 is open sees its changes as the newest (a revision given explicitly is one before the scope).
 
 Each change gets the next `sub` of the revision; a key may change more than once, and each change is
-an event.
+an event. The records of all of them carry the scope's wall time.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from storage.mvcc_view import View
 
 
 class WriteScope:
-    __slots__ = ("_finish", "_first", "_layer", "_open", "revision", "view")
+    __slots__ = ("_finish", "_first", "_layer", "_open", "keys", "revision", "view", "wall_ms")
 
-    def __init__(self, view: View, finish: Callable[[bool], None]) -> None:
+    def __init__(self, view: View, finish: Callable[[bool, int], None], wall_ms: int) -> None:
         self._finish = finish
         self._layer: Layer = view.layers[0]
         self._first = len(self._layer.events)
@@ -39,7 +39,10 @@ class WriteScope:
         self._layer.open_revision()
         self.revision = view.state.revision + 1
         """The revision of this scope's changes, if it makes any."""
+        self.keys = 0
+        """How many more keys there are by these changes."""
         self.view = view
+        self.wall_ms = wall_ms
 
     @property
     def changed(self) -> bool:
@@ -60,11 +63,14 @@ class WriteScope:
         layer = self._layer
         sub = len(layer.events) - self._first
         compacted = view.state.compact_revision
-        new = put_record(previous, value, lease, self.revision, sub, compacted)
+        new = put_record(previous, value, lease, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
         if previous is None:
+            self.keys += 1
             layer.attach(lease, key, True)
             return None
+        if previous[0] >= TOMBSTONE:
+            self.keys += 1
         old_lease = lease_of(previous)
         if old_lease != lease:
             layer.attach(old_lease, key, False)
@@ -91,7 +97,9 @@ class WriteScope:
         layer = self._layer
         sub = len(layer.events) - self._first
         compacted = self.view.state.compact_revision
-        layer.change(key, tombstone_record(previous, self.revision, sub, compacted), previous)
+        new = tombstone_record(previous, self.revision, sub, compacted, self.wall_ms)
+        layer.change(key, new, previous)
+        self.keys -= 1
         layer.attach(lease_of(previous), key, False)
         return key_value(key, previous)
 
@@ -99,7 +107,7 @@ class WriteScope:
         """All changes take effect. Returns the shard's revision."""
         assert self._open, "this write scope was committed or aborted"
         self._open = False
-        self._finish(self._layer.close_revision())
+        self._finish(self._layer.close_revision(), self.keys)
         return self.view.state.revision
 
     def abort(self) -> None:
@@ -107,7 +115,7 @@ class WriteScope:
         assert self._open, "this write scope was committed or aborted"
         self._open = False
         self._layer.roll_back()
-        self._finish(False)
+        self._finish(False, 0)
 
     def __enter__(self) -> WriteScope:
         return self

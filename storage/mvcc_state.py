@@ -33,14 +33,14 @@ OPEN: Final = 2**64 - 1
 """The last revision of a source that is still written to."""
 SUB_MAX: Final = 2**32 - 1
 
-_STATE: Final = Struct(">IQQqQ")
+_STATE: Final = Struct(">IQQqQQ")
 _SOURCE: Final = Struct(">QQQQIHBH")
 
 
 @dataclass(slots=True)
 class ShardState:
     """Counters of one shard. revision: of the last change; dense. applied_index: of the last entry
-    of the group's log whose effects are included."""
+    of the group's log whose effects are included. keys: how many there are now."""
 
     shard: int
     keyspace: int
@@ -48,11 +48,17 @@ class ShardState:
     revision: int = EMPTY_REVISION
     compact_revision: int = NEVER_COMPACTED
     applied_index: int = 0
+    keys: int = 0
 
     def encode(self) -> tuple[bytes, bytes]:
         key = key_u64(Table.SHARD, self.shard)
         body = _STATE.pack(
-            self.keyspace, self.segment, self.revision, self.compact_revision, self.applied_index
+            self.keyspace,
+            self.segment,
+            self.revision,
+            self.compact_revision,
+            self.applied_index,
+            self.keys,
         )
         return key, seal(key, body)
 

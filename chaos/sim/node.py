@@ -60,6 +60,8 @@ class SimNode:
             world, rate=self.rng.uniform(0.999, 1.001), wall_offset=self.rng.uniform(-5.0, 5.0)
         )
         self.engine = self._new_engine()
+        self.incarnation = 0
+        """Of the disk; drawn at the first start on it."""
         self.peers: list[NodeId] = []
         self.to_form: dict[int, Sequence[NodeId]] = {}
         """Groups that this node forms at its first start: group -> initial voters."""
@@ -112,15 +114,19 @@ class SimNode:
             stall_after_s=STALL_AFTER_S,
         )
         link = self.network.attach(self.node_id, process)
+        dice = random.Random(self.rng.getrandbits(64))
+        if not self.incarnation:
+            self.incarnation = 1 + dice.getrandbits(48)
         self.machines = {}
         host = self._make_host(
             node_id=self.node_id,
+            incarnation=self.incarnation,
             boot_id=self.boot_id,
             engine=self.engine,
             committer=committer,
             link=link,
             clock=self.clock,
-            rng=random.Random(self.rng.getrandbits(64)),
+            rng=dice,
             scheduler=scheduler,
             config=self.config,
             machines=self._make_machine,
@@ -190,6 +196,7 @@ class SimNode:
         self.world.trace(f"{self.label} gets a new disk")
         self.engine.close()
         self.engine = self._new_engine()
+        self.incarnation = 0
         self.to_form = {}
         self.to_join = dict.fromkeys(groups)
         self.start()

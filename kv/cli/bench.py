@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from kv.cli import bench_engines, bench_raft
+from kv.cli import bench_engines, bench_peers, bench_raft
 
-KINDS = {"engines": bench_engines, "raft": bench_raft}
+KINDS = {"engines": bench_engines, "peers": bench_peers, "raft": bench_raft}
 
 
 class BenchCommand:
     name = "bench"
-    help = "measure this machine: storage engines side by side, Raft groups"
+    help = "measure this machine: storage engines, Raft groups, JanusKV beside etcd"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         chosen = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")

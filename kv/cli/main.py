@@ -18,13 +18,14 @@ from importlib.metadata import entry_points, version
 from kv.cli.backup import BackupCommand, RestoreCommand
 from kv.cli.bench import BenchCommand
 from kv.cli.command import Command, Parser
+from kv.cli.config import ConfigCommand
 from storage.errors import JanusError
 
 ENTRY_POINT_GROUP = "januskv.commands"
 
 
 def built_in() -> list[Command]:
-    return [BackupCommand(), BenchCommand(), RestoreCommand()]
+    return [BackupCommand(), BenchCommand(), ConfigCommand(), RestoreCommand()]
 
 
 def discovered() -> list[Command]:

@@ -8,6 +8,10 @@ leaves first in link_queue.py. Here they meet:
                           >-- Connection -- handshake -- Pair ----+-> refused: a sentence, close
     strangers -> Listener '                                       '-> lost: the Dialer's backoff
 
+A node that is told only addresses asks each with `discover` for the identity behind it, then names
+it with `set_peer`. Whoever completes the handshake is answered and let in, known here or not:
+membership is the business of those who read the frames.
+
 Safe by default: loopback, or TLS and a cluster secret, or an explicit `insecure = true`. WITHOUT A
 SECRET WHOEVER KNOWS THE CLUSTER ID IS LET IN; the log says so at the start. TLS contexts come from
 outside; a server context that requires client certificates makes it mutual (link_tls.py).
@@ -32,13 +36,16 @@ from typing import Final
 from kv.cluster.link_config import Address, LinkConfig, LinkStatus, check_listen
 from kv.cluster.link_connection import Connection, State
 from kv.cluster.link_dialer import Dialer
+from kv.cluster.link_discovery import Discovery
 from kv.cluster.link_handshake import (
+    ASKING,
     NONCE_BYTES,
     Event,
     Handshake,
     HandshakeError,
     Identity,
     Met,
+    Peer,
     Proved,
     Refused,
     Reply,
@@ -106,6 +113,16 @@ class PeerLink:
             tasks=tasks,
             scheduler=self._scheduler,
         )
+        self._discovery = Discovery(
+            identity,
+            config,
+            next_number=self._next_number,
+            loop=loop,
+            clock=clock,
+            entropy=entropy,
+            scheduler=self._scheduler,
+            tls=tls,
+        )
 
     # --- life -----------------------------------------------------------------------------
 
@@ -139,12 +156,21 @@ class PeerLink:
             record.forget_dial()
         for connection in list(self._connections.values()):
             connection.drain("closing", f"node {self.identity.node_id!r} is stopping")
+        await self._discovery.close()
         for _ in range(ACCEPT_PASSES):
             while self._connections:
                 self._emptied.clear()
                 await self._emptied.wait()
             await asyncio.sleep(0)
         await self._listener.closed()
+
+    async def discover(self, address: Address, timeout_s: float | None = None) -> Peer:
+        """Who answers at this address, both sides proved? One attempt; raises DiscoveryError.
+
+        `timeout_s` defaults to what a dial gets. Needs no `set_peer` and no `start`."""
+        config = self._config
+        limit_s = config.connect_timeout_s + config.handshake_timeout_s
+        return await self._discovery.ask(address, limit_s if timeout_s is None else timeout_s)
 
     # --- the Link protocol ----------------------------------------------------------------
 
@@ -287,6 +313,10 @@ class PeerLink:
             connection.write_control(connection.handshake.prove(*answer))
 
     def _proved(self, connection: Connection, event: Proved) -> None:
+        if event.dial == ASKING:
+            connection.write_control(connection.handshake.welcome(0))
+            connection.farewell("asked", "you know now who is here")
+            return
         record = self._peers.make(event.peer.node_id)
         answer = record.pair.proved(connection.key, event.peer.boot_id, event.dial, event.seen)
         if isinstance(answer, Denied):
@@ -344,6 +374,10 @@ class PeerLink:
         connection.abort()
 
     def on_handshake_error(self, connection: Connection, error: HandshakeError) -> None:
+        if error.reason == "self" and self._discovery.under_way:
+            self._said.counts["self"] += 1  # a list of addresses names every node, us too
+            connection.farewell(error.reason, error.told)
+            return
         self._peers.problem(connection, error.reason, f"refused {connection.remote}: {error}")
         connection.farewell(error.reason, error.told)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import Final
 
 from kv.cluster.link_protocol import CHANNELS, FRAGMENT_BYTES, Channel, LinkUsageError
+from kv.cluster.reach import is_loopback
 from raftgroups.transport import NodeId
 from storage.clock import Rng
 
@@ -112,17 +111,6 @@ class Backoff:
 
     def reset(self) -> None:
         self.failures = 0
-
-
-LOOPBACK_NAMES: Final = frozenset({"localhost"})
-
-
-def is_loopback(host: str) -> bool:
-    """A name that is not surely loopback counts as foreign."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host in LOOPBACK_NAMES
 
 
 def check_listen(config: LinkConfig, *, authenticated: bool, encrypted: bool) -> None:

@@ -19,6 +19,7 @@ and from then on frames of the channels. Either side may say BYE(code, sentence)
 - The MACs protect the handshake. What follows is only checksummed: against somebody who can change
   bytes on the way, configure TLS. The secret says "a node of this cluster", not which one.
 - `dial`, `seen` and `serial` settle which of two connections of a pair stays (link_pair.py).
+  Dial number ASKING is no dial: the dialer only wants to know who is here (link_discovery.py).
 
 The machine does no I/O and takes no decision about duplicates: `receive` returns an event, and the
 shell answers with `prove`, `welcome` or a farewell. A message that does not fit raises
@@ -42,6 +43,8 @@ NONCE_BYTES: Final = 32
 NAME_MAX_BYTES: Final = 64
 SENTENCE_MAX_BYTES: Final = 400
 MAC_BYTES: Final = 32
+ASKING: Final = 0
+"""Real dials are numbered from 1."""
 
 _MAGIC: Final = b"JKVL"
 _HELLO: Final = struct.Struct(f">B4sHHB{NONCE_BYTES}s")

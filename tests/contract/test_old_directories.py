@@ -146,6 +146,7 @@ def test_the_shard_reads_as_it_was_written_and_goes_on(
         assert kept is not None
         assert kept.value == b"second 1"
         assert (kept.version, kept.lease) == (2, 901)
+        assert kept.modified_ms == reader.WALL_MS + 1_000 * (kept.mod_revision - 1)
         large = shard.view.get(b"large")
         assert large is not None
         assert large.value == b"janus" * 1_500
@@ -196,17 +197,21 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
     loop = asyncio.get_running_loop()
     told = expected["raft"]
     with opened(data, RegimeName.STRONG) as engine:
-        host, committer = reader.make_host(NodeId("n1"), engine, Nobody(), loop)
+        host, committer = reader.make_host(
+            NodeId("n1"), engine, Nobody(), loop, told["incarnation"]
+        )
         host.start()
         holds(told, plain(reader.dump_groups(host)))
         assert host.group(1).machine.rows() == [b"one %d" % number for number in range(15)]
         assert host.group(1).status().learners == ("n4",)
         assert host.group(3).status().role == "removed"
         shard = reader.SHARD_GROUP
-        assert host.group(shard).machine.shard.view.get(b"count").value == b"42"
+        count = host.group(shard).machine.shard.view.get(b"count")
+        assert (count.value, count.modified_ms) == (b"42", reader.WALL_MS + 9_000)
         again = encode(Increment(b"count", 41), Token(reader.CLIENT, reader.SEQUENCES[1]))
         answered = (await propose(host, shard, again)).result
         assert answered.value == 41, "an old token is answered, not executed"
+        assert answered.modified_ms == reader.WALL_MS + 8_000
         assert host.group(shard).machine.shard.view.get(b"count").value == b"42"
         revoked = (await propose(host, shard, encode(LeaseRevoke(901)))).result
         assert revoked.revision == told["groups"][str(shard)]["revision"] + 1
@@ -219,7 +224,9 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
         host.stop()
         committer.stop()
     with opened(data, RegimeName.STRONG) as engine:
-        host, committer = reader.make_host(NodeId("n1"), engine, Nobody(), loop)
+        host, committer = reader.make_host(
+            NodeId("n1"), engine, Nobody(), loop, told["incarnation"]
+        )
         host.start()
         rows = [b"two 0", b"two 1", b"two 2", b"of a later version"]
         # The last one may be in the log only, until the group's own election commits it again.

@@ -31,6 +31,7 @@ from read_directories import (  # noqa: E402 - the path had to be set first
     SEQUENCES,
     SHARD,
     SHARD_GROUP,
+    WALL_MS,
     dump_groups,
     dump_objects,
     dump_shard,
@@ -67,6 +68,7 @@ from storage.hints import HintLimits  # noqa: E402
 from storage.latest import Latest  # noqa: E402
 from storage.memory import MemoryEngine  # noqa: E402
 from storage.mvcc import Shard  # noqa: E402
+from storage.mvcc_scope import WriteScope  # noqa: E402
 from storage.objects import Record  # noqa: E402
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version  # noqa: E402
 from storage.versions import Turn  # noqa: E402
@@ -90,8 +92,11 @@ class ShardLife:
             self.latest, shard=SHARD, keyspace=7, segment=11
         )
 
+    def begin(self) -> WriteScope:
+        return self.shard.begin(WALL_MS + 1_000 * self.shard.state.revision)
+
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
-        with self.shard.begin() as scope:
+        with self.begin() as scope:
             scope.put(key, value, lease)
 
     def commit(self, *, sweep_events: int = 1_000) -> None:
@@ -108,7 +113,7 @@ def first_life_of_shard(engine: Engine) -> None:
     for number in range(8):
         life.put(b"key/%02d" % number, b"first %d" % number)
     life.commit()
-    with life.shard.begin() as scope:  # one revision, several changes, one key twice
+    with life.begin() as scope:  # one revision, several changes, one key twice
         scope.put(b"txn/a", b"1", 901)
         scope.put(b"txn/a", b"2", 901)
         scope.delete(b"key/00")
@@ -129,7 +134,7 @@ def first_life_of_shard(engine: Engine) -> None:
 
 def second_life_of_shard(engine: Engine) -> dict[str, Any]:
     life = ShardLife(engine)
-    with life.shard.begin() as scope:
+    with life.begin() as scope:
         scope.delete_range(b"key/05", b"key/07")
     life.put(b"key/02", b"third 2")  # leaves its lease
     life.put(b"txn/b", b"other lease", 902)
@@ -165,14 +170,14 @@ SHARD_COMMANDS: tuple[tuple[Command, Token | None], ...] = (
 class Cluster:
     """n1 on the fixture's engine, the others in memory."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, incarnation: int) -> None:
         loop = asyncio.get_running_loop()
         links: dict[NodeId, MemoryLink] = {}
         self.hosts: dict[NodeId, GroupHost] = {}
-        for node in (*NODES, LEARNER):
+        for number, node in enumerate((*NODES, LEARNER)):
             links[node] = MemoryLink(node, loop, links)
             home = engine if node == NODES[0] else MemoryEngine(clock=SystemClock())
-            self.hosts[node], _ = make_host(node, home, links[node], loop)
+            self.hosts[node], _ = make_host(node, home, links[node], loop, incarnation + number)
 
     @property
     def first(self) -> GroupHost:
@@ -219,10 +224,10 @@ class Cluster:
                 await asyncio.sleep(0.05)
 
 
-async def raft_groups(engine: Engine) -> dict[str, Any]:
+async def raft_groups(engine: Engine, incarnation: int) -> dict[str, Any]:
     """Group 1: three voters and a learner, compacted. Group 2: n1 alone. Group 3: n1 removed.
     Group 4: n1 alone, a shard."""
-    cluster = Cluster(engine)
+    cluster = Cluster(engine, incarnation)
     cluster.create(1, NODES)
     cluster.create(2, NODES[:1])
     cluster.create(3, NODES)
@@ -239,7 +244,8 @@ async def raft_groups(engine: Engine) -> dict[str, Any]:
         await cluster.put(2, b"two %d" % number)
         await cluster.put(3, b"three %d" % number)
     for number, command in enumerate(SHARD_COMMANDS):
-        await cluster.put(SHARD_GROUP, encode(*command, clock_ms=1_000 * (number + 1)))
+        clock_ms = 1_000 * (number + 1)
+        await cluster.put(SHARD_GROUP, encode(*command, clock_ms, WALL_MS + clock_ms))
     await cluster.settled()
     await cluster.done(3, lambda group, done: group.remove(NODES[0], done))
     await cluster.settled()
@@ -325,7 +331,7 @@ def make(path: Path, engine_name: str, target: Path) -> dict[str, Any]:
                 "incarnation": identity.incarnation,
             },
             "shard": second_life_of_shard(strong),
-            "raft": asyncio.run(raft_groups(strong)),
+            "raft": asyncio.run(raft_groups(strong, identity.incarnation)),
             "objects": second_life_of_objects(leaderless),
         }
         keep(path, target)

@@ -34,6 +34,8 @@ from storage.siblings import SiblingSet
 SHARD = 5
 SHARD_GROUP = 4
 """The one whose machine is that of a shard; the others' is RowsMachine."""
+WALL_MS = 1_767_225_600_000
+"""When each shard began. Revisions of one, entries of the other are a second apart."""
 KEYSPACES = (1, 2)
 TARGETS = ("node-b", "node-c")
 LEASES = (901, 902)
@@ -90,7 +92,11 @@ def make_machine(group_id: int, engine: Engine) -> RowsMachine | ShardMachine:
 
 
 def make_host(
-    node: NodeId, engine: Engine, link: Link, loop: asyncio.AbstractEventLoop
+    node: NodeId,
+    engine: Engine,
+    link: Link,
+    loop: asyncio.AbstractEventLoop,
+    incarnation: int,
 ) -> tuple[GroupHost, Committer]:
     clock = SystemClock()
 
@@ -100,6 +106,7 @@ def make_host(
     committer = Committer(engine, InlineWriter(clock), loop, clock, on_fatal=fatal)
     host = GroupHost(
         node_id=node,
+        incarnation=incarnation,
         boot_id=random.Random().randbytes(8).hex(),
         engine=engine,
         committer=committer,
@@ -147,8 +154,8 @@ def dump_shard(engine: Engine, shard: Shard | None = None) -> dict[str, Any]:
 
 
 def _key_value(item: KeyValue) -> list[Any]:
-    key, create, mod, version, lease, value = item
-    return [_text(key), create, mod, version, lease, _text(value)]
+    key, create, mod, version, lease, value, modified_ms = item
+    return [_text(key), create, mod, version, lease, _text(value), modified_ms]
 
 
 def dump_groups(host: GroupHost) -> dict[str, Any]:

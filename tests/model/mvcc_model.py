@@ -32,6 +32,11 @@ VALUES = [b"", b"one", b"two", b"\x00\xff", b"x" * 300]
 LEASES = [0, 0, 1, 2, 2**63 - 1]
 
 
+def wall_ms(revision: int) -> int:
+    """Of the scope that makes this revision: known or not, and not monotone."""
+    return 0 if revision % 4 == 0 else 2**41 - revision
+
+
 @dataclass
 class Model:
     """`at[r]` is the whole map at revision r; `events[r]` what happened in it."""
@@ -65,7 +70,8 @@ class Transaction:
     def put(self, key: bytes, value: bytes, lease: int) -> KeyValue | None:
         old = self.map.get(key)
         create, version = (old.create_revision, old.version + 1) if old else (self.revision, 1)
-        new = KeyValue(key, create, self.revision, version, lease, value)
+        wall = wall_ms(self.revision)
+        new = KeyValue(key, create, self.revision, version, lease, value, wall)
         self.map[key] = new
         self.events.append(Event(False, new, old))
         return old
@@ -73,7 +79,8 @@ class Transaction:
     def delete(self, key: bytes) -> KeyValue | None:
         old = self.map.pop(key, None)
         if old:
-            self.events.append(Event(True, KeyValue(key, 0, self.revision, 0, 0, b""), old))
+            gone = KeyValue(key, 0, self.revision, 0, 0, b"", wall_ms(self.revision))
+            self.events.append(Event(True, gone, old))
         return old
 
     def delete_range(self, start: bytes, end: bytes | None) -> list[KeyValue]:
@@ -116,7 +123,7 @@ def apply(shard: Shard, index: int, entry: Entry) -> list[Any]:
     if kind == "compact":
         shard.compact(payload)
     else:
-        scope = shard.begin()
+        scope = shard.begin(wall_ms(shard.state.revision + 1))
         results = [run(scope, operation) for operation in payload]
         if kind == "write":
             scope.commit()

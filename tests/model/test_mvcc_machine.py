@@ -56,6 +56,7 @@ from .mvcc_model import (
     inside,
     place_and_bounds,
     run,
+    wall_ms,
 )
 
 
@@ -109,7 +110,7 @@ class MvccMachine(RuleBasedStateMachine):
         """Operations see the ones before them; the scope is then committed like any other."""
         shard, model = self.shards[place.shard], self.models[place.shard]
         transaction = Transaction(model)
-        scope = shard.begin()
+        scope = shard.begin(wall_ms(transaction.revision))
         for operation in operations:
             assert run(scope, operation) == run(transaction, operation)
             assert [scope.view.get(key) for key in place.keys] == [
@@ -398,6 +399,7 @@ class MvccMachine(RuleBasedStateMachine):
             state, model = self.shards[place.shard].state, self.models[place.shard]
             assert (state.revision, state.compact_revision) == (model.revision, model.compacted)
             assert state.applied_index == len(self.log[place.shard])
+            assert state.keys == len(model.now)
 
     def check_nothing_is_left_over(self) -> None:
         """After the last sweep the rows are those that the compact revisions call for."""

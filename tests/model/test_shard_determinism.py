@@ -58,7 +58,8 @@ def make_log(rng: Random) -> list[list[bytes]]:
                 settled = rng.choice([0, 0, 0, sequence])
                 token = Token(b"%02d" % rng.randrange(clock_ms // 60_000 + 5), sequence, settled)
             stamp = rng.choice([clock_ms, clock_ms, 0, max(0, clock_ms - 500)])
-            payload = encode(make_command(rng), token, stamp)
+            wall_ms = 2**41 - clock_ms if len(log) % 5 else 0  # goes back, or is not known
+            payload = encode(make_command(rng), token, stamp, wall_ms)
             if rng.random() < 0.02:
                 payload = payload[: rng.randrange(len(payload))]
             payloads.append(payload)

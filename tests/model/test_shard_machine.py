@@ -91,6 +91,8 @@ class Model:
     events: dict[int, list[Event]] = field(default_factory=dict)
     compacted: int = -1
     clock: int = 0
+    wall: int = 0
+    """Of the entry that is applied."""
     leases: dict[int, tuple[int, int]] = field(default_factory=dict)
     ttls: dict[bytes, int] = field(default_factory=dict)
     """Key -> deadline; gone as soon as the key changes."""
@@ -108,10 +110,15 @@ class Model:
     def seen(self) -> int:
         return self.revision + bool(self.made)
 
+    @property
+    def modified(self) -> int:
+        """Of the revision that is being made."""
+        return self.wall if self.made else 0
+
     # --- one command ---
 
-    def apply(self, command: Command, token: Token | None, clock: int) -> Any:
-        self.clock = max(self.clock, clock)
+    def apply(self, command: Command, token: Token | None, clock: int, wall: int) -> Any:
+        self.clock, self.wall = max(self.clock, clock), wall
         if token is None:
             return self.attempt(command)
         settled = self.settled.get(token.client, 0)
@@ -161,7 +168,7 @@ class Model:
     def set(self, key: bytes, value: bytes, lease: int = 0, ttl_ms: int = 0) -> None:
         old, revision = self.now.get(key), self.revision + 1
         create, version = (old.create_revision, old.version + 1) if old else (revision, 1)
-        self.now[key] = new = KeyValue(key, create, revision, version, lease, value)
+        self.now[key] = new = KeyValue(key, create, revision, version, lease, value, self.wall)
         self.made.append(Event(False, new, old))
         self.ttls.pop(key, None)
         if ttl_ms:
@@ -169,7 +176,8 @@ class Model:
 
     def drop(self, key: bytes) -> None:
         old = self.now.pop(key)
-        self.made.append(Event(True, KeyValue(key, 0, self.revision + 1, 0, 0, b""), old))
+        gone = KeyValue(key, 0, self.revision + 1, 0, 0, b"", self.wall)
+        self.made.append(Event(True, gone, old))
         self.ttls.pop(key, None)
 
     def inside(self, key: bytes, range_end: bytes, source: Any = None) -> list[KeyValue]:
@@ -193,13 +201,14 @@ class Model:
             value = old.value if put.ignore_value else value
             lease = old.lease if put.ignore_lease else lease
         self.set(put.key, value, lease, put.ttl_ms)
-        return PutResult(self.seen, old if put.want_previous else None)
+        return PutResult(self.seen, old if put.want_previous else None, self.modified)
 
     def on_delete(self, delete: Delete) -> DeleteResult:
         found = self.inside(delete.key, delete.range_end)
         for record in found:
             self.drop(record.key)
-        return DeleteResult(self.seen, len(found), tuple(found) if delete.want_previous else ())
+        previous = tuple(found) if delete.want_previous else ()
+        return DeleteResult(self.seen, len(found), previous, self.modified)
 
     def on_range(self, read: Range) -> RangeAnswer:
         source = self.at[read.revision] if read.revision > 0 else self.now
@@ -215,7 +224,7 @@ class Model:
         self.set(command.key, str(number).encode(), old.lease if old else 0)
         if left is not None:
             self.ttls[command.key] = left
-        return IncrementResult(self.seen, number)
+        return IncrementResult(self.seen, number, self.modified)
 
     def on_cas(self, command: Cas) -> CasResult:
         need(not command.lease or command.lease in self.leases, "lease_not_found")
@@ -225,12 +234,12 @@ class Model:
             command.expected_value is not None
             and (old is None or old.value != command.expected_value)
         ):
-            return CasResult(self.seen, False, old)
+            return CasResult(self.seen, False, old, self.modified)
         if command.value is not None:
             self.set(command.key, command.value, command.lease, command.ttl_ms)
         elif old:
             self.drop(command.key)
-        return CasResult(self.seen, True, old)
+        return CasResult(self.seen, True, old, self.modified)
 
     def on_batchwrite(self, batch: BatchWrite) -> BatchResult:
         results: list[Any] = []
@@ -242,7 +251,7 @@ class Model:
                 failed = CasResult(self.revision, False, answer.current)
                 return BatchResult(self.revision, place, (failed,))
             results.append(answer)
-        return BatchResult(self.seen, -1, tuple(results))
+        return BatchResult(self.seen, -1, tuple(results), self.modified)
 
     # --- transactions ---
 
@@ -290,7 +299,7 @@ class Model:
             self.run(operation, before) if isinstance(operation, Txn) else self.do(operation)
             for operation in operations
         )
-        return TxnResult(self.seen, succeeded, answers)
+        return TxnResult(self.seen, succeeded, answers, self.modified)
 
     # --- the rest ---
 
@@ -458,18 +467,18 @@ class ShardMachineModel(RuleBasedStateMachine):
         self.replica = Replica()
         self.log: list[bytes] = []
         self.results: list[Any] = []
-        self.clock = 0
+        self.clock = self.wall = 0
         self.batch: Batch | None = None
         self.written = False
 
     # --- the log ---
 
     def propose(self, command: Command, token: Token | None = None) -> None:
-        payload = encode(command, token, self.clock)
+        payload = encode(command, token, self.clock, self.wall)
         self.log.append(payload)
         result = self.replica.machine.apply(len(self.log), payload)
         self.results.append(result)
-        expected = self.model.apply(command, token, self.clock)
+        expected = self.model.apply(command, token, self.clock, self.wall)
         assert same(result, expected), (command, token)
 
     @precondition(lambda self: self.batch is None)
@@ -488,7 +497,7 @@ class ShardMachineModel(RuleBasedStateMachine):
         """The same bytes again, as a client that heard nothing sends them."""
         tokened = [payload for payload in self.log if decode(payload)[1] is not None]
         if tokened:
-            command, token, _ = decode(data.draw(st.sampled_from(tokened)))
+            command, token, *_ = decode(data.draw(st.sampled_from(tokened)))
             self.propose(command, token)
 
     @precondition(lambda self: self.batch is None)
@@ -496,9 +505,14 @@ class ShardMachineModel(RuleBasedStateMachine):
     def compact(self, back: int) -> None:
         self.propose(Compact(self.model.revision - back))
 
-    @rule(step_ms=st.sampled_from([1, 600, 1_000, 5_000, RETENTION_MS]))
-    def time_passes(self, step_ms: int) -> None:
+    @rule(
+        step_ms=st.sampled_from([1, 600, 1_000, 5_000, RETENTION_MS]),
+        wall=st.sampled_from([0, 7, 2**41, 2**41 - 9]),
+    )
+    def time_passes(self, step_ms: int, wall: int) -> None:
+        """Wall clocks jump."""
         self.clock += step_ms
+        self.wall = wall
 
     @precondition(lambda self: self.batch is None)
     @rule()

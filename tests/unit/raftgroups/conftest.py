@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from raftgroups import identity
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.messages import Frame, Message, decode_frame, encode_frame
@@ -304,12 +305,16 @@ class Cluster:
     def __getitem__(self, node: str) -> TestNode:
         return self.nodes[NodeId(node)]
 
-    def start(self, node: NodeId, engine: MemoryEngine | None = None) -> TestNode:
+    def start(
+        self, node: NodeId, engine: MemoryEngine | None = None, incarnation: int | None = None
+    ) -> TestNode:
+        """A new engine has a new incarnation, an old one its own, unless one is given."""
         self.boots += 1
         life = Life(self.world, self.network, node)
         engine = engine or MemoryEngine(clock=life)
         writer = TestWriter(life)
         fatal: list[BaseException] = []
+        rng = random.Random(f"{self.seed}/{node}/{self.boots}")
         committer = Committer(engine, writer, life, life, on_fatal=fatal.append)
         machines: dict[int, RecordingMachine] = {}
 
@@ -319,12 +324,13 @@ class Cluster:
 
         host = GroupHost(
             node_id=node,
+            incarnation=incarnation or identity.recorded(engine) or 1 + rng.getrandbits(48),
             boot_id=str(self.boots),
             engine=engine,
             committer=committer,
             link=life,
             clock=life,
-            rng=random.Random(f"{self.seed}/{node}/{self.boots}"),
+            rng=rng,
             scheduler=life,
             config=HostConfig(**self.settings),
             machines=machine,

@@ -28,6 +28,7 @@ class Rig:
         self.limits = limits
         self.log: list[bytes] = []
         self.clock_ms = 0
+        self.wall_ms = 0
         self.events: list[tuple[int, list[Event]]] = []
         self.open()
 
@@ -40,7 +41,7 @@ class Rig:
         self.events.append((revision, [event_of(body) for body in bodies]))
 
     def do(self, command: Command, token: Token | None = None) -> Any:
-        return self.apply(encode(command, token, self.clock_ms))
+        return self.apply(encode(command, token, self.clock_ms, self.wall_ms))
 
     def apply(self, payload: bytes) -> Any:
         self.log.append(payload)

@@ -57,23 +57,30 @@ EVERY_KIND: list[Command] = [
 )
 @pytest.mark.parametrize("token", [None, Token(b"client", 7, 3), Token(b"c" * 64, 2**63 - 1)])
 def test_a_command_comes_back_as_it_was(command: Command, token: Token | None) -> None:
-    payload = encode(command, token, 123)
-    assert decode(payload) == (command, token, 123)
+    payload = encode(command, token, 123, 456)
+    assert decode(payload) == (command, token, 123, 456)
 
 
-@given(st.integers(0, 2**63 - 1), st.booleans())
-def test_a_leader_stamps_foreign_bytes(clock_ms: int, with_token: bool) -> None:
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.booleans())
+def test_a_leader_stamps_foreign_bytes(clock_ms: int, wall_ms: int, with_token: bool) -> None:
     token = Token(b"c", 1) if with_token else None
-    payload = encode(Put(b"k", b"v"), token, 55)
-    assert stamp(payload, clock_ms) == encode(Put(b"k", b"v"), token, clock_ms)
+    expected = encode(Put(b"k", b"v"), token, clock_ms, wall_ms)
+    for payload in (encode(Put(b"k", b"v"), token), encode(Put(b"k", b"v"), token, 55, 66)):
+        assert stamp(payload, clock_ms, wall_ms) == expected
+
+
+@pytest.mark.parametrize("times", [(2**63, 0), (0, 2**63)])
+def test_a_time_beyond_every_clock_is_refused(times: tuple[int, int]) -> None:
+    with pytest.raises(UnknownCommandError, match=str(2**63)):
+        decode(stamp(encode(Tick()), *times))
 
 
 def test_the_bytes_of_version_1_do_not_change() -> None:
-    assert encode(Put(b"k", b"v"), Token(b"c", 2, 1), 3).hex() == (
-        "01" "0000000000000003" "01" "63" "0000000000000002" "0000000000000001"
+    assert encode(Put(b"k", b"v"), Token(b"c", 2, 1), 3, 4).hex() == (
+        "01" "0000000000000003" "0000000000000004" "01" "63" "0000000000000002" "0000000000000001"
         "9801c4016bc4017600c2c2c200"
     )  # fmt: skip
-    kinds = [encode(command)[10:12].hex() for command in EVERY_KIND]
+    kinds = [encode(command)[18:20].hex() for command in EVERY_KIND]
     assert [int(kind[2:], 16) for kind in kinds] == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 13, 14]
 
 
@@ -118,16 +125,16 @@ def test_a_later_version_is_told_from_nonsense() -> None:
 )
 def test_what_is_not_a_command_of_version_1_is_refused(body: bytes) -> None:
     with pytest.raises(UnknownCommandError):
-        decode(encode(Tick())[:10] + body)
+        decode(encode(Tick())[:18] + body)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
     try:
-        command, token, clock_ms = decode(bytes((VERSION,)) + data)
+        command, token, *times = decode(bytes((VERSION,)) + data)
     except UnknownCommandError:
         return
-    assert decode(encode(command, token, clock_ms)) == (command, token, clock_ms)
+    assert decode(encode(command, token, *times)) == (command, token, *times)
 
 
 def test_a_token_cut_short_is_refused() -> None:

@@ -35,7 +35,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "etcd-machine.txt"
 
 
 def record(kv: KeyValue) -> list[Any]:
-    key, create, mod, version, lease, value = kv
+    key, create, mod, version, lease, value, _ = kv
     return [b64encode(key).decode(), create, mod, version, lease, b64encode(value).decode()]
 
 

@@ -37,7 +37,7 @@ from storage.mvcc_hash import ShardHash
 # --- refusals ---
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x01", encode(Tick())[:10] + b"\x91\x63", b"\x00" * 30])
+@pytest.mark.parametrize("payload", [b"", b"\x01", encode(Tick())[:18] + b"\x91\x63", b"\x00" * 30])
 def test_what_is_no_command_is_refused_and_the_index_passes(rig: Any, payload: bytes) -> None:
     result = rig.apply(payload)
     assert (result.code, result.revision) == ("unknown_command", 1)

@@ -43,18 +43,19 @@ class Bench:
         end: bytes | None = None,
     ) -> None:
         self.engine = engine or MemoryEngine()
+        self.wall_ms = 0
         self.source = StrictSource(self.engine)
         self.shard = Shard.create(
             self.source, shard=shard, keyspace=keyspace, segment=segment, start=start, end=end
         )
 
     def put(self, key: bytes, value: bytes = b"", lease: int = 0) -> int:
-        with self.shard.begin() as scope:
+        with self.shard.begin(self.wall_ms) as scope:
             scope.put(key, value, lease)
         return self.shard.state.revision
 
     def delete(self, key: bytes) -> int:
-        with self.shard.begin() as scope:
+        with self.shard.begin(self.wall_ms) as scope:
             scope.delete(key)
         return self.shard.state.revision
 

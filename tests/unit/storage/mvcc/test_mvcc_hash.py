@@ -28,6 +28,11 @@ def fill(bench: Bench) -> None:
     bench.shard.mark_applied(21)
 
 
+def put_at(bench: Bench, wall_ms: int) -> int:
+    bench.wall_ms = wall_ms
+    return bench.put(b"1", b"17")
+
+
 def test_storage_makes_no_difference(make_bench: MakeBench) -> None:
     pending, stored, compacted = make_bench(), make_bench(), make_bench()
     for bench in (pending, stored, compacted):
@@ -48,8 +53,9 @@ def test_storage_makes_no_difference(make_bench: MakeBench) -> None:
         lambda bench: bench.put(b"1", b"17", lease=5),
         lambda bench: bench.put(b"11", b"17"),
         lambda bench: bench.delete(b"1"),
+        lambda bench: put_at(bench, 1),
     ],
-    ids=["value", "lease", "key", "absent"],
+    ids=["value", "lease", "key", "absent", "time"],
 )
 def test_a_difference_shows(make_bench: MakeBench, differ: Callable[[Bench], int]) -> None:
     one, two = make_bench(), make_bench()

@@ -53,6 +53,25 @@ def test_version_and_create_revision_begin_again_after_a_delete() -> None:
     assert head_of(again).depth == 4
 
 
+@given(st.integers(0, 20), st.sampled_from([-1, 10]), U64, U64)
+def test_when_a_record_was_made(depth: int, compacted: int, put_ms: int, deleted_ms: int) -> None:
+    """Whatever stands before it: nothing, few versions, many, or compacted ones."""
+    body = None
+    for revision in range(1, depth + 1):
+        body = put_record(body, b"old", 0, revision, 0, -1, 77)
+    new = put_record(body, b"value", 3, 30, 1, compacted, put_ms)
+    assert key_value(b"k", new) == KeyValue(
+        b"k", 1 if depth else 30, 30, depth + 1, 3, b"value", put_ms
+    )
+    assert key_value(b"k", new, keys_only=True).modified_ms == head_of(new).modified_ms == put_ms
+    for compacted_later in (compacted, 30):
+        gone = tombstone_record(new, 31, 0, compacted_later, deleted_ms)
+        assert event_of(pack_event(b"k", gone, new)) == Event(
+            True, KeyValue(b"k", 0, 31, 0, 0, b"", deleted_ms), key_value(b"k", new)
+        )
+    assert key_value(b"k", put_record(gone, b"", 0, 32, 0, compacted)).modified_ms == 0
+
+
 def test_jumps_lead_to_the_nearest_multiples() -> None:
     """The record of depth d has mod 10 * d, so a jump says which depth it leads to."""
     body = put_record(None, b"v", 0, 10, 1, -1)

@@ -14,6 +14,7 @@ from storage.errors import (
     KeyTooLongError,
     WrongShardError,
 )
+from storage.mvcc_events import read_events
 from storage.mvcc_records import KeyValue, pack_event, put_record
 from storage.mvcc_view import View
 
@@ -40,6 +41,25 @@ def test_a_key_at_every_revision(bench: Bench) -> None:
     assert bench.get(b"k", 5) is None
     assert bench.get(b"k", 6) == KeyValue(b"k", 6, 6, 1, 0, b"3")
     assert bench.get(b"k") == bench.get(b"k", 0) == bench.get(b"k", -3) == bench.get(b"k", 6)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_when_a_key_was_modified_at_every_revision(bench: Bench, stored: bool) -> None:
+    """Wall time as it was given, also where it goes back."""
+    times = [1_000, 0, 900, *range(5_000, 4_960, -1)]
+    for wall_ms in times:
+        bench.wall_ms = wall_ms
+        bench.put(b"k", b"v")
+        if stored:
+            bench.commit()
+    for revision, wall_ms in enumerate(times, 2):
+        found = bench.get(b"k", revision)
+        assert found is not None
+        assert found.modified_ms == wall_ms
+        assert bench.shard.view.range(b"", None, revision).items == [found]
+    events = read_events(bench.shard.view, 2).events
+    assert [event.kv.modified_ms for event in events] == times
+    assert [event.prev and event.prev.modified_ms for event in events] == [None, *times[:-1]]
 
 
 def test_a_get_of_an_old_revision_of_a_hot_key_reads_little(bench: Bench) -> None:

@@ -1,0 +1,1 @@
+"""The REST face: plain JSON and raw bytes over HTTP (REST.md is for its users)."""

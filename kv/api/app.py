@@ -1,0 +1,181 @@
+"""The REST face as part of an aiohttp application: one handler behind one table.
+
+aiohttp's own router sees only where the face begins (`/api/`, `/v1/`, `/openapi.json`); behind that
+router.py works on the raw path, because a key is bytes and aiohttp's paths are text.
+
+    guard        outermost, for every face of the application: Host, Origin, CORS, preflight, and
+                 404 and 405 as JSON outside /v3 (the etcd gateway has its own)
+    Face.serve   find the route, parse the query, call the handler; errors by the table
+
+`RUNNER_OPTIONS` belong to the composition root's AppRunner: with `handler_cancellation` a watch or
+a waiting lock ends at the moment its client goes away, not with the next thing written.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from kv.api.call import Call
+from kv.api.context import Api
+from kv.api.failures import (
+    MethodNotAllowedError,
+    NoSuchRouteError,
+    defect_reply,
+    error_reply,
+)
+from kv.api.guard import Access, cors_headers, preflight_headers
+from kv.api.hot import encode
+from kv.api.openapi import document
+from kv.api.reply import Reply
+from kv.api.route import Route
+from kv.api.router import Router
+from kv.api.table import ROUTES
+from kv.api.target import split_query, split_target
+from storage.errors import JanusError
+
+_log = logging.getLogger(__name__)
+
+RUNNER_OPTIONS: Final = {"handler_cancellation": True, "access_log": None}
+ETCD_PREFIXES: Final = ("/v3/", "/v3beta/", "/v3alpha/")
+_HEALTH_METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
+
+
+class Face:
+    """The routes of the table over one Api."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self.router: Final = Router(ROUTES)
+        self._openapi: Final = encode(document(ROUTES, version("januskv")))
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        api, started = self._api, self._api.clock.monotonic()
+        route: Route | None = None
+        call: Call | None = None
+        reply: Reply | web.StreamResponse
+        try:
+            target = split_target(request.raw_path)
+            route, argument = self.router.find(request.method, target.path)
+            query = route.parse_query(split_query(target.query))
+            call = Call(api, request, route, argument, query)
+            reply = await route.handler(call)
+        except JanusError as error:
+            reply = error_reply(error)
+        except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
+            _log.exception("a defect in %s %s", request.method, route and route.template)
+            reply = defect_reply(request.method)
+        response = self._respond(reply, call)
+        if api.observe is not None:
+            template = "unknown" if route is None else route.template
+            seconds = api.clock.monotonic() - started
+            api.observe(template, request.method, response.status, seconds)
+        return response
+
+    def _respond(self, reply: Reply | web.StreamResponse, call: Call | None) -> web.StreamResponse:
+        if isinstance(reply, web.StreamResponse):
+            return reply
+        return plain(reply) if call is None else call.response(reply)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._openapi, content_type="application/json")
+
+    async def close(self, app: web.Application) -> None:
+        self._api.close()
+
+
+def plain(reply: Reply) -> web.Response:
+    """A reply that says nothing about the data."""
+    response = web.Response(status=reply.status, body=reply.body, headers=list(reply.headers))
+    response.headers["Content-Type"] = reply.content_type
+    return response
+
+
+def add_routes(app: web.Application, api: Api) -> Face:
+    """Add the face to an application that may have others."""
+    face = Face(api)
+    app.router.add_route("*", r"/api/{rest:[\s\S]*}", face.serve)
+    app.router.add_route("*", r"/v1/{rest:[\s\S]*}", face.serve)
+    app.router.add_get("/openapi.json", face.openapi)
+    app.on_shutdown.append(face.close)
+    return face
+
+
+def guard(access: Access, router: Router) -> Middleware:
+    """The outermost middleware of the whole application."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        try:
+            access.check_host(request.headers.get("Host"))
+            access.check_origin(origin, request.headers.get("Host"))
+        except JanusError as error:
+            return plain(error_reply(error))
+        if request.method == "OPTIONS" and not request.path.startswith(ETCD_PREFIXES):
+            return _options(request, access, origin, router)
+        cors = cors_headers(access, origin)
+        if cors:
+            request["cors"] = dict(cors)
+        response = await _or_json_error(request, handler, router)
+        if not response.prepared:
+            for name, value in cors:
+                response.headers[name] = value
+        return response
+
+    return check
+
+
+async def _or_json_error(
+    request: web.Request, handler: Handler, router: Router
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        if request.path.startswith(ETCD_PREFIXES):
+            raise
+        allowed = tuple(sorted(error.allowed_methods))
+        return plain(
+            error_reply(
+                MethodNotAllowedError(
+                    f"{request.method[:20]} is not served here; {' and '.join(allowed)} are",
+                    allowed,
+                )
+            )
+        )
+    except web.HTTPNotFound:
+        if request.path.startswith(ETCD_PREFIXES):
+            raise
+    try:
+        router.find(request.method, split_target(request.raw_path).path)
+    except NoSuchRouteError as error:
+        return plain(error_reply(error))
+    except JanusError:
+        pass
+    return plain(error_reply(NoSuchRouteError("nothing is served here; see GET /openapi.json")))
+
+
+def _options(
+    request: web.Request, access: Access, origin: str | None, router: Router
+) -> web.Response:
+    methods = router.methods_of(split_target(request.raw_path).path)
+    allowed = ", ".join(methods) if methods else _HEALTH_METHODS
+    response = web.Response(status=204, headers={"Allow": allowed})
+    if origin is not None and "Access-Control-Request-Method" in request.headers:
+        for name, value in preflight_headers(access, origin, allowed):
+            response.headers[name] = value
+    return response
+
+
+def make_app(api: Api) -> web.Application:
+    """The REST face alone, guarded."""
+    app = web.Application(
+        middlewares=[guard(api.settings.access, Router(ROUTES))],
+        client_max_size=api.settings.request_max_bytes,
+    )
+    add_routes(app, api)
+    return app

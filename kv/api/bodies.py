@@ -1,0 +1,535 @@
+"""Every JSON body of the REST face as a type: what is parsed, what is written, what is documented.
+
+The OpenAPI document is made from these (openapi.py), so a field that is not here does not exist:
+an unknown one is refused by name rather than passed over. Nothing here is of a type that could hold
+anything, so the depth of what is accepted is the depth of these types.
+
+Names: `version` is the mod revision of a key (0: it is absent), `timestamp` the wall time of that
+write in milliseconds since 1970 as the leader had it (0: not known), `lease` a number of 63 bits as
+text, times to live are seconds. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from raftgroups.lease import LEASE_MAX, MAXIMUM_TTL_S
+from raftgroups.operations import INTEGER_MAX, INTEGER_MIN
+from storage.codec import KEY_MAX_BYTES
+
+OPERATIONS_MAX: Final = 1_000
+TXN_MAX: Final = 128
+RANGE_MAX: Final = 1_000
+WAIT_MAX_S: Final = 300
+
+Encoding = Literal["text", "base64"]
+Marked = Literal["base64"] | UnsetType
+Revision = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Version = Annotated[int, Meta(ge=0, le=2**63 - 1, description="0: the key is absent")]
+Seconds = Annotated[float, Meta(gt=0, le=MAXIMUM_TTL_S)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=MAXIMUM_TTL_S)]
+LeaseText = Annotated[str, Meta(pattern=r"^0*[1-9][0-9]{0,18}$", max_length=19)]
+LeaseNumber = Annotated[int, Meta(ge=1, le=LEASE_MAX)]
+Lease = LeaseText | LeaseNumber
+Outcome = Literal["none", "unknown"]
+Key = Annotated[str, Meta(min_length=1, max_length=1024, description=f"1 to {KEY_MAX_BYTES} bytes")]
+
+
+class _In(Struct, forbid_unknown_fields=True):
+    """A request."""
+
+
+class _Out(Struct):
+    """A reply."""
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+class ErrorBody(_Out):
+    """`outcome` is `none` if surely nothing was done."""
+
+    error: str
+    message: str
+    outcome: Outcome
+    retryable: bool
+    version: Version | UnsetType = UNSET
+    compact_revision: Revision | UnsetType = UNSET
+    near: list[str] | UnsetType = UNSET
+
+
+# --- one key ---------------------------------------------------------------------------------
+
+
+class PutBody(_In):
+    value: str
+    encoding: Encoding | None = None
+    ttl: Seconds | None = None
+    lease: Lease | None = None
+    if_not_exists: bool = False
+
+
+class PutReply(_Out):
+    key: str
+    version: Version
+    timestamp: int
+    status: Literal["created", "updated"]
+    key_encoding: Marked = UNSET
+
+
+class KeyReply(_Out):
+    key: str
+    value: str
+    version: Version
+    timestamp: int
+    ttl_remaining: float | None
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+    lease: str | UnsetType = UNSET
+
+
+class DeleteReply(_Out):
+    """`version` is the revision of the deletion; 0 if there was nothing to delete."""
+
+    key: str
+    deleted: bool
+    version: Version
+    key_encoding: Marked = UNSET
+
+
+class CasBody(_In):
+    """At least one expectation, and either a new value or `delete`."""
+
+    new_value: str | None = None
+    expected_version: Version | None = None
+    expected_value: str | None = None
+    encoding: Encoding | None = None
+    ttl: Seconds | None = None
+    lease: Lease | None = None
+    delete: bool = False
+
+
+class CasReply(_Out):
+    """`current_version` is the key's version now; `new_version` is null if nothing was written."""
+
+    success: bool
+    new_version: Version | None
+    current_version: Version
+
+
+class TtlBody(_In):
+    """0 or null takes the time to live away."""
+
+    ttl_seconds: SecondsOrNone | None
+
+
+class TtlReply(_Out):
+    key: str
+    version: Version
+    ttl_remaining: float | None
+    key_encoding: Marked = UNSET
+
+
+class IncrementBody(_In):
+    delta: Annotated[int, Meta(ge=INTEGER_MIN, le=INTEGER_MAX)] = 1
+
+
+class IncrementReply(_Out):
+    key: str
+    value: int
+    version: Version
+    key_encoding: Marked = UNSET
+
+
+# --- many keys -------------------------------------------------------------------------------
+
+
+class Listed(_Out, omit_defaults=True):
+    key: str
+    version: Version
+    value: str | UnsetType = UNSET
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+    timestamp: int | UnsetType = UNSET
+
+
+class ListReply(_Out):
+    """A page; with `cursor` the next one, of the same revision."""
+
+    keys: list[Listed]
+    cursor: str | None
+    has_more: bool
+    revision: Revision
+
+
+class CountReply(_Out):
+    count: int
+    revision: Revision
+
+
+class ScanReply(_Out):
+    keys: list[Listed]
+    next_cursor: str | None
+    done: bool
+
+
+class BatchPutOperation(_In):
+    key: Key
+    op: Literal["put", "delete"] = "put"
+    value: str | None = None
+    encoding: Encoding | None = None
+    key_encoding: Encoding | None = None
+    ttl: Seconds | None = None
+    lease: Lease | None = None
+    expected_version: Version | None = None
+
+
+class BatchPutBody(_In):
+    """`atomic`: all in one revision, or none of them. Otherwise each is a write of its own."""
+
+    operations: Annotated[list[BatchPutOperation], Meta(min_length=1, max_length=OPERATIONS_MAX)]
+    atomic: bool = False
+
+
+class BatchPutResult(_Out):
+    """`version` as PUT and DELETE give it; for a lost comparison the key's present version."""
+
+    key: str
+    success: bool
+    version: Version
+    key_encoding: Marked = UNSET
+    error: ErrorBody | UnsetType = UNSET
+
+
+class BatchPutReply(_Out):
+    success_count: int
+    failed_keys: list[str]
+    results: list[BatchPutResult]
+
+
+class BatchGetBody(_In):
+    keys: Annotated[list[Key], Meta(min_length=1, max_length=OPERATIONS_MAX)]
+    key_encoding: Encoding | None = None
+    encoding: Encoding | None = None
+
+
+class BatchGetResult(_Out):
+    key: str
+    found: bool
+    value: str | None = None
+    version: Version = 0
+    timestamp: int = 0
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+
+
+class BatchGetReply(_Out):
+    results: list[BatchGetResult]
+    revision: Revision
+
+
+# --- transactions ----------------------------------------------------------------------------
+
+
+class CompareBody(_In):
+    """`version` and `mod` are the same: a key's version, 0 if it is absent. `operand` is text for
+    the target value (see encoding), and a number for the others; a lease may also be text."""
+
+    key: Key
+    target: Literal["version", "mod", "create", "value", "lease"]
+    op: Literal["=", "!=", "<", ">"]
+    operand: Revision | str
+    encoding: Encoding | None = None
+    key_encoding: Encoding | None = None
+
+
+class TxnPut(_In, tag_field="op", tag="put"):
+    key: Key
+    value: str
+    encoding: Encoding | None = None
+    key_encoding: Encoding | None = None
+    ttl: Seconds | None = None
+    lease: Lease | None = None
+
+
+class TxnDelete(_In, tag_field="op", tag="delete"):
+    """One key, or all with a prefix."""
+
+    key: str | None = None
+    prefix: str | None = None
+    key_encoding: Encoding | None = None
+
+
+class TxnGet(_In, tag_field="op", tag="get"):
+    key: Key
+    key_encoding: Encoding | None = None
+    encoding: Encoding | None = None
+    revision: Revision = 0
+
+
+class TxnRange(_In, tag_field="op", tag="range"):
+    """All keys with a prefix, or start <= key < end (an end left out: to the last)."""
+
+    prefix: str | None = None
+    start: str | None = None
+    end: str | None = None
+    key_encoding: Encoding | None = None
+    encoding: Encoding | None = None
+    limit: Annotated[int, Meta(ge=1, le=RANGE_MAX)] = RANGE_MAX
+    reverse: bool = False
+    values: bool = True
+    revision: Revision = 0
+
+
+TxnStep = TxnPut | TxnDelete | TxnGet | TxnRange
+
+
+class TxnBody(_In):
+    """If all of `compare` hold, `then` is done, otherwise `else`: in order, as one revision."""
+
+    compare: Annotated[list[CompareBody], Meta(max_length=TXN_MAX)] = field(default_factory=list)
+    then: Annotated[list[TxnStep], Meta(max_length=TXN_MAX)] = field(default_factory=list)
+    otherwise: Annotated[list[TxnStep], Meta(max_length=TXN_MAX)] = field(
+        default_factory=list, name="else"
+    )
+
+
+class TxnPutReply(_Out, tag_field="op", tag="put"):
+    key: str
+    version: Version
+    key_encoding: Marked = UNSET
+
+
+class TxnDeleteReply(_Out, tag_field="op", tag="delete"):
+    deleted: int
+
+
+class TxnGetReply(_Out, tag_field="op", tag="get"):
+    key: str
+    found: bool
+    value: str | None = None
+    version: Version = 0
+    timestamp: int = 0
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+
+
+class TxnRangeReply(_Out, tag_field="op", tag="range"):
+    """`count` is of the whole range."""
+
+    keys: list[Listed]
+    has_more: bool
+    count: int
+
+
+class TxnReply(_Out):
+    succeeded: bool
+    revision: Revision
+    results: list[TxnPutReply | TxnDeleteReply | TxnGetReply | TxnRangeReply]
+
+
+# --- watches ---------------------------------------------------------------------------------
+
+
+class Previous(_Out):
+    value: str
+    version: Version
+    timestamp: int
+    encoding: Marked = UNSET
+
+
+class WatchEvent(_Out):
+    """`value` is missing from a deletion; `prev` is there if it was asked for and there was one."""
+
+    type: Literal["put", "delete"]
+    key: str
+    version: Version
+    timestamp: int
+    value: str | UnsetType = UNSET
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+    lease: str | UnsetType = UNSET
+    prev: Previous | UnsetType = UNSET
+
+
+class WatchRevision(_Out):
+    """All events of one revision that the watch asked for."""
+
+    revision: Revision
+    events: list[WatchEvent]
+
+
+class PollReply(_Out):
+    """`next` is where to go on from."""
+
+    events: list[WatchRevision]
+    next: Revision
+
+
+class WatchLine(_Out):
+    """A line of a stream. `created` comes first; `events` has all of one revision; up to the
+    revision of `progress` everything was told; `cancelled` is the last one."""
+
+    type: Literal["created", "events", "progress", "cancelled"]
+    revision: Revision | UnsetType = UNSET
+    events: list[WatchEvent] | UnsetType = UNSET
+    reason: Literal["compacted", "limit", "invalid", "closed"] | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    compact_revision: Revision | UnsetType = UNSET
+
+
+# --- leases and locks ------------------------------------------------------------------------
+
+
+class LeaseBody(_In):
+    """`ttl` in seconds, rounded up to whole ones and to the minimum; `id` is chosen if missing."""
+
+    ttl: Seconds
+    id: Lease | None = None
+
+
+class LeaseReply(_Out):
+    id: str
+    ttl: int
+
+
+class LeaseEntry(_Out):
+    id: str
+    ttl: int
+    ttl_remaining: float
+
+
+class LeaseState(_Out):
+    id: str
+    ttl: int
+    ttl_remaining: float
+    keys: list[str] | UnsetType = UNSET
+    key_encoding: Marked = UNSET
+
+
+class LeasesReply(_Out):
+    leases: list[LeaseEntry]
+    cursor: str | None
+    has_more: bool
+
+
+class RevokeReply(_Out):
+    id: str
+    revoked: bool
+
+
+class LockBody(_In):
+    """`lease`: hold it by this lease instead of a new one with this `ttl`. `owner`: who asks, for
+    others to see. `wait_seconds` 0: try once."""
+
+    ttl: Seconds = 30.0
+    wait_seconds: Annotated[float, Meta(ge=0, le=WAIT_MAX_S)] = 0.0
+    owner: Annotated[str, Meta(max_length=1024)] = ""
+    lease: Lease | None = None
+
+
+class LockReply(_Out):
+    """`token` is the fencing token: larger for every later holder."""
+
+    name: str
+    key: str
+    token: Revision
+    lease: str
+    name_encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+
+
+class LockHolder(_Out):
+    key: str
+    token: Revision
+    lease: str
+    owner: str
+    key_encoding: Marked = UNSET
+
+
+class LockState(_Out):
+    name: str
+    holder: LockHolder | None
+    waiting: int
+    name_encoding: Marked = UNSET
+
+
+class UnlockReply(_Out):
+    name: str
+    released: bool
+    name_encoding: Marked = UNSET
+
+
+# --- administration --------------------------------------------------------------------------
+
+
+class NodeState(_Out):
+    node_id: str
+    name: str
+    address: str
+    status: Literal["alive", "unreachable", "joining", "leaving"]
+    role: Literal["leader", "follower", "candidate", "learner", "removed", "unknown"]
+    keys_count: int | None = None
+    memory_used_mb: float | None = None
+    lag: int | None = None
+
+
+class ShardState(_Out):
+    shard: int
+    leader: str | None
+    term: int
+    revision: Revision
+    members: list[str]
+
+
+class ClusterState(_Out):
+    cluster_id: str
+    nodes: list[NodeState]
+    shards: list[ShardState]
+    total_keys: int
+    replication_factor: int
+
+
+class NodeStatus(_Out):
+    """This node."""
+
+    node_id: str
+    name: str
+    version: str
+    mode: Literal["strong", "leaderless"]
+    role: Literal["leader", "follower", "candidate", "learner", "removed", "unknown"]
+    leader: str | None
+    term: int
+    revision: Revision
+    compact_revision: Revision
+    applied_index: int
+    commit_index: int
+    lag: int
+    uptime_s: float
+    data_bytes: int
+    memory_used_mb: float
+    watchers: int
+    problems: list[str]
+
+
+class TransferBody(_In):
+    """`target`: a node's id or name; the most advanced follower if missing."""
+
+    target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
+class TransferReply(_Out):
+    leader: str
+
+
+class CompactBody(_In):
+    """History before this revision is given up; reads at it still work."""
+
+    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
+class CompactReply(_Out):
+    revision: Revision
+    compact_revision: Revision

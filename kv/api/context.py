@@ -1,0 +1,87 @@
+"""What the handlers of the REST face share: the regime, this node, settings.
+
+No rules here; the composition root makes it, the tests make it over a machine of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from kv.api.bodies import ClusterState, NodeStatus
+from kv.api.failures import REQUEST_MAX_BYTES
+from kv.api.guard import Access
+from kv.api.watching import encode_event
+from kv.errors import StoppingError, UnavailableError
+from kv.regime import Strong
+from kv.watch.shard_watches import ShardWatches
+from storage.clock import Clock, Rng
+
+Observe = Callable[[str, str, int, float], None]
+"""(route's template, method, status, seconds): called once a request, for metrics."""
+
+
+class Node(Protocol):
+    """What the node can say about itself and its cluster."""
+
+    def status(self) -> NodeStatus: ...
+
+    async def cluster(self) -> ClusterState:
+        """As far as it can be known in time: a node that does not answer is `unreachable`."""
+        ...
+
+    async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
+        """The node that leads now. Raises JanusErrors."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    access: Access = field(default_factory=Access)
+    request_max_bytes: int = REQUEST_MAX_BYTES
+
+
+class Api:
+    """Used from the node's loop only."""
+
+    def __init__(
+        self,
+        strong: Strong,
+        node: Node,
+        *,
+        clock: Clock,
+        rng: Rng,
+        settings: ApiSettings | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        self.strong: Final = strong
+        self.node: Final = node
+        self.clock: Final = clock
+        self.rng: Final = rng
+        self.settings: Final = settings or ApiSettings()
+        self.observe: Final = observe
+        self._shard = 0
+        self._watches: ShardWatches | None = None
+        self._stopping = False
+
+    def shard(self) -> int:
+        """Where the keys are, for session tokens; 0 while this node cannot know."""
+        with suppress(UnavailableError):  # then what it was when it was known last
+            self._shard = self.strong.local().shard
+        return self._shard
+
+    def watches(self) -> ShardWatches:
+        """Raises StoppingError."""
+        if self._stopping:
+            raise StoppingError("this node is stopping; watch at another one")
+        if self._watches is None:
+            self._watches = self.strong.watches(encode_event)
+        return self._watches
+
+    def close(self) -> None:
+        """No new watches; those that are there end with a reason."""
+        self._stopping = True
+        if self._watches is not None:
+            self._watches.close("this node is stopping; go on at another one")

@@ -1,0 +1,1 @@
+"""The handlers of the REST face, thin: translate, ask the regime, translate back."""

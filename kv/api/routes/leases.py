@@ -1,0 +1,53 @@
+"""Leases: grant, look, keep alive, revoke."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from kv.api import leasing
+from kv.api.call import Call
+from kv.api.cursor import unpack
+from kv.api.failures import InvalidCursorError
+from kv.api.reply import Reply
+from raftgroups.commands import LeaseGrant, LeaseKeepAlive, LeaseRevoke
+from raftgroups.lease import LEASE_MAX
+
+
+async def grant(call: Call) -> Reply:
+    command = leasing.grant_command(await call.body())
+    if not command.lease:
+        command = LeaseGrant(call.api.rng.randrange(1, LEASE_MAX), command.ttl_s)
+    return leasing.grant_reply(await call.write(command), call.api.shard())
+
+
+async def list_all(call: Call) -> Reply:
+    after = 0
+    if call.query["cursor"] is not None:
+        cursor = unpack(call.query["cursor"], leasing.LEASES)
+        if not (cursor.start.isdigit() and int(cursor.start) <= LEASE_MAX):
+            raise InvalidCursorError("this cursor names no lease; begin without one")
+        after = int(cursor.start)
+    return await call.read(partial(leasing.list_leases, after=after, limit=call.query["limit"]))
+
+
+async def get(call: Call) -> Reply:
+    lease = leasing.lease_in_path(call.argument)
+    return await call.read(
+        partial(
+            leasing.lease_state,
+            lease=lease,
+            with_keys=call.query["keys"],
+            force=call.forms.keys,
+        )
+    )
+
+
+async def keep_alive(call: Call) -> Reply:
+    lease = leasing.lease_in_path(call.argument)
+    result = await call.write(LeaseKeepAlive((lease,)))
+    return leasing.keepalive_reply(lease, result, call.api.shard())
+
+
+async def revoke(call: Call) -> Reply:
+    lease = leasing.lease_in_path(call.argument)
+    return leasing.revoke_reply(await call.write(LeaseRevoke(lease)), call.api.shard())

@@ -1,0 +1,174 @@
+"""Many keys: listings, counts, scans, batches, transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import msgspec
+
+from kv.api import listing, txns, writes
+from kv.api.bodies import BatchGetBody, CountReply
+from kv.api.call import Call
+from kv.api.cursor import unpack
+from kv.api.failures import InvalidHeaderError, InvalidQueryError
+from kv.api.hot import Forms, decode, encode
+from kv.api.reply import Reply
+from kv.api.text import BASE64
+from kv.errors import UnavailableError
+from kv.model import Level, ReadOptions, WriteOptions
+from kv.reading import ShardReader
+from raftgroups.commands import SEQUENCE_MAX, BatchOperation, BatchWrite, Token, Txn
+from raftgroups.results import Result, TxnResult
+from raftgroups.txn import is_read_only
+from storage.errors import JanusError
+
+_get_body = msgspec.json.Decoder(BatchGetBody)
+
+
+# --- listings --------------------------------------------------------------------------------
+
+
+def _page_of(call: Call, kind: str, limit: int) -> listing.Page:
+    query = call.query
+    bounds = listing.bounds_of(query["prefix"], query.get("start"), query.get("end"))
+    page = listing.Page(
+        *bounds,
+        limit,
+        revision=query.get("revision") or 0,
+        reverse=bool(query.get("reverse")),
+        values=query["values"],
+        forms=call.forms,
+        whole=bounds,
+    )
+    if query["cursor"] is None:
+        return page
+    cursor = unpack(query["cursor"], kind)
+    whole = (cursor.whole_start, cursor.whole_end)
+    if (bounds != (b"", None) and bounds != whole) or page.revision not in (0, cursor.revision):
+        raise InvalidQueryError(
+            "the cursor is of another range or revision than the query names; give the same ones, "
+            "or the cursor alone"
+        )
+    return page._replace(
+        start=cursor.start,
+        end=cursor.end,
+        revision=cursor.revision,
+        reverse=cursor.reverse,
+        whole=whole,
+    )
+
+
+def _options_for(call: Call, page: listing.Page) -> ReadOptions:
+    """A page that goes on must not be refused because this replica is behind the first one."""
+    options = call.read_options
+    if options.level is not Level.EVENTUAL or not page.revision:
+        return options
+    session = options.session.saw(call.api.shard(), page.revision)
+    return ReadOptions(Level.SESSION, session, options.deadline_s)
+
+
+async def list_keys(call: Call) -> Reply:
+    page = _page_of(call, listing.LISTING, call.query["limit"])
+    options = call.read_options if call.query["cursor"] is None else _options_for(call, page)
+    return await call.read(partial(listing.list_page, page=page), options)
+
+
+async def scan(call: Call) -> Reply:
+    page = _page_of(call, listing.SCAN, call.query["count"])
+    return await call.read(partial(listing.scan_page, page=page))
+
+
+async def count(call: Call) -> Reply:
+    """In parts, between which the node serves others; all at the revision of the first one."""
+    query = call.query
+    start, end = listing.bounds_of(query["prefix"], query["start"], query["end"])
+    options = call.read_options
+    total = 0
+    part = await call.read(
+        partial(listing.count_part, start=start, end=end, revision=query["revision"]), options
+    )
+    local = ReadOptions(Level.EVENTUAL, options.session, options.deadline_s)
+    level = options.level
+    try:
+        async with asyncio.timeout(options.deadline_s):
+            total += part.total
+            while part.resume is not None:
+                more = partial(
+                    listing.count_part, start=part.resume, end=end, revision=part.revision
+                )
+                part = await call.read(more, local)
+                total += part.total
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"the count was not done within {options.deadline_s:g} s; give it more time or count a "
+            "smaller range"
+        ) from error
+    call.met(level)
+    body = CountReply(total, part.revision)
+    return Reply(200, encode(body), shard=part.shard, revision=part.now)
+
+
+# --- batches ---------------------------------------------------------------------------------
+
+
+async def batch_get(call: Call) -> Reply:
+    body = decode(_get_body, await call.body())
+    forms = Forms(body.encoding == BASE64, body.key_encoding == BASE64)
+    keys = listing.batch_keys(body)
+    return await call.read(partial(listing.batch_get, keys=keys, forms=forms))
+
+
+async def batch_put(call: Call) -> Reply:
+    keys, operations, atomic = writes.batch_of(await call.body())
+    if atomic:
+        command = BatchWrite(tuple(operations))
+        result = await call.write(command)
+        return writes.atomic_reply(keys, command, result, call.api.shard())
+    answers = await _write_each(call, operations)
+    return writes.separate_reply(keys, operations, answers, call.api.shard())
+
+
+async def _write_each(call: Call, operations: list[BatchOperation]) -> list[Result | JanusError]:
+    """Each as a write of its own, all under way at once, handed over in order."""
+    call.writes()
+    options = call.write_options
+    token = options.token
+    if token is not None and token.sequence + len(operations) - 1 > SEQUENCE_MAX:
+        raise InvalidHeaderError(
+            f"a batch of {len(operations)} writes takes as many sequences and {token.sequence} "
+            "leaves too few; begin with a smaller one"
+        )
+    answers: dict[int, Result | JanusError] = {}
+    all_done = asyncio.Event()
+
+    def done(place: int, answer: Result | JanusError) -> None:
+        answers[place] = answer
+        if len(answers) == len(operations):
+            all_done.set()
+
+    for place, operation in enumerate(operations):
+        own = None if token is None else Token(token.client, token.sequence + place, token.settled)
+        call.api.strong.write(
+            operation, partial(done, place), WriteOptions(own, options.deadline_s)
+        )
+    await all_done.wait()
+    return [answers[place] for place in range(len(operations))]
+
+
+# --- transactions ----------------------------------------------------------------------------
+
+
+async def txn(call: Call) -> Reply:
+    wanted, command = txns.txn_of(await call.body())
+    if is_read_only(command):
+        call.write_options  # noqa: B018 - a header that is wrong is refused either way
+        result, shard, now = await call.read(partial(_read_txn, command=command))
+        return txns.txn_reply(wanted, command, result, shard, now)
+    answer = await call.write(command)
+    assert isinstance(answer, TxnResult)
+    return txns.txn_reply(wanted, command, answer, call.api.shard())
+
+
+def _read_txn(reader: ShardReader, command: Txn) -> tuple[TxnResult, int, int]:
+    return reader.read_txn(command), reader.shard, reader.revision

@@ -1,0 +1,115 @@
+"""Watch streams: from a hub to a connection, without a task's turn for each message.
+
+The hub's `wake` writes straight to the transport: what a delivery costs is one send. Only a
+connection that does not keep up needs its handler: the transport's buffer is over STUCK_BYTES, the
+hub hears nothing (`room` is not called), and the handler waits until the buffer has drained.
+
+    wake --> take --> transport.write --> room          while the client keeps up
+                          | buffer full
+                          v
+                handler: drain --> room --> take ...    the hub holds the rest back, or catches up
+
+The handler ends when the watch was cancelled, when the client is gone (the composition root lets
+aiohttp cancel the handler then), or when the node stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from kv.api.watching import NDJSON, SSE, created_line, line_of
+from kv.watch.hub import Created
+from kv.watch.messages import Cancelled
+from kv.watch.shard_watches import ShardWatches
+from kv.watch.watcher import WatchRequest
+
+STUCK_BYTES: Final = 64 * 1024
+TAKE_BYTES: Final = 256 * 1024
+
+
+class LineStream:
+    """One watcher on one connection. `run` is called once."""
+
+    def __init__(self, watches: ShardWatches, request: web.Request, *, sse: bool) -> None:
+        self._watches = watches
+        self._request = request
+        self._sse = sse
+        self._chunked = request.version >= HttpVersion11
+        self._transport = request.transport
+        self._identity = -1
+        self._stuck = True
+        """Nothing may be written now; the handler goes on when it can."""
+        self._ended = False
+        self._look = asyncio.Event()
+        """The handler has something to do."""
+
+    def begin(self, wanted: WatchRequest) -> Created | Cancelled:
+        made = self._watches.create(wanted, self._wake)
+        if isinstance(made, Created):
+            self._identity = made.identity
+        return made
+
+    async def run(
+        self, created: Created, wanted: WatchRequest, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Serve until it ends."""
+        told = wanted.start_revision - 1 if wanted.start_revision > 0 else created.revision
+        response = web.StreamResponse(
+            headers={
+                **headers,
+                "Content-Type": SSE if self._sse else NDJSON,
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        try:
+            writer = await response.prepare(self._request)
+            assert writer is not None
+            await response.write(created_line(created.revision, told, self._sse))
+            self._stuck = False
+            self._pump()
+            while not self._ended:
+                await self._look.wait()
+                self._look.clear()
+                if self._stuck and not self._ended:
+                    await writer.drain()
+                    self._watches.room(self._identity)
+                    self._stuck = False
+                    self._pump()
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client went away; there is nobody left to tell
+        finally:
+            self._ended = True
+            self._watches.cancel(self._identity)
+        return response
+
+    def _wake(self) -> None:
+        if not (self._stuck or self._ended):
+            self._pump()
+
+    def _pump(self) -> None:
+        """Write what there is, as long as the connection takes it."""
+        transport = self._transport
+        while messages := self._watches.take(self._identity, TAKE_BYTES):
+            if transport is None or transport.is_closing():
+                self._end()
+                return
+            data = b"".join([line_of(message, self._sse) for message in messages])
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            if isinstance(messages[-1], Cancelled):
+                self._end()
+                return
+            if transport.get_write_buffer_size() > STUCK_BYTES:
+                self._stuck = True
+                self._look.set()
+                return
+            self._watches.room(self._identity)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._look.set()

@@ -1,0 +1,93 @@
+"""`januskv serve`: one node in this process, until it is told to stop.
+
+With no arguments it is an embedded single node on 127.0.0.1:7400 with its data in ./januskv-data.
+SIGTERM and SIGINT stop it in good order; a second one ends it at once. Exit codes: 0 stopped, 2 it
+could not start (the line printed says why), 70 a write failed, 71 a write hung, 72 a task died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from kv.app import App
+from kv.config import load_config
+from kv.config_sections import MODES, Config
+from kv.logs import set_up_logging
+
+
+class ServeCommand:
+    name = "serve"
+    help = "run one node; with no arguments a single one on 127.0.0.1:7400"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file")
+        parser.add_argument("--name", metavar="NAME", help="a label for people [node.name]")
+        parser.add_argument("--data", metavar="DIR", help="the data directory [node.data]")
+        parser.add_argument("--listen", metavar="HOST:PORT", help="for clients [node.listen]")
+        parser.add_argument(
+            "--mode", choices=MODES, help="the regime of the default keyspace [mode]"
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        options = {
+            "node.name": args.name,
+            "node.data": args.data,
+            "node.listen": args.listen,
+            "mode": args.mode,
+        }
+        given = {path: value for path, value in options.items() if value is not None}
+        config = load_config(args.config, os.environ, given)
+        set_up_logging(config.log.level, config.log.format, config.node.name)
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            return runner.run(serve(config))
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    app = App(config, loop=loop, on_fatal=end_at_once)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, partial(_stop, told_to_stop))
+    try:
+        starting = loop.create_task(app.start())
+        stopping = loop.create_task(told_to_stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            sys.stderr.write(f"januskv: {app.describe()}\n")
+            await told_to_stop.wait()
+        else:
+            starting.cancel()
+            await asyncio.wait((starting,))
+        stopping.cancel()
+    finally:
+        await app.stop("this node is told to stop")
+    return 0
+
+
+def _stop(told_to_stop: asyncio.Event) -> None:
+    if told_to_stop.is_set():
+        end_at_once(130, "told to stop twice")
+    told_to_stop.set()
+
+
+def end_at_once(code: int, why: str) -> None:
+    """Whatever else is going on: nothing may be acknowledged any more."""
+    sys.stderr.write(f"januskv: {why}\n")
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,1 @@
+"""A closed-loop HTTP load generator: one request a connection, every answer checked."""

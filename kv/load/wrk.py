@@ -1,0 +1,160 @@
+"""The same load from wrk, where it is installed: what its users would compare with.
+
+wrk plays one address a thread, so there is a thread for each node, and needs a connection a thread:
+with fewer connections than nodes it cannot spread a load, and our own generator takes that part. It
+looks at statuses only, and does not wait for what is under way when the time is over: those
+requests are `unsettled`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from kv.load.histogram import Histogram
+from kv.load.plan import PATHS, PREFIX, Load, Operation, Outcome
+from kv.load.worker import GRACE_S, Child, GeneratorFailedError, Waiting
+
+MARK: Final = "januskv-outcome "
+TIMEOUT_S: Final = 10
+PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
+
+SCRIPT: Final = r"""
+local hosts, made = %(hosts)s, 0
+function setup(thread)
+  local host = hosts[made %% #hosts + 1]
+  made = made + 1
+  thread.addr = wrk.lookup(host[1], host[2])[1]
+  thread:set("authority", host[1] .. ":" .. host[2])
+  thread:set("number", made)
+end
+local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+local function base64(data)
+  local out = {}
+  for at = 1, #data, 3 do
+    local a, b, c = data:byte(at, at + 2)
+    local whole = a * 65536 + (b or 0) * 256 + (c or 0)
+    for place = 3, 0, -1 do
+      local digit = math.floor(whole / 64 ^ place) %% 64 + 1
+      out[#out + 1] = alphabet:sub(digit, digit)
+    end
+    if not b then out[#out - 1] = "=" end
+    if not c then out[#out] = "=" end
+  end
+  return table.concat(out)
+end
+local requests = {}
+function init(args)
+  math.randomseed(%(seed)d + number)
+  wrk.headers["Host"] = authority
+  wrk.headers["Content-Type"] = "application/json"
+  for at = 1, %(keys)d do
+    local body = '{"key":"' .. base64(string.format("%(prefix)s%%010d", at - 1)) .. '"'
+    if %(puts)s then
+      local bytes = {}
+      for place = 1, %(value_bytes)d do bytes[place] = string.char(math.random(0, 255)) end
+      body = body .. ',"value":"' .. base64(table.concat(bytes)) .. '"'
+    end
+    requests[at] = wrk.format("POST", "%(path)s", nil, body .. "}")
+  end
+end
+function request() return requests[math.random(#requests)] end
+function done(summary, latency, all)
+  local percentiles = {}
+  for _, percent in ipairs({%(percents)s}) do
+    percentiles[#percentiles + 1] = string.format("%%d", latency:percentile(percent))
+  end
+  local errors = {}
+  for name, count in pairs(summary.errors) do
+    errors[#errors + 1] = string.format('"%%s":%%d', name, count)
+  end
+  print(string.format('%(mark)s{"requests":%%d,"us":%%d,"errors":{%%s},"percentiles":[%%s]}',
+    summary.requests, summary.duration, table.concat(errors, ","), table.concat(percentiles, ",")))
+end
+"""
+
+
+def wrk_binary() -> str | None:
+    return shutil.which("wrk")
+
+
+def can_play(load: Load) -> bool:
+    return load.connections >= len(load.endpoints)
+
+
+def run(binary: str, load: Load, waiting: Waiting) -> Outcome:
+    """The warm-up is a run of its own, whose figures are left out but whose work is counted."""
+    assert can_play(load)
+    warm_up = _run(binary, load, load.warm_up_s, waiting) if load.warm_up_s >= 1 else Outcome()
+    outcome = _run(binary, load, load.seconds, waiting)
+    outcome.acknowledged += warm_up.acknowledged
+    outcome.unsettled += warm_up.unsettled
+    for what, count in warm_up.errors.items():
+        outcome.errors[what] = outcome.errors.get(what, 0) + count
+    return outcome
+
+
+def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="januskv-wrk-") as directory:
+        script = Path(directory, "load.lua")
+        script.write_text(script_of(load))
+        host, port = load.endpoints[0]
+        command = [
+            binary,
+            f"--threads={len(load.endpoints)}",
+            f"--connections={load.connections}",
+            f"--duration={max(1, round(seconds))}s",
+            f"--timeout={TIMEOUT_S}s",
+            f"--script={script}",
+            f"http://{host}:{port}",
+        ]
+        with Child(command) as child:
+            child.begin("")
+            return outcome_of(child.output(seconds + GRACE_S, waiting), load)
+
+
+def script_of(load: Load) -> str:
+    hosts = ", ".join(f'{{"{host}", {port}}}' for host, port in load.endpoints)
+    return SCRIPT % {
+        "hosts": f"{{{hosts}}}",
+        "seed": load.seed,
+        "keys": load.keys,
+        "prefix": PREFIX.decode(),
+        "puts": "true" if load.operation is Operation.PUT else "false",
+        "value_bytes": load.value_bytes,
+        "path": PATHS[load.operation],
+        "percents": ", ".join(map(str, PERCENTS)),
+        "mark": MARK,
+    }
+
+
+def outcome_of(output: str, load: Load) -> Outcome:
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
+    if not lines:
+        raise GeneratorFailedError(f"wrk printed no outcome: {output.strip()[-200:]}")
+    said = json.loads(lines[-1][len(MARK) :])
+    errors = {f"wrk: {name}": count for name, count in said["errors"].items() if count}
+    refused = said["errors"].get("status", 0)
+    good = said["requests"] - refused
+    return Outcome(
+        answered=good,
+        seconds=said["us"] / 1e6,
+        acknowledged=good,
+        unsettled=load.connections + sum(errors.values()),
+        errors=errors,
+        histogram=_histogram(said["percentiles"], good),
+    )
+
+
+def _histogram(percentiles: list[int], answers: int) -> Histogram:
+    """With the same percentiles as wrk's own; what lies between them is not known here."""
+    histogram = Histogram()
+    seen = 0
+    for percent, us in zip(PERCENTS, percentiles, strict=True):
+        upto = -(-round(answers * percent * 10) // 1_000)
+        histogram.add(us, upto - seen)
+        seen = upto
+    return histogram

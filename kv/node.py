@@ -1,0 +1,401 @@
+"""One node without its faces: the directory, the engine, the link, the groups, its shards.
+
+    data directory (locked, stamped) -> engine -> committer -> link -> group host -> strong shard
+
+    start     open everything; a node that knows its groups resumes them, one of `initial` finds the
+              others and forms the first group with them, once
+    drain     leadership moves to another node, no new work is taken
+    close     everything pending is answered, everything is closed
+
+HTTP stands in kv/app.py, which makes one of these. Fatal conditions (a failed or hanging write, a
+task that died) go to `on_fatal`, which must end the process at once: nothing may be acknowledged
+any more, and recovery decides at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from kv.cluster.cards import Address, Card, Cards
+from kv.cluster.forming import find_founders
+from kv.cluster.link import PeerLink
+from kv.cluster.link_config import LinkConfig
+from kv.cluster.link_handshake import Identity
+from kv.cluster.link_tls import LinkTls
+from kv.cluster.mail import Mail
+from kv.cluster.tasks import Tasks
+from kv.strong.forward import Forwarder
+from kv.strong.gate import Gate
+from kv.strong.machine import ServedMachine
+from kv.strong.shard import ShardSettings, StrongShard
+from raftgroups.group import Group
+from raftgroups.host import GroupHost, HostConfig
+from raftgroups.machine import ShardPlace
+from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
+from raftgroups.transport import NodeId
+from storage.clock import SystemClock
+from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.datadir import DataDirectory, RegimeName
+from storage.engine import WritePressure
+from storage.environment import EngineSettings, open_engine, pressure_of
+from storage.latest import Latest
+from storage.space import SpaceGuard, default_reserve_bytes
+
+_log = logging.getLogger(__name__)
+
+EXIT_BROKEN: Final = 70
+EXIT_HUNG: Final = 71
+EXIT_TASK: Final = 72
+FIRST_GROUP: Final = 1
+"""The group of the first shard of the keyspace `default`; group 0 is kept for the meta group."""
+FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=1)
+SPACE_LOOK_S: Final = 1.0
+DRAIN_S: Final = 3.0
+HAND_OVER_RETRY_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    data: Path
+    name: str = "januskv"
+    cluster_id: str | None = None
+    """None: an embedded single node, which makes an id of its own at its first start."""
+    peer_listen: Address | None = None
+    """None: no peers, and nothing listens for them."""
+    peer_advertise: Address | None = None
+    client_url: str = ""
+    initial: tuple[Address, ...] = ()
+    secret: bytes | None = field(default=None, repr=False)
+    insecure: bool = False
+    names: Mapping[Address, str] = field(default_factory=dict)
+    """What the configuration calls the nodes of `initial`."""
+    peer_routes: Mapping[str, Address] = field(default_factory=dict)
+    """By advertised "host:port", name or node id: where to dial instead, so that a link can run
+    through a proxy."""
+    tls: LinkTls | None = None
+    engine: str = "lmdb"
+    engine_settings: EngineSettings = field(default_factory=EngineSettings)
+    reserve_bytes: int | None = None
+    host: HostConfig = field(default_factory=HostConfig)
+    shard: ShardSettings = field(default_factory=ShardSettings)
+    sync_fatal_s: float = 10.0
+
+
+Fatal = Callable[[int, str], None]
+
+
+class Node:
+    def __init__(
+        self, settings: NodeSettings, *, loop: asyncio.AbstractEventLoop, on_fatal: Fatal
+    ) -> None:
+        """Opens the directory and the engine; raises what they refuse. Nothing runs yet."""
+        self.settings = settings
+        self._loop = loop
+        self._on_fatal = on_fatal
+        self.clock = SystemClock()
+        self.tasks = Tasks(loop, lambda name, _: on_fatal(EXIT_TASK, f"task {name} died"))
+        self.directory = DataDirectory.open(
+            settings.data, create=True, cluster_id=settings.cluster_id
+        )
+        try:
+            if self.directory.identity.cluster_id is None:
+                self.directory.adopt_cluster(f"single-{self.directory.identity.node_id}")
+            self.engine = open_engine(
+                self.directory,
+                RegimeName.STRONG,
+                settings.engine,
+                clock=self.clock,
+                settings=settings.engine_settings,
+            )
+        except BaseException:
+            self.directory.close()
+            raise
+        self._assemble()
+
+    def _assemble(self) -> None:
+        settings, loop, clock = self.settings, self._loop, self.clock
+        identity = self.directory.identity
+        self.node_id = NodeId(identity.node_id)
+        assert identity.cluster_id is not None, "it was adopted above"
+        self.cluster_id: str = identity.cluster_id
+        self.writer = AdaptiveWriter(
+            clock,
+            loop.call_soon_threadsafe,
+            under_pressure=lambda: self._pressure() is not WritePressure.NONE,
+        )
+        self.committer = Committer(
+            self.engine,
+            self.writer,
+            loop,
+            clock,
+            on_fatal=self._broken,
+            stall_after_s=settings.host.election_timeout_s[1],
+        )
+        self.watchdog = SyncWatchdog(
+            self.committer,
+            clock,
+            lambda seconds: self._on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s"),
+            fatal_after_s=settings.sync_fatal_s,
+        )
+        self.link = PeerLink(
+            Identity(self.cluster_id, self.node_id, self.directory.boot_id, settings.secret),
+            loop=loop,
+            tasks=self.tasks,
+            clock=clock,
+            rng=random.Random(os.urandom(16)),
+            entropy=os.urandom,
+            config=LinkConfig(
+                listen=settings.peer_listen or ("127.0.0.1", 0), insecure=settings.insecure
+            ),
+            tls=settings.tls,
+        )
+        disk_bytes = self._disk_bytes()
+        reserve_bytes = settings.reserve_bytes or default_reserve_bytes(disk_bytes)
+        self.guard = SpaceGuard(reserve_bytes)
+        has_gauge = hasattr(self.engine, "write_pressure")
+        self.gate = Gate(self.guard, pressure=self._pressure if has_gauge else None)
+        self._machines: dict[int, ServedMachine] = {}
+        self.host = GroupHost(
+            node_id=self.node_id,
+            boot_id=self.directory.boot_id,
+            incarnation=identity.incarnation,
+            engine=self.engine,
+            committer=self.committer,
+            link=self.link,
+            clock=clock,
+            rng=random.Random(os.urandom(16)),
+            scheduler=loop,
+            config=settings.host,
+            machines=self._make_machine,
+        )
+        self.forwarder = Forwarder(
+            self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
+        )
+        self.mail = Mail(self.link, loop)
+        self.cards: Cards | None = None
+        self.shards: dict[int, StrongShard] = {}
+        self._space_timer: asyncio.TimerHandle | None = None
+        self.draining = False
+        self._closed = False
+
+    def _pressure(self) -> WritePressure:
+        return pressure_of(self.engine)
+
+    def _disk_bytes(self) -> int:
+        space = os.statvfs(self.settings.data)
+        return space.f_blocks * space.f_frsize
+
+    def _broken(self, error: BaseException) -> None:
+        _log.critical("this node cannot go on: %s", error, exc_info=error)
+        self._on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
+
+    def _make_machine(self, group_id: int) -> ServedMachine:
+        assert group_id == FIRST_GROUP, f"nobody forms group {group_id} yet"
+        machine = ServedMachine(Latest(self.engine, self.clock), FIRST_PLACE)
+        self._machines[group_id] = machine
+        return machine
+
+    # --- start ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns once this node's shards are here; `ready` says whether they can serve."""
+        settings = self.settings
+        peer_address = settings.peer_advertise or settings.peer_listen or ("127.0.0.1", 0)
+        if settings.peer_listen is not None:
+            bound = await self.link.start()
+            if settings.peer_advertise is None:
+                peer_address = bound
+        own = Card(
+            self.node_id, settings.name, peer_address, settings.client_url, version("januskv")
+        )
+        self.cards = Cards(
+            own, self.directory.path, self.link, self.mail, changed=self._card_changed
+        )
+        self.cards.save_own()
+        self.watchdog.start()
+        self._look_at_space()
+        self.host.start()
+        if FIRST_GROUP in self.host.groups:
+            self._dial_others()
+        else:
+            await self._form()
+        self._serve(self.host.group(FIRST_GROUP))
+
+    async def _form(self) -> None:
+        assert self.cards is not None
+        initial = self.settings.initial
+        if not initial:
+            self.host.create(FIRST_GROUP, [self.node_id])
+            return
+        founders = await find_founders(self.link, self.node_id, initial, route=self._route)
+        self.cards.learn(
+            {
+                node: self.cards.all.get(node)
+                or Card(node, f"{address[0]}:{address[1]}", address, "")
+                for node, address in founders.items()
+            }
+        )
+        self._dial_others()
+        self.host.create(FIRST_GROUP, sorted(founders))
+        _log.info("formed the cluster %s with %d nodes", self.cluster_id, len(founders))
+
+    def _label(self, address: Address) -> str:
+        return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
+
+    def _route(self, address: Address, card: Card | None = None) -> Address:
+        """Where to dial the node that advertises this address."""
+        labels = [f"{address[0]}:{address[1]}", self.settings.names.get(address, "")]
+        labels += [] if card is None else [card.name, card.node]
+        routes = self.settings.peer_routes
+        return next((routes[label] for label in labels if label in routes), address)
+
+    def _dial_others(self) -> None:
+        assert self.cards is not None
+        for node, card in self.cards.others.items():
+            self.link.set_peer(node, self._route(card.peer, card))
+
+    def _card_changed(self, card: Card) -> None:
+        """A peer told us its name, its addresses, its alarms."""
+        assert self.cards is not None
+        others = self.cards.others.values()
+        self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
+        self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
+
+    def _serve(self, group: Group) -> None:
+        shard = StrongShard(
+            group,
+            self._machines[group.group_id],
+            self.forwarder,
+            scheduler=self._loop,
+            clock=self.clock,
+            gate=self.gate,
+            settings=self.settings.shard,
+        )
+        self.shards[group.group_id] = shard
+        self.committer.add(shard)
+        self.committer.kick()
+
+    def _execute_forwarded(
+        self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
+    ) -> None:
+        shard = self.shards.get(group_id)
+        if shard is None or self.draining:
+            self._loop.call_soon(done, Refused("this node does not serve that group now"))
+        else:
+            shard.lead(payload, budget_s, done)
+
+    def _look_at_space(self) -> None:
+        raised = self.guard.raised
+        self.guard.observe(self.engine.statistics())
+        self.engine.expire_snapshots()
+        if self.guard.raised != raised:
+            _log.warning(
+                "NOSPACE %s: %s bytes available, %d kept in reserve",
+                "raised" if self.guard.raised else "cleared",
+                self.guard.available_bytes,
+                self.guard.reserve_bytes,
+            )
+        if self.cards is not None:
+            self.cards.show(alarms=("NOSPACE",) if self.guard.raised else ())
+        self._space_timer = self._loop.call_later(SPACE_LOOK_S, self._look_at_space)
+
+    # --- while it runs ----------------------------------------------------------------------
+
+    @property
+    def strong(self) -> StrongShard:
+        """The keyspace `default`."""
+        return self.shards[FIRST_GROUP]
+
+    @property
+    def ready(self) -> bool:
+        """Some node leads, and this one can be asked."""
+        shard = self.shards.get(FIRST_GROUP)
+        return (
+            shard is not None
+            and not self.draining
+            and shard.group.readable
+            and shard.group.formed
+            and shard.group.leader is not None
+        )
+
+    @property
+    def alarms(self) -> list[tuple[NodeId, str]]:
+        """Of all nodes, as far as this one knows."""
+        cards = {} if self.cards is None else self.cards.all
+        return [(node, alarm) for node, card in sorted(cards.items()) for alarm in card.alarms]
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def drain(self, why: str) -> None:
+        """Take nothing new, tell watchers, and hand the leadership over, all within DRAIN_S."""
+        if self.draining:
+            return
+        self.draining = True
+        for shard in self.shards.values():
+            if shard.group.leads and (heir := self.heir(shard.group)) is not None:
+                await self._hand_over(shard.group, heir)
+            shard.drain(why)
+
+    def heir(self, group: Group) -> NodeId | None:
+        """The connected voter that is least behind."""
+        status = group.status()
+        heirs = [
+            (peer.lag, node)
+            for node, peer in status.peers.items()
+            if node in status.voters and peer.connected
+        ]
+        return min(heirs)[1] if heirs else None
+
+    async def _hand_over(self, group: Group, heir: NodeId) -> None:
+        """Ask until it worked or DRAIN_S have passed: another change may be under way."""
+        until_s = self._loop.time() + DRAIN_S
+        reason = "the transfer was not answered"
+        while group.leads and self._loop.time() < until_s:
+            done: asyncio.Future[ChangeResult] = self._loop.create_future()
+            group.transfer(heir, partial(_settle, done))
+            try:
+                result = await asyncio.wait_for(done, max(0.01, until_s - self._loop.time()))
+            except TimeoutError:
+                break
+            if isinstance(result, Done):
+                _log.info("group %d is led by %s now", group.group_id, heir)
+                return
+            reason = result.reason
+            await asyncio.sleep(HAND_OVER_RETRY_S)
+        if group.leads:
+            _log.warning("group %d did not change its leader in time: %s", group.group_id, reason)
+
+    async def close(self) -> None:
+        """Safe to call twice, and after a start that failed."""
+        if self._closed:
+            return
+        self._closed = True
+        self.draining = True
+        if self._space_timer is not None:
+            self._space_timer.cancel()
+        self.forwarder.stop()
+        for shard in self.shards.values():
+            shard.stop()
+        self.host.stop()
+        await asyncio.sleep(0)  # the answers that the stop gave go out
+        await self.link.close()
+        await self.tasks.close()
+        self.committer.stop()
+        self.watchdog.close()
+        self.writer.close()
+        self.engine.close()
+        self.directory.close()
+
+
+def _settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,1 @@
+"""The strong regime: a shard served over its Raft group."""

@@ -1,0 +1,72 @@
+"""What is refused before it enters a log: what the machine would refuse whatever its state, and
+what would grow a disk that is nearly full. Pure.
+
+The machine checks again, because it must not rest on every proposer; here a client learns sooner,
+and the log is spared.
+"""
+
+from __future__ import annotations
+
+from raftgroups import txn as txns
+from raftgroups.commands import (
+    BatchWrite,
+    Cas,
+    Command,
+    Compact,
+    Delete,
+    Expire,
+    Increment,
+    LeaseGrant,
+    LeaseKeepAlive,
+    LeaseRevoke,
+    Put,
+    Range,
+    SetTtl,
+    Tick,
+    Txn,
+    TxnOperation,
+)
+from storage.codec import check_key, check_value
+from storage.space import Purpose
+
+_FREEING = (Delete, LeaseRevoke, Compact, Expire)
+_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl)
+
+
+def check(command: Command) -> None:
+    """Raises the error that the machine would answer in any state."""
+    kind = type(command)
+    if kind is Put:
+        assert isinstance(command, Put)
+        check_key(command.key)
+        check_value(command.value)
+    elif isinstance(command, Txn):
+        txns.validate(command)
+    elif isinstance(command, Cas):
+        check_key(command.key)
+        check_value(command.value or b"")
+    elif isinstance(command, Increment | SetTtl):
+        check_key(command.key)
+
+
+def purpose_of(command: Command) -> Purpose:
+    """A transaction grows if anything in either branch may."""
+    if isinstance(command, _FREEING):
+        return Purpose.FREE
+    if isinstance(command, _NEUTRAL):
+        return Purpose.REPAIR
+    if isinstance(command, Cas):
+        return Purpose.FREE if command.value is None else Purpose.GROW
+    if isinstance(command, BatchWrite):
+        grows = any(purpose_of(each) is Purpose.GROW for each in command.operations)
+        return Purpose.GROW if grows else Purpose.FREE
+    if isinstance(command, Txn):
+        operations = (*command.then, *command.otherwise)
+        grows = any(_grows(each) for each in operations)
+        return Purpose.GROW if grows else Purpose.FREE
+    assert isinstance(command, Put | Increment | LeaseGrant)
+    return Purpose.GROW
+
+
+def _grows(operation: TxnOperation) -> bool:
+    return not isinstance(operation, Range) and purpose_of(operation) is Purpose.GROW

@@ -1,0 +1,221 @@
+"""Writes that another node has to lead: sent there in batches, answered here.
+
+    send --> outbox of the peer --(one pass of the loop)--> frame --> peer: execute --> replies
+                                                                          |
+    done <-- waiting[number] <------------------------------------ frame <'
+
+- What was never handed to the link is Refused: surely not done. What was handed over and then not
+  answered (connection lost, deadline) is Unknown.
+- A peer's requests are executed as if they had been made here, once checked: the bytes must be a
+  command that this program knows, else they never reach the log.
+- Bounded: so many waiting operations a peer, so many requests of a peer under way here; more are
+  refused as busy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from kv.cluster.said_once import SaidOnce
+from kv.strong.frames import (
+    MalformedFrameError,
+    Reply,
+    Request,
+    Status,
+    decode_frame,
+    encode_replies,
+    encode_requests,
+    refusal_body,
+    refused_of,
+)
+from raftgroups.outcomes import Applied, ProposeResult, Refused, Unknown
+from raftgroups.results import decode_result, encode_result
+from raftgroups.transport import Link, NodeId
+from storage.clock import Clock, Scheduler, Timer
+
+_log = logging.getLogger(__name__)
+
+CHANNEL: Final = "forward"
+WAITING_MAX: Final = 8192
+"""Operations under way to one peer, and of one peer here."""
+SWEEP_S: Final = 0.25
+
+Done = Callable[[ProposeResult], None]
+Execute = Callable[[int, bytes, float, Done], None]
+"""(group, command, seconds that the asker waits, done): lead it; done is called exactly once."""
+
+
+class _Waiting:
+    __slots__ = ("deadline_s", "done", "peer")
+
+    def __init__(self, peer: NodeId, deadline_s: float, done: Done) -> None:
+        self.peer = peer
+        self.deadline_s = deadline_s
+        self.done = done
+
+
+class Forwarder:
+    """For the node's loop only. Results that come back are decoded once, here."""
+
+    def __init__(self, link: Link, *, scheduler: Scheduler, clock: Clock, execute: Execute) -> None:
+        self._link = link
+        self._scheduler = scheduler
+        self._clock = clock
+        self._execute = execute
+        self._said = SaidOnce(_log)
+        self._next_number = 1
+        self._waiting: dict[int, _Waiting] = {}
+        self._counts: dict[NodeId, int] = {}
+        self._requests: dict[NodeId, list[Request]] = {}
+        self._replies: dict[NodeId, list[Reply]] = {}
+        self._serving: dict[NodeId, int] = {}
+        self._flush_scheduled = False
+        self._sweeper: Timer | None = None
+        self._stopped = False
+        self.sent_operations = 0
+        self.sent_frames = 0
+        self.served_operations = 0
+        link.subscribe(CHANNEL, self._on_frame)
+        link.on_peer_change(self._on_peer_change)
+
+    # --- asking ---------------------------------------------------------------------------
+
+    def send(self, peer: NodeId, group: int, command: bytes, deadline_s: float, done: Done) -> None:
+        """`deadline_s` is a moment of the clock. `done` is never called from inside this call."""
+        count = self._counts.get(peer, 0)
+        if count >= WAITING_MAX or self._stopped:
+            reason = "this node stops" if self._stopped else f"{count} operations wait for {peer}"
+            self._scheduler.call_soon(done, Refused(reason, busy=not self._stopped))
+            return
+        number = self._next_number
+        self._next_number += 1
+        budget_ms = max(1, int((deadline_s - self._clock.monotonic()) * 1000))
+        self._waiting[number] = _Waiting(peer, deadline_s, done)
+        self._counts[peer] = count + 1
+        self._requests.setdefault(peer, []).append(Request(number, group, budget_ms, command))
+        self._flush_soon()
+        if self._sweeper is None:
+            self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._scheduler.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        replies, self._replies = self._replies, {}
+        for peer, answers in replies.items():
+            for frame in encode_replies(answers):
+                self._link.send(peer, CHANNEL, frame)
+        asked, self._requests = self._requests, {}
+        for peer, requests in asked.items():
+            sent = 0
+            for frame, part in encode_requests(requests):
+                if not self._link.send(peer, CHANNEL, frame):
+                    break
+                sent += part
+                self.sent_frames += 1
+            self.sent_operations += sent
+            for request in requests[sent:]:
+                self._answer(request.number, Refused("the leader's connection is down or full"))
+
+    def _answer(self, number: int, result: ProposeResult) -> None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is None:
+            return  # answered already: its connection was lost, or its time was over
+        self._counts[waiting.peer] -= 1
+        waiting.done(result)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now_s = self._clock.monotonic()
+        late = [number for number, each in self._waiting.items() if each.deadline_s <= now_s]
+        for number in late:
+            self._answer(number, Unknown("the leader did not answer in time"))
+        if self._waiting:
+            self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+
+    def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
+        if connected:
+            return
+        unsent = {request.number for request in self._requests.pop(peer, ())}
+        self._replies.pop(peer, None)
+        lost = [number for number, each in self._waiting.items() if each.peer == peer]
+        for number in lost:
+            if number in unsent:
+                self._answer(number, Refused("the connection to the leader was lost before it"))
+            else:
+                self._answer(number, Unknown("the connection to the leader was lost"))
+
+    # --- frames ---------------------------------------------------------------------------
+
+    def _on_frame(self, peer: NodeId, frame: bytes) -> None:
+        if self._stopped:
+            return
+        try:
+            items = decode_frame(frame)
+            for item in items:
+                if isinstance(item, Request):
+                    self._serve(peer, item)
+                else:
+                    self._answer(item.number, _result_of(item))
+        except MalformedFrameError as error:
+            self._said.warn(f"peer {peer}", "malformed_forward", str(error))
+
+    def _serve(self, peer: NodeId, request: Request) -> None:
+        under_way = self._serving.get(peer, 0)
+        done = partial(self._served, peer, request.number)
+        if under_way >= WAITING_MAX:
+            refused = Refused(f"{under_way} operations of this node are under way", busy=True)
+            self._reply(peer, Reply(request.number, Status.REFUSED, refusal_body(refused)))
+            return
+        self._serving[peer] = under_way + 1
+        self.served_operations += 1
+        self._execute(request.group, request.command, request.budget_ms / 1000, done)
+
+    def _served(self, peer: NodeId, number: int, result: ProposeResult) -> None:
+        self._serving[peer] -= 1
+        if isinstance(result, Applied):
+            answer = Reply(number, Status.APPLIED, encode_result(result.result))
+        elif isinstance(result, Refused):
+            answer = Reply(number, Status.REFUSED, refusal_body(result))
+        else:
+            answer = Reply(number, Status.UNKNOWN, result.reason.encode())
+        self._reply(peer, answer)
+
+    def _reply(self, peer: NodeId, answer: Reply) -> None:
+        self._replies.setdefault(peer, []).append(answer)
+        self._flush_soon()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def stop(self) -> None:
+        """Everything under way is Unknown."""
+        self._stopped = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        unsent = {request.number for asked in self._requests.values() for request in asked}
+        self._requests.clear()
+        for number in list(self._waiting):
+            if number in unsent:
+                self._answer(number, Refused("this node stops"))
+            else:
+                self._answer(number, Unknown("this node stops"))
+
+
+def _result_of(reply: Reply) -> ProposeResult:
+    if reply.status is Status.APPLIED:
+        try:
+            return Applied(0, decode_result(reply.body))
+        except ValueError:
+            return Unknown("the leader's answer cannot be read here; it may be a newer version")
+    if reply.status is Status.REFUSED:
+        return refused_of(reply.body)
+    return Unknown(reply.body.decode(errors="replace"))

@@ -1,0 +1,477 @@
+"""One strong shard as this node serves it: writes, reads, watches, over the replica of its group.
+
+    write --> admission --> this node leads? -- yes --> stamped with clock and wall time, proposed
+                                 |  no
+                                 |--> leader known and connected: forwarded (forward.py)
+                                 '--> nobody to ask: parked, tried again until the deadline
+    read  --> LINEARIZABLE: a read point of the group (leader or follower), then evaluated here
+              SESSION: once this replica has seen what the token names
+              EVENTUAL: at once
+
+What comes back decides (raftgroups/outcomes.py): Applied is the answer; Refused is tried again
+until the deadline and is then UnavailableError (surely not done), or OverloadedError at once if a
+queue was full; Unknown is OutcomeUnknownError, unless the write has an idempotency token, with
+which trying again is safe.
+
+The rules here are those of one node; it takes part in the turn after the group host, only to see
+what the turn applied. Invariants: `done` is called exactly once, from the loop, never from inside
+the call; nothing waits without a deadline; what waits is bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
+from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
+from kv.regime import Done
+from kv.strong.admission import check
+from kv.strong.duties import LeaderDuties
+from kv.strong.forward import Forwarder
+from kv.strong.gate import Gate
+from kv.strong.machine import ServedMachine
+from kv.strong.reader import ReplicaReader
+from kv.watch.messages import Encode
+from kv.watch.shard_watches import ShardWatches
+from kv.watch.watcher import WatchLimits
+from raftgroups.commands import Command, decode, encode, stamp
+from raftgroups.group import Group
+from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
+from raftgroups.results import Failure, Result, error_of, failure_of
+from storage.clock import Clock, Scheduler, Timer
+from storage.committer import Need
+from storage.engine import Batch
+from storage.errors import InvalidRequestError, JanusError, NoSpaceError
+from storage.mvcc_events import EventPage, read_events
+from storage.mvcc_policy import CompactionPolicy
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_S: Final = 0.02
+EXAMINED_A_STEP: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    deadline_s: float = 5.0
+    """Of a request that names none."""
+    parked_max: int = 4096
+    """Operations without a leader to take them; the next one is refused."""
+    session_waits_max: int = 16_384
+    compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
+    watch_limits: WatchLimits | None = None
+
+
+class _Operation:
+    """A write or read that was not answered yet. Invariant: answered at most once."""
+
+    __slots__ = ("answered", "deadline_s", "done", "start", "timer", "why")
+
+    def __init__(
+        self, start: Callable[[_Operation], None], done: Done[Any], deadline_s: float
+    ) -> None:
+        self.start = start
+        self.done = done
+        self.deadline_s = deadline_s
+        self.answered = False
+        self.timer: Timer | None = None
+        self.why = ""
+        """Why the last try was refused."""
+
+
+class StrongShard:
+    """kv/regime.py Strong, and a storage.committer.Participant that only looks."""
+
+    def __init__(
+        self,
+        group: Group,
+        machine: ServedMachine,
+        forwarder: Forwarder,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        gate: Gate,
+        settings: ShardSettings,
+    ) -> None:
+        self.group = group
+        self.machine = machine
+        self._forwarder = forwarder
+        self._scheduler = scheduler
+        self._clock = clock
+        self._gate = gate
+        self._settings = settings
+        self.duties = LeaderDuties(
+            machine,
+            self._propose_duty,
+            scheduler=scheduler,
+            clock=clock,
+            policy=settings.compaction,
+        )
+        self._reader = ReplicaReader(machine, machine.place.shard, self.duties.now_ms)
+        self._parked: deque[_Operation] = deque()
+        self._retry_timer: Timer | None = None
+        self._session_waits: list[tuple[int, _Operation]] = []
+        self._hubs: list[ShardWatches] = []
+        self._compact_seen = machine.shard.state.compact_revision
+        self._stopped = False
+        machine.on_restored = self._restored
+
+    # --- writes ---------------------------------------------------------------------------
+
+    def write(
+        self, command: Command, done: Done[Result], options: WriteOptions = PLAIN_WRITE
+    ) -> None:
+        token = options.token
+        try:
+            if self._stopped:
+                raise StoppingError("this node is stopping; ask another one")
+            check(command)
+            payload = encode(command, token)
+            self._gate.admit(command, len(payload))
+        except JanusError as error:
+            self._scheduler.call_soon(done, error)
+            return
+        start = partial(self._start_write, payload, token is not None)
+        self._start(_Operation(start, done, self._deadline(options.deadline_s)), options.deadline_s)
+
+    def _deadline(self, asked_s: float | None) -> float:
+        return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
+
+    def _start(self, operation: _Operation, asked_s: float | None) -> None:
+        if asked_s is not None:
+            operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
+        operation.start(operation)
+
+    def _start_write(self, payload: bytes, repeatable: bool, operation: _Operation) -> None:
+        group = self.group
+        proposed = partial(self._proposed, operation, repeatable)
+        if group.leads:
+            group.propose(self._stamped(payload), proposed)
+            return
+        leader = group.leader
+        if leader is None:
+            self._park(operation, "no leader is known")
+        else:
+            deadline_s = operation.deadline_s
+            self._forwarder.send(leader, group.group_id, payload, deadline_s, proposed)
+
+    def _stamped(self, payload: bytes) -> bytes:
+        clock_ms = 0  # it stays where it is until this leader's duties have begun
+        if self.duties.leading:
+            clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
+        return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
+
+    def _proposed(self, operation: _Operation, repeatable: bool, result: ProposeResult) -> None:
+        if isinstance(result, Applied):
+            answer: Any = result.result
+            if type(answer) is Failure:
+                answer = error_of(answer)
+            self._answer(operation, answer)
+        elif isinstance(result, Refused):
+            self._refused(operation, result)
+        elif repeatable and self._clock.monotonic() < operation.deadline_s:
+            self._park(operation, result.reason)
+        else:
+            self._answer(
+                operation,
+                OutcomeUnknownError(
+                    f"it is not known whether this was done: {result.reason}; read to find out, "
+                    "or give an idempotency token and ask again"
+                ),
+            )
+
+    def _refused(self, operation: _Operation, refused: Refused) -> None:
+        if refused.busy:
+            self._answer(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+        elif self._clock.monotonic() < operation.deadline_s:
+            self._park(operation, refused.reason)
+        else:
+            self._answer(operation, self._unavailable(operation, refused.reason))
+
+    def _unavailable(self, operation: _Operation, reason: str) -> UnavailableError:
+        return UnavailableError(
+            f"nothing was done: {reason or operation.why}; ask again, or another node"
+        )
+
+    def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
+        """A write that another node forwarded: propose it if this node leads, nothing else."""
+        try:
+            command, *_ = decode(payload)
+            check(command)
+            self._gate.admit(command, len(payload))
+        except (InvalidRequestError, NoSpaceError) as error:
+            refusal = failure_of(error, self.machine.revision)
+            self._scheduler.call_soon(done, Applied(0, refusal))
+        except JanusError as error:
+            self._scheduler.call_soon(
+                done, Refused(str(error), busy=isinstance(error, OverloadedError))
+            )
+        else:
+            self.group.propose(self._stamped(payload), done)
+
+    def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
+        self.group.propose(self._stamped(encode(command)), done)
+
+    # --- reads ----------------------------------------------------------------------------
+
+    def read(
+        self,
+        evaluate: Callable[[ReplicaReader], T],
+        done: Done[T],
+        options: ReadOptions = PLAIN_READ,
+    ) -> None:
+        if self._stopped:
+            self._scheduler.call_soon(done, StoppingError("this node is stopping"))
+            return
+        level = options.level
+        deadline_s = self._deadline(options.deadline_s)
+        if level is Level.LINEARIZABLE:
+            start = partial(self._start_read, evaluate)
+        elif level is Level.EVENTUAL:
+            start = partial(self._start_local, evaluate)
+        elif level is Level.SESSION:
+            seen = options.session.revisions.get(self.machine.place.shard, 0)
+            start = partial(self._start_session, evaluate, seen)
+        else:
+            error = InvalidRequestError(
+                f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
+                "or EVENTUAL"
+            )
+            self._scheduler.call_soon(done, error)
+            return
+        self._start(_Operation(start, done, deadline_s), options.deadline_s)
+
+    def _start_read(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
+        self.group.read(partial(self._read_point, evaluate, operation))
+
+    def _read_point(
+        self,
+        evaluate: Callable[[ReplicaReader], T],
+        operation: _Operation,
+        result: ReadResult,
+    ) -> None:
+        if isinstance(result, ReadReady):
+            self._evaluate(evaluate, operation)
+        else:
+            self._refused(operation, result)
+
+    def _start_local(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
+        self._scheduler.call_soon(self._evaluate, evaluate, operation)
+
+    def _evaluate(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
+        if operation.answered:
+            return
+        answer: T | JanusError
+        try:
+            answer = evaluate(self.local())
+        except JanusError as error:
+            answer = error
+        self._answer(operation, answer)
+
+    def _start_session(
+        self, evaluate: Callable[[ReplicaReader], T], seen: int, operation: _Operation
+    ) -> None:
+        if self.machine.revision >= seen and self.group.readable:
+            self._start_local(evaluate, operation)
+        elif len(self._session_waits) >= self._settings.session_waits_max:
+            waiting = len(self._session_waits)
+            error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
+            self._scheduler.call_soon(self._answer, operation, error)
+        else:
+            operation.start = partial(self._start_local, evaluate)
+            operation.why = (
+                f"this replica is at revision {self.machine.revision} and the session has seen "
+                f"{seen}"
+            )
+            self._session_waits.append((seen, operation))
+            self._retry_soon()
+
+    def local(self) -> ReplicaReader:
+        if not self.group.readable:
+            raise UnavailableError(
+                "a snapshot is being put in place on this node; ask again, or another node"
+            )
+        return self._reader
+
+    # --- waiting and answering --------------------------------------------------------------
+
+    def _answer(self, operation: _Operation, answer: Any) -> None:
+        if operation.answered:
+            return
+        operation.answered = True
+        if operation.timer is not None:
+            operation.timer.cancel()
+        try:
+            operation.done(answer)
+        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+            _log.exception("a done callback raised; its defect, the node goes on")
+
+    def _too_late(self, operation: _Operation) -> None:
+        """The deadline that the request named has passed. Whether a write is on its way is for
+        nobody to know here, unless it is still parked."""
+        if operation.answered:
+            return
+        waits = [waiting for _, waiting in self._session_waits]
+        if operation in self._parked or operation in waits:
+            self._answer(operation, self._unavailable(operation, operation.why))
+        else:
+            self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
+
+    def _park(self, operation: _Operation, why: str) -> None:
+        if self._stopped:
+            self._answer(operation, StoppingError(f"this node is stopping: {why}"))
+            return
+        if len(self._parked) >= self._settings.parked_max:
+            waiting = len(self._parked)
+            error = OverloadedError(f"{waiting} operations wait for a leader already")
+            self._scheduler.call_soon(self._answer, operation, error)
+            return
+        operation.why = why
+        self._parked.append(operation)
+        self._retry_soon()
+
+    def _retry_soon(self) -> None:
+        if self._retry_timer is None:
+            self._retry_timer = self._scheduler.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        now_s = self._clock.monotonic()
+        parked, self._parked = self._parked, deque()
+        for operation in parked:
+            if operation.answered:
+                continue
+            if operation.deadline_s <= now_s:
+                self._answer(operation, self._unavailable(operation, operation.why))
+            else:
+                operation.start(operation)
+        waits, self._session_waits = self._session_waits, []
+        for seen, operation in waits:
+            if operation.answered:
+                continue
+            if operation.deadline_s <= now_s:
+                self._answer(operation, self._unavailable(operation, operation.why))
+            else:
+                self._session_waits.append((seen, operation))
+        if self._parked or self._session_waits:
+            self._retry_soon()
+
+    # --- watches ----------------------------------------------------------------------------
+
+    def watches(self, encode: Encode) -> ShardWatches:
+        state = self.machine.shard.state
+        hub = ShardWatches(
+            encode,
+            self._read_events,
+            revision=state.revision,
+            compact_revision=state.compact_revision,
+            scheduler=self._scheduler,
+            clock=self._clock,
+            limits=self._settings.watch_limits,
+        )
+        self._hubs.append(hub)
+        self.machine.observe(self._observe_revision)
+        return hub
+
+    def _read_events(
+        self,
+        from_revision: int,
+        start: bytes,
+        end: bytes | None,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> EventPage:
+        return read_events(
+            self.machine.shard.view,
+            from_revision,
+            start,
+            end,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            max_examined=EXAMINED_A_STEP,
+        )
+
+    def _observe_revision(self, revision: int, bodies: Sequence[bytes]) -> None:
+        for hub in self._hubs:
+            hub.committed(revision, bodies)
+
+    def _restored(self) -> None:
+        state = self.machine.shard.state
+        self._compact_seen = state.compact_revision
+        for hub in self._hubs:
+            hub.jumped(state.revision, state.compact_revision)
+
+    # --- storage.committer.Participant --------------------------------------------------------
+
+    def begin_turn(self) -> Need:
+        group = self.group
+        self.duties.observe(settled=group.settled)
+        compact_revision = self.machine.shard.state.compact_revision
+        if compact_revision != self._compact_seen and group.readable:
+            self._compact_seen = compact_revision
+            for hub in self._hubs:
+                hub.compacted(compact_revision)
+        if self._session_waits and group.readable:
+            self._wake_sessions()
+        if self._parked and (group.leads or group.leader is not None):
+            self._retry_soon()
+        return Need.NOTHING
+
+    def _wake_sessions(self) -> None:
+        revision = self.machine.revision
+        ready = [operation for seen, operation in self._session_waits if seen <= revision]
+        if ready:
+            self._session_waits = [wait for wait in self._session_waits if wait[0] > revision]
+            for operation in ready:
+                operation.start(operation)
+
+    def prepare(self, batch: Batch) -> None:
+        """Nothing of its own."""
+
+    def after_commit(self) -> None:
+        """Answers come from the group."""
+
+    def stalled(self, seconds: float) -> None:
+        """The host stands down."""
+
+    # --- status, end ------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        return self.group.term
+
+    @property
+    def waiting(self) -> int:
+        return len(self._parked) + len(self._session_waits)
+
+    @property
+    def hubs(self) -> Sequence[ShardWatches]:
+        return self._hubs
+
+    def drain(self, message: str) -> None:
+        """No new work; watchers are told the end."""
+        self._stopped = True
+        for hub in self._hubs:
+            hub.close(message)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.duties.stop()
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        waiting = [*self._parked, *(operation for _, operation in self._session_waits)]
+        self._parked.clear()
+        self._session_waits.clear()
+        for operation in waiting:
+            self._answer(operation, StoppingError("this node is stopping; ask another one"))
+        for hub in self._hubs:
+            hub.stop()

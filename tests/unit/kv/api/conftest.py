@@ -1,0 +1,352 @@
+"""The REST face over one machine in memory, served by aiohttp on loopback.
+
+`Direct` is a regime without Raft: commands are applied at once, answers come in the next pass of
+the loop. Tests turn its knobs: an answer that fails, time that passes, a compaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from io import BytesIO
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import ClientResponse, ClientSession, web
+from yarl import URL
+
+from kv.api.app import RUNNER_OPTIONS, make_app
+from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
+from kv.api.context import Api, ApiSettings
+from kv.errors import UnavailableError
+from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.watch.messages import Encode
+from kv.watch.shard_watches import ShardWatches
+from kv.watch.watcher import WatchLimits
+from raftgroups.commands import Command, Compact, Expire, Range, Tick, Txn, encode
+from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
+from storage.clock import ManualClock, SystemClock
+from storage.errors import JanusError
+from storage.latest import Latest
+from storage.memory import MemoryEngine
+from storage.mvcc_events import read_events
+from storage.mvcc_records import KeyValue
+from storage.mvcc_view import View
+
+SHARD = 3
+WALL_MS = 1_700_000_000_000
+"""The first write's time; each write's is one later."""
+
+
+class Reading(NamedTuple):
+    lease: int
+    granted_s: int
+    remaining_ms: int
+
+
+class DirectReader:
+    def __init__(self, machine: ShardMachine, clock_ms: int) -> None:
+        self._machine = machine
+        self._clock_ms = clock_ms
+
+    shard = SHARD
+
+    @property
+    def revision(self) -> int:
+        return self._machine.revision
+
+    @property
+    def compact_revision(self) -> int:
+        return max(0, self._machine.shard.state.compact_revision)
+
+    @property
+    def view(self) -> View:
+        return self._machine.view
+
+    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
+        return self._machine.view.get(key, revision)
+
+    def ttl_remaining_ms(self, key: bytes) -> int | None:
+        return self._machine.ttl_remaining_ms(key, self._clock_ms)
+
+    def range(self, operation: Range) -> RangeAnswer:
+        return self._machine.range(operation)
+
+    def read_txn(self, txn: Txn) -> TxnResult:
+        return self._machine.read_txn(txn)
+
+    def lease(self, lease: int) -> Reading | None:
+        found = self._machine.leases.get(lease)
+        if found is None:
+            return None
+        return Reading(lease, found.ttl_s, max(0, found.deadline_ms - self._clock_ms))
+
+    def leases(self) -> list[int]:
+        return self._machine.leases.ids()
+
+    def lease_keys(self, lease: int) -> list[bytes]:
+        return self._machine.lease_keys(lease)
+
+
+class Direct:
+    """A Strong."""
+
+    def __init__(self) -> None:
+        self.machine = ShardMachine(
+            Latest(MemoryEngine(), ManualClock()),
+            ShardPlace(1, SHARD, 1, 1),
+            observer=self._observe,
+        )
+        self.clock_ms = 1_000
+        self.index = 0
+        self.commands: list[Command] = []
+        self.options: list[Any] = []
+        self.fail_writes: Callable[[Command], JanusError | None] = lambda command: None
+        self.fail_reads: JanusError | None = None
+        self.gone = False
+        self.limits = WatchLimits()
+        self._hubs: list[ShardWatches] = []
+
+    def write(
+        self,
+        command: Command,
+        done: Callable[[Any], None],
+        options: WriteOptions = PLAIN_WRITE,
+    ) -> None:
+        self.commands.append(command)
+        self.options.append(options)
+        error = self.fail_writes(command)
+        answer = error or self.apply(command, options)
+        asyncio.get_running_loop().call_soon(done, answer)
+
+    def apply(self, command: Command, options: WriteOptions = PLAIN_WRITE) -> Any:
+        try:
+            payload = encode(command, options.token, self.clock_ms, WALL_MS + self.index)
+        except JanusError as error:
+            return error
+        self.index += 1
+        answer = self.machine.apply(self.index, payload)
+        if isinstance(command, Compact):
+            for hub in self._hubs:
+                hub.compacted(self.machine.shard.state.compact_revision)
+        return error_of(answer) if isinstance(answer, Failure) else answer
+
+    def pass_time(self, seconds: float) -> None:
+        """The shard's clock goes on, and what is over is expired."""
+        self.clock_ms += round(seconds * 1000)
+        self.apply(Tick())
+        while (due := self.machine.due(self.clock_ms)) is not None:
+            assert isinstance(due, Expire)
+            self.apply(due)
+
+    def read(
+        self,
+        evaluate: Callable[[Any], Any],
+        done: Callable[[Any], None],
+        options: ReadOptions = PLAIN_READ,
+    ) -> None:
+        self.options.append(options)
+        try:
+            answer = self.fail_reads or evaluate(self.local())
+        except JanusError as error:
+            answer = error
+        asyncio.get_running_loop().call_soon(done, answer)
+
+    def local(self) -> DirectReader:
+        if self.gone:
+            raise UnavailableError("there is no replica here yet; try again")
+        return DirectReader(self.machine, self.clock_ms)
+
+    def watches(self, encode: Encode) -> ShardWatches:
+        hub = ShardWatches(
+            encode,
+            partial(read_events, self.machine.view),
+            revision=self.machine.revision,
+            compact_revision=max(0, self.machine.shard.state.compact_revision),
+            scheduler=asyncio.get_running_loop(),
+            clock=SystemClock(),
+            limits=self.limits,
+        )
+        self._hubs.append(hub)
+        return hub
+
+    def stop(self) -> None:
+        for hub in self._hubs:
+            hub.stop()
+
+    def _observe(self, revision: int, bodies: Sequence[bytes]) -> None:
+        for hub in self._hubs:
+            hub.committed(revision, bodies)
+
+    @property
+    def watchers(self) -> int:
+        """That exist now, whatever their state."""
+        return sum(sum(hub.statistics()[:5]) for hub in self._hubs)
+
+    @property
+    def term(self) -> int:
+        return 5
+
+
+class OneNode:
+    """A Node."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str | None, float | None]] = []
+        self.refusal: JanusError | None = None
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            node_id="n1",
+            name="one",
+            version="0",
+            mode="strong",
+            role="leader",
+            leader="n1",
+            term=5,
+            revision=1,
+            compact_revision=0,
+            applied_index=9,
+            commit_index=9,
+            lag=0,
+            uptime_s=1.5,
+            data_bytes=10,
+            memory_used_mb=1.0,
+            watchers=0,
+            problems=[],
+        )
+
+    async def cluster(self) -> ClusterState:
+        node = NodeState("n1", "one", "127.0.0.1:7400", "alive", "leader", 1, 1.0, 0)
+        return ClusterState("c", [node], [ShardState(SHARD, "n1", 5, 1, ["n1"])], 1, 1)
+
+    async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
+        self.asked.append((target, deadline_s))
+        if self.refusal is not None:
+            raise self.refusal
+        return target or "n2"
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    headers: Any
+    raw: bytes
+
+
+class Rest:
+    """A served face and a client; paths go out exactly as they are written."""
+
+    def __init__(self, strong: Direct, node: OneNode, api: Api, port: int) -> None:
+        self.strong = strong
+        self.node = node
+        self.api = api
+        self.port = port
+        self.session = ClientSession(auto_decompress=False)
+        self.observed: list[tuple[str, str, int, float]] = []
+
+    def url(self, path: str) -> URL:
+        return URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """`body`: bytes as they are, anything else as JSON. Underscores in header names are
+        hyphens."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = BytesIO(data) if data else None  # large bytes by themselves make aiohttp warn
+        async with self.session.request(
+            method, self.url(path), data=sent, headers=named
+        ) as response:
+            raw = await response.read()
+            kind = response.headers.get("Content-Type", "")
+            parsed = json.loads(raw) if raw and kind.startswith("application/json") else None
+            return Answer(response.status, parsed, response.headers, raw)
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self.ask("GET", path, **headers)
+
+    async def put(self, path: str, value: str = "v", **fields: Any) -> Answer:
+        return await self.ask("PUT", path, {"value": value, **fields})
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> Answer:
+        return await self.ask("POST", path, body, **headers)
+
+    async def refused(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, str]:
+        """Status and code of an error, which must have every field and have changed nothing."""
+        revision = self.strong.machine.revision
+        answer = await self.ask(method, path, body, **headers)
+        assert answer.status >= 400, answer
+        assert answer.body["outcome"] == "none", answer.body
+        assert isinstance(answer.body["retryable"], bool)
+        assert len(answer.body["message"]) > 10
+        assert self.strong.machine.revision == revision
+        return answer.status, answer.body["error"]
+
+    @asynccontextmanager
+    async def stream(self, path: str, **headers: str) -> AsyncIterator[ClientResponse]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.session.get(self.url(path), headers=named) as response:
+            yield response
+
+    @asynccontextmanager
+    async def lines(self, path: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+        """The next line of an NDJSON stream; None at its end."""
+        async with self.stream(path) as response:
+            assert response.status == 200, await response.read()
+
+            async def following() -> Any:
+                line = await asyncio.wait_for(response.content.readline(), 5)
+                return json.loads(line) if line else None
+
+            yield following
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
+                await asyncio.sleep(0.005)
+
+
+MakeRest = Callable[..., Awaitable[Rest]]
+
+
+@pytest.fixture
+async def make_rest() -> AsyncIterator[MakeRest]:
+    made: list[tuple[Rest, web.AppRunner]] = []
+
+    async def make(settings: ApiSettings | None = None) -> Rest:
+        strong, node = Direct(), OneNode()
+        observed: list[tuple[str, str, int, float]] = []
+        api = Api(
+            strong,
+            node,
+            clock=SystemClock(),
+            rng=Random(7),
+            settings=settings,
+            observe=lambda *facts: observed.append(facts),
+        )
+        runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        rest = Rest(strong, node, api, runner.addresses[0][1])
+        rest.observed = observed
+        made.append((rest, runner))
+        return rest
+
+    yield make
+    for rest, runner in made:
+        await rest.session.close()
+        await runner.cleanup()
+        rest.strong.stop()
+
+
+@pytest.fixture
+async def rest(make_rest: MakeRest) -> Rest:
+    return await make_rest()

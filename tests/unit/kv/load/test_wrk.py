@@ -1,0 +1,73 @@
+"""wrk's part: its script, and its outcome read back. wrk itself runs only where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kv.load import wrk
+from kv.load.plan import Load, Operation
+from kv.load.worker import GeneratorFailedError
+
+LOAD = Load(Operation.PUT, (("127.0.0.1", 1), ("127.0.0.1", 2)), 8, 1.0, 0.0, 10, 20)
+ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
+
+
+def said(**other: Any) -> str:
+    document = {
+        "requests": 1_000,
+        "us": 2_000_000,
+        "errors": ERRORS,
+        "percentiles": [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100],
+        **other,
+    }
+    return f"Running 1s test\n{wrk.MARK}{json.dumps(document)}\n"
+
+
+def test_its_outcome() -> None:
+    outcome = wrk.outcome_of(said(), LOAD)
+    assert (outcome.answered, outcome.seconds, outcome.per_second) == (1_000, 2.0, 500.0)
+    assert outcome.acknowledged == 1_000
+    assert outcome.unsettled == LOAD.connections, "it leaves what is under way"
+    assert outcome.histogram.total == 1_000
+    assert outcome.histogram.percentile_us(50) == 50
+    assert outcome.histogram.percentile_us(99) == 90
+
+
+def test_its_errors_are_errors() -> None:
+    outcome = wrk.outcome_of(said(errors={**ERRORS, "status": 4, "timeout": 1}), LOAD)
+    assert outcome.errors == {"wrk: status": 4, "wrk: timeout": 1}
+    assert outcome.acknowledged == 996
+    assert outcome.unsettled == LOAD.connections + 5
+
+
+def test_without_an_outcome_its_words_are_handed_on() -> None:
+    with pytest.raises(GeneratorFailedError, match="unable to connect"):
+        wrk.outcome_of("unable to connect to 127.0.0.1:1", LOAD)
+
+
+def test_it_cannot_spread_fewer_connections_than_nodes() -> None:
+    assert wrk.can_play(LOAD)
+    assert not wrk.can_play(Load(Operation.PUT, LOAD.endpoints, 1, 1.0, 0.0, 10, 20))
+
+
+@pytest.mark.skipif(wrk.wrk_binary() is None, reason="wrk is not installed")
+async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
+    servers = [await peer(), await peer()]
+    binary = wrk.wrk_binary()
+    assert binary is not None
+    load = Load(Operation.PUT, tuple(server.address for server in servers), 4, 1.0, 0.0, 10, 20)
+    outcome = await asyncio.to_thread(wrk.run, binary, load, lambda _: None)
+    assert outcome.errors == {}
+    asked = sum(len(server.requests) for server in servers)
+    assert outcome.acknowledged <= asked <= outcome.acknowledged + outcome.unsettled
+    for server in servers:
+        assert len(server.by_connection) in (2, 3), "wrk may try a connection first"
+        put = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
+        assert b64decode(put["key"], validate=True).startswith(b"bench/00000000")
+        assert len(b64decode(put["value"], validate=True)) == 20
