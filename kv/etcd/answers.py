@@ -24,7 +24,7 @@ def encode_bytes(raw: bytes) -> bytes:
 
 
 def encode_kv(kv: KeyValue) -> bytes:
-    key, create, mod, version, lease, value = kv
+    key, create, mod, version, lease, value, _ = kv
     if value and not lease and version:
         return (
             b'{"key":"%b","create_revision":"%d","mod_revision":"%d","version":"%d","value":"%b"}'

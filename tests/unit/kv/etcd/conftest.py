@@ -31,6 +31,7 @@ from kv.etcd.context import GatewayContext, GatewayLimits, Member, SnapshotPart,
 from kv.etcd.gateway import Gateway, add_routes
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.regime import Done, ShardReader
+from kv.strong.admission import check
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -152,7 +153,13 @@ class DirectStrong:
     # --- Strong ---
 
     def write(self, command: Command, done: Done[Any], options: WriteOptions = PLAIN_WRITE) -> None:
-        answer = self.down or self.apply(command)
+        answer = self.down
+        if answer is None:
+            try:
+                check(command)
+                answer = self.apply(command)
+            except JanusError as error:
+                answer = error
         asyncio.get_running_loop().call_soon(done, answer)
 
     def read(
