@@ -90,10 +90,14 @@ class Outbox:
             waiting.append(message)
 
     def flush_early(self) -> int:
+        if not self._early:
+            return 0
         box, self._early = self._early, {}
         return self._flush(box)
 
     def flush_late(self) -> int:
+        if not self._late:
+            return 0
         box, self._late = self._late, {}
         return self._flush(box)
 
@@ -125,11 +129,13 @@ class Outbox:
 
     def send(self, peer: NodeId, messages: list[Message]) -> None:
         """Now, in as few frames as their size allows."""
+        if len(messages) == 1:
+            self._send_frame(peer, _channel(messages[0]), messages)
+            return
         start, size, channel = 0, 0, RAFT
         for at, message in enumerate(messages):
             weight = _weight(message)
-            bulk = isinstance(message, _SNAPSHOT_KINDS) and weight < SNAPSHOT_BYTES
-            wanted = SNAPSHOT if bulk else RAFT
+            wanted = _channel(message)
             if at > start and (wanted != channel or size + weight > FRAME_BYTES):
                 self._send_frame(peer, channel, messages[start:at])
                 start, size = at, 0
@@ -145,6 +151,11 @@ class Outbox:
 
 
 _SNAPSHOT_KINDS = (Offer, OfferReply, Chunk)
+
+
+def _channel(message: Message) -> str:
+    bulk = isinstance(message, _SNAPSHOT_KINDS) and _weight(message) < SNAPSHOT_BYTES
+    return SNAPSHOT if bulk else RAFT
 
 
 def _weight(message: Message) -> int:
