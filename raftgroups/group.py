@@ -107,9 +107,7 @@ class Group:
 
     # --- the turn ------------------------------------------------------------------------
 
-    def receive_quietly(
-        self, peer: NodeId, incarnation: int, message: Message, now: float
-    ) -> bool:
+    def receive_quietly(self, peer: NodeId, incarnation: int, message: Message, now: float) -> bool:
         """Take a heartbeat, or the answer to one, that says nothing but that its sender is there.
         True: that was all, and the group needs no part in this turn."""
         replica = self.replica

@@ -13,9 +13,10 @@ What may be relied on, and nothing more:
 
 The Outbox gathers a turn's messages of all groups, so that each peer gets one frame a turn and
 channel (more only where it would grow beyond FRAME_BYTES), and knows which of them may leave before
-the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one frame
-is taken in or one pass's reads depart: 64 groups' probes in a frame each made a read point 12 times
-as dear as one group's.
+the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one
+frame is taken in or one pass's reads depart: with 64 groups and 64 reads in flight a read point
+took 4 frames and 81 us of the cluster's CPU, now 0.2 frames and 31 us (with one group 4 us, because
+all 64 share a probe).
 """
 
 from __future__ import annotations

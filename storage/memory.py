@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from storage import files
-from storage.clock import Clock, SystemClock
+from storage.clock import Clock
 from storage.engine import (
     DEFAULT_SCAN_BYTES,
     DEFAULT_SCAN_LIMIT,
@@ -33,6 +33,7 @@ from storage.engine import (
     ScanPage,
 )
 from storage.errors import EngineClosedError, SnapshotExpiredError
+from storage.system_clock import SystemClock
 
 _FRAME: Final = struct.Struct(">II")
 CHECKPOINT_NAME: Final = "memory.pairs"
