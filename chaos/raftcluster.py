@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 CLOCK: Final = SystemClock()
 POLL_S: Final = 0.005

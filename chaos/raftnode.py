@@ -45,12 +45,12 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
