@@ -66,8 +66,9 @@ class GroupHost:
         config: HostConfig,
         machines: Callable[[int], StateMachine],
     ) -> None:
-        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link.
-        `boot_id` differs in every start of the process. `machines` makes the machine of a group."""
+        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link;
+        make it before the link connects. `boot_id` differs in every start of the process.
+        `machines` makes the machine of a group."""
         self.node_id = node_id
         self.config = config
         self.clock = clock
