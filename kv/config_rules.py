@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from kv.cluster.reach import is_loopback
-from kv.config_parts import rocks_options
+from kv.config_rocks import rocks_options
 from kv.config_sections import Config
 from kv.config_values import Address, duration_text, size_text
 from storage.errors import InvalidOptionError
