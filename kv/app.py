@@ -27,8 +27,6 @@ from aiohttp import web
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
 from kv.api.guard import Access
-from kv.api.router import Router
-from kv.api.table import ROUTES
 from kv.config_parts import min_lease_ttl_s
 from kv.config_sections import LEADERLESS, Config
 from kv.etcd import gateway as etcd
@@ -140,22 +138,16 @@ class App:
             clock=node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
-                Access(
-                    origins=("*",) if config.http.cors == "any" else config.http.origins,
-                    hosts=config.http.hosts,
-                ),
+                Access(config.http.origins, config.http.hosts, config.http.cors),
                 config.limits.request_bytes,
+                min_lease_ttl_s(config),
             ),
             observe=self._observe,
         )
         app = web.Application(
-            middlewares=[
-                rest.guard(api.settings.access, Router(ROUTES)),
-                self._measure_gateway,
-            ],
-            client_max_size=config.limits.request_bytes,
+            middlewares=[self._measure_gateway], client_max_size=config.limits.request_bytes
         )
-        rest.add_routes(app, api)
+        rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
         self._gateway = etcd.add_routes(
             app,
             GatewayContext(
