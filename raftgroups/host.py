@@ -67,10 +67,11 @@ class GroupHost:
         config: HostConfig,
         machines: Callable[[int], StateMachine],
     ) -> None:
-        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link.
-        `incarnation` is the data directory's; `boot_id` differs in every start of the process. If
-        the engine's Raft state is of another incarnation, its replicas never vote again until they
-        are removed and added (raftgroups/identity.py). `machines` makes the machine of a group."""
+        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link;
+        make it before the link connects. `incarnation` is the data directory's; `boot_id` differs
+        in every start of the process. If the engine's Raft state is of another incarnation, its
+        replicas never vote again until they are removed and added (raftgroups/identity.py).
+        `machines` makes the machine of a group."""
         self.node_id = node_id
         self.config = config
         self.clock = clock

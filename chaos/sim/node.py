@@ -172,8 +172,7 @@ class SimNode:
 
     def groups(self) -> Iterator[tuple[int, Group]]:
         if self.host is not None:
-            for group_id in sorted(self.host.groups):
-                yield group_id, self.host.groups[group_id]
+            yield from sorted(self.host.groups.items())
 
     def count_snapshots(self) -> int:
         """Snapshots installed in all lives."""

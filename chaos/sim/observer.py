@@ -73,7 +73,7 @@ class Observer:
     def turn(self, node: SimNode) -> None:
         """Called after the host's part of every turn of a node."""
         for group_id, group in node.groups():
-            if group.role is Role.LEADER:
+            if group.replica.raft.leads and group.role is Role.LEADER:
                 self._leads(node, group_id, group)
 
     def _leads(self, node: SimNode, group_id: int, group: Group) -> None:

@@ -11,8 +11,8 @@ struct that knows the usual form only; whatever that refuses goes to the exact d
 (protojson.py), which takes all that etcd takes. What the fast path accepts, the slow one accepts
 with the same meaning (a test compares them).
 
-What no state can make right is refused here, before anything is proposed: an empty key, a put with
-a value and `ignore_value`, a transaction that writes a key twice.
+A command may still be one that cannot be right: the regime and the machine look at all of them.
+Here only what is cheap is refused: an empty key, a put with a value and `ignore_value`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from raftgroups.commands import (
 )
 from raftgroups.ranges import check_range
 from raftgroups.refusals import KeyNotFoundError
-from raftgroups.txn import check_put, validate
+from raftgroups.txn import check_put
 from storage.codec import KEY_MAX_BYTES
 from storage.errors import EmptyKeyError
 
@@ -264,11 +264,9 @@ def decode_delete(body: bytes) -> Delete:
 def decode_txn(body: bytes) -> Txn:
     check_depth(body)
     try:
-        txn = _txn_of(_txn_body(body))
+        return _txn_of(_txn_body(body))
     except (*_UNUSUAL, _UnusualError):
-        txn = _txn_of(_usual_of(decode(_TXN, body)))
-    validate(txn)
-    return txn
+        return _txn_of(_usual_of(decode(_TXN, body)))
 
 
 def decode_compaction(body: bytes) -> Compact:

@@ -22,7 +22,6 @@ from kv.leaderless.dvv import merge
 from raftgroups.commands import Increment, LeaseRevoke, Token, encode
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Batch, Engine
 from storage.environment import engine_name_of, open_engine
@@ -30,6 +29,7 @@ from storage.errors import CompactedError
 from storage.latest import Latest
 from storage.mvcc import Shard
 from storage.objects import compute_leaves, read_record, scan_leaves
+from storage.system_clock import SystemClock
 from storage.versions import Turn
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

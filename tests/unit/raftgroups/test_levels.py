@@ -138,14 +138,17 @@ def test_a_learner_holds_it_back_too(make_cluster: Make) -> None:
     cluster.until(lambda: set(levels(cluster).values()) == {2}, 3.0)
 
 
-def test_sleeping_groups_rise(make_cluster: Make) -> None:
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+def test_sleeping_groups_rise(make_cluster: Make, order: str) -> None:
     cluster = steady(make_cluster, hibernate_after_s=0.5)
     cluster.run(3.0)
     assert all(node.group.status().hibernating for node in cluster.alive())
-    for node in (B, C, A):
-        cluster.levels[node] = 2
-        cluster.restart(node)
+    for name in order:
+        assert set(levels(cluster).values()) == {1}
+        cluster.levels[NodeId(name)] = 2
+        cluster.restart(NodeId(name))
         cluster.run(5.0)
+    assert all(node.group.status().hibernating for node in cluster.alive())
     assert set(levels(cluster).values()) == {2}
 
 

@@ -9,15 +9,20 @@ clients that block.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
+import time
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient
 
 from kv.errors import UnavailableError
 from kv.etcd.answers import Headers
@@ -26,6 +31,7 @@ from kv.etcd.context import GatewayContext, GatewayLimits, Member, SnapshotPart,
 from kv.etcd.gateway import Gateway, add_routes
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.regime import Done, ShardReader
+from kv.strong.admission import check
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -147,7 +153,13 @@ class DirectStrong:
     # --- Strong ---
 
     def write(self, command: Command, done: Done[Any], options: WriteOptions = PLAIN_WRITE) -> None:
-        answer = self.down or self.apply(command)
+        answer = self.down
+        if answer is None:
+            try:
+                check(command)
+                answer = self.apply(command)
+            except JanusError as error:
+                answer = error
         asyncio.get_running_loop().call_soon(done, answer)
 
     def read(
@@ -306,3 +318,103 @@ def new_node(clock: ManualClock) -> Callable[..., Node]:
         return Node(DirectStrong(clock, watch_limits), **changes)
 
     return make
+
+
+class Talk:
+    """A client of one node, within the test's loop."""
+
+    def __init__(self, client: TestClient[Any, Any], node: Node, gateway: Gateway) -> None:
+        self.client = client
+        self.node = node
+        self.strong = node.strong
+        self.gateway = gateway
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> tuple[int, Any]:
+        async with self.client.post(path, data=text_of(body), **options) as response:
+            shown = await response.read()
+            return response.status, json.loads(shown) if shown.startswith(b"{") else shown
+
+    async def put(self, key: str, value: str = "", **options: Any) -> None:
+        status, _ = await self.post("/v3/kv/put", {"key": b64(key), "value": b64(value)} | options)
+        assert status == 200
+
+    async def open(self, path: str, body: Any = None) -> Stream:
+        response = await self.client.post(path, data=body_of(body))
+        return Stream(response)
+
+    async def until(self, happened: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 10
+        while not happened():
+            assert time.monotonic() < deadline, what
+            await asyncio.sleep(0.005)  # the next look of a poll with a deadline
+
+    @property
+    def watchers(self) -> int:
+        seen = self.gateway.watches.statistics()
+        return seen.future + seen.synced + seen.catching_up + seen.victims
+
+
+class Stream:
+    """An answer in HTTP chunks."""
+
+    def __init__(self, response: ClientResponse) -> None:
+        self.response = response
+
+    async def next(self) -> Any:
+        """The message in the next chunk, which must be one and whole; None at the end."""
+        data = b""
+        while True:
+            part, is_end = await asyncio.wait_for(self.response.content.readchunk(), 10)
+            data += part
+            if is_end and data:
+                break
+            if not part and not is_end:
+                assert not data
+                return None
+        assert data.endswith(b"\n")
+        assert data.count(b"\n") == 1
+        return json.loads(data)
+
+    async def result(self) -> Any:
+        message = await self.next()
+        assert message is not None
+        return message["result"]
+
+    async def events(self, count: int) -> list[tuple[bytes, bytes]]:
+        """(key, value) of so many."""
+        seen: list[tuple[bytes, bytes]] = []
+        while len(seen) < count:
+            for event in (await self.result()).get("events", []):
+                kv = event["kv"]
+                seen.append((b64decode(kv["key"]), b64decode(kv.get("value", ""))))
+        return seen
+
+    def close(self) -> None:
+        self.response.close()
+
+
+def b64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def text_of(body: Any) -> Any:
+    return BytesIO(json.dumps(body).encode()) if isinstance(body, dict) else body
+
+
+def body_of(body: Any) -> Any:
+    """A list is several objects one after the other."""
+    if isinstance(body, list):
+        return "".join(json.dumps(each) for each in body)
+    return text_of(body)
+
+
+@pytest.fixture
+async def talk(
+    new_node: Callable[..., Node], aiohttp_client: Callable[..., Any]
+) -> Callable[..., Any]:
+    async def start(watch_limits: WatchLimits | None = None, **changes: Any) -> Talk:
+        node = new_node(watch_limits, **changes)
+        app, gateway = node.application()
+        return Talk(await aiohttp_client(app), node, gateway)
+
+    return start

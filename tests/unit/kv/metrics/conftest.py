@@ -75,7 +75,7 @@ def metrics() -> Metrics:
     sources.host = host_status
     sources.groups = lambda: [group_status(0), group_status(1)]
     sources.link = link_status
-    sources.shards = lambda: [ShardFigures(5, 1, "default", 33, 12, 2, 6)]
+    sources.shards = lambda: [ShardFigures(5, 1, "default", 33, 12, 9, 2, 6)]
     sources.hubs = lambda: {5: hub_statistics()}
     sources.engines = lambda: {"strong": engine_statistics()}
     sources.space = lambda: {"strong": space}
