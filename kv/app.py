@@ -138,19 +138,16 @@ class App:
             clock=node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
-                Access(
-                    origins=("*",) if config.http.cors == "any" else config.http.origins,
-                    hosts=config.http.hosts,
-                ),
+                Access(config.http.origins, config.http.hosts, config.http.cors),
                 config.limits.request_bytes,
+                min_lease_ttl_s(config),
             ),
             observe=self._observe,
         )
         app = web.Application(
             middlewares=[self._measure_gateway], client_max_size=config.limits.request_bytes
         )
-        face = rest.add_routes(app, api)
-        rest.install_guard(app, api.settings.access, face.router)
+        rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
         self._gateway = etcd.add_routes(
             app,
             GatewayContext(

@@ -218,7 +218,7 @@ class OneNode:
             uptime_s=1.5,
             data_bytes=10,
             memory_used_mb=1.0,
-            keys_count=0,
+            keys_count=1,
             watchers=0,
             problems=[],
         )
