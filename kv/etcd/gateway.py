@@ -251,10 +251,9 @@ class Gateway:
         return self._heads.plain(200, shown + "ok\n")
 
     async def _trouble(self, *, local: bool) -> str:
-        status = self._context.status()
-        if self._context.alarms.is_out_of_space or status.is_out_of_space:
+        if self._context.alarms.is_out_of_space:
             return "ALARM NOSPACE"
-        if not local and not status.leader:
+        if not local and not self._context.status().leader:
             return "RAFT NO LEADER"
         return await self._read_trouble(local=local)
 
