@@ -25,15 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kv.config_rules import breaches
-from kv.config_sections import (
-    Config,
-    Setting,
-    all_settings,
-    key_of,
-    sections_of,
-    settings_of,
-    walk,
-)
+from kv.config_sections import Config, all_settings, walk
+from kv.config_table import Setting, key_of, sections_of, settings_of
 from kv.config_values import BadValue
 from storage.errors import InvalidOptionError
 

@@ -17,8 +17,16 @@ from typing import Any, Final
 
 from kv.config import environment_name
 from kv.config_members import InitialMember
-from kv.config_sections import Config, Setting, settings_of, walk
-from kv.config_values import Address, Choice, Duration, ListOf, Number, Size, Whole
+from kv.config_sections import Config, walk
+from kv.config_table import Setting, settings_of
+from kv.config_units import Duration, Size
+from kv.config_values import (
+    Address,
+    Choice,
+    ListOf,
+    Number,
+    Whole,
+)
 
 WIDTH: Final = 100
 NODES: Final = tuple(Address(f"10.0.0.{number}", 7401) for number in (1, 2, 3))

@@ -19,6 +19,7 @@ from kv.config import (
     environment_name,
     parse_config,
 )
+from kv.config_rocks import rocks_options
 from kv.config_sample import to_toml
 from kv.config_sections import walk
 from kv.config_summary import files_named, summary, warnings
@@ -80,7 +81,7 @@ def outcome(make: Callable[[], Config]) -> None:
     config_parts.watch_limits(config)
     config_parts.set_limits(config)
     config_parts.hint_limits(config)
-    config_parts.rocks_options(config)
+    rocks_options(config)
     assert config_parts.min_lease_ttl_s(config) >= 1
     assert set(files_named(config)) <= set(SETTINGS)
     assert all(text.isprintable() for text in (*summary(config).values(), *warnings(config)))

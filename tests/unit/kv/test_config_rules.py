@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kv.config import ConfigError, parse_config
-from kv.config_parts import compaction_policy, host_config, min_lease_ttl_s, rocks_options
+from kv.config_parts import compaction_policy, host_config, min_lease_ttl_s
+from kv.config_rocks import rocks_options
 from kv.config_rules import breaches, exposed
 from kv.config_sections import Config
 from kv.config_summary import summary, warnings

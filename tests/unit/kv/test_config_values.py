@@ -9,22 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv.config_members import AddressTable, InitialMember, MemberKind
+from kv.config_units import (
+    Duration,
+    Size,
+    duration_text,
+    size_text,
+)
 from kv.config_values import (
     Address,
     AddressKind,
     BadValue,
     Choice,
-    Duration,
     Flag,
     Kind,
     ListOf,
     Number,
-    Size,
     Text,
     Whole,
-    duration_text,
     shown,
-    size_text,
     toml_string,
 )
 from kv.config_web import HostName, Origin
