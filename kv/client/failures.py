@@ -16,6 +16,7 @@ import msgspec
 
 from kv.api import failures as api
 from kv.api.bodies import ErrorBody
+from kv.api.writes import NotDoneError
 from kv.client.replies import Reply
 from kv.errors import (
     KeyspaceNotFoundError,
@@ -95,6 +96,7 @@ def _classes() -> dict[str, type[JanusError]]:
         WrongRegimeError,
         InvalidLevelError,
         InvalidSessionError,
+        NotDoneError,
         UnknownServerError,
     ]
     for module in (base, refusals, api):
