@@ -27,11 +27,10 @@ from aiohttp import web
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
 from kv.api.guard import Access
-from kv.api.router import Router
-from kv.api.table import ROUTES
-from kv.config_parts import min_lease_ttl_s
-from kv.config_sections import LEADERLESS, Config
+from kv.config.parts import min_lease_ttl_s
+from kv.config.sections import LEADERLESS, Config
 from kv.etcd import gateway as etcd
+from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, uint64_of
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
@@ -140,22 +139,16 @@ class App:
             clock=node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
-                Access(
-                    origins=("*",) if config.http.cors == "any" else config.http.origins,
-                    hosts=config.http.hosts,
-                ),
+                Access(config.http.origins, config.http.hosts, config.http.cors),
                 config.limits.request_bytes,
+                min_lease_ttl_s(config),
             ),
             observe=self._observe,
         )
         app = web.Application(
-            middlewares=[
-                rest.guard(api.settings.access, Router(ROUTES)),
-                self._measure_gateway,
-            ],
-            client_max_size=config.limits.request_bytes,
+            middlewares=[self._measure_gateway], client_max_size=config.limits.request_bytes
         )
-        rest.add_routes(app, api)
+        rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
         self._gateway = etcd.add_routes(
             app,
             GatewayContext(
@@ -165,6 +158,7 @@ class App:
                 members=self.report.members,
                 status=self.report.numbers,
                 rng=random.Random(os.urandom(16)),
+                alarms=Alarms(self.report.alarms),
                 minimum_ttl_s=min_lease_ttl_s(config),
                 any_origin=config.http.cors == "any",
                 limits=GatewayLimits(request_bytes=config.limits.request_bytes),

@@ -42,13 +42,13 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
 from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
 from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 

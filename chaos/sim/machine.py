@@ -116,8 +116,11 @@ class RegisterMachine:
     def apply(self, index: int, payload: bytes) -> Answer:
         command = Command.decode(payload)
         row = self._prefix + b"o" + command.operation.encode()
-        before = self._get(row)
-        answer = self._execute(command)
+        register = self._prefix + b"k" + command.key.encode()
+        with self._engine.snapshot() as rows:
+            before = self._overlay[row] if row in self._overlay else rows.get(row)
+            old = self._overlay[register] if register in self._overlay else rows.get(register)
+        answer = self._execute(command, register, None if old is None else old.decode())
         self._overlay[row] = _INDEX.pack(index)
         self._advance(index, payload, answer)
         repeated_at = None if before is None else int(_INDEX.unpack(before)[0])
@@ -135,14 +138,13 @@ class RegisterMachine:
         )
         return answer
 
-    def _execute(self, command: Command) -> Answer:
-        old = self.read(command.key)
+    def _execute(self, command: Command, register: bytes, old: str | None) -> Answer:
         if command.action is Action.CAS and old != command.expected:
             return Answer(changed=False, value=old)
         new = command.value
         if command.action is Action.APPEND:
             new = (old or "") + command.value
-        self._overlay[self._prefix + b"k" + command.key.encode()] = new.encode()
+        self._overlay[register] = new.encode()
         return Answer(changed=True, value=new)
 
     def _advance(self, index: int, payload: bytes, answer: Answer) -> None:

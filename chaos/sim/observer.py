@@ -72,8 +72,10 @@ class Observer:
 
     def turn(self, node: SimNode) -> None:
         """Called after the host's part of every turn of a node."""
-        for group_id, group in node.groups():
-            if group.replica.raft.leads and group.role is Role.LEADER:
+        assert node.host is not None, "a turn of a living process"
+        leading = [pair for pair in node.host.groups.items() if pair[1].replica.raft.leads]
+        for group_id, group in sorted(leading):
+            if group.role is Role.LEADER:
                 self._leads(node, group_id, group)
 
     def _leads(self, node: SimNode, group_id: int, group: Group) -> None:

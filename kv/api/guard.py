@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final
 
 from kv.api.failures import HostRefusedError, OriginRefusedError
 
@@ -36,7 +36,8 @@ class Access:
 
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    cors: Literal["off", "listed", "any"] = "listed"
+    cors: str = "listed"
+    """off, listed, any."""
 
     def check_host(self, host: str | None) -> None:
         """Raises HostRefusedError. A request without Host is refused by HTTP itself."""

@@ -29,9 +29,9 @@ from typing import Final
 
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
-from kv.config_sections import MODES
-from storage.clock import SystemClock
+from kv.config.sections import MODES
 from storage.errors import InvalidOptionError
+from storage.system_clock import SystemClock
 
 START_S: Final = 60.0
 STOP_S: Final = 20.0

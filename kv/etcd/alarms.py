@@ -1,12 +1,14 @@
 """Alarms as etcd's maintenance API has them: who raised which, and what they refuse. Pure.
 
-An operator can raise and clear them; NOSPACE makes this node's gateway refuse what needs space, as
-etcd does. They are this node's: not replicated, and forgotten when it stops. A disk that is really
-full is not their business: the storage refuses then by itself, on every way in.
+Some are found by the nodes themselves: a disk that is nearly full. They are shown here, come and go
+by themselves, and the regime refuses then what grows, on every way in. An operator can raise and
+clear others; NOSPACE then makes this node's gateway refuse what needs space, as etcd does. Those
+are this node's: not replicated, and forgotten when it stops.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from raftgroups.commands import Command, LeaseGrant, Put, Txn
@@ -18,32 +20,34 @@ _NAME_OF: Final = {number: name for name, number in NAMES.items()}
 
 
 class Alarms:
-    def __init__(self) -> None:
+    def __init__(self, found: Callable[[], Iterable[tuple[int, int]]] = tuple) -> None:
+        """`found`: (member, kind) of what the nodes found themselves."""
+        self._found: Final = found
         self._raised: set[tuple[int, int]] = set()
-        """(kind, member)"""
+        """(member, kind), by operators."""
 
     def raise_(self, member: int, kind: int) -> None:
         if kind:
-            self._raised.add((kind, member))
+            self._raised.add((member, kind))
 
     def clear(self, member: int, kind: int) -> bool:
-        """False if it was not raised."""
-        if (kind, member) not in self._raised:
+        """False if no operator raised it."""
+        if (member, kind) not in self._raised:
             return False
-        self._raised.discard((kind, member))
+        self._raised.discard((member, kind))
         return True
 
     def of_kind(self, kind: int = 0) -> list[tuple[int, int]]:
         """(member, kind) of those raised, in a stable order; all of them for kind 0."""
-        return [(member, of) for of, member in sorted(self._raised) if not kind or of == kind]
+        return sorted(each for each in {*self._raised, *self._found()} if kind in (0, each[1]))
 
     @property
     def is_out_of_space(self) -> bool:
-        return any(kind == NOSPACE for kind, _ in self._raised)
+        return bool(self.of_kind(NOSPACE))
 
     def check(self, command: Command) -> None:
         """Raises NoSpaceError for what needs space while the alarm is on."""
-        if self._raised and self.is_out_of_space and _needs_space(command):
+        if self._raised and any(of == NOSPACE for _, of in self._raised) and _needs_space(command):
             raise NoSpaceError(
                 "the alarm NOSPACE is on; free space, then clear it (alarm DEACTIVATE)"
             )

@@ -45,7 +45,6 @@ class StatusNumbers(NamedTuple):
     """Of the store on the disk."""
     size_in_use_bytes: int
     is_learner: bool = False
-    is_out_of_space: bool = False
     errors: tuple[str, ...] = ()
 
 

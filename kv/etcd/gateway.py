@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -109,6 +110,8 @@ class Gateway:
             return await call(request)
         except JanusError as error:
             return self._heads.error(error)
+        except HUNG_UP:
+            return self._heads.plain(400, "Bad Request\n")  # if there is anyone to read it
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         return await read_body(request, self._context.limits.body_bytes)
@@ -142,7 +145,7 @@ class Gateway:
         """Ends when the requests of the body are answered."""
         return await self._stream(request, self._kept_alive(request))
 
-    async def _kept_alive(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+    async def _kept_alive(self, request: web.BaseRequest) -> AsyncGenerator[bytes, None]:
         answered = False
         try:
             limit = self._context.limits.stream_message_bytes
@@ -166,7 +169,9 @@ class Gateway:
             )
         return await self._stream(request, self._snapshot_parts(source()))
 
-    async def _snapshot_parts(self, parts: AsyncIterator[SnapshotPart]) -> AsyncIterator[bytes]:
+    async def _snapshot_parts(
+        self, parts: AsyncIterator[SnapshotPart]
+    ) -> AsyncGenerator[bytes, None]:
         async for remaining, blob in parts:
             fields = {"remaining_bytes": remaining, "blob": blob}
             local = self._strong.local()
@@ -178,21 +183,26 @@ class Gateway:
             return await self._stream(request, self._locks.observe(caller, body), caller)
 
     async def _stream(
-        self, request: web.BaseRequest, messages: AsyncIterator[bytes], caller: Caller | None = None
+        self,
+        request: web.BaseRequest,
+        messages: AsyncGenerator[bytes, None],
+        caller: Caller | None = None,
     ) -> web.StreamResponse:
         """Each message in a chunk of its own. What fails before the first is the answer; later it
         is the stream's last message."""
         response: web.StreamResponse | None = None
         try:
-            async for message in messages:
-                if response is None:
-                    response = self._heads.stream()
-                    await response.prepare(request)
-                await response.write(b'{"result":%b}\n' % message)
+            async with aclosing(messages):
+                async for message in messages:
+                    if response is None:
+                        response = self._heads.stream()
+                        await response.prepare(request)
+                    await response.write(b'{"result":%b}\n' % message)
         except JanusError as error:
             if response is None:
                 raise
-            await response.write(encode_stream_error(error))
+            with suppress(*HUNG_UP):
+                await response.write(encode_stream_error(error))
         except HUNG_UP:
             if response is None:
                 raise
@@ -201,7 +211,8 @@ class Gateway:
             response = self._heads.stream(has_messages=False)
             await response.prepare(request)
         if caller is None or not caller.is_gone:
-            await response.write_eof()
+            with suppress(*HUNG_UP):
+                await response.write_eof()
         return response
 
     # --- beside the protocol ---
@@ -240,10 +251,9 @@ class Gateway:
         return self._heads.plain(200, shown + "ok\n")
 
     async def _trouble(self, *, local: bool) -> str:
-        status = self._context.status()
-        if self._context.alarms.is_out_of_space or status.is_out_of_space:
+        if self._context.alarms.is_out_of_space:
             return "ALARM NOSPACE"
-        if not local and not status.leader:
+        if not local and not self._context.status().leader:
             return "RAFT NO LEADER"
         return await self._read_trouble(local=local)
 

@@ -10,7 +10,8 @@ observe    every value of every leader, as a stream
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
@@ -151,7 +152,7 @@ class LockCalls:
 
     # --- observe ---
 
-    async def observe(self, caller: Caller, body: bytes) -> AsyncIterator[bytes]:
+    async def observe(self, caller: Caller, body: bytes) -> AsyncGenerator[bytes, None]:
         """Messages of the stream, until the client is gone."""
         prefix = prefix_of(decode(_NAME, body).get("name", b""))
         while not caller.is_gone:
@@ -159,12 +160,16 @@ class LockCalls:
             if answer.items:
                 leader = answer.items[0]
                 yield self._answer(answer.revision, _kv_field(leader))
-                async for message in self._values(caller, one_key(leader.key), answer.revision):
-                    yield message
+                values = self._values(caller, one_key(leader.key), answer.revision)
+                async with aclosing(values):
+                    async for value in values:
+                        yield value
             else:
                 await self._appears(caller, with_prefix(prefix), answer.revision)
 
-    async def _values(self, caller: Caller, keys: KeyRange, revision: int) -> AsyncIterator[bytes]:
+    async def _values(
+        self, caller: Caller, keys: KeyRange, revision: int
+    ) -> AsyncGenerator[bytes, None]:
         """What the leader proclaims after this revision, until its key is deleted."""
         follow = Follow(self._watches, WatchRequest(keys, start_revision=revision + 1), caller)
         try:

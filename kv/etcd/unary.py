@@ -225,8 +225,6 @@ class UnaryCalls:
             f"memberID:{member} alarm:{name_of(kind)} "
             for member, kind in self._context.alarms.of_kind()
         ]
-        if numbers.is_out_of_space and not self._context.alarms.is_out_of_space:
-            errors.append(f"memberID:{self._context.member_id} alarm:NOSPACE ")
         return self._answer_now(
             {
                 "version": SERVER_VERSION,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -63,6 +64,11 @@ class OracleGroup:
         return 1 if self.oracle.lie == "two leaders" else self.oracle.terms[self.host.boot_id]
 
     feature_level = 1
+
+    @property
+    def replica(self) -> Any:
+        """As much of one as the observer looks at."""
+        return SimpleNamespace(raft=SimpleNamespace(leads=self.role is Role.LEADER))
 
     def log(self, first: int, last: int) -> list[Record]:
         return self.log_list[first - 1 : last]

@@ -37,7 +37,7 @@ KEY = "/api/v1/keys/a"
         (UnavailableError("x"), 503, "none", True),
         (StoppingError("x"), 503, "none", True),
         (OutcomeUnknownError("x"), 504, "unknown", False),
-        (TokenTooOldError("x"), 504, "unknown", False),
+        (TokenTooOldError("x"), 409, "unknown", False),
         (AnswerNotKeptError("x"), 409, "unknown", False),
         (OverloadedError("x", 2.6), 429, "none", True),
         (NoSpaceError("x"), 507, "none", True),

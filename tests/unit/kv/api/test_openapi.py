@@ -25,7 +25,7 @@ from kv.api.openapi import document
 from kv.api.router import Router
 from kv.api.table import ROUTES
 from raftgroups.commands import LeaseGrant, Put
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 from .conftest import Direct, OneNode, Rest
 

@@ -16,6 +16,7 @@ from kv.errors import (
     StoppingError,
     UnavailableError,
 )
+from kv.etcd.alarms import NOSPACE, Alarms
 from kv.etcd.auth import UserBook
 from kv.etcd.context import GatewayLimits, Member, uint64_of
 from raftgroups.commands import Compact, LeaseGrant, LeaseKeepAlive
@@ -173,6 +174,26 @@ async def test_health_and_readiness(talk: Talker) -> None:
     )
     async with one.client.post("/livez") as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET")
+
+
+async def test_a_disk_that_is_nearly_full_is_an_alarm(talk: Talker) -> None:
+    found = [(5, NOSPACE)]
+    one = await talk(alarms=Alarms(lambda: found))
+    _, answer = await one.post("/v3/maintenance/alarm", {"action": "GET"})
+    assert answer["alarms"] == [{"memberID": "5", "alarm": "NOSPACE"}]
+    _, answer = await one.post("/v3/maintenance/status", {})
+    assert answer["errors"] == ["memberID:5 alarm:NOSPACE "]
+    async with one.client.get("/health") as response:
+        assert response.status == 503
+        assert await response.text() == '{"health":"false","reason":"ALARM NOSPACE"}\n'
+    status, _ = await one.post("/v3/kv/put", {"key": A})
+    assert status == 200  # the regime knows better what still fits
+    clear = {"action": "DEACTIVATE", "memberID": 5, "alarm": "NOSPACE"}
+    _, answer = await one.post("/v3/maintenance/alarm", clear)
+    assert "alarms" not in answer
+    found.clear()
+    async with one.client.get("/health") as response:
+        assert response.status == 200
 
 
 # --- leases -----------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.outcomes import ProposeResult
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
-from storage.clock import SystemClock
 from storage.committer import Committer, InlineWriter
 from storage.latest import Latest
 from storage.lmdb_engine import LmdbEngine
 from storage.space import SpaceGuard
+from storage.system_clock import SystemClock
 
 Read = Callable[[Metrics], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 

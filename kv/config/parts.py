@@ -1,18 +1,17 @@
 """What a Config means to the parts of a node: the settings objects that they take. Pure.
 
-A Config whose rules hold (kv/config_rules.py) gives every one of them; none raises then. What a
+A Config whose rules hold (kv/config/rules.py) gives every one of them; none raises then. What a
 part offers and a file does not is left at the part's own default.
 """
 
 from __future__ import annotations
 
-from kv.config_sections import ENTRY_MAX_BYTES, Config
+from kv.config.sections import ENTRY_MAX_BYTES, Config
 from kv.leaderless.rules import SetLimits
 from kv.watch.watcher import WatchLimits
 from raftgroups.config import HostConfig
 from storage.hints import HintLimits
 from storage.mvcc_policy import CompactionPolicy
-from storage.rocks_options import Compaction, Compression, RocksOptions, WalRecovery
 
 
 def host_config(config: Config) -> HostConfig:
@@ -68,23 +67,3 @@ def set_limits(config: Config) -> SetLimits:
 
 def hint_limits(config: Config) -> HintLimits:
     return HintLimits(config.leaderless.hints, config.leaderless.hints_bytes)
-
-
-def rocks_options(config: Config) -> RocksOptions:
-    rocks = config.storage.rocks
-    return RocksOptions(
-        compaction=Compaction(rocks.compaction),
-        upper_compression=Compression(rocks.upper_compression),
-        bottom_compression=Compression(rocks.bottom_compression),
-        bloom_bits_per_key=rocks.bloom_bits_per_key,
-        block_cache_bytes=rocks.block_cache_bytes,
-        write_buffer_bytes=rocks.write_buffer_bytes,
-        rate_limit_bytes_per_s=rocks.rate_limit_bytes,
-        background_threads=rocks.background_threads,
-        max_open_files=rocks.max_open_files,
-        wal_recovery=WalRecovery(rocks.wal_recovery),
-        statistics=rocks.statistics,
-        fifo_drops_oldest_data=rocks.fifo_drops_oldest_data,
-        fifo_max_bytes=rocks.fifo_max_bytes,
-        fifo_max_age_s=int(rocks.fifo_max_age_s),
-    )

@@ -8,31 +8,29 @@ The key in the file is the field's name, for times without the unit, since that 
 the field `heartbeat_s` is written `heartbeat = "100 ms"`.
 
 Every section can be made with no argument and is then what a node without a file uses. Values here
-are checked one by one; what they must be to each other stands in kv/config_rules.py.
+are checked one by one; what they must be to each other stands in kv/config/rules.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from kv.config_members import AddressTable, InitialMember, MemberKind
-from kv.config_values import (
-    TIB,
+from kv.config.members import AddressTable, InitialMember, MemberKind
+from kv.config.table import Setting, sections_of, setting, settings_of
+from kv.config.units import TIB, Duration, Size
+from kv.config.values import (
     Address,
     AddressKind,
     Choice,
-    Duration,
     Flag,
-    Kind,
     ListOf,
     Number,
-    Size,
     Text,
     Whole,
 )
-from kv.config_web import HostName, Origin
+from kv.config.web import HostName, Origin
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
 from storage.rocks_options import GIB, KIB, MIB, Compaction, Compression, WalRecovery
 
@@ -45,27 +43,6 @@ ENTRY_MAX_BYTES: Final = 2 * MIB
 """Of one entry of the log (raftgroups/config.py): a request must fit into it."""
 
 _PATH: Final = Text('a path, as "/etc/januskv/file"')
-
-
-class Setting(NamedTuple):
-    path: str
-    """As in `node.listen`."""
-    attribute: str
-    kind: Kind
-    default: Any
-    help: str
-
-
-def setting(kind: Kind, default: Any, help_text: str) -> Any:
-    metadata = {"kind": kind, "help": help_text, "default": default}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def key_of(attribute: str) -> str:
-    """`heartbeat_s` -> `heartbeat`: the unit stands in the value."""
-    return attribute.removesuffix("_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +113,7 @@ WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def _reachable(address: Address) -> Address:
     """A wildcard can be listened on and not dialed; from the same machine its loopback can. A node
-    of a cluster may not rely on that: kv/config_rules.py."""
+    of a cluster may not rely on that: kv/config/rules.py."""
     return Address(WILDCARDS.get(address.host, address.host), address.port)
 
 
@@ -419,7 +396,7 @@ class HttpSection:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of it. Frozen; made by kv/config.py or, for tests, from sections."""
+    """All of it. Frozen; made by kv/config/reading.py or, for tests, from sections."""
 
     mode: str = setting(
         Choice(MODES), STRONG, "The regime of the keyspace `default`. Others choose their own."
@@ -437,29 +414,6 @@ class Config:
     limits: LimitsSection = field(default_factory=LimitsSection)
     log: LogSection = field(default_factory=LogSection)
     http: HttpSection = field(default_factory=HttpSection)
-
-
-def settings_of(section: type[Any], path: str = "") -> Iterator[Setting]:
-    """The settings of one section, without those of the sections inside it."""
-    for entry in fields(section):
-        if "kind" in entry.metadata:
-            yield Setting(
-                f"{path}.{key_of(entry.name)}" if path else key_of(entry.name),
-                entry.name,
-                entry.metadata["kind"],
-                entry.metadata["default"],
-                entry.metadata["help"],
-            )
-
-
-def sections_of(section: type[Any]) -> dict[str, type[Any]]:
-    """The sections inside one, by key."""
-    found: dict[str, type[Any]] = {}
-    for entry in fields(section):
-        factory: object = entry.default_factory
-        if isinstance(factory, type) and is_dataclass(factory):
-            found[entry.name] = factory
-    return found
 
 
 def walk(section: type[Any] = Config, path: str = "") -> Iterator[tuple[str, type[Any]]]:
