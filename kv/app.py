@@ -27,9 +27,10 @@ from aiohttp import web
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
 from kv.api.guard import Access
-from kv.config_parts import min_lease_ttl_s
-from kv.config_sections import LEADERLESS, Config
+from kv.config.parts import min_lease_ttl_s
+from kv.config.sections import LEADERLESS, Config
 from kv.etcd import gateway as etcd
+from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, uint64_of
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
@@ -157,6 +158,7 @@ class App:
                 members=self.report.members,
                 status=self.report.numbers,
                 rng=random.Random(os.urandom(16)),
+                alarms=Alarms(self.report.alarms),
                 minimum_ttl_s=min_lease_ttl_s(config),
                 any_origin=config.http.cors == "any",
                 limits=GatewayLimits(request_bytes=config.limits.request_bytes),

@@ -18,6 +18,7 @@ from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.errors import OutcomeUnknownError, UnavailableError
+from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
 from kv.metrics.from_process import ProcessFigures
 from kv.node import FIRST_GROUP, Node, settle
@@ -215,6 +216,10 @@ class Report:
         ]
         return sorted(found)
 
+    def alarms(self) -> list[tuple[int, int]]:
+        """(member, kind) of what the nodes found themselves."""
+        return [(uint64_of(node), NAMES[alarm]) for node, alarm in self._node.alarms]
+
     def numbers(self) -> StatusNumbers:
         standing = self._group.status()
         statistics = self._node.engine.statistics()
@@ -225,6 +230,5 @@ class Report:
             size_bytes=statistics.disk_bytes,
             size_in_use_bytes=max(0, statistics.disk_bytes - statistics.reusable_bytes),
             is_learner=standing.role is Role.LEARNER,
-            is_out_of_space=bool(self._node.alarms),
             errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
         )

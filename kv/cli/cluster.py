@@ -29,7 +29,7 @@ from typing import Final
 
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
-from kv.config_sections import MODES
+from kv.config.sections import MODES
 from storage.errors import InvalidOptionError
 from storage.system_clock import SystemClock
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from kv.config import Problem
-    from kv.config_sections import Config
+    from kv.config.reading import Problem
+    from kv.config.sections import Config
 
 EXIT_PROBLEMS: Final = 2
 PURPOSES: Final = ("single", "strong", "leaderless", "mixed")
-"""The names of kv/config_sample.py's SAMPLES."""
+"""The names of kv/config/sample.py's SAMPLES."""
 MODES: Final = ("strong", "leaderless")
 
 
@@ -54,7 +54,7 @@ class ConfigCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         if args.action == "sample":
-            from kv.config_sample import sample
+            from kv.config.sample import sample
 
             print(sample(args.purpose, args.mode), end="")
             return 0
@@ -68,7 +68,7 @@ class ConfigCommand:
 
 
 def _check(file: Path, *, elsewhere: bool) -> tuple[Config | None, list[Problem]]:
-    from kv.config import ConfigError, load_config
+    from kv.config.reading import ConfigError, load_config
 
     try:
         config = load_config(file, {} if elsewhere else os.environ)
@@ -78,8 +78,8 @@ def _check(file: Path, *, elsewhere: bool) -> tuple[Config | None, list[Problem]
 
 
 def _unreadable(config: Config, source: str) -> list[Problem]:
-    from kv.config import Problem
-    from kv.config_summary import files_named
+    from kv.config.reading import Problem
+    from kv.config.summary import files_named
 
     problems = []
     for path, name in files_named(config).items():
@@ -94,7 +94,7 @@ def _unreadable(config: Config, source: str) -> list[Problem]:
 
 
 def _report(file: Path, config: Config | None, problems: list[Problem]) -> dict[str, Any]:
-    from kv.config_summary import summary, warnings
+    from kv.config.summary import summary, warnings
 
     return {
         "file": str(file),

@@ -18,8 +18,8 @@ from typing import Final
 
 from kv import logs
 from kv.app import App
-from kv.config import load_config
-from kv.config_sections import MODES, Config
+from kv.config.reading import load_config
+from kv.config.sections import MODES, Config
 
 LAST_LINES_S: Final = 0.5
 

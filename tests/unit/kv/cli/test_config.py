@@ -9,9 +9,9 @@ import pytest
 
 from kv.cli.config import MODES, PURPOSES
 from kv.cli.main import main
-from kv.config import parse_config
-from kv.config_sample import SAMPLES
-from kv.config_sections import MODES as ALL_MODES
+from kv.config.reading import parse_config
+from kv.config.sample import SAMPLES
+from kv.config.sections import MODES as ALL_MODES
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from kv.config import Config, ConfigError, Problem, environment_name, load_config, parse_config
-from kv.config_members import InitialMember
-from kv.config_sections import NodeSection
-from kv.config_values import Address
+from kv.config.members import InitialMember
+from kv.config.reading import (
+    Config,
+    ConfigError,
+    Problem,
+    environment_name,
+    load_config,
+    parse_config,
+)
+from kv.config.sections import NodeSection
+from kv.config.values import Address
 from storage.errors import JanusError
 
 

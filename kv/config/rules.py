@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from kv.cluster.reach import is_loopback
-from kv.config_rocks import rocks_options
-from kv.config_sections import Config
-from kv.config_units import duration_text, size_text
-from kv.config_values import Address
+from kv.config.rocks import rocks_options
+from kv.config.sections import Config
+from kv.config.units import duration_text, size_text
+from kv.config.values import Address
 from storage.errors import InvalidOptionError
 
 AUTH_IS_THERE: Final = False

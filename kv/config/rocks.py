@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kv.config_sections import Config
+from kv.config.sections import Config
 from storage.rocks_options import Compaction, Compression, RocksOptions, WalRecovery
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv import config_parts
-from kv.config import (
+from kv.config.reading import (
     SETTINGS,
     Config,
     ConfigError,
@@ -19,10 +19,10 @@ from kv.config import (
     environment_name,
     parse_config,
 )
-from kv.config_rocks import rocks_options
-from kv.config_sample import to_toml
-from kv.config_sections import walk
-from kv.config_summary import files_named, summary, warnings
+from kv.config.rocks import rocks_options
+from kv.config.sample import to_toml
+from kv.config.sections import walk
+from kv.config.summary import files_named, summary, warnings
 
 KEYS = sorted({part for path in SETTINGS for part in path.split(".")} | {"x", "", "heartbeat_ms"})
 WORDS = """strong memory fifo off 1s 20ms 0s 1MiB 5 auto 127.0.0.1:0 [::]:1 0.0.0.0:7400 1e400 true

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import field, fields, is_dataclass
 from typing import Any, NamedTuple
 
-from kv.config_values import Kind
+from kv.config.values import Kind
 
 
 class Setting(NamedTuple):

@@ -1,12 +1,12 @@
 """What a Config means to the parts of a node: the settings objects that they take. Pure.
 
-A Config whose rules hold (kv/config_rules.py) gives every one of them; none raises then. What a
+A Config whose rules hold (kv/config/rules.py) gives every one of them; none raises then. What a
 part offers and a file does not is left at the part's own default.
 """
 
 from __future__ import annotations
 
-from kv.config_sections import ENTRY_MAX_BYTES, Config
+from kv.config.sections import ENTRY_MAX_BYTES, Config
 from kv.leaderless.rules import SetLimits
 from kv.watch.watcher import WatchLimits
 from raftgroups.config import HostConfig

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kv.config import ConfigError, parse_config
-from kv.config_parts import compaction_policy, host_config, min_lease_ttl_s
-from kv.config_rocks import rocks_options
-from kv.config_rules import breaches, exposed
-from kv.config_sections import Config
-from kv.config_summary import summary, warnings
+from kv.config.parts import compaction_policy, host_config, min_lease_ttl_s
+from kv.config.reading import ConfigError, parse_config
+from kv.config.rocks import rocks_options
+from kv.config.rules import breaches, exposed
+from kv.config.sections import Config
+from kv.config.summary import summary, warnings
 from raftgroups.config import HostConfig
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.mvcc_policy import OFF, CompactionPolicy

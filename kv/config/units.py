@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from kv.config_values import INTEGER, BadValue, complaint, shown, toml_string
+from kv.config.values import INTEGER, BadValue, complaint, shown, toml_string
 from storage.rocks_options import GIB, KIB, MIB
 
 TIB: Final = 1024 * GIB

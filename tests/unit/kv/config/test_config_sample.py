@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kv.config import Config, parse_config
-from kv.config_sample import SAMPLES, sample, to_toml
-from kv.config_sections import all_settings, walk
-from kv.config_summary import files_named
-from kv.config_table import Setting, settings_of
+from kv.config.reading import Config, parse_config
+from kv.config.sample import SAMPLES, sample, to_toml
+from kv.config.sections import all_settings, walk
+from kv.config.summary import files_named
+from kv.config.table import Setting, settings_of
 
 DEPLOYED = Path(__file__).parents[3] / "deploy" / "config"
 

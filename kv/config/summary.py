@@ -9,9 +9,9 @@ from __future__ import annotations
 from operator import attrgetter
 
 from kv.cluster.reach import is_loopback
-from kv.config_rules import client_is_protected, exposed, peer_is_protected
-from kv.config_sections import LEADERLESS, STRONG, Config, all_settings
-from kv.config_units import duration_text, size_text
+from kv.config.rules import client_is_protected, exposed, peer_is_protected
+from kv.config.sections import LEADERLESS, STRONG, Config, all_settings
+from kv.config.units import duration_text, size_text
 
 FILE_SETTINGS = (
     "cluster.secret_file",

@@ -8,7 +8,7 @@ The key in the file is the field's name, for times without the unit, since that 
 the field `heartbeat_s` is written `heartbeat = "100 ms"`.
 
 Every section can be made with no argument and is then what a node without a file uses. Values here
-are checked one by one; what they must be to each other stands in kv/config_rules.py.
+are checked one by one; what they must be to each other stands in kv/config/rules.py.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kv.config_members import AddressTable, InitialMember, MemberKind
-from kv.config_table import Setting, sections_of, setting, settings_of
-from kv.config_units import TIB, Duration, Size
-from kv.config_values import (
+from kv.config.members import AddressTable, InitialMember, MemberKind
+from kv.config.table import Setting, sections_of, setting, settings_of
+from kv.config.units import TIB, Duration, Size
+from kv.config.values import (
     Address,
     AddressKind,
     Choice,
@@ -30,7 +30,7 @@ from kv.config_values import (
     Text,
     Whole,
 )
-from kv.config_web import HostName, Origin
+from kv.config.web import HostName, Origin
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
 from storage.rocks_options import GIB, KIB, MIB, Compaction, Compression, WalRecovery
 
@@ -113,7 +113,7 @@ WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def _reachable(address: Address) -> Address:
     """A wildcard can be listened on and not dialed; from the same machine its loopback can. A node
-    of a cluster may not rely on that: kv/config_rules.py."""
+    of a cluster may not rely on that: kv/config/rules.py."""
     return Address(WILDCARDS.get(address.host, address.host), address.port)
 
 
@@ -396,7 +396,7 @@ class HttpSection:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of it. Frozen; made by kv/config.py or, for tests, from sections."""
+    """All of it. Frozen; made by kv/config/reading.py or, for tests, from sections."""
 
     mode: str = setting(
         Choice(MODES), STRONG, "The regime of the keyspace `default`. Others choose their own."

@@ -1,6 +1,6 @@
 """Configuration files written out: all of a Config, or a commented sample. Pure.
 
-Both are made from the settings' own table (kv/config_sections.py), so a sample never lies about a
+Both are made from the settings' own table (kv/config/sections.py), so a sample never lies about a
 default. In a sample help begins with "# " and a setting that keeps its default with "#" alone: take
 the mark away and change the value. Only what differs from the defaults is in force.
 
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
-from kv.config import environment_name
-from kv.config_members import InitialMember
-from kv.config_sections import Config, walk
-from kv.config_table import Setting, settings_of
-from kv.config_units import Duration, Size
-from kv.config_values import (
+from kv.config.members import InitialMember
+from kv.config.reading import environment_name
+from kv.config.sections import Config, walk
+from kv.config.table import Setting, settings_of
+from kv.config.units import Duration, Size
+from kv.config.values import (
     Address,
     Choice,
     ListOf,

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv.config_members import AddressTable, InitialMember, MemberKind
-from kv.config_units import (
+from kv.config.members import AddressTable, InitialMember, MemberKind
+from kv.config.units import (
     Duration,
     Size,
     duration_text,
     size_text,
 )
-from kv.config_values import (
+from kv.config.values import (
     Address,
     AddressKind,
     BadValue,
@@ -29,7 +29,7 @@ from kv.config_values import (
     shown,
     toml_string,
 )
-from kv.config_web import HostName, Origin
+from kv.config.web import HostName, Origin
 
 HOUR_RANGE = Duration(0.001, 3600)
 TIB = 1024**4

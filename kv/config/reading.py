@@ -2,8 +2,8 @@
 
     defaults < file < environment (JANUSKV_NODE__LISTEN, JANUSKV_MODE) < options of the command
 
-What can be set stands in kv/config_sections.py, how values are written in kv/config_values.py, what
-they must be to each other in kv/config_rules.py. Here: finding the settings of all three sources,
+What can be set stands in kv/config/sections.py, how values are written in kv/config/values.py, what
+they must be to each other in kv/config/rules.py. Here: finding the settings of all three sources,
 and the complaints. All problems are found before anything is raised, each with its place (file and
 line, variable, option), what is wrong and what to write. Whatever is given, the outcome is a Config
 or a ConfigError.
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kv.config_rules import breaches
-from kv.config_sections import Config, all_settings, walk
-from kv.config_table import Setting, key_of, sections_of, settings_of
-from kv.config_values import BadValue
+from kv.config.rules import breaches
+from kv.config.sections import Config, all_settings, walk
+from kv.config.table import Setting, key_of, sections_of, settings_of
+from kv.config.values import BadValue
 from storage.errors import InvalidOptionError
 
 ENVIRONMENT_PREFIX: Final = "JANUSKV_"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from kv.config_values import Address, AddressKind, BadValue, Text, shown, toml_string
+from kv.config.values import Address, AddressKind, BadValue, Text, shown, toml_string
 
 _ADDRESS: Final = AddressKind()
 _NAME: Final = Text('a short name, as "node-1"', max_length=256, optional=False)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from kv.config_values import BadValue, shown, toml_string
+from kv.config.values import BadValue, shown, toml_string
 
 DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _ORIGIN: Final = re.compile(
