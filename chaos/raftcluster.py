@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from storage.clock import SystemClock
+from raftgroups.levels import FEATURE_LEVEL
+from storage.system_clock import SystemClock
 
 CLOCK: Final = SystemClock()
 POLL_S: Final = 0.005
@@ -117,6 +118,8 @@ class NodeProcess:
             "--engine", engine, "--loop", loop, "--secret", "of-the-failover-harness",
             "--canary", canary,
         ]  # fmt: skip
+        self.feature_level = FEATURE_LEVEL
+        """What its program says it knows, from its next start on."""
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
         self.peer_address: tuple[str, int] = ("", 0)
@@ -134,9 +137,10 @@ class NodeProcess:
     def spawn(self) -> None:
         assert self._process is None
         self.directory.mkdir(parents=True, exist_ok=True)
+        command = [*self._command, "--feature-level", str(self.feature_level)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
 
     def wait_ready(self) -> None:

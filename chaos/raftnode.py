@@ -42,15 +42,16 @@ from kv.cluster.link import PeerLink
 from kv.cluster.link_handshake import Identity
 from kv.cluster.tasks import Tasks
 from raftgroups.host import GroupHost, HostConfig
+from raftgroups.levels import FEATURE_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class RaftNode:
             clock=self.clock,
             rng=random.Random(os.urandom(16)),
             scheduler=loop,
-            config=HostConfig(),
+            config=HostConfig(feature_level=args.feature_level),
             machines=self._make_machine,
         )
 
@@ -318,6 +319,13 @@ def main() -> None:
     parser.add_argument("--cluster", default="raftnodes", metavar="ID")
     parser.add_argument("--secret", default="", help="the cluster secret; none by default")
     parser.add_argument("--canary", choices=["", *CANARIES], default="")
+    parser.add_argument(
+        "--feature-level",
+        type=int,
+        default=FEATURE_LEVEL,
+        metavar="N",
+        help="what it says it knows",
+    )
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     args = parser.parse_args()
     logging.basicConfig(

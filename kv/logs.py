@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from typing import Final, TextIO
 
-from kv.config_sections import LogSection
+from kv.config.sections import LogSection
 from kv.log_format import FORMATTERS, LineFormatter, shielded
 
 LINES_MAX: Final = 10_000

@@ -4,7 +4,7 @@
 
     start     open everything; a node that knows its groups resumes them, one of `initial` finds the
               others and forms the first group with them, once
-    drain     leadership moves to another node, no new work is taken
+    hand_over_all, drain     leadership moves to another node; then no new work is taken
     close     everything pending is answered, everything is closed
 
 HTTP stands in kv/app.py, which makes one of these. Fatal conditions (a failed or hanging write, a
@@ -42,13 +42,13 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
 from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
 from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
@@ -335,14 +335,16 @@ class Node:
 
     # --- the end ----------------------------------------------------------------------------
 
-    async def drain(self, why: str) -> None:
-        """Take nothing new, tell watchers, and hand the leadership over, all within DRAIN_S."""
-        if self.draining:
-            return
-        self.draining = True
+    async def hand_over_all(self) -> None:
+        """Somebody else leads what this node leads; it still serves."""
         for shard in self.shards.values():
             if shard.group.leads and (heir := self.heir(shard.group)) is not None:
                 await self._hand_over(shard.group, heir)
+
+    def drain(self, why: str) -> None:
+        """Take nothing new; watchers are told the end."""
+        self.draining = True
+        for shard in self.shards.values():
             shard.drain(why)
 
     def heir(self, group: Group) -> NodeId | None:
@@ -361,7 +363,7 @@ class Node:
         reason = "the transfer was not answered"
         while group.leads and self._loop.time() < until_s:
             done: asyncio.Future[ChangeResult] = self._loop.create_future()
-            group.transfer(heir, partial(_settle, done))
+            group.transfer(heir, partial(settle, done))
             try:
                 result = await asyncio.wait_for(done, max(0.01, until_s - self._loop.time()))
             except TimeoutError:
@@ -396,6 +398,6 @@ class Node:
         self.directory.close()
 
 
-def _settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
+def settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
     if not future.done():
         future.set_result(result)

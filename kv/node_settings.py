@@ -1,4 +1,4 @@
-"""A Config as the settings of a node: what kv/config*.py says becomes what kv/node.py takes.
+"""A Config as the settings of a node: what kv/config says becomes what kv/node.py takes.
 
 Here the files that a configuration names are read (secret, certificates): a wrong one is an error
 that names the setting, before anything is opened.
@@ -10,9 +10,10 @@ import ssl
 from pathlib import Path
 
 from kv.cluster.link_tls import LinkTls
-from kv.config_parts import compaction_policy, host_config, rocks_options, watch_limits
-from kv.config_sections import Config
-from kv.config_values import Address
+from kv.config.parts import compaction_policy, host_config, watch_limits
+from kv.config.rocks import rocks_options
+from kv.config.sections import Config
+from kv.config.values import Address
 from kv.node import NodeSettings
 from kv.strong.shard import ShardSettings
 from storage.environment import EngineSettings

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
-from typing import Final, Literal, cast
+from typing import Final
 
 import msgspec
 
@@ -17,9 +18,10 @@ from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.errors import OutcomeUnknownError, UnavailableError
+from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
 from kv.metrics.from_process import ProcessFigures
-from kv.node import FIRST_GROUP, Node
+from kv.node import FIRST_GROUP, Node, settle
 from raftgroups.group import Group
 from raftgroups.outcomes import ChangeResult, Done, Unknown
 from raftgroups.status import GroupStatus, Role
@@ -29,8 +31,6 @@ from storage.errors import InvalidRequestError
 KIND: Final = "status"
 ANSWER_WITHIN_S: Final = 1.0
 MEBIBYTE: Final = 1024 * 1024
-
-RoleName = Literal["leader", "follower", "candidate", "learner", "removed", "unknown"]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
@@ -61,7 +61,7 @@ class Report:
             name=node.settings.name,
             version=version("januskv"),
             mode="strong",
-            role=cast("RoleName", standing.role.value),
+            role=standing.role.value,
             leader=standing.leader,
             term=standing.term,
             revision=state.revision,
@@ -73,7 +73,7 @@ class Report:
             data_bytes=node.engine.statistics().disk_bytes,
             memory_used_mb=round((self._process().anonymous_bytes or 0) / MEBIBYTE, 1),
             keys_count=state.keys,
-            watchers=sum(hub.statistics().watchers for hub in node.strong.hubs),
+            watchers=sum(hub.watching for hub in node.strong.hubs),
             problems=self._problems(standing),
         )
 
@@ -181,7 +181,7 @@ class Report:
             return heir
         loop = asyncio.get_running_loop()
         done: asyncio.Future[ChangeResult] = loop.create_future()
-        group.transfer(heir, lambda result: done.done() or done.set_result(result))
+        group.transfer(heir, partial(settle, done))
         result = await done
         if isinstance(result, Done):
             return heir
@@ -206,13 +206,19 @@ class Report:
             Member(
                 uint64_of(node),
                 self._name(node),
-                () if (card := self._card(node)) is None else (f"http://{card.peer[0]}:{card.peer[1]}",),
+                ()
+                if (card := self._card(node)) is None
+                else (f"http://{card.peer[0]}:{card.peer[1]}",),
                 () if card is None or not card.client else (card.client,),
                 node in standing.learners,
             )
             for node in (*standing.voters, *standing.learners)
         ]
         return sorted(found)
+
+    def alarms(self) -> list[tuple[int, int]]:
+        """(member, kind) of what the nodes found themselves."""
+        return [(uint64_of(node), NAMES[alarm]) for node, alarm in self._node.alarms]
 
     def numbers(self) -> StatusNumbers:
         standing = self._group.status()
@@ -224,6 +230,5 @@ class Report:
             size_bytes=statistics.disk_bytes,
             size_in_use_bytes=max(0, statistics.disk_bytes - statistics.reusable_bytes),
             is_learner=standing.role is Role.LEARNER,
-            is_out_of_space=bool(self._node.alarms),
             errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
         )

@@ -7,6 +7,7 @@ done) or Unknown (proposed, or the target was told, and then the outcome was los
     add      propose [learner]                          -> applied
     promote  wait until it has caught up, propose       -> applied
     remove   propose                                    -> applied, then tell the removed node
+    level    once every member's program supports it, propose, unasked (levels.py)
     transfer pause proposals -> all committed and applied, the target has it all -> tell it
 """
 
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from raftgroups.election import Transfer
+from raftgroups.levels import NOT_HEARD, level_of_all, why_not_admitted
 from raftgroups.membership import UNBOUND, Config, why_not_now
 from raftgroups.messages import NotMember, TimeoutNow
 from raftgroups.outcomes import ChangeResult, Done, Refused, Unknown
@@ -111,6 +113,8 @@ class Changes:
     def add_learner(self, node: NodeId, done: Answer) -> None:
         config = self._replica.journal.config
         wrong = None if config.incarnation(node) is None else f"{node} is a member already"
+        level = self._replica.services.level_of(node)
+        wrong = wrong or why_not_admitted(node, level, config.level)
         self._begin(self._new(node, done), wrong, lambda: config.with_learner(node))
 
     def promote(self, node: NodeId, done: Answer) -> None:
@@ -172,6 +176,7 @@ class Changes:
             self._step_change(self.change, now)
         if self.transfer is not None:
             self._step_transfer(self.transfer, now)
+        self._raise_level()
 
     def _form(self) -> None:
         replica = self._replica
@@ -195,6 +200,25 @@ class Changes:
                 self._propose(config.bind(heard))
         elif all(raft.match_index(node) >= journal.config_index for node in others):
             self._propose(replace(config, formed=True))
+
+    def _raise_level(self) -> None:
+        """By one change for itself, once every member was heard in this leadership."""
+        replica = self._replica
+        config, services = replica.journal.config, replica.services
+        own = services.config.feature_level
+        if config.level >= own or self._refusal() is not None:
+            return
+        level = level_of_all(
+            own,
+            (
+                NOT_HEARD if progress.incarnation is None else services.level_of(peer)
+                for peer, progress in replica.replication.progress.items()
+            ),
+        )
+        if "level-before-all" in services.config.canaries:
+            level = own
+        if level > config.level:
+            self._propose(config.raised(level))
 
     def _step_change(self, change: Change, now: float) -> None:
         replica = self._replica

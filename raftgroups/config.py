@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from raftgroups.levels import FEATURE_LEVEL, FIRST_LEVEL
+
 CANARIES: Final = frozenset(
     {
         "no-write-barrier",
@@ -19,6 +21,7 @@ CANARIES: Final = frozenset(
         "read-index-without-own-term",
         "read-joins-probe-in-flight",
         "vote-before-sync",
+        "level-before-all",
     }
 )
 
@@ -71,6 +74,8 @@ class HostConfig:
     """Snapshots that a node sends at the same time."""
     hibernate_after_s: float = 5.0
     """A group without work for this long stops its heartbeats and timers; 0 never."""
+    feature_level: int = FEATURE_LEVEL
+    """What this node says it supports (raftgroups/levels.py). Only tests set another."""
     canaries: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -79,6 +84,10 @@ class HostConfig:
             raise ValueError(
                 f"election_timeout_s {self.election_timeout_s} must rise and begin above three "
                 f"times heartbeat_s {self.heartbeat_s}"
+            )
+        if self.feature_level < FIRST_LEVEL:
+            raise ValueError(
+                f"feature_level {self.feature_level} must be at least {FIRST_LEVEL}, the lowest"
             )
         unknown = self.canaries - CANARIES
         if unknown:

@@ -19,6 +19,13 @@ class NoSuchGroupError(InvalidRequestError):
     code = "no_such_group"
 
 
+class NewerLevelError(StorageError):
+    """A group has reached a feature level that this program does not support. The node must stop:
+    it cannot execute what the others do."""
+
+    code = "newer_level"
+
+
 class BrokenLogError(StorageError):
     """The log contradicts itself or what was committed. The node must stop: going on could lose or
     change what was acknowledged."""

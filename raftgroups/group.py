@@ -268,6 +268,13 @@ class Group:
         return not self.replica.installing
 
     @property
+    def feature_level(self) -> int:
+        """What every member's program supports (raftgroups/levels.py): ask it before proposing what
+        older programs would not know. Within the life of a process it only rises."""
+        journal = self.replica.journal
+        return journal.config_at(journal.applied_index)[1].level
+
+    @property
     def machine(self) -> StateMachine:
         return self.replica.machine
 
@@ -306,6 +313,9 @@ class Group:
             first_index=journal.base_index + 1,
             voters=tuple(sorted(config.voters)),
             learners=tuple(sorted(config.learners)),
+            incarnations={**config.voters, **config.learners},
+            config_index=journal.config_index,
+            feature_level=self.feature_level,
             peers=self._peers() if raft.leads else {},
             elections=replica.voting.election.started,
             snapshots_sent=replica.sender.finished,
@@ -323,6 +333,7 @@ class Group:
             peer: PeerStatus(
                 match_index=replica.raft.match_index(peer),
                 lag=replica.journal.last_index - replica.raft.match_index(peer),
+                feature_level=self._services.level_of(peer),
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,

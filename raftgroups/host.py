@@ -32,6 +32,7 @@ from raftgroups.errors import GroupExistsError, NoSuchGroupError
 from raftgroups.group import Group
 from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
+from raftgroups.levels import NOT_HEARD
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
@@ -66,10 +67,11 @@ class GroupHost:
         config: HostConfig,
         machines: Callable[[int], StateMachine],
     ) -> None:
-        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link.
-        `incarnation` is the data directory's; `boot_id` differs in every start of the process. If
-        the engine's Raft state is of another incarnation, its replicas never vote again until they
-        are removed and added (raftgroups/identity.py). `machines` makes the machine of a group."""
+        """Registers itself with the committer and subscribes "raft" and "snapshot" on the link;
+        make it before the link connects. `incarnation` is the data directory's; `boot_id` differs
+        in every start of the process. If the engine's Raft state is of another incarnation, its
+        replicas never vote again until they are removed and added (raftgroups/identity.py).
+        `machines` makes the machine of a group."""
         self.node_id = node_id
         self.config = config
         self.clock = clock
@@ -84,7 +86,10 @@ class GroupHost:
         self._machines = machines
         self.incarnation = incarnation
         identity.adopt(engine, incarnation)
-        self._outbox = Outbox(link, self.incarnation, boot_id, self._not_sent)
+        level = config.feature_level
+        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent)
+        self._levels: dict[NodeId, int] = {}
+        """What the last frame of each node said of its program (raftgroups/levels.py)."""
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
@@ -109,7 +114,8 @@ class GroupHost:
     # --- groups --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Reopen every group that the engine holds and begin."""
+        """Reopen every group that the engine holds and begin. Raises NewerLevelError if one of them
+        has reached a feature level that this program does not support."""
         with self.engine.snapshot() as rows:
             known = [key for key, _ in iterate(rows, *table_range(Table.HARD_STATE))]
         for key in known:
@@ -207,6 +213,9 @@ class GroupHost:
     def connected(self, peer: NodeId) -> bool:
         return self._link.connected(peer)
 
+    def level_of(self, peer: NodeId) -> int:
+        return self._levels.get(peer, NOT_HEARD)
+
     def drop(self, peer: NodeId, group_id: int, reason: str) -> None:
         dropped = self.counters.dropped
         dropped[reason] = dropped.get(reason, 0) + 1
@@ -266,7 +275,7 @@ class GroupHost:
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
         try:
-            incarnation, boot, messages, malformed = decode_frame(frame)
+            incarnation, boot, level, messages, malformed = decode_frame(frame)
         except MalformedError as error:
             self.drop(peer, 0, "malformed-frame")
             _logger.debug("malformed frame of %s: %s", peer, error)
@@ -274,6 +283,7 @@ class GroupHost:
         for _ in range(malformed):
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
+        self._levels[peer] = level
         self._hibernation.frame_heard(peer, boot)
         self._outbox.gather()
         try:
@@ -303,6 +313,9 @@ class GroupHost:
             group.replica.replication.not_sent(peer, message)
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
+        if connected and not self._stopped:
+            # Whoever is no member of anything has nothing to say, but must be known to be admitted.
+            self.send_now(peer, Beat(0, 0))
         for group_id, group in self._groups.items():
             replica = group.replica
             if connected and replica.raft.leads and peer in replica.replication.progress:

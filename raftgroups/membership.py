@@ -15,7 +15,8 @@ its first proposal:
 
 Rules of change (hazard l): one at a time, from proposal to applied; a leader changes nothing before
 the no-op of its own term is committed; one member more or less in each; a voter joins as a learner
-first; a leader is never removed while it leads.
+first; a leader is never removed while it leads. The group's feature level (levels.py) rises by a
+change of its own, under the same rules, and never falls.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ from typing import Final
 
 import cbor2
 
+from raftgroups.levels import FIRST_LEVEL
 from raftgroups.messages import MalformedError
 from raftgroups.transport import NodeId
 
 UNBOUND: Final = 0
-_VERSION: Final = 1
+_PLAIN: Final = 1
+_LEVELLED: Final = 2
+"""The forms of the bytes: without a level, which is then the first, and with one. A group of the
+first level writes the first form, which every version can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Config:
     """node -> incarnation, or UNBOUND"""
     learners: Mapping[NodeId, int] = field(default_factory=dict)
     formed: bool = True
+    level: int = FIRST_LEVEL
+    """The feature level: what every member's program supports."""
 
     @classmethod
     def initial(cls, voters: Iterable[NodeId], incarnations: Mapping[NodeId, int]) -> Config:
@@ -90,12 +97,17 @@ class Config:
             learners={n: i for n, i in self.learners.items() if n != node},
         )
 
+    def raised(self, level: int) -> Config:
+        assert level > self.level, f"the level never falls, from {self.level} to {level}"
+        return replace(self, level=level)
+
     # --- bytes ----------------------------------------------------------------------------
 
     def encode(self) -> bytes:
-        return cbor2.dumps(
-            [_VERSION, sorted(self.voters.items()), sorted(self.learners.items()), self.formed]
-        )
+        members = [sorted(self.voters.items()), sorted(self.learners.items()), self.formed]
+        if self.level == FIRST_LEVEL:
+            return cbor2.dumps([_PLAIN, *members])
+        return cbor2.dumps([_LEVELLED, *members, self.level])
 
     @classmethod
     def decode(cls, data: bytes) -> Config:
@@ -104,19 +116,30 @@ class Config:
             decoded = cbor2.loads(data)
         except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
             raise MalformedError(f"a configuration is not cbor: {error}") from None
-        if type(decoded) is not list or len(decoded) != 4 or decoded[0] != _VERSION:
-            raise MalformedError("a configuration does not have the four parts of version 1")
-        _, voters, learners, formed = decoded
+        if type(decoded) is not list or (len(decoded), *decoded[:1]) not in _SHAPES:
+            raise MalformedError(
+                "a configuration has neither the form of feature level 1 nor that of later ones; "
+                "if a later version of JanusKV wrote it, run that version"
+            )
+        _, voters, learners, formed, *levels = decoded
         if not _members(voters) or not _members(learners) or type(formed) is not bool:
             raise MalformedError("the members of a configuration do not fit")
+        level = levels[0] if levels else FIRST_LEVEL
+        if type(level) is not int or level < FIRST_LEVEL:
+            raise MalformedError("the feature level of a configuration does not fit")
         config = cls(
             {NodeId(node): incarnation for node, incarnation in voters},
             {NodeId(node): incarnation for node, incarnation in learners},
             formed,
+            level,
         )
         if config.voters.keys() & config.learners.keys():
             raise MalformedError("a configuration names a node as voter and learner")
         return config
+
+
+_SHAPES: Final = ((4, _PLAIN), (5, _LEVELLED))
+"""(how many parts, the first one)"""
 
 
 def _members(value: object) -> bool:

@@ -1,8 +1,9 @@
 """What replicas say to each other, and the frames that carry it. Values only.
 
-A frame is cbor: [version, incarnation, boot, [[kind, group, term, ...], ...]]. The link says which
-node sent it (authenticated); `incarnation` says which life of that node's disk, `boot` which start
-of its process. Log entries travel as opaque bytes; nothing here looks into them.
+A frame is cbor: [version, incarnation, boot, level, [[kind, group, term, ...], ...]]. The link says
+which node sent it (authenticated); `incarnation` says which life of that node's disk, `boot` which
+start of its process, `level` what its program supports (raftgroups/levels.py). Log entries travel
+as opaque bytes; nothing here looks into them.
 
 decode_frame trusts nothing: every field has a shape, and a frame or message that does not fit
 raises MalformedError, which the receiver counts. Nothing that a peer sends is ever executed or
@@ -21,7 +22,7 @@ import cbor2
 
 from storage.errors import JanusError
 
-FRAME_VERSION: Final = 1
+FRAME_VERSION: Final = 2
 _INT_LIMIT: Final = 1 << 63
 
 WireEntry = tuple[int, bytes]
@@ -209,6 +210,7 @@ Message = (
 class Frame(NamedTuple):
     incarnation: int
     boot: str
+    level: int
     messages: list[Message]
     malformed: int
     """Messages of the frame that were left out because they did not fit."""
@@ -280,9 +282,9 @@ _KIND_OF: Final = {kind: number for number, (kind, _, _) in _KINDS.items()}
 # --- frames ----------------------------------------------------------------------------------
 
 
-def encode_frame(incarnation: int, boot: str, messages: Sequence[Message]) -> bytes:
+def encode_frame(incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
     body = [(_KIND_OF[type(message)], *message) for message in messages]
-    return cbor2.dumps((FRAME_VERSION, incarnation, boot, body))
+    return cbor2.dumps((FRAME_VERSION, incarnation, boot, level, body))
 
 
 def decode_frame(frame: bytes) -> Frame:
@@ -291,22 +293,29 @@ def decode_frame(frame: bytes) -> Frame:
         decoded = cbor2.loads(frame)
     except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
         raise MalformedError(f"a frame of {len(frame)} bytes is not cbor: {error}") from None
-    if type(decoded) is not list or len(decoded) != 4:
-        raise MalformedError(f"a frame of {len(frame)} bytes does not have four parts")
-    version, incarnation, boot, body = decoded
-    if version != FRAME_VERSION:
+    if type(decoded) is not list or not decoded:
+        raise MalformedError(f"a frame of {len(frame)} bytes is not an array")
+    if decoded[0] != FRAME_VERSION:
         raise MalformedError(
-            f"a frame of version {version!r} arrived and this program speaks {FRAME_VERSION}; "
+            f"a frame of version {decoded[0]!r} arrived and this program speaks {FRAME_VERSION}; "
             "upgrade the older node"
         )
-    if not _number(incarnation) or type(boot) is not str or type(body) is not list:
+    if len(decoded) != 5:
+        raise MalformedError(f"a frame of {len(frame)} bytes does not have five parts")
+    _, incarnation, boot, level, body = decoded
+    if (
+        not _number(incarnation)
+        or type(boot) is not str
+        or not (_number(level) and level > 0)
+        or type(body) is not list
+    ):
         raise MalformedError(f"the head of a frame of {len(frame)} bytes does not fit")
     messages = []
     for item in body:
         message = _decode_message(item)
         if message is not None:
             messages.append(message)
-    return Frame(incarnation, boot, messages, len(body) - len(messages))
+    return Frame(incarnation, boot, level, messages, len(body) - len(messages))
 
 
 def _decode_message(item: object) -> Message | None:

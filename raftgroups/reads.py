@@ -25,7 +25,6 @@ from typing import Final, NamedTuple
 
 from raftgroups.transport import NodeId
 
-
 _NEVER: Final = float("inf")
 
 

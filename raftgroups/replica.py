@@ -21,6 +21,7 @@ from typing import Any, Final
 from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
 from raftgroups.journal import GroupJournal
+from raftgroups.levels import refuse_below
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
@@ -121,6 +122,7 @@ class Replica:
     def adopt(self) -> None:
         """The journal's configuration in force is another one."""
         config, me = self.journal.config, self.services.node_id
+        refuse_below(self.group_id, config.level, self.services.config.feature_level)
         self.raft.adopt(
             (node for node in config.voters if node != me),
             (node for node in config.learners if node != me),

@@ -68,6 +68,10 @@ class Services(Protocol):
 
     def connected(self, peer: NodeId) -> bool: ...
 
+    def level_of(self, peer: NodeId) -> int:
+        """The feature level that its last frame told; levels.NOT_HEARD if there was none."""
+        ...
+
     def drop(self, peer: NodeId, group_id: int, reason: str) -> None:
         """Count a message that was not delivered; log the first of its kind."""
         ...

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from raftgroups.levels import refuse_below
 from raftgroups.membership import UNBOUND, Config
 from raftgroups.messages import Ack, Chunk, MalformedError, Offer, OfferReply
 from raftgroups.snapshot import (
@@ -104,6 +105,7 @@ class SnapshotReceiver:
             config = Config.decode(offer.config)
         except MalformedError:
             return "malformed-config"
+        refuse_below(self._replica.group_id, config.level, services.config.feature_level)
         if offer.config_index > offer.last_index:
             return "malformed-config"
         if config.incarnation(services.node_id) not in (None, UNBOUND, services.incarnation):

@@ -34,6 +34,8 @@ class PeerStatus:
     match_index: int
     lag: int
     """Entries of the leader's log that the peer is not known to have."""
+    feature_level: int
+    """What its program supports; 0: it was not heard yet."""
     silent_s: float
     connected: bool
     snapshot: bool
@@ -54,6 +56,13 @@ class GroupStatus:
     first_index: int
     voters: tuple[NodeId, ...]
     learners: tuple[NodeId, ...]
+    incarnations: Mapping[NodeId, int]
+    """Which disk of each member was admitted; 0: none yet."""
+    config_index: int
+    """Where voters, learners and incarnations stand in the log: in force, but until this is
+    committed another leader may know nothing of them."""
+    feature_level: int
+    """What every member's program supports, as far as it is applied here."""
     peers: Mapping[NodeId, PeerStatus]
     """Empty unless this node leads."""
     elections: int

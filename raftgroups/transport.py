@@ -13,9 +13,10 @@ What may be relied on, and nothing more:
 
 The Outbox gathers a turn's messages of all groups, so that each peer gets one frame a turn and
 channel (more only where it would grow beyond FRAME_BYTES), and knows which of them may leave before
-the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one frame
-is taken in or one pass's reads depart: 64 groups' probes in a frame each made a read point 12 times
-as dear as one group's.
+the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one
+frame is taken in or one pass's reads depart: with 64 groups and 64 reads in flight a read point
+took 4 frames and 81 us of the cluster's CPU, now 0.2 frames and 31 us (with one group 4 us, because
+all 64 share a probe).
 """
 
 from __future__ import annotations
@@ -70,11 +71,13 @@ class Outbox:
         link: Link,
         incarnation: int,
         boot: str,
+        level: int,
         not_sent: Callable[[NodeId, Message], None],
     ) -> None:
         self._link = link
         self._incarnation = incarnation
         self._boot = boot
+        self._level = level
         self._not_sent = not_sent
         self._early: dict[NodeId, list[Message]] = {}
         self._late: dict[NodeId, list[Message]] = {}
@@ -90,10 +93,14 @@ class Outbox:
             waiting.append(message)
 
     def flush_early(self) -> int:
+        if not self._early:
+            return 0
         box, self._early = self._early, {}
         return self._flush(box)
 
     def flush_late(self) -> int:
+        if not self._late:
+            return 0
         box, self._late = self._late, {}
         return self._flush(box)
 
@@ -125,11 +132,13 @@ class Outbox:
 
     def send(self, peer: NodeId, messages: list[Message]) -> None:
         """Now, in as few frames as their size allows."""
+        if len(messages) == 1:
+            self._send_frame(peer, _channel(messages[0]), messages)
+            return
         start, size, channel = 0, 0, RAFT
         for at, message in enumerate(messages):
             weight = _weight(message)
-            bulk = isinstance(message, _SNAPSHOT_KINDS) and weight < SNAPSHOT_BYTES
-            wanted = SNAPSHOT if bulk else RAFT
+            wanted = _channel(message)
             if at > start and (wanted != channel or size + weight > FRAME_BYTES):
                 self._send_frame(peer, channel, messages[start:at])
                 start, size = at, 0
@@ -138,13 +147,18 @@ class Outbox:
         self._send_frame(peer, channel, messages[start:])
 
     def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        frame = encode_frame(self._incarnation, self._boot, messages)
+        frame = encode_frame(self._incarnation, self._boot, self._level, messages)
         if not self._link.send(peer, channel, frame):
             for message in messages:
                 self._not_sent(peer, message)
 
 
 _SNAPSHOT_KINDS = (Offer, OfferReply, Chunk)
+
+
+def _channel(message: Message) -> str:
+    bulk = isinstance(message, _SNAPSHOT_KINDS) and _weight(message) < SNAPSHOT_BYTES
+    return SNAPSHOT if bulk else RAFT
 
 
 def _weight(message: Message) -> int:

@@ -25,10 +25,10 @@ import lmdb
 import rocksdict
 
 from storage.bench import Plan, Report, Values, batches, key_of
-from storage.clock import SystemClock
 from storage.engine import Batch, Engine
 from storage.latest import Latest
 from storage.mvcc import Shard
+from storage.system_clock import SystemClock
 
 ROUNDS: Final = 15
 PUT_BATCHES_A_ROUND: Final = 20

@@ -1,15 +1,14 @@
-"""Time, dice and scheduling as arguments.
+"""Time, dice and scheduling as arguments. Pure.
 
 Nothing below the composition root asks the operating system what time it is or rolls its own dice:
-it takes these protocols. In production they are the system's; in the simulator they are virtual and
-seeded, so that one seed replays a run exactly. This is the only file that may call `time`.
+it takes these protocols. In production they are the system's (storage/system_clock.py); in the
+simulator they are virtual and seeded, so that one seed replays a run exactly.
 
 `asyncio` event loops satisfy Scheduler; `random.Random` satisfies Rng.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -46,16 +45,6 @@ class Scheduler(Protocol):
     def call_later(
         self, delay_s: float, callback: Callable[..., object], /, *args: Any
     ) -> Timer: ...
-
-
-class SystemClock:
-    """The operating system's clock."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
 
 
 class ManualClock:

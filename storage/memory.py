@@ -17,12 +17,12 @@ import struct
 import threading
 import weakref
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from storage import files
-from storage.clock import Clock, SystemClock
+from storage.clock import Clock
 from storage.engine import (
     DEFAULT_SCAN_BYTES,
     DEFAULT_SCAN_LIMIT,
@@ -33,6 +33,7 @@ from storage.engine import (
     ScanPage,
 )
 from storage.errors import EngineClosedError, SnapshotExpiredError
+from storage.system_clock import SystemClock
 
 _FRAME: Final = struct.Struct(">II")
 CHECKPOINT_NAME: Final = "memory.pairs"
@@ -121,6 +122,11 @@ class MemorySnapshot:
         self.close()
 
 
+def _remember(live: Sequence[MemorySnapshot], key: bytes, old: bytes | None) -> None:
+    for snapshot in live:
+        snapshot.undo.setdefault(key, old)
+
+
 class MemoryEngine:
     """Invariant: `keys` is sorted and has exactly the keys of `values`."""
 
@@ -152,23 +158,26 @@ class MemoryEngine:
     def write(self, batch: Batch, *, sync: bool) -> None:
         with self.lock:
             self._check_open()
+            live = list(self.snapshots)
             for op, key, value in batch.operations:
                 if op is Op.PUT:
                     assert value is not None
-                    self._put(key, value)
+                    self._put(key, value, live)
                 elif op is Op.DELETE:
-                    self._delete(key)
+                    self._delete(key, live)
                 else:
                     low = bisect_left(self.keys, key)
                     high = len(self.keys) if value is None else bisect_left(self.keys, value)
-                    self._delete_slice(low, high)
+                    self._delete_slice(low, high, live)
             if batch.operations:
                 self._batches += 1
                 self._put_bytes += batch.size_bytes
 
-    def _put(self, key: bytes, value: bytes) -> None:
+    def _put(self, key: bytes, value: bytes, live: Sequence[MemorySnapshot] = ()) -> None:
+        """`live` are the snapshots that must remember the old value."""
         old = self.values.get(key)
-        self._remember(key, old)
+        if live:
+            _remember(live, key, old)
         if old is None:
             insort(self.keys, key)
             self._live_bytes += len(key) + len(value)
@@ -176,25 +185,21 @@ class MemoryEngine:
             self._live_bytes += len(value) - len(old)
         self.values[key] = value
 
-    def _delete(self, key: bytes) -> None:
+    def _delete(self, key: bytes, live: Sequence[MemorySnapshot]) -> None:
         old = self.values.get(key)
         if old is None:
             return
-        self._remember(key, old)
+        _remember(live, key, old)
         del self.values[key]
         del self.keys[bisect_left(self.keys, key)]
         self._live_bytes -= len(key) + len(old)
 
-    def _delete_slice(self, low: int, high: int) -> None:
+    def _delete_slice(self, low: int, high: int, live: Sequence[MemorySnapshot]) -> None:
         for key in self.keys[low:high]:
             old = self.values.pop(key)
-            self._remember(key, old)
+            _remember(live, key, old)
             self._live_bytes -= len(key) + len(old)
         del self.keys[low:high]
-
-    def _remember(self, key: bytes, old: bytes | None) -> None:
-        for snapshot in self.snapshots:
-            snapshot.undo.setdefault(key, old)
 
     def snapshot(self, *, max_age_s: float = DEFAULT_SNAPSHOT_MAX_AGE_S) -> MemorySnapshot:
         with self.lock:

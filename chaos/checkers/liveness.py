@@ -1,5 +1,6 @@
 """Liveness: once faults have stopped, every group has one leader that all follow, and all replicas
-reach the same point, within a bound. A breach is called stuck, not wrong. Pure."""
+reach the same point, within a bound, and the highest feature level that they support. A breach is
+called stuck, not wrong. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +21,22 @@ class ReplicaView:
     applied_index: int
     last_index: int
     voters: tuple[str, ...]
+    feature_level: int = 1
 
     def __str__(self) -> str:
         return (
             f"{self.role} term {self.term} leader {self.leader} commit {self.commit_index} "
-            f"applied {self.applied_index} last {self.last_index} voters {','.join(self.voters)}"
+            f"applied {self.applied_index} last {self.last_index} level {self.feature_level} "
+            f"voters {','.join(self.voters)}"
         )
 
 
-def unconverged(replicas: Mapping[str, ReplicaView], required: Sequence[str]) -> str | None:
+def unconverged(
+    replicas: Mapping[str, ReplicaView], required: Sequence[str], level: int = 1
+) -> str | None:
     """None if the group is whole: the required nodes (those that a leader counts as voters or
-    learners, if it names any) agree on one leader and have applied all that it committed."""
+    learners, if it names any) agree on one leader and have applied all that it committed, and the
+    group has reached the feature level that they support."""
     leaders = [node for node in sorted(replicas) if replicas[node].role == "leader"]
     if not leaders:
         return "it has no leader"
@@ -46,6 +52,8 @@ def unconverged(replicas: Mapping[str, ReplicaView], required: Sequence[str]) ->
             return f"{node} applied {replica.applied_index} of {view.commit_index}"
     if view.commit_index < view.last_index:
         return f"{leader} committed {view.commit_index} of {view.last_index}"
+    if view.feature_level < level:
+        return f"it is at feature level {view.feature_level} and all members support {level}"
     return None
 
 
@@ -54,8 +62,9 @@ def check_liveness(
     replicas: Mapping[str, ReplicaView],
     required: Sequence[str],
     waited_s: float,
+    level: int = 1,
 ) -> list[Violation]:
-    reason = unconverged(replicas, required)
+    reason = unconverged(replicas, required, level)
     if reason is None:
         return []
     return [

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from chaos.powercut.campaign import Subject
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import DEFAULT_SNAPSHOT_MAX_AGE_S, Batch, Engine, EngineStatistics, Snapshot
 from storage.environment import EngineSettings, open_engine
 from storage.rocks_options import RocksOptions
+from storage.system_clock import SystemClock
 
 # So small that the workload makes it flush and compact.
 _ROCKS: Final = RocksOptions(write_buffer_bytes=64 * 1024)

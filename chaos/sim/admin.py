@@ -6,7 +6,8 @@ of the wanted number. Answers only end the wait; the next step looks again.
 
 It also replaces a disk: the node comes back empty under its old id, and has no vote before it was
 removed from each of its groups and added again. One disk at a time, and nothing else is changed
-meanwhile, or data would be lost that no protocol can save.
+meanwhile, or data would be lost that no protocol can save. It goes by committed configurations: one
+that is only in force may be gone with its leader, and a step taken on trust would not be done.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Admin:
         self._attempts = 0
         self.replaced: SimNode | None = None
         """Whose disk is new, until all its groups have it again."""
-        self._missing: dict[int, str] = {}
-        """Its groups that do not: group -> the next step, removal, learner or promotion."""
+        self._missing: dict[int, None] = {}
+        """Its groups that do not."""
+        self._new_incarnation = 0
 
     def leader(self, group_id: int) -> tuple[SimNode, Group] | None:
         """Whoever leads with the highest term, as far as nodes say."""
@@ -139,28 +141,25 @@ class Admin:
         self.replaced = victim
         for group_id, group in victim.groups():
             if group.role is not Role.REMOVED:
-                self._missing[group_id] = "removal"
+                self._missing[group_id] = None
         victim.replace_disk(self.cluster.groups)
+        assert victim.host is not None
+        self._new_incarnation = victim.host.incarnation
         self._finish_replacement()
 
     def _readmit(
         self, group_id: int, attempt: int, group: Group, status: GroupStatus, node: SimNode
     ) -> None:
-        """Remove, add, promote; each step once the one before is in force."""
-        step = self._missing.get(group_id)
-        known = node.node_id in status.voters or node.node_id in status.learners
-        if step == "removal" and not known:
-            step = "learner"
-        elif step == "learner" and known:
-            step = "promotion"
-        elif step == "promotion" and node.node_id in status.voters:
-            self._missing.pop(group_id)
-            self._finish_replacement()
-            step = None
+        """Whatever a committed configuration says is next: remove, add, promote, or nothing."""
+        step = None
+        if status.config_index <= status.commit_index:
+            step = self._next_step(status, node)
+            if step is None:
+                self._missing.pop(group_id)
+                self._finish_replacement()
         if step is None:
             self._forget(group_id, attempt)
             return
-        self._missing[group_id] = step
         self._trace(group_id, f"new disk of {node.label}: {step}")
         call = {
             "removal": group.remove,
@@ -168,6 +167,14 @@ class Admin:
             "promotion": group.promote,
         }[step]
         call(node.node_id, lambda result: self._answered(group_id, attempt, step, result))
+
+    def _next_step(self, status: GroupStatus, node: SimNode) -> str | None:
+        if node.node_id in status.learners:
+            return "promotion"
+        if node.node_id not in status.voters:
+            return "learner"
+        admitted = status.incarnations[node.node_id] == self._new_incarnation
+        return None if admitted else "removal"
 
     def _finish_replacement(self) -> None:
         if not self._missing:

@@ -37,6 +37,7 @@ HUNTS: Final[dict[str, Hunt]] = {
     "read-index-without-own-term": Hunt(CRASHES | NETWORK),
     "read-joins-probe-in-flight": Hunt(CRASHES | NETWORK),
     "vote-before-sync": Hunt(CRASHES | NETWORK),
+    "level-before-all": Hunt(CRASHES | {"upgrade"}),
 }
 
 

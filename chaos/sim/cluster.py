@@ -89,8 +89,14 @@ class Cluster:
                 applied_index=status.applied_index,
                 last_index=status.last_index,
                 voters=tuple(self.network.label(voter) for voter in status.voters),
+                feature_level=status.feature_level,
             )
         return found
+
+    def supported(self, group_id: int) -> int:
+        """The feature level that the programs of all members support."""
+        members = self.members(group_id)
+        return min(node.level for node in self.nodes if node.label in members)
 
     def members(self, group_id: int) -> list[str]:
         """Whom the leader counts as voters and learners; the founders if there is no leader."""

@@ -2,7 +2,8 @@
 
 A fault is a function that does something bad to the cluster now and undoes it after a while. The
 schedule draws the next one by weight and waits; faults overlap. When the calm comes, everything is
-undone at once and nothing bad begins again: only then may liveness be asked for.
+undone at once and nothing bad begins again: only then may liveness be asked for. A rolling upgrade
+is not undone but finished.
 
 Names are what `--faults` takes; "all" is the whole menu.
 """
@@ -10,6 +11,7 @@ Names are what `--faults` takes; "all" is the whole menu.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chaos.sim.workload import pick
@@ -57,8 +59,18 @@ class FaultInjector:
         self.world.trace("calm: all faults end")
         self.network.heal()
         self.network.settings.duplicate_p = self.network.settings.spike_p = 0.0
+        if "upgrade" in self.weights:
+            self._finish_upgrade()
         for node in self.cluster.nodes:
             node.recover()
+
+    def _finish_upgrade(self) -> None:
+        """Whoever still runs the older program is restarted with the newer one, so that every group
+        must reach its level."""
+        for node in self.cluster.nodes:
+            node.upgrade()
+            if node.level < node.installed_level:
+                node.crash(power=False)
 
     # --- helpers of the menu ------------------------------------------------------------------
 
@@ -248,6 +260,21 @@ def clockjump(inject: FaultInjector) -> None:
         inject.later(0.5, 6.0, lambda: node.clock.drift(1.0))
 
 
+def upgrade(inject: FaultInjector) -> None:
+    """Some steps of a rolling upgrade: one node after the other stops in good order and comes back
+    with the newer program."""
+    nodes = list(inject.cluster.nodes)
+    inject.rng.shuffle(nodes)
+
+    def step(node: SimNode) -> None:
+        if node.upgrade() and node.running:
+            node.stop()
+            inject.restart_later(node, 0.2, 1.0)
+
+    for number, node in enumerate(nodes[: inject.rng.randint(1, len(nodes))]):
+        inject.later(number * 1.0, number * 1.0 + 0.5, partial(step, node))
+
+
 # --- disks -------------------------------------------------------------------------------------
 
 
@@ -321,6 +348,7 @@ MENU: Final[dict[str, Callable[[FaultInjector], None]]] = {
     "powercut": powercut,
     "restartall": restartall,
     "freeze": freeze,
+    "upgrade": upgrade,
     "clockjump": clockjump,
     "slowsync": slowsync,
     "diskstall": diskstall,

@@ -26,6 +26,11 @@ import cbor2
 
 from storage.engine import Batch, Engine, iterate
 
+OLDER_LEVEL: Final = 1
+NEWER_LEVEL: Final = 2
+"""The feature levels of the two programs that a rolling upgrade knows; a command is of the level of
+its group. What it does is the same: only who may see it is not."""
+
 _CHAIN: Final = struct.Struct(">QQ16s")
 _INDEX: Final = struct.Struct(">Q")
 
@@ -44,14 +49,15 @@ class Command(NamedTuple):
     key: str
     value: str
     expected: str | None = None
+    level: int = OLDER_LEVEL
 
     def encode(self) -> bytes:
         return cbor2.dumps(list(self))
 
     @classmethod
     def decode(cls, payload: bytes) -> Command:
-        operation, action, key, value, expected = cbor2.loads(payload)
-        return cls(operation, Action(action), key, value, expected)
+        operation, action, key, value, expected, level = cbor2.loads(payload)
+        return cls(operation, Action(action), key, value, expected, level)
 
 
 class Answer(NamedTuple):
@@ -69,6 +75,7 @@ class AppliedRecord:
     index: int
     position: int
     payload: bytes
+    level: int
     answer: Answer
     chain: bytes
     repeated_at: int | None
@@ -109,26 +116,35 @@ class RegisterMachine:
     def apply(self, index: int, payload: bytes) -> Answer:
         command = Command.decode(payload)
         row = self._prefix + b"o" + command.operation.encode()
-        before = self._get(row)
-        answer = self._execute(command)
+        register = self._prefix + b"k" + command.key.encode()
+        with self._engine.snapshot() as rows:
+            before = self._overlay[row] if row in self._overlay else rows.get(row)
+            old = self._overlay[register] if register in self._overlay else rows.get(register)
+        answer = self._execute(command, register, None if old is None else old.decode())
         self._overlay[row] = _INDEX.pack(index)
         self._advance(index, payload, answer)
         repeated_at = None if before is None else int(_INDEX.unpack(before)[0])
         self._observer(
             AppliedRecord(
-                self.group_id, index, self.position, payload, answer, self.chain, repeated_at
+                self.group_id,
+                index,
+                self.position,
+                payload,
+                command.level,
+                answer,
+                self.chain,
+                repeated_at,
             )
         )
         return answer
 
-    def _execute(self, command: Command) -> Answer:
-        old = self.read(command.key)
+    def _execute(self, command: Command, register: bytes, old: str | None) -> Answer:
         if command.action is Action.CAS and old != command.expected:
             return Answer(changed=False, value=old)
         new = command.value
         if command.action is Action.APPEND:
             new = (old or "") + command.value
-        self._overlay[self._prefix + b"k" + command.key.encode()] = new.encode()
+        self._overlay[register] = new.encode()
         return Answer(changed=True, value=new)
 
     def _advance(self, index: int, payload: bytes, answer: Answer) -> None:

@@ -329,7 +329,8 @@ class SimNetwork:
     def _latency(self, source: NodeId, target: NodeId) -> float:
         settings = self.settings
         rng = self._rng
-        latency = rng.uniform(*settings.latency_s) + self.direction(source, target).extra_s
+        low, high = settings.latency_s
+        latency = low + (high - low) * rng.random() + self.direction(source, target).extra_s
         if settings.spike_p and rng.random() < settings.spike_p:
             latency += rng.uniform(0.0, settings.spike_s)
         return latency

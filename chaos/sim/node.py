@@ -12,14 +12,16 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from chaos.checkers.violation import Violation
 from chaos.sim.disk import DiskSettings, SimWriter
-from chaos.sim.machine import AppliedRecord, RegisterMachine
+from chaos.sim.machine import NEWER_LEVEL, OLDER_LEVEL, AppliedRecord, RegisterMachine
 from chaos.sim.network import SimNetwork
 from chaos.sim.observer import Observer, TurnWatcher
 from chaos.sim.world import NodeClock, NodeScheduler, Process, World
 from raftgroups.config import HostConfig
+from raftgroups.errors import NewerLevelError
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.transport import NodeId
@@ -67,6 +69,9 @@ class SimNode:
         """Groups that this node forms at its first start: group -> initial voters."""
         self.to_join: dict[int, None] = {}
         """Groups that an operator told it to join."""
+        self.installed_level = OLDER_LEVEL
+        """What its program supports from the next start on, and `level` in this life."""
+        self.level = OLDER_LEVEL
         self.lives = 0
         self.boot_id = ""
         self.process: Process | None = None
@@ -91,6 +96,7 @@ class SimNode:
     def start(self) -> None:
         assert self.process is None, f"{self.label} runs already"
         self.lives += 1
+        self.level = self.installed_level
         self.boot_id = f"{self.node_id}/{self.lives}"
         process = self.process = Process(
             f"{self.label}/{self.lives}", timers_first=self.rng.random() < 0.5
@@ -128,7 +134,7 @@ class SimNode:
             clock=self.clock,
             rng=dice,
             scheduler=scheduler,
-            config=self.config,
+            config=replace(self.config, feature_level=self.level),
             machines=self._make_machine,
         )
         committer.add(TurnWatcher(self.observer, self))
@@ -166,8 +172,7 @@ class SimNode:
 
     def groups(self) -> Iterator[tuple[int, Group]]:
         if self.host is not None:
-            for group_id in sorted(self.host.groups):
-                yield group_id, self.host.groups[group_id]
+            yield from sorted(self.host.groups.items())
 
     def count_snapshots(self) -> int:
         """Snapshots installed in all lives."""
@@ -237,8 +242,9 @@ class SimNode:
         self.world.trace(f"{self.label} fatal: {error}")
         if not isinstance(error, WriteFailedError):
             where = traceback.format_exception(error)
+            kind = "feature_levels" if isinstance(error, NewerLevelError) else "fatal"
             self.observer.report(
-                [Violation("fatal", f"{self.label} stopped: {error!r}", tuple(where[-4:]))]
+                [Violation(kind, f"{self.label} stopped: {error!r}", tuple(where[-4:]))]
             )
         process = self.process
 
@@ -252,6 +258,14 @@ class SimNode:
         """The watchdog ends a process whose write does not."""
         self.world.trace(f"{self.label}: a write has lasted {seconds:g} s")
         self.crash(power=False)
+
+    def upgrade(self) -> bool:
+        """From its next start on it runs the newer program; False if it does so already."""
+        if self.installed_level == NEWER_LEVEL:
+            return False
+        self.world.trace(f"{self.label} gets the newer program")
+        self.installed_level = NEWER_LEVEL
+        return True
 
     def recover(self) -> None:
         """The calm: a quick disk, a true clock, nothing stands still."""

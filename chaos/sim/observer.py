@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from chaos.checkers.applied_once import check_application
 from chaos.checkers.election_safety import ElectionSafety
+from chaos.checkers.feature_levels import FeatureLevels, check_command
 from chaos.checkers.leader_completeness import LeaderCompleteness
 from chaos.checkers.log_matching import Entry, check_logs
 from chaos.checkers.state_machine_safety import StateMachineSafety
@@ -41,6 +42,7 @@ class Observer:
     elections: ElectionSafety = field(default_factory=ElectionSafety)
     completeness: LeaderCompleteness = field(default_factory=LeaderCompleteness)
     machines: StateMachineSafety = field(default_factory=StateMachineSafety)
+    levels: FeatureLevels = field(default_factory=FeatureLevels)
     _led: dict[tuple[str, int], int] = field(default_factory=dict)
     """(node's life, group) -> the last term that it was seen to lead."""
 
@@ -55,6 +57,7 @@ class Observer:
         label, group, index = node.label, record.group_id, record.index
         self.world.trace(f"{label} g{group} applied {index} {record.chain.hex()[:8]}")
         self.report(check_application(group, label, index, last_index, record.repeated_at))
+        self.report(check_command(group, label, index, record.level, node.level))
         self.report(
             self.machines.observe(
                 group,
@@ -69,7 +72,9 @@ class Observer:
 
     def turn(self, node: SimNode) -> None:
         """Called after the host's part of every turn of a node."""
-        for group_id, group in node.groups():
+        assert node.host is not None, "a turn of a living process"
+        leading = [pair for pair in node.host.groups.items() if pair[1].replica.raft.leads]
+        for group_id, group in sorted(leading):
             if group.role is Role.LEADER:
                 self._leads(node, group_id, group)
 
@@ -87,10 +92,14 @@ class Observer:
         self.report(self.completeness.leads(group_id, node.label, term, first_index, log))
 
     def compare_logs(self, nodes: Sequence[SimNode], tail: int | None = TAIL_ENTRIES) -> None:
-        """Log matching over all replicas that live now."""
+        """Log matching over all replicas that live now; and the levels they tell."""
         groups: dict[int, dict[str, list[Entry]]] = {}
+        supported = {node.node_id: node.level for node in nodes}
         for node in nodes:
             for group_id, group in node.groups():
+                level = group.feature_level
+                members = {str(voter): supported[voter] for voter in group.status().voters}
+                self.report(self.levels.observe(group_id, node.boot_id, level, members))
                 if group.role is not Role.REMOVED:
                     groups.setdefault(group_id, {})[node.label] = read_log(group, tail)
         for group_id in sorted(groups):

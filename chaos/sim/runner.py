@@ -18,7 +18,7 @@ from typing import Final, TextIO
 
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult, run_seed
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 AHEAD: Final = 4
 """Seeds handed to each process before its results are asked for."""

@@ -50,7 +50,7 @@ class SeedResult:
     applied: int = 0
     snapshots: int = 0
     changes: dict[str, int] = field(default_factory=dict)
-    """Transfers and membership changes that were done."""
+    """Transfers and membership changes that were done, and groups whose level rose."""
     cpu_s: float = 0.0
     results: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
@@ -115,7 +115,8 @@ class Simulation:
         result.elections = observer.leaderships
         result.applied = observer.applications
         result.snapshots = sum(node.count_snapshots() for node in self.cluster.nodes)
-        result.changes = dict(sorted(self.cluster.admin.done.items()))
+        changes = {**self.cluster.admin.done, "level": observer.levels.raised()}
+        result.changes = dict(sorted(changes.items()))
         result.results = dict(sorted(self.workload.results.items()))
         result.faults = dict(sorted(self.injector.injected.items()))
         result.recent = list(self.world.recent)
@@ -164,7 +165,8 @@ class Simulation:
             self.world.run(self.world.now + POLL_S)
         for group in self.cluster.groups:
             views, members = self.cluster.views(group), self.cluster.members(group)
-            self.result.stuck.extend(check_liveness(group, views, members, RECOVERY_S))
+            level = self.cluster.supported(group)
+            self.result.stuck.extend(check_liveness(group, views, members, RECOVERY_S, level))
         if admin.replaced is not None and not self.result.stuck:
             what = f"the groups of {admin.replaced.label} did not take its new disk in time"
             self.result.stuck.append(Violation("liveness", what))
@@ -179,7 +181,8 @@ class Simulation:
             self.workload.idle()
             and cluster.admin.replaced is None
             and all(
-                unconverged(cluster.views(group), cluster.members(group)) is None
+                unconverged(cluster.views(group), cluster.members(group), cluster.supported(group))
+                is None
                 for group in cluster.groups
             )
         )

@@ -64,12 +64,14 @@ class Stage:
         self.network.meddler = self._meddle
 
     def _meddle(self, source: NodeId, target: NodeId, channel: str, frame: bytes) -> bytes | None:
-        incarnation, boot, messages, _ = decode_frame(frame)
+        incarnation, boot, level, messages, _ = decode_frame(frame)
         first, second = self._by_id[source], self._by_id[target]
         passed = [message for message in messages if self.rule(first, second, message)]
         if not passed:
             return None
-        return frame if len(passed) == len(messages) else encode_frame(incarnation, boot, passed)
+        if len(passed) == len(messages):
+            return frame
+        return encode_frame(incarnation, boot, level, passed)
 
     # --- what a script does --------------------------------------------------------------------
 

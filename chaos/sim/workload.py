@@ -154,7 +154,12 @@ class Client:
             assert operation.value is not None
             action = ACTIONS[operation.kind]
             command = Command(
-                operation.id, action, operation.key, operation.value, operation.expected
+                operation.id,
+                action,
+                operation.key,
+                operation.value,
+                operation.expected,
+                group.feature_level,
             )
             group.propose(
                 command.encode(), lambda result: self._proposed(group_id, operation, result)

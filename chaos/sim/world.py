@@ -122,7 +122,9 @@ class World:
         `frame` marks arrivals from outside, as opposed to the process's own timers."""
         timer = SimTimer(callback, args, owner, frame)
         self._sequence += 1
-        heapq.heappush(self._heap, (max(when, self.now), 0, self._sequence, timer))
+        if when < self.now:
+            when = self.now
+        heapq.heappush(self._heap, (when, 0, self._sequence, timer))
         return timer
 
     def after(

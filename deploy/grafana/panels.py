@@ -328,6 +328,17 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 ],
             ),
             Panel(
+                "Keys",
+                "By shard, as the replicas have applied.",
+                "short",
+                [
+                    (
+                        "max by (keyspace, shard) (januskv_store_keys{@})",
+                        "{{keyspace}} shard {{shard}}",
+                    )
+                ],
+            ),
+            Panel(
                 "Leases and keys with a TTL",
                 "As the replicas have applied.",
                 "short",

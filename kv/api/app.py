@@ -3,9 +3,9 @@
 aiohttp's own router sees only where the face begins (`/api/`, `/v1/`, `/openapi.json`); behind that
 router.py works on the raw path, because a key is bytes and aiohttp's paths are text.
 
-    guard        outermost, for every face of the application: Host, Origin, CORS, preflight, and
-                 404 and 405 as JSON outside /v3 (the etcd gateway has its own)
-    Face.serve   find the route, parse the query, call the handler; errors by the table
+    install_guard   outermost, for every face of the application: Host, Origin, CORS, preflight,
+                    and 404 and 405 as JSON outside /v3 (the etcd gateway has its own)
+    Face.serve      find the route, parse the query, call the handler; errors by the table
 
 `RUNNER_OPTIONS` belong to the composition root's AppRunner: with `handler_cancellation` a watch or
 a waiting lock ends at the moment its client goes away, not with the next thing written.
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from kv.api.call import Call
 from kv.api.context import Api
@@ -42,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 RUNNER_OPTIONS: Final = {"handler_cancellation": True, "access_log": None}
 ETCD_PREFIXES: Final = ("/v3/", "/v3beta/", "/v3alpha/")
+CLIENT_GONE: Final = 499
+"""What is observed where nobody is left to be answered."""
+UNKNOWN_ROUTE: Final = "unknown"
 _HEALTH_METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 
 
@@ -54,27 +57,31 @@ class Face:
         self._openapi: Final = encode(document(ROUTES, version("januskv")))
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        api, started = self._api, self._api.clock.monotonic()
-        route: Route | None = None
-        call: Call | None = None
-        reply: Reply | web.StreamResponse
+        started = self._api.clock.monotonic()
+        status, template = CLIENT_GONE, UNKNOWN_ROUTE
         try:
-            target = split_target(request.raw_path)
-            route, argument = self.router.find(request.method, target.path)
-            query = route.parse_query(split_query(target.query))
-            call = Call(api, request, route, argument, query)
-            reply = await route.handler(call)
-        except JanusError as error:
-            reply = error_reply(error)
-        except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
-            _log.exception("a defect in %s %s", request.method, route and route.template)
-            reply = defect_reply(request.method)
-        response = self._respond(reply, call)
-        if api.observe is not None:
-            template = "unknown" if route is None else route.template
-            seconds = api.clock.monotonic() - started
-            api.observe(template, request.method, response.status, seconds)
-        return response
+            route: Route | None = None
+            call: Call | None = None
+            reply: Reply | web.StreamResponse
+            try:
+                target = split_target(request.raw_path)
+                route, argument = self.router.find(request.method, target.path)
+                template = route.template
+                query = route.parse_query(split_query(target.query))
+                call = Call(self._api, request, route, argument, query)
+                reply = await route.handler(call)
+            except JanusError as error:
+                reply = error_reply(error)
+            except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
+                _log.exception("a defect in %s %s", request.method, template)
+                reply = defect_reply(request.method)
+            response = self._respond(reply, call)
+            status = response.status
+            return response
+        finally:
+            if self._api.observe is not None:
+                seconds = self._api.clock.monotonic() - started
+                self._api.observe(template, request.method, status, seconds)
 
     def _respond(self, reply: Reply | web.StreamResponse, call: Call | None) -> web.StreamResponse:
         if isinstance(reply, web.StreamResponse):
@@ -105,8 +112,8 @@ def add_routes(app: web.Application, api: Api) -> Face:
     return face
 
 
-def guard(access: Access, router: Router) -> Middleware:
-    """The outermost middleware of the whole application."""
+def install_guard(app: web.Application, access: Access, router: Router) -> None:
+    """The outermost middleware of the whole application, and CORS headers on all it answers."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -117,17 +124,16 @@ def guard(access: Access, router: Router) -> Middleware:
         except JanusError as error:
             return plain(error_reply(error))
         if request.method == "OPTIONS" and not request.path.startswith(ETCD_PREFIXES):
-            return _options(request, access, origin, router)
-        cors = cors_headers(access, origin)
-        if cors:
-            request["cors"] = dict(cors)
-        response = await _or_json_error(request, handler, router)
-        if not response.prepared:
-            for name, value in cors:
-                response.headers[name] = value
-        return response
+            return _options(request, origin, router)
+        return await _or_json_error(request, handler, router)
 
-    return check
+    async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in cors_headers(access, request.headers.get("Origin")):
+            response.headers[name] = value
+
+    app.middlewares.insert(0, check)
+    if cors_headers(access, None):
+        app.on_response_prepare.append(add_cors)
 
 
 async def _or_json_error(
@@ -159,23 +165,19 @@ async def _or_json_error(
     return plain(error_reply(NoSuchRouteError("nothing is served here; see GET /openapi.json")))
 
 
-def _options(
-    request: web.Request, access: Access, origin: str | None, router: Router
-) -> web.Response:
+def _options(request: web.Request, origin: str | None, router: Router) -> web.Response:
     methods = router.methods_of(split_target(request.raw_path).path)
     allowed = ", ".join(methods) if methods else _HEALTH_METHODS
     response = web.Response(status=204, headers={"Allow": allowed})
     if origin is not None and "Access-Control-Request-Method" in request.headers:
-        for name, value in preflight_headers(access, origin, allowed):
+        for name, value in preflight_headers(allowed):
             response.headers[name] = value
     return response
 
 
 def make_app(api: Api) -> web.Application:
     """The REST face alone, guarded."""
-    app = web.Application(
-        middlewares=[guard(api.settings.access, Router(ROUTES))],
-        client_max_size=api.settings.request_max_bytes,
-    )
-    add_routes(app, api)
+    app = web.Application(client_max_size=api.settings.request_max_bytes)
+    face = add_routes(app, api)
+    install_guard(app, api.settings.access, face.router)
     return app

@@ -510,6 +510,7 @@ class NodeStatus(_Out):
     uptime_s: float
     data_bytes: int
     memory_used_mb: float
+    keys_count: int
     watchers: int
     problems: list[str]
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from kv.api.answers import check_answer
 from kv.api.context import Api
 from kv.api.failures import BodyTooLargeError, InvalidBodyError
 from kv.api.headers import read_options, session_of, write_options
@@ -101,7 +102,9 @@ class Call:
         self.writes()
         if options is None:
             options = self.write_options
-        return await ask(partial(self._start_write, command, options))
+        result: Result = await ask(partial(self._start_write, command, options))
+        check_answer(command, options, result)
+        return result
 
     def _start_write(self, command: Command, options: WriteOptions, done: Done[Result]) -> None:
         self.api.strong.write(command, done, options)

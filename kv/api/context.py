@@ -17,6 +17,7 @@ from kv.api.watching import encode_event
 from kv.errors import StoppingError, UnavailableError
 from kv.regime import Strong
 from kv.watch.shard_watches import ShardWatches
+from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
 Observe = Callable[[str, str, int, float], None]
@@ -41,6 +42,7 @@ class Node(Protocol):
 class ApiSettings:
     access: Access = field(default_factory=Access)
     request_max_bytes: int = REQUEST_MAX_BYTES
+    minimum_lease_ttl_s: int = MINIMUM_TTL_S
 
 
 class Api:

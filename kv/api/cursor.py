@@ -14,7 +14,8 @@ import msgspec
 
 from kv.api.failures import InvalidCursorError
 
-CURSOR_MAX_CHARACTERS: Final = 4096
+CURSOR_MAX_CHARACTERS: Final = 2560
+"""Four keys of the longest kind in base64, and a little."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,8 @@
 Every error body is an `ErrorBody` (bodies.py): code, sentence, outcome, whether the same call may
 succeed later; some carry a field more. The rule of the statuses:
 
-    4xx   the caller's: nothing was done, and the same call will not succeed (429: it will, later)
+    4xx   the caller's: nothing was done, and the same call will not succeed (429: it will, later).
+          409 token_too_old and answer_not_kept say `unknown`: the first try may have been done
     503   surely not done: retry freely
     504   may have happened: read before retrying, or retry with the same Idempotency-Key
 
@@ -94,6 +95,12 @@ class VersionMismatchError(VersionedError):
     code = "version_mismatch"
 
 
+class TokenReusedError(InvalidRequestError):
+    """An idempotency token that belongs to another request already."""
+
+    code = "token_reused"
+
+
 class LockHeldError(JanusError):
     """Somebody else had the lock for as long as the caller would wait."""
 
@@ -127,6 +134,8 @@ _STATUS: Final[dict[str, int]] = {
     "lock_held": 409,
     "lock_lost": 409,
     "answer_not_kept": 409,
+    "token_reused": 409,
+    "token_too_old": 409,
     "compacted": 410,
     "version_mismatch": 412,
     "body_too_large": 413,

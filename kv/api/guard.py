@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final
 
 from kv.api.failures import HostRefusedError, OriginRefusedError
 
@@ -24,9 +24,7 @@ ALLOWED_HEADERS: Final = (
     "Content-Type, Consistency-Level, Session-Token, Idempotency-Key, Request-Timeout, If-Match, "
     "If-None-Match, Last-Event-ID, Authorization"
 )
-EXPOSED_HEADERS: Final = (
-    "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow"
-)
+EXPOSED_HEADERS: Final = "Consistency-Level, Session-Token, ETag, Revision, Retry-After, Allow"
 PREFLIGHT_MAX_AGE_S: Final = 600
 
 
@@ -38,7 +36,8 @@ class Access:
 
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    cors: Literal["off", "listed", "any"] = "listed"
+    cors: str = "listed"
+    """off, listed, any."""
 
     def check_host(self, host: str | None) -> None:
         """Raises HostRefusedError. A request without Host is refused by HTTP itself."""
@@ -86,9 +85,9 @@ def cors_headers(access: Access, origin: str | None) -> list[tuple[str, str]]:
     return headers
 
 
-def preflight_headers(access: Access, origin: str, methods: str) -> list[tuple[str, str]]:
+def preflight_headers(methods: str) -> list[tuple[str, str]]:
+    """Beside those of any answer."""
     return [
-        *cors_headers(access, origin),
         ("Access-Control-Allow-Methods", methods),
         ("Access-Control-Allow-Headers", ALLOWED_HEADERS),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE_S)),

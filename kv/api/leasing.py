@@ -24,7 +24,7 @@ from kv.api.reply import Reply
 from kv.api.text import BASE64, shown
 from kv.reading import ShardReader
 from raftgroups.commands import LeaseGrant
-from raftgroups.lease import LEASE_MAX, lease_missing, ttl_to_grant
+from raftgroups.lease import LEASE_MAX, MINIMUM_TTL_S, lease_missing, ttl_to_grant
 from raftgroups.results import KeepAliveResult, LeaseResult, Result
 
 LEASES: Final = "l"
@@ -41,14 +41,14 @@ def lease_in_path(raw: bytes) -> int:
     )
 
 
-def grant_command(body: bytes) -> LeaseGrant:
+def grant_command(body: bytes, minimum_s: int = MINIMUM_TTL_S) -> LeaseGrant:
     """With lease 0 if the caller gave no id: the handler chooses one."""
     wanted = decode(_lease_body, body)
-    return grant_of(wanted.ttl, lease_of(wanted.id))
+    return grant_of(wanted.ttl, lease_of(wanted.id), minimum_s)
 
 
-def grant_of(ttl_s: float, lease: int) -> LeaseGrant:
-    return LeaseGrant(lease, ttl_to_grant(ceil(ttl_s)))
+def grant_of(ttl_s: float, lease: int, minimum_s: int = MINIMUM_TTL_S) -> LeaseGrant:
+    return LeaseGrant(lease, ttl_to_grant(ceil(ttl_s), minimum_s))
 
 
 def grant_reply(result: Result, shard: int = 0) -> Reply:

@@ -17,6 +17,7 @@ from kv.api import headers
 from kv.api.cursor import CURSOR_MAX_CHARACTERS
 from kv.api.failures import InvalidQueryError
 from kv.model import DEADLINE_MAX_S, STRONG_LEVELS
+from storage.codec import KEY_MAX_BYTES
 
 Kind = Literal["bytes", "integer", "flag", "choice", "seconds", "text"]
 Schema = dict[str, Any]
@@ -41,7 +42,7 @@ class Param:
         """Raises InvalidQueryError."""
         if raw is None:
             return self.default
-        if self.kind == "bytes":
+        if self.kind == "bytes" and len(raw) <= KEY_MAX_BYTES:
             return raw
         if self.kind == "integer" and _INTEGER.fullmatch(raw):
             number = int(raw)
@@ -67,13 +68,15 @@ class Param:
             return f"seconds, more than 0 and at most {self.high}"
         if self.kind == "flag":
             return "true or false"
+        if self.kind == "bytes":
+            return f"at most {KEY_MAX_BYTES} bytes"
         if self.choices:
             return " or ".join(self.choices)
         return f"plain text of at most {self.high} characters"
 
     def schema(self) -> Schema:
         schemas: dict[str, Schema] = {
-            "bytes": {"type": "string"},
+            "bytes": {"type": "string", "maxLength": KEY_MAX_BYTES},
             "integer": {"type": "integer", "minimum": self.low, "maximum": self.high},
             "flag": {"type": "boolean"},
             "choice": {"type": "string", "enum": list(self.choices)},

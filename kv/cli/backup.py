@@ -13,12 +13,12 @@ from typing import Final
 
 from kv.cli.progress import Progress
 from storage import checkpoint
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.environment import ENVIRONMENT_STAMP_NAME, engine_name_of, open_engine
 from storage.errors import InvalidOptionError
 from storage.restore import restore
+from storage.system_clock import SystemClock
 
 EXIT_NOT_WHOLE: Final = 1
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from kv.cli import bench_engines, bench_peers, bench_raft
+from kv.cli import bench_engines, bench_peers, bench_raft, bench_watchers
 
-KINDS = {"engines": bench_engines, "peers": bench_peers, "raft": bench_raft}
+KINDS = {
+    "engines": bench_engines,
+    "peers": bench_peers,
+    "raft": bench_raft,
+    "watchers": bench_watchers,
+}
 
 
 class BenchCommand:

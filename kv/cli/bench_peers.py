@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +16,15 @@ from typing import Any, Final
 from kv.cli import chart, peers_table
 from kv.cli.bench_shared import about
 from kv.cli.command import whole_number
+from kv.cli.peers_shared import add_surroundings, outputs, seconds, systems_of
 from kv.cli.progress import Progress
 from kv.load import wrk
 from kv.load.plan import VALUE_MAX_BYTES, Operation
 from kv.peers import summary
 from kv.peers.cluster import System
 from kv.peers.etcd import NATIVE_OFFERED, NATIVE_S, Etcd, Native, native, need
-from kv.peers.janus import JanusKV
 from kv.peers.measuring import ALL, LEADER, Plan, measure
 from storage.errors import InvalidOptionError
-from storage.files import make_directory
 
 HELP: Final = "JanusKV beside the real etcd 3.5.1: puts and linearizable gets, same load"
 DESCRIPTION: Final = (
@@ -45,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Plan()
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         default=default.seconds,
         help=f"measured time of each load (default {default.seconds:g})",
     )
     parser.add_argument(
         "--warm-up",
-        type=_seconds,
+        type=seconds,
         default=default.warm_up_s,
         metavar="SECONDS",
         help=f"load before that, not measured (default {default.warm_up_s:g})",
@@ -122,19 +120,7 @@ def _add_how(parser: argparse.ArgumentParser, default: Plan) -> None:
         default=default.processes,
         help="processes of our own generator (default 1: two would starve the nodes of two cores)",
     )
-    parser.add_argument(
-        "--januskv",
-        type=shlex.split,
-        default=[],
-        metavar="COMMAND",
-        help="the command that is JanusKV, to measure another version (default: this one)",
-    )
-    parser.add_argument(
-        "--dir", type=Path, help="measure on this directory's disk (default: the temporary one)"
-    )
-    parser.add_argument("--out", type=Path, default=OUT, help=f"the JSON (default {OUT})")
-    parser.add_argument("--chart", type=Path, help="the picture, SVG (default: beside the JSON)")
-    parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
+    add_surroundings(parser, OUT)
 
 
 def _numbers(text: str) -> list[int]:
@@ -149,22 +135,12 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0.1 <= seconds <= 3_600:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0.1..3600")
-    return seconds
-
-
 def run(args: argparse.Namespace) -> int:
-    plan, systems = plan_of(args), systems_of(args)
+    plan, systems = plan_of(args), systems_of(args.only, args.januskv)
     with_native = wants_native(args)
     if with_native:
         need("etcdctl")
-    out, picture = outputs(args)
+    out, picture = outputs(args, OUT)
     result, of_native = _measured(args, plan, systems, with_native)
     found = summary.rows(result.cells)
     document = {
@@ -234,12 +210,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
     )
 
 
-def systems_of(args: argparse.Namespace) -> list[System]:
-    named = [name for name in (summary.JANUSKV, summary.ETCD) if name in args.only]
-    chosen = named or [summary.JANUSKV, summary.ETCD]
-    return [JanusKV(args.januskv) if name == summary.JANUSKV else Etcd() for name in chosen]
-
-
 def wants_native(args: argparse.Namespace) -> bool:
     if args.native is not None:
         return bool(args.native)
@@ -251,19 +221,6 @@ def wants_native(args: argparse.Namespace) -> bool:
         and args.connections == list(default.connections)
     )
     return wanted
-
-
-def outputs(args: argparse.Namespace) -> tuple[Path, Path]:
-    """Where the results go; found out before minutes are spent."""
-    out = args.out / OUT.name if args.out.is_dir() else args.out
-    picture = args.chart or out.with_suffix(".svg")
-    if picture == out:
-        raise InvalidOptionError(f"--out and --chart are the same file, {out}")
-    for path in (out, picture):
-        make_directory(path.parent, "write into")
-    if args.dir is not None:
-        make_directory(args.dir, "measure in")
-    return out, picture
 
 
 def draw(found: Sequence[summary.Row], plan: Plan) -> str:

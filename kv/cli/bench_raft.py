@@ -27,9 +27,9 @@ from kv.cli.command import whole_number
 from kv.cli.progress import Progress
 from raftgroups import bench
 from raftgroups.bench_cluster import NODES, Parts
-from storage.clock import SystemClock
 from storage.committer import AdaptiveWriter
 from storage.environment import LMDB
+from storage.system_clock import SystemClock
 
 HELP: Final = "writes and reads through 1, 4 and 64 Raft groups, and what idle groups cost"
 DESCRIPTION: Final = (

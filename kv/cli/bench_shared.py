@@ -15,11 +15,11 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.environment import open_engine
 from storage.files import make_directory
+from storage.system_clock import SystemClock
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:

@@ -29,13 +29,15 @@ from typing import Final
 
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
-from kv.config_sections import MODES
+from kv.config.sections import MODES
 from storage.errors import InvalidOptionError
+from storage.system_clock import SystemClock
 
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 POLL_S: Final = 0.05
 STATE_NAME: Final = "cluster.json"
+_CLOCK: Final = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,18 @@ class ClusterCommand:
         members = plan(args.data, args.nodes, args.base_port)
         prepare(args.data, members, mode=args.mode, engine=args.engine)
         return Local(members, args.ready_file).run()
+
+
+def curl_lines(members: Sequence[Member]) -> list[str]:
+    """Five calls that work as printed, on different nodes."""
+    first, second, third = (members[number % len(members)].url for number in range(3))
+    return [
+        f'curl -X PUT {first}/api/v1/keys/greeting -d \'{{"value": "hello"}}\'',
+        f"curl {second}/api/v1/keys/greeting",
+        f"curl -X POST {third}/api/v1/keys/visits/incr -d '{{\"delta\": 1}}'",
+        f"curl '{second}/api/v1/watch?prefix=greet&from=1' --max-time 2",
+        f'curl -X POST {first}/v3/kv/range -d \'{{"key": "Z3JlZXRpbmc="}}\'',
+    ]
 
 
 def plan(data: Path, nodes: int, base_port: int) -> list[Member]:
@@ -200,8 +214,9 @@ class Local:
 
     def _wait_until_ready(self) -> bool:
         waiting = list(self._members)
-        until_s = time.monotonic() + START_S  # noqa: TID251 - a command, not a node
-        with Progress("starting", len(waiting)) as progress:
+        until_s = _CLOCK.monotonic() + START_S
+        progress = Progress(len(waiting))
+        try:
             while waiting and not self._stopping:
                 for member in list(waiting):
                     code = self._children[member.name].poll()
@@ -210,11 +225,13 @@ class Local:
                         return False
                     if _is_ready(member.url):
                         waiting.remove(member)
-                        progress.advance(1)
-                if time.monotonic() > until_s:  # noqa: TID251
+                        progress.advance(1, f"{member.name} serves")
+                if _CLOCK.monotonic() > until_s:
                     self._complain(waiting[0], f"did not serve within {START_S:.0f} s")
                     return False
                 time.sleep(POLL_S)
+        finally:
+            progress.finish()
         return not self._stopping
 
     def _complain(self, member: Member, what: str) -> None:
@@ -228,7 +245,9 @@ class Local:
         for member in self._members:
             pid = self._children[member.name].pid
             out.write(f"{member.name:<6}{member.url:<26}{member.peer:<18}{pid:<9}{member.log}\n")
-        out.write("ready; ctrl-C stops all of them\n")
+        out.write("\ntry it, from another terminal:\n")
+        out.writelines(f"  {line}\n" for line in curl_lines(self._members))
+        out.write("\nready; ctrl-C stops all of them\n")
         out.flush()
         if self._ready_file is not None:
             ready = [
@@ -263,10 +282,10 @@ class Local:
         alive = [child for child in self._children.values() if child.poll() is None]
         for child in alive:
             child.terminate()
-        until_s = time.monotonic() + STOP_S  # noqa: TID251
+        until_s = _CLOCK.monotonic() + STOP_S
         for child in alive:
             try:
-                child.wait(max(0.1, until_s - time.monotonic()))  # noqa: TID251
+                child.wait(max(0.1, until_s - _CLOCK.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

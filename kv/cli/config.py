@@ -3,6 +3,8 @@
 `check` sees what a node would see: the file, this environment, and whether the files it names are
 there. With `--elsewhere` only the file itself counts, for one that is meant for another machine.
 Exit codes: 0 without problems (warnings are allowed), 2 with any.
+
+What knows the settings is imported when it is asked for: other commands start without it.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from kv.config import ConfigError, Problem, load_config
-from kv.config_sample import SAMPLES, sample
-from kv.config_sections import MODES, Config
-from kv.config_summary import files_named, summary, warnings
+if TYPE_CHECKING:
+    from kv.config.reading import Problem
+    from kv.config.sections import Config
 
 EXIT_PROBLEMS: Final = 2
+PURPOSES: Final = ("single", "strong", "leaderless", "mixed")
+"""The names of kv/config/sample.py's SAMPLES."""
+MODES: Final = ("strong", "leaderless")
 
 
 class ConfigCommand:
@@ -42,7 +46,7 @@ class ConfigCommand:
         printed.add_argument(
             "--for",
             dest="purpose",
-            choices=list(SAMPLES),
+            choices=PURPOSES,
             default="single",
             help="one node on this machine (default), or a cluster of three",
         )
@@ -50,6 +54,8 @@ class ConfigCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         if args.action == "sample":
+            from kv.config.sample import sample
+
             print(sample(args.purpose, args.mode), end="")
             return 0
         config, problems = _check(args.file, elsewhere=args.elsewhere)
@@ -62,6 +68,8 @@ class ConfigCommand:
 
 
 def _check(file: Path, *, elsewhere: bool) -> tuple[Config | None, list[Problem]]:
+    from kv.config.reading import ConfigError, load_config
+
     try:
         config = load_config(file, {} if elsewhere else os.environ)
     except ConfigError as error:
@@ -70,6 +78,9 @@ def _check(file: Path, *, elsewhere: bool) -> tuple[Config | None, list[Problem]
 
 
 def _unreadable(config: Config, source: str) -> list[Problem]:
+    from kv.config.reading import Problem
+    from kv.config.summary import files_named
+
     problems = []
     for path, name in files_named(config).items():
         try:
@@ -83,6 +94,8 @@ def _unreadable(config: Config, source: str) -> list[Problem]:
 
 
 def _report(file: Path, config: Config | None, problems: list[Problem]) -> dict[str, Any]:
+    from kv.config.summary import summary, warnings
+
     return {
         "file": str(file),
         "ok": not problems,

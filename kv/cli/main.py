@@ -17,15 +17,24 @@ from importlib.metadata import entry_points, version
 
 from kv.cli.backup import BackupCommand, RestoreCommand
 from kv.cli.bench import BenchCommand
+from kv.cli.cluster import ClusterCommand
 from kv.cli.command import Command, Parser
 from kv.cli.config import ConfigCommand
+from kv.cli.serve import ServeCommand
 from storage.errors import JanusError
 
 ENTRY_POINT_GROUP = "januskv.commands"
 
 
 def built_in() -> list[Command]:
-    return [BackupCommand(), BenchCommand(), ConfigCommand(), RestoreCommand()]
+    return [
+        BackupCommand(),
+        BenchCommand(),
+        ClusterCommand(),
+        ConfigCommand(),
+        RestoreCommand(),
+        ServeCommand(),
+    ]
 
 
 def discovered() -> list[Command]:
@@ -73,3 +82,7 @@ def complain(text: str) -> None:
 
 def entry() -> None:
     raise SystemExit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Final, TextIO
 
-from storage.clock import Clock, SystemClock
+from storage.clock import Clock
+from storage.system_clock import SystemClock
 
 BAR_WIDTH: Final = 28
 REDRAW_S: Final = 0.1

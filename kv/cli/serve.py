@@ -14,11 +14,14 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Final
 
+from kv import logs
 from kv.app import App
-from kv.config import load_config
-from kv.config_sections import MODES, Config
-from kv.logs import set_up_logging
+from kv.config.reading import load_config
+from kv.config.sections import MODES, Config
+
+LAST_LINES_S: Final = 0.5
 
 
 class ServeCommand:
@@ -43,9 +46,12 @@ class ServeCommand:
         }
         given = {path: value for path, value in options.items() if value is not None}
         config = load_config(args.config, os.environ, given)
-        set_up_logging(config.log.level, config.log.format, config.node.name)
-        with asyncio.Runner(loop_factory=make_loop) as runner:
-            return runner.run(serve(config))
+        installed = logs.install(config.log, config.node.name)
+        try:
+            with asyncio.Runner(loop_factory=make_loop) as runner:
+                return runner.run(serve(config, installed))
+        finally:
+            installed.close()
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
@@ -57,10 +63,15 @@ def make_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def serve(config: Config) -> int:
+async def serve(config: Config, installed: logs.Logs) -> int:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
-    app = App(config, loop=loop, on_fatal=end_at_once)
+
+    def end_with_log(code: int, why: str) -> None:
+        installed.flush(LAST_LINES_S)
+        end_at_once(code, why)
+
+    app = App(config, loop=loop, on_fatal=end_with_log)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(_stop, told_to_stop))
     try:

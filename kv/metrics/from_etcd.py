@@ -59,6 +59,7 @@ REVISION: Final = gauge("etcd_debugging_mvcc_current_revision", "The revision.",
 COMPACT_REVISION: Final = gauge(
     "etcd_debugging_mvcc_compact_revision", "Compacted up to here.", "revisions"
 )
+KEYS: Final = gauge("etcd_debugging_mvcc_keys_total", "Keys now.", "keys")
 WATCHERS: Final = gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", "watchers")
 SLOW_WATCHERS: Final = gauge(
     "etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind.", "watchers"
@@ -75,8 +76,8 @@ RECEIVED_BYTES: Final = counter(
 
 DEFINITIONS: Final[tuple[Definition, ...]] = (
     HAS_LEADER, IS_LEADER, IS_LEARNER, LEADER_CHANGES, COMMITTED, APPLIED, PENDING, FAILED,
-    INSTALLING, FSYNC, BACKEND_COMMIT, DB_TOTAL, DB_IN_USE, REVISION, COMPACT_REVISION, WATCHERS,
-    SLOW_WATCHERS, EVENTS, SENT_BYTES, RECEIVED_BYTES,
+    INSTALLING, FSYNC, BACKEND_COMMIT, DB_TOTAL, DB_IN_USE, REVISION, COMPACT_REVISION, KEYS,
+    WATCHERS, SLOW_WATCHERS, EVENTS, SENT_BYTES, RECEIVED_BYTES,
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def disk_aliases(engine: EngineStatistics | None, sync: Histogram) -> Iterator[R
 def shard_aliases(shard: ShardFigures, hub: HubStatistics | None) -> Iterator[Reading]:
     yield REVISION, (), shard.revision
     yield COMPACT_REVISION, (), shard.compact_revision
+    yield KEYS, (), shard.keys
     if hub is not None:
         behind = hub.catching_up + hub.victims
         yield WATCHERS, (), hub.synced + hub.future + behind

@@ -20,6 +20,7 @@ class ShardFigures:
     keyspace: str
     revision: int
     compact_revision: int
+    keys: int
     leases: int
     keys_with_ttl: int
 
@@ -31,7 +32,8 @@ class ShardFigures:
             group=group,
             keyspace=keyspace,
             revision=state.revision,
-            compact_revision=state.compact_revision,
+            compact_revision=max(0, state.compact_revision),  # -1: never
+            keys=state.keys,
             leases=len(machine.leases),
             keys_with_ttl=machine.ttls.count,
         )
@@ -43,8 +45,9 @@ REVISION: Final = gauge(
     "januskv_store_revision", "The shard's revision as applied here.", "revisions", *_PLACE
 )
 COMPACT_REVISION: Final = gauge(
-    "januskv_store_compact_revision", "The oldest revision that can be read.", "revisions", *_PLACE
+    "januskv_store_compact_revision", "Compacted up to here; 0: never.", "revisions", *_PLACE
 )
+KEYS: Final = gauge("januskv_store_keys", "Keys of the shard now.", "keys", *_PLACE)
 LEASES: Final = gauge("januskv_leases", "Leases that live in the shard.", "leases", *_PLACE)
 KEYS_WITH_TTL: Final = gauge(
     "januskv_keys_with_ttl", "Keys that have a time to live of their own.", "keys", *_PLACE
@@ -80,7 +83,7 @@ CANCELLED: Final = counter(
 )  # fmt: skip
 
 DEFINITIONS: Final = (
-    REVISION, COMPACT_REVISION, LEASES, KEYS_WITH_TTL, WATCHERS, WATCHED_RANGES, HELD_BYTES,
+    REVISION, COMPACT_REVISION, KEYS, LEASES, KEYS_WITH_TTL, WATCHERS, WATCHED_RANGES, HELD_BYTES,
     DELIVERED, OUTBOXES_FILLED, PAGES_READ, CANCELLED,
 )  # fmt: skip
 
@@ -90,6 +93,7 @@ def shard_readings(shards: Iterable[ShardFigures]) -> Iterator[Reading]:
         place = shard.keyspace, str(shard.shard)
         yield REVISION, place, shard.revision
         yield COMPACT_REVISION, place, shard.compact_revision
+        yield KEYS, place, shard.keys
         yield LEASES, place, shard.leases
         yield KEYS_WITH_TTL, place, shard.keys_with_ttl
 

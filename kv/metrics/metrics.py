@@ -47,7 +47,8 @@ class NodeInfo:
 
 
 class Endpoint:
-    """One route, method and level, resolved: call `began` and `ended` once for each request.
+    """One route, method and level, resolved: call `began` and `ended` once for each request. A
+    stream (a watch) has ended, for this, with its first bytes: its life is no latency.
 
     Both together take 0.32 us (measured as in instruments.py)."""
 
@@ -152,7 +153,8 @@ class Metrics:
 
     def endpoint(self, route: str, method: str, level: str) -> Endpoint:
         """`route` is the pattern (`/v1/kv/{key}`), never the path that a client sent; `level` is
-        "" where a route has none. Make it once and keep it."""
+        linearizable, session or eventual, and "" where a route has none. Make it once and keep
+        it."""
 
         def make(code: int) -> Counter:
             return self.requests.labels(route, method, str(code))

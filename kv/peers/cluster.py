@@ -17,8 +17,9 @@ from pathlib import Path
 from time import sleep
 from typing import Final, Protocol
 
-from storage.clock import Clock, SystemClock
+from storage.clock import Clock
 from storage.errors import JanusError
+from storage.system_clock import SystemClock
 
 NODES: Final = 3
 START_MAX_S: Final = 60.0

@@ -42,7 +42,9 @@ class JanusKV:
         words: list[object] = ["cluster", "--nodes", NODES, "--data", directory / "data"]
         words += ["--base-port", free_ports(OFFSETS), "--ready-file", ready]
         command = [*self._command, *map(str, words)]
-        with program(command, log, environment()) as process:
+        # Another version must not find this one's packages first.
+        surroundings = environment() if self._command == COMMAND else None
+        with program(command, log, surroundings) as process:
             wait_until(lambda: _is_whole(ready), "januskv cluster", [(process, log)])
             nodes = nodes_of(ready)
             wait_until(lambda: gateway.all_healthy(nodes), "januskv cluster", [(process, log)])

@@ -95,6 +95,11 @@ class ShardWatches:
     def revision(self) -> int:
         return self._hub.revision
 
+    @property
+    def watching(self) -> int:
+        """Watchers that somebody still listens to."""
+        return len(self._wakes)
+
     def statistics(self) -> HubStatistics:
         return self._hub.statistics()
 

@@ -22,7 +22,6 @@ from kv.leaderless.dvv import merge
 from raftgroups.commands import Increment, LeaseRevoke, Token, encode
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Batch, Engine
 from storage.environment import engine_name_of, open_engine
@@ -30,6 +29,7 @@ from storage.errors import CompactedError
 from storage.latest import Latest
 from storage.mvcc import Shard
 from storage.objects import compute_leaves, read_record, scan_leaves
+from storage.system_clock import SystemClock
 from storage.versions import Turn
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -205,6 +205,8 @@ async def test_raft_groups_reopen_as_they_were_and_go_on(
         assert host.group(1).machine.rows() == [b"one %d" % number for number in range(15)]
         assert host.group(1).status().learners == ("n4",)
         assert host.group(3).status().role == "removed"
+        levels = {group.feature_level for group in host.groups.values()}
+        assert levels == {1}, "what was written without a level is of the first"
         shard = reader.SHARD_GROUP
         count = host.group(shard).machine.shard.view.get(b"count")
         assert (count.value, count.modified_ms) == (b"42", reader.WALL_MS + 9_000)

@@ -19,7 +19,7 @@ import requests
 from aiohttp import web
 
 from chaos.toxics.server import ToxicsServer
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 with warnings.catch_warnings():
     # The client's dependency `future` still imports what Python is about to drop.

@@ -60,7 +60,6 @@ from raftgroups.outcomes import Applied, Done, Refused  # noqa: E402
 from raftgroups.results import Failure  # noqa: E402
 from raftgroups.status import Role  # noqa: E402
 from raftgroups.transport import NodeId  # noqa: E402
-from storage.clock import SystemClock  # noqa: E402
 from storage.datadir import DataDirectory, RegimeName  # noqa: E402
 from storage.engine import Batch, Engine  # noqa: E402
 from storage.environment import open_engine  # noqa: E402
@@ -71,6 +70,7 @@ from storage.mvcc import Shard  # noqa: E402
 from storage.mvcc_scope import WriteScope  # noqa: E402
 from storage.objects import Record  # noqa: E402
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version  # noqa: E402
+from storage.system_clock import SystemClock  # noqa: E402
 from storage.versions import Turn  # noqa: E402
 
 DIRECTORIES = HERE / "directories"

@@ -20,7 +20,6 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.machine_api import StateMachine
 from raftgroups.transport import Link, NodeId
-from storage.clock import SystemClock
 from storage.committer import Committer, InlineWriter
 from storage.engine import Batch, Engine, iterate
 from storage.hints import hint_usages, last_sequence, read_hints
@@ -30,6 +29,7 @@ from storage.mvcc_events import read_events
 from storage.mvcc_records import KeyValue
 from storage.objects import scan_leaves, scan_objects, scan_reapable
 from storage.siblings import SiblingSet
+from storage.system_clock import SystemClock
 
 SHARD = 5
 SHARD_GROUP = 4

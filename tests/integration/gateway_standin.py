@@ -4,8 +4,9 @@ chunks.
 
     python gateway_standin.py [--fault lose|refuse|leave|mute] cluster --nodes 3 --data DIR ...
 
-Faults: `lose` acknowledges every tenth put without doing it, `refuse` answers every hundredth
-request with 503, `leave` ends before it serves, `mute` writes a ready file that is none.
+A watch sees every put outside `bench/`, whatever it asks for. Faults: `lose` acknowledges every
+tenth put without doing it, `refuse` answers every hundredth request with 503, `leave` ends before
+it serves, `mute` writes a ready file that is none, `deaf` keeps the tenth event from one watcher.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ class Store:
         self.values: dict[str, str] = {}
         self.revision = 1
         self.asked = 0
+        self.watchers: list[asyncio.StreamWriter] = []
+        self.events = 0
 
     def answer(self, member: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.asked += 1
@@ -51,6 +55,26 @@ class Store:
     def _put(self, put: dict[str, Any], bump: bool = True) -> None:
         self.values[put["key"]] = put["value"]
         self.revision += bump
+        if not b64decode(put["key"]).startswith(b"bench/"):
+            self._tell(put)
+
+    def watch(self, writer: asyncio.StreamWriter) -> None:
+        self.watchers.append(writer)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(_chunk({"header": {}, "created": True}))
+
+    def _tell(self, put: dict[str, Any]) -> None:
+        self.events += 1
+        event = {"kv": {**put, "mod_revision": str(self.revision)}}
+        chunk = _chunk({"header": {"revision": str(self.revision)}, "events": [event]})
+        for at, watcher in enumerate(self.watchers):
+            if not (self.fault == "deaf" and at == 0 and self.events == 10):
+                watcher.write(chunk)
+
+
+def _chunk(result: dict[str, Any]) -> bytes:
+    text = json.dumps({"result": result}, separators=(",", ":")).encode() + b"\n"
+    return b"%x\r\n%s\r\n" % (len(text), text)
 
 
 async def serve(store: Store, member: int, reader: Any, writer: asyncio.StreamWriter) -> None:
@@ -62,6 +86,9 @@ async def serve(store: Store, member: int, reader: Any, writer: asyncio.StreamWr
             if store.fault == "refuse" and store.asked > 100 and store.asked % 100 == 0:
                 store.asked += 1
                 writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+                continue
+            if "/v3/watch" in head:
+                store.watch(writer)
                 continue
             answer = store.answer(member, head.split(" ")[1], json.loads(body or b"{}"))
             text = json.dumps(answer, separators=(",", ":")).encode()

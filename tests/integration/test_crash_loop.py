@@ -15,7 +15,7 @@ from chaos.powercut.campaign import Subject
 from chaos.powercut.crashloop import crash_loop
 from chaos.powercut.engines import LMDB, ROCKSDB
 from chaos.powercut.workload import Workload
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

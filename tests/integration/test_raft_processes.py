@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chaos import failover
-from chaos.raftcluster import Cluster
+from chaos.raftcluster import Cluster, StuckError, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -52,6 +52,27 @@ def test_killing_all_nodes_under_load_loses_nothing(cluster: Cluster, rounds: in
     assert report.violations == []
     assert (report.counts["lost"], report.counts["lies"], report.counts["repeated"]) == (0, 0, 0)
     assert report.counts["acknowledged"] > 100
+
+
+def test_a_rolling_upgrade_raises_the_level_and_there_is_no_way_back(cluster: Cluster) -> None:
+    def levels() -> set[int]:
+        return {cluster.group_status(name)["feature_level"] for name in cluster.nodes}
+
+    cluster.leader()
+    for name in cluster.nodes:
+        assert levels() == {1}, "not everybody is upgraded"
+        cluster.kill(name)
+        cluster.nodes[name].feature_level = 2
+        cluster.start(name)
+        cluster.leader()
+    wait_for(lambda: levels() == {2}, "the group reaches level 2")
+    older = cluster.nodes[next(iter(cluster.nodes))]
+    cluster.kill(older.name)
+    older.feature_level = 1
+    with pytest.raises(StuckError, match="did not start"):
+        cluster.start(older.name)
+    log = older.log_path.read_text("utf-8")
+    assert "group 1 is at feature level 2 and this program supports 1" in log
 
 
 def test_the_harness_sees_stale_reads(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Batch
 from storage.environment import open_engine
+from storage.system_clock import SystemClock
 
 ENGINES = ("lmdb", "rocksdb")
 

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from storage.clock import SystemClock
 from storage.codec import Table, key_u32, key_u64, unseal
 from storage.engine import Batch, Engine
 from storage.errors import CompactedError, FutureRevisionError
@@ -39,6 +38,7 @@ from storage.mvcc import Shard
 from storage.mvcc_events import read_events
 from storage.mvcc_hash import ShardHash
 from storage.mvcc_records import Event, KeyValue, is_tombstone, mod_of
+from storage.system_clock import SystemClock
 
 from .mvcc_model import (
     BACK,

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from storage.buckets import BUCKETS, bucket_of
-from storage.clock import SystemClock
 from storage.engine import Batch, Engine
 from storage.hints import HintLimits, HintOutcome, HintUsage, hint_usages, read_hints
 from storage.lmdb_engine import LmdbEngine
@@ -35,6 +34,7 @@ from storage.objects import (
 )
 from storage.rocks_engine import RocksEngine
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version
+from storage.system_clock import SystemClock
 from storage.versions import Turn
 
 KEYSPACES = (0, 1)

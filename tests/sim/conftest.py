@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -62,6 +63,13 @@ class OracleGroup:
     def term(self) -> int:
         return 1 if self.oracle.lie == "two leaders" else self.oracle.terms[self.host.boot_id]
 
+    feature_level = 1
+
+    @property
+    def replica(self) -> Any:
+        """As much of one as the observer looks at."""
+        return SimpleNamespace(raft=SimpleNamespace(leads=self.role is Role.LEADER))
+
     def log(self, first: int, last: int) -> list[Record]:
         return self.log_list[first - 1 : last]
 
@@ -74,8 +82,9 @@ class OracleGroup:
             group_id=self.group_id, role=self.role, term=self.term, voted_for=None,
             leader=leader_id, commit_index=last, applied_index=self.machine.index,
             durable_applied_index=self.machine.index, last_index=last, first_index=1,
-            voters=nodes, learners=(), peers={}, elections=0, snapshots_sent=0,
-            snapshots_received=0, installing=False, pending=0, hibernating=False,
+            voters=nodes, learners=(), incarnations=dict.fromkeys(nodes, 1), config_index=1,
+            feature_level=1, peers={}, elections=0, snapshots_sent=0, snapshots_received=0,
+            installing=False, pending=0, hibernating=False,
         )  # fmt: skip
 
     def propose(self, payload: bytes, done: Callable[[Any], None]) -> None:

@@ -12,7 +12,7 @@ from chaos.sim.simulation import SeedResult
 pytestmark = pytest.mark.sim
 
 Run = Callable[..., SeedResult]
-OPERATORS = {"membership", "transfer", "snapshot", "newdisk"}
+OPERATORS = {"membership", "transfer", "snapshot", "newdisk", "upgrade"}
 ALL = frozenset(MENU) - OPERATORS
 
 

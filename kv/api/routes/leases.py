@@ -14,7 +14,7 @@ from raftgroups.lease import LEASE_MAX
 
 
 async def grant(call: Call) -> Reply:
-    command = leasing.grant_command(await call.body())
+    command = leasing.grant_command(await call.body(), call.api.settings.minimum_lease_ttl_s)
     if not command.lease:
         command = LeaseGrant(call.api.rng.randrange(1, LEASE_MAX), command.ttl_s)
     return leasing.grant_reply(await call.write(command), call.api.shard())

@@ -28,7 +28,7 @@ from kv.errors import UnavailableError
 from kv.model import WriteOptions
 from kv.reading import ShardReader
 from kv.watch.messages import Cancelled
-from raftgroups.commands import Command, Delete, LeaseGrant, LeaseKeepAlive, LeaseRevoke
+from raftgroups.commands import Command, Delete, LeaseKeepAlive, LeaseRevoke
 from raftgroups.lease import LEASE_MAX, lease_missing
 from raftgroups.results import DeleteResult, KeepAliveResult, LeaseResult, Result
 from storage.errors import JanusError
@@ -147,8 +147,9 @@ async def acquire(call: Call) -> Reply:
             raise lease_missing(brought)
         queued = _Queued(call, name, brought, owns_lease=False, ttl_s=left)
     else:
-        command = leasing.grant_of(wanted.ttl, call.api.rng.randrange(1, LEASE_MAX))
-        granted = await call.write(LeaseGrant(command.lease, command.ttl_s))
+        lease = call.api.rng.randrange(1, LEASE_MAX)
+        minimum_s = call.api.settings.minimum_lease_ttl_s
+        granted = await call.write(leasing.grant_of(wanted.ttl, lease, minimum_s))
         assert isinstance(granted, LeaseResult)
         queued = _Queued(call, name, granted.lease, owns_lease=True, ttl_s=granted.ttl_s)
     try:

@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 
 from kv.api import listing, txns, writes
+from kv.api.answers import check_answer
 from kv.api.bodies import BatchGetBody, CountReply
 from kv.api.call import Call
 from kv.api.cursor import unpack
@@ -142,18 +143,28 @@ async def _write_each(call: Call, operations: list[BatchOperation]) -> list[Resu
     answers: dict[int, Result | JanusError] = {}
     all_done = asyncio.Event()
 
-    def done(place: int, answer: Result | JanusError) -> None:
-        answers[place] = answer
+    def done(place: int, own: WriteOptions, answer: Result | JanusError) -> None:
+        answers[place] = _checked(operations[place], own, answer)
         if len(answers) == len(operations):
             all_done.set()
 
     for place, operation in enumerate(operations):
         own = None if token is None else Token(token.client, token.sequence + place, token.settled)
-        call.api.strong.write(
-            operation, partial(done, place), WriteOptions(own, options.deadline_s)
-        )
+        each = WriteOptions(own, options.deadline_s)
+        call.api.strong.write(operation, partial(done, place, each), each)
     await all_done.wait()
     return [answers[place] for place in range(len(operations))]
+
+
+def _checked(
+    operation: BatchOperation, options: WriteOptions, answer: Result | JanusError
+) -> Result | JanusError:
+    if not isinstance(answer, JanusError):
+        try:
+            check_answer(operation, options, answer)
+        except JanusError as error:
+            return error
+    return answer
 
 
 # --- transactions ----------------------------------------------------------------------------

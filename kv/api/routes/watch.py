@@ -37,9 +37,6 @@ async def watch(call: Call) -> Reply | web.StreamResponse:
     if isinstance(made, Cancelled):
         raise _refusal(made)
     headers = {"Revision": str(made.revision)}
-    cors = request.get("cors")
-    if cors:
-        headers.update(cors)
     return await stream.run(made, wanted, headers)
 
 

@@ -219,7 +219,8 @@ async def test_watchers_on_every_node_see_the_same(make_trio: Make) -> None:
 async def test_drain_moves_the_leadership_and_takes_nothing_new(make_trio: Make) -> None:
     trio = await make_trio()
     leader = await trio.led()
-    await trio[leader].drain("this node is told to stop")
+    await trio[leader].hand_over_all()
+    trio[leader].drain("this node is told to stop")
     with pytest.raises(StoppingError):
         await trio.write(leader, Put(b"k", b"v"))
     follower = next(n for n in range(3) if n != leader)

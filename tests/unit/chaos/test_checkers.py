@@ -9,6 +9,7 @@ import pytest
 from chaos.checkers.applied_once import check_application, check_replicas
 from chaos.checkers.durability import check_durability
 from chaos.checkers.election_safety import ElectionSafety
+from chaos.checkers.feature_levels import FeatureLevels, check_command
 from chaos.checkers.leader_completeness import LeaderCompleteness
 from chaos.checkers.liveness import ReplicaView, check_liveness, unconverged
 from chaos.checkers.log_matching import Entry, check_logs
@@ -202,12 +203,44 @@ def test_a_whole_group() -> None:
         (LEADER, replace(FOLLOWER, leader=None), "follows None"),
         (LEADER, replace(FOLLOWER, applied_index=3), "applied 3 of 9"),
         (replace(LEADER, last_index=12), FOLLOWER, "committed 9 of 12"),
+        (replace(LEADER, feature_level=2), FOLLOWER, "level 2 and all members support 3"),
     ],
 )
 def test_a_group_that_is_stuck(
     leader: ReplicaView, follower: ReplicaView | None, words: str
 ) -> None:
     views = {"a": leader} | ({"b": follower} if follower else {})
-    (violation,) = check_liveness(1, views, ["a", "b"], 8.0)
+    (violation,) = check_liveness(1, views, ["a", "b"], 8.0, 3)
     assert words in violation.message
     assert violation.invariant == "liveness"
+
+
+# --- feature levels ------------------------------------------------------------------------------
+
+
+def test_a_command_of_the_own_level_or_below_is_fine() -> None:
+    assert check_command(1, "a", 9, 1, 1) == check_command(1, "a", 9, 1, 2) == []
+
+
+def test_a_command_above_the_program_is_found() -> None:
+    (violation,) = check_command(1, "a", 9, 2, 1)
+    assert violation.invariant == "feature_levels"
+    assert "a supports level 1 and applied at index 9 a command of level 2" in violation.message
+
+
+def test_levels_rise_and_may_begin_anew_in_another_process() -> None:
+    levels = FeatureLevels()
+    for process, level in (("a/1", 1), ("a/1", 2), ("a/2", 1), ("a/1", 2)):
+        assert levels.observe(1, process, level, {"a": 2, "b": 2}) == []
+
+
+def test_a_level_that_falls_is_found() -> None:
+    levels = FeatureLevels()
+    levels.observe(1, "a/1", 2, {"a": 2})
+    (violation,) = levels.observe(1, "a/1", 1, {"a": 2})
+    assert "fell from 2 to 1 in a/1" in violation.message
+
+
+def test_a_level_above_a_member_is_found() -> None:
+    (violation,) = FeatureLevels().observe(1, "a/1", 2, {"a": 2, "b": 1})
+    assert "above the programs of b" in violation.message

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kv.config_sections import LogSection
+from kv.config.sections import LogSection
 from kv.logs import Logs, install
 
 LOG = logging.getLogger("kv.test_logs")

@@ -22,6 +22,7 @@ from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.messages import Frame, Message, decode_frame, encode_frame
 from raftgroups.outcomes import Applied
+from raftgroups.outcomes import Done as ChangeDone
 from raftgroups.status import Role
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.committer import Committer, Done
@@ -156,7 +157,7 @@ class Network:
             messages += [message] if self.tap is None else self.tap(life.node, peer, message)
         if not messages:
             return True
-        frame = encode_frame(decoded.incarnation, decoded.boot, messages)
+        frame = encode_frame(decoded.incarnation, decoded.boot, decoded.level, messages)
         if pair in self.held:
             self.held[pair].append((channel, frame))
         elif pair not in self.cut:
@@ -293,6 +294,8 @@ class Cluster:
         self.network = Network(self.world)
         self.seed = seed
         self.settings = {"hibernate_after_s": 0.0, **settings}
+        self.levels: dict[NodeId, int] = {}
+        """What the programs of nodes support from their next start on, if not level 1."""
         self.boots = 0
         self.nodes: dict[NodeId, TestNode] = {}
         for number in range(size):
@@ -332,7 +335,7 @@ class Cluster:
             clock=life,
             rng=rng,
             scheduler=life,
-            config=HostConfig(**self.settings),
+            config=HostConfig(**{"feature_level": self.levels.get(node, 1), **self.settings}),
             machines=machine,
         )
         made = TestNode(node, engine, life, writer, committer, host, machines)
@@ -406,13 +409,18 @@ class Cluster:
 
     def make_leader(self, node: NodeId) -> TestNode:
         """By handing over, if it is not the leader already."""
-        if self.lead().id != node:
-            results: list[object] = []
+        results: list[object] = []
+        for _ in range(5):
+            if self.lead().id == node:
+                return self[node]
+            results.clear()
             self.lead().group.transfer(node, results.append)
             self.until(lambda: bool(results))
-            self.until(lambda: [n.id for n in self.leaders()] == [node])
-        assert self.lead().id == node
-        return self[node]
+            if isinstance(results[0], ChangeDone):
+                self.until(lambda: [n.id for n in self.leaders()] == [node])
+            else:
+                self.run(0.1)
+        raise AssertionError(f"{node} does not lead: {results}")
 
     def propose(self, node: TestNode, payload: bytes) -> list[object]:
         results: list[object] = []
@@ -431,7 +439,8 @@ class Cluster:
         one), and is handled in the next turn."""
         if not incarnation and source in self.nodes:
             incarnation = self[source].host.incarnation
-        frame = encode_frame(incarnation or 1, "injected", [message])
+        level = self.levels.get(NodeId(source), 1)
+        frame = encode_frame(incarnation or 1, "injected", level, [message])
         self[target].life.handlers["raft"](NodeId(source), frame)
 
     def sent(self, kind: type, source: str | None = None, target: str | None = None) -> list[Any]:

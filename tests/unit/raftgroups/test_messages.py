@@ -54,8 +54,8 @@ def test_every_kind_is_in_the_list() -> None:
 
 
 def test_every_kind_survives_its_bytes() -> None:
-    frame = m.decode_frame(m.encode_frame(7, "boot", ONE_OF_EACH))
-    assert (frame.incarnation, frame.boot, frame.malformed) == (7, "boot", 0)
+    frame = m.decode_frame(m.encode_frame(7, "boot", 3, ONE_OF_EACH))
+    assert (frame.incarnation, frame.boot, frame.level, frame.malformed) == (7, "boot", 3, 0)
     assert [type(message) for message in frame.messages] == [type(o) for o in ONE_OF_EACH]
     assert [plain(message) for message in frame.messages] == [plain(o) for o in ONE_OF_EACH]
 
@@ -69,10 +69,10 @@ def test_no_field_may_be_left_out_doubled_or_of_another_type(message: Any) -> No
             if type(fields[at]) is type(wrong) or (isinstance(fields[at], bytes) and wrong == b"b"):
                 continue
             fields[at] = wrong
-            frame = m.decode_frame(cbor2.dumps([1, 7, "boot", [[kind, *fields]]]))
+            frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
             assert frame.malformed == 1, (message, at, wrong)
     for fields in (list(message)[:-1], [*message, 0]):
-        frame = m.decode_frame(cbor2.dumps([1, 7, "boot", [[kind, *fields]]]))
+        frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
         assert frame.malformed == 1
 
 
@@ -91,7 +91,7 @@ _VALUES = st.recursive(
 
 @given(st.lists(_VALUES, max_size=6))
 def test_any_cbor_inside_a_frame_is_sorted_out(items: list[Any]) -> None:
-    frame = m.decode_frame(cbor2.dumps([1, 7, "boot", items]))
+    frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, items]))
     assert len(frame.messages) + frame.malformed == len(items)
 
 

@@ -74,8 +74,8 @@ def test_a_newer_leader_is_left_and_the_older_nodes_elect_another(make_cluster: 
 
 
 def test_the_message_of_a_newer_frame_says_who_must_upgrade() -> None:
-    frame = newer(encode_frame(1, "boot", [Beat(1, 1)]))
-    with pytest.raises(Exception, match=r"version 2 .* speaks 1; upgrade the older node"):
+    frame = newer(encode_frame(1, "boot", 1, [Beat(1, 1)]))
+    with pytest.raises(Exception, match=r"version 3 .* speaks 2; upgrade the older node"):
         decode_frame(frame)
 
 
@@ -86,9 +86,9 @@ def test_known_messages_beside_an_unknown_kind_are_delivered(make_cluster: Make)
     term = follower.group.term
     index = follower.group.status().last_index
     good: Message = Append(1, term, index, term, index, False, [(term, b"\x01")])
-    frame = encode_frame(cluster["a"].host.incarnation, "boot", [good])
-    version, incarnation, boot, body = cbor2.loads(frame)
-    frame = cbor2.dumps([version, incarnation, boot, [[99, 1, term], *body, [98]]])
+    frame = encode_frame(cluster["a"].host.incarnation, "boot", 1, [good])
+    version, incarnation, boot, level, body = cbor2.loads(frame)
+    frame = cbor2.dumps([version, incarnation, boot, level, [[99, 1, term], *body, [98]]])
     cluster["a"].life.alive = False  # nothing more of its own interferes
     before = follower.host.status().dropped.get("malformed-message", 0)
     follower.life.handlers[RAFT](NodeId("a"), frame)

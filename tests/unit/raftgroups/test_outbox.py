@@ -35,7 +35,11 @@ class Wire:
 def outbox() -> tuple[Outbox, Wire, list[tuple[NodeId, Message]]]:
     wire = Wire()
     lost: list[tuple[NodeId, Message]] = []
-    return Outbox(wire, 7, "boot", lambda peer, message: lost.append((peer, message))), wire, lost
+    return (
+        Outbox(wire, 7, "boot", 1, lambda peer, message: lost.append((peer, message))),
+        wire,
+        lost,
+    )
 
 
 def append(size: int) -> Append:

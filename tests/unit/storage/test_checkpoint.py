@@ -416,7 +416,7 @@ def stopping(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **named)
 from storage import restore, checkpoint
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 from storage.datadir import DataDirectory, RegimeName
 from storage.environment import open_engine
 if action == "restore":

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.clock import ManualClock, SystemClock
+from storage.clock import ManualClock
 from storage.committer import (
     AdaptiveWriter,
     Committer,
@@ -24,6 +24,7 @@ from storage.committer import (
 from storage.engine import Batch, Engine, iterate
 from storage.errors import WriteFailedError
 from storage.memory import MemoryEngine
+from storage.system_clock import SystemClock
 
 
 class Call:

@@ -366,7 +366,7 @@ def test_a_directory_in_use_is_refused_in_this_and_in_another_process(opened: Op
     with pytest.raises(DirectoryInUseError, match="another engine has it open; stop that process"):
         opened()
     code = (
-        "import sys\nfrom pathlib import Path\nfrom storage.clock import SystemClock\n"
+        "import sys\nfrom pathlib import Path\nfrom storage.system_clock import SystemClock\n"
         "from storage.errors import DirectoryInUseError\n"
         "from storage.lmdb_engine import LmdbEngine\n"
         "try:\n    LmdbEngine(Path(sys.argv[1]), clock=SystemClock())\n"

@@ -291,7 +291,7 @@ def test_a_failed_append_poisons(engine: RocksEngine) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 from storage.engine import Batch
 from storage.rocks_engine import RocksEngine
 from storage.rocks_options import RocksOptions
@@ -342,7 +342,7 @@ def test_kill_9_loses_no_acknowledged_batch_and_halves_none(
 SLOW_SYNC = """
 import os, sys, threading, time
 from pathlib import Path
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 from storage.engine import Batch
 from storage.rocks_engine import RocksEngine
 engine = RocksEngine(Path(sys.argv[1]), clock=SystemClock())
@@ -729,7 +729,7 @@ def largest_table(path: Path) -> Path:
 HOLDER = """
 import sys
 from pathlib import Path
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 from storage.rocks_engine import RocksEngine
 engine = RocksEngine(Path(sys.argv[1]), clock=SystemClock())
 sys.stdout.write("open\\n"); sys.stdout.flush()

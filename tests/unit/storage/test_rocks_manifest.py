@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.clock import SystemClock
 from storage.engine import Batch
 from storage.errors import DamagedFilesError
 from storage.rocks_engine import RocksEngine
 from storage.rocks_manifest import SECTOR_BYTES, whole_bytes
 from storage.rocks_options import RocksOptions
+from storage.system_clock import SystemClock
 
 OPTIONS = RocksOptions(write_buffer_bytes=64 * 1024)
 

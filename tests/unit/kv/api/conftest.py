@@ -30,13 +30,14 @@ from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, Compact, Expire, Range, Tick, Txn, encode
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
-from storage.clock import ManualClock, SystemClock
+from storage.clock import ManualClock
 from storage.errors import JanusError
 from storage.latest import Latest
 from storage.memory import MemoryEngine
 from storage.mvcc_events import read_events
 from storage.mvcc_records import KeyValue
 from storage.mvcc_view import View
+from storage.system_clock import SystemClock
 
 SHARD = 3
 WALL_MS = 1_700_000_000_000
@@ -217,6 +218,7 @@ class OneNode:
             uptime_s=1.5,
             data_bytes=10,
             memory_used_mb=1.0,
+            keys_count=1,
             watchers=0,
             problems=[],
         )

@@ -137,6 +137,26 @@ async def test_a_retry_with_the_same_key_answers_the_same(rest: Rest) -> None:
     assert (await rest.get(KEY)).body["value"] == "w"
 
 
+async def test_a_key_used_for_another_request_is_refused(rest: Rest) -> None:
+    """The first answer cannot be the second one's; before, this was a defect (500)."""
+    await rest.ask("PUT", KEY, {"value": "v"}, Idempotency_Key="me:1")
+    incr = await rest.refused("POST", KEY + "/incr", Idempotency_Key="me:1")
+    assert incr == (409, "token_reused")
+    for body in (
+        {"operations": [{"key": "a", "value": "1"}]},
+        {"operations": [{"key": "a", "value": "1"}], "atomic": True},
+    ):
+        answer = await rest.post("/api/v1/batch/put", body, Idempotency_Key="me:1")
+        error = answer.body["results"][0]["error"] if answer.status == 200 else answer.body
+        assert error["error"] == "token_reused"
+    txn = {"then": [{"op": "delete", "key": "a"}]}
+    assert (await rest.post("/api/v1/txn", txn, Idempotency_Key="me:1")).status == 409
+    await rest.post("/api/v1/batch/put", body, Idempotency_Key="me:2")
+    two = {"operations": body["operations"] * 2, "atomic": True}
+    assert (await rest.post("/api/v1/batch/put", two, Idempotency_Key="me:2")).status == 409
+    assert rest.strong.machine.revision == 3
+
+
 async def test_conditions(rest: Rest) -> None:
     made = await rest.ask("PUT", KEY, {"value": "1"}, If_None_Match="*")
     assert (made.status, made.body["status"]) == (200, "created")

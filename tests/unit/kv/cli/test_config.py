@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kv.cli.config import MODES, PURPOSES
 from kv.cli.main import main
-from kv.config import parse_config
+from kv.config.reading import parse_config
+from kv.config.sample import SAMPLES
+from kv.config.sections import MODES as ALL_MODES
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +113,8 @@ def test_a_wrong_call_says_what_was_meant(capsys: pytest.CaptureFixture[str]) ->
         main(["config", "chek", "x"])
     assert caught.value.code == 2
     assert "did you mean check?" in capsys.readouterr().err
+
+
+def test_the_names_it_offers_are_all_there_are() -> None:
+    assert tuple(SAMPLES) == PURPOSES
+    assert ALL_MODES == MODES

@@ -26,7 +26,7 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.tasks import Tasks
 from raftgroups.transport import NodeId
-from storage.clock import SystemClock
+from storage.system_clock import SystemClock
 
 QUICK = {
     "keepalive_s": 0.05,

@@ -38,7 +38,7 @@ from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, Range, Txn, encode
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
-from storage.clock import Clock, ManualClock, SystemClock
+from storage.clock import Clock, ManualClock
 from storage.engine import Batch
 from storage.errors import JanusError
 from storage.latest import Latest
@@ -46,6 +46,7 @@ from storage.memory import MemoryEngine
 from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_records import KeyValue
 from storage.mvcc_view import View
+from storage.system_clock import SystemClock
 
 CLUSTER = 2**63 + 11
 MEMBER = 2**64 - 5

@@ -29,12 +29,15 @@ def host_status() -> status.HostStatus:
 
 
 def group_status(group_id: int = 1) -> status.GroupStatus:
-    peer = status.PeerStatus(match_index=90, lag=10, silent_s=0.25, connected=True, snapshot=False)
+    peer = status.PeerStatus(
+        match_index=90, lag=10, feature_level=1, silent_s=0.25, connected=True, snapshot=False
+    )
     return status.GroupStatus(
         group_id=group_id, role=status.Role.LEADER, term=7, voted_for=None, leader=NodeId("a"),
         commit_index=99, applied_index=97, durable_applied_index=95, last_index=100, first_index=5,
         voters=(NodeId("a"), NodeId("b")), learners=(), peers={NodeId("b"): peer}, elections=2,
         snapshots_sent=1, snapshots_received=0, installing=False, pending=4, hibernating=False,
+        feature_level=1, incarnations={}, config_index=1,
         leader_changes=6,
     )  # fmt: skip
 
@@ -75,7 +78,7 @@ def metrics() -> Metrics:
     sources.host = host_status
     sources.groups = lambda: [group_status(0), group_status(1)]
     sources.link = link_status
-    sources.shards = lambda: [ShardFigures(5, 1, "default", 33, 12, 2, 6)]
+    sources.shards = lambda: [ShardFigures(5, 1, "default", 33, 12, 9, 2, 6)]
     sources.hubs = lambda: {5: hub_statistics()}
     sources.engines = lambda: {"strong": engine_statistics()}
     sources.space = lambda: {"strong": space}

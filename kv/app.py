@@ -1,0 +1,256 @@
+"""The composition root: a configuration in, a node with its faces out.
+
+    Config -> Node (kv/node.py) -> Strong -> REST (kv/api), etcd gateway (kv/etcd), metrics
+                                               '------ one port, one listener ------'
+
+The port is open from the first moment, so that whoever asks is told what goes on: until the node
+serves, a small face answers 503 "starting" to everything but /livez. `stop` ends in the order in
+which it hurts least: the leadership moves, the port closes, watches are told the end, requests
+under way finish, then everything below is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from kv.api import app as rest
+from kv.api.context import Api, ApiSettings
+from kv.api.guard import Access
+from kv.config.parts import min_lease_ttl_s
+from kv.config.sections import LEADERLESS, Config
+from kv.etcd import gateway as etcd
+from kv.etcd.alarms import Alarms
+from kv.etcd.context import GatewayContext, GatewayLimits, uint64_of
+from kv.metrics import exposition
+from kv.metrics.from_store import ShardFigures
+from kv.metrics.loop_lag import LoopLagProbe
+from kv.metrics.metrics import Endpoint, Metrics, NodeInfo
+from kv.metrics.process import process_figures
+from kv.node import Fatal, Node
+from kv.node_settings import client_tls, node_settings
+from kv.report import Report
+from storage.errors import InvalidOptionError
+
+_log = logging.getLogger(__name__)
+
+STRONG: Final = "strong"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+STARTING: Final = msgspec.json.encode(
+    {
+        "error": "unavailable",
+        "message": "this node is starting: it does not serve yet; ask again in a moment",
+        "outcome": "none",
+        "retryable": True,
+    }
+)
+
+
+class App:
+    """One node of a process. Invariant: after `stop` nothing of it runs any more."""
+
+    def __init__(self, config: Config, *, loop: asyncio.AbstractEventLoop, on_fatal: Fatal) -> None:
+        """Opens the data directory; raises what it, or the configuration, refuses."""
+        if config.mode == LEADERLESS:
+            raise InvalidOptionError(
+                'mode = "leaderless" is not served yet by this version; use mode = "strong"'
+            )
+        self.config = config
+        self._loop = loop
+        self._tls = client_tls(config)
+        self.node = Node(node_settings(config), loop=loop, on_fatal=on_fatal)
+        self.metrics = Metrics(
+            NodeInfo(
+                version("januskv"),
+                platform.python_version(),
+                self.node.node_id,
+                config.node.name,
+                self.node.cluster_id,
+                config.mode,
+            )
+        )
+        self.report: Report | None = None
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._runners: list[web.AppRunner] = []
+        self._server: asyncio.Server | None = None
+        self._make_protocol: Callable[[], asyncio.Protocol] | None = None
+        self._gateway: etcd.Gateway | None = None
+        self._probe: LoopLagProbe | None = None
+        self.address: tuple[str, int] = (config.node.listen.host, config.node.listen.port)
+        self._stopped = False
+
+    # --- start ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns once the faces serve. Whether a leader is known is /readyz's business."""
+        self._make_protocol = await self._runner(_starting_app())
+        listen = self.config.node.listen
+        try:
+            self._server = await self._loop.create_server(
+                self._protocol, listen.host, listen.port, ssl=self._tls, backlog=1024
+            )
+        except OSError as error:
+            raise InvalidOptionError(
+                f"cannot listen for clients on {listen}: {error.strerror}; is another node there? "
+                "Choose another node.listen"
+            ) from error
+        self.address = self._server.sockets[0].getsockname()[:2]
+        await self.node.start()
+        self.report = Report(self.node, process=process_figures)
+        self._connect_metrics()
+        self._make_protocol = await self._runner(self._faces())
+
+    def _protocol(self) -> asyncio.Protocol:
+        assert self._make_protocol is not None
+        return self._make_protocol()
+
+    async def _runner(self, app: web.Application) -> Callable[[], asyncio.Protocol]:
+        limits = self.config.limits
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=limits.idle_timeout_s,
+            shutdown_timeout=limits.drain_timeout_s,
+            max_line_size=limits.header_bytes,
+            max_field_size=limits.header_bytes,
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        assert runner.server is not None
+        return runner.server
+
+    def _faces(self) -> web.Application:
+        config, node = self.config, self.node
+        assert self.report is not None
+        api = Api(
+            node.strong,
+            self.report,
+            clock=node.clock,
+            rng=random.Random(os.urandom(16)),
+            settings=ApiSettings(
+                Access(config.http.origins, config.http.hosts, config.http.cors),
+                config.limits.request_bytes,
+                min_lease_ttl_s(config),
+            ),
+            observe=self._observe,
+        )
+        app = web.Application(
+            middlewares=[self._measure_gateway], client_max_size=config.limits.request_bytes
+        )
+        rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
+        self._gateway = etcd.add_routes(
+            app,
+            GatewayContext(
+                strong=node.strong,
+                cluster_id=uint64_of(node.cluster_id),
+                member_id=uint64_of(node.node_id),
+                members=self.report.members,
+                status=self.report.numbers,
+                rng=random.Random(os.urandom(16)),
+                alarms=Alarms(self.report.alarms),
+                minimum_ttl_s=min_lease_ttl_s(config),
+                any_origin=config.http.cors == "any",
+                limits=GatewayLimits(request_bytes=config.limits.request_bytes),
+            ),
+        )
+        app.router.add_get("/metrics", self._serve_metrics)
+        return app
+
+    # --- metrics --------------------------------------------------------------------------
+
+    def _connect_metrics(self) -> None:
+        node, sources = self.node, self.metrics.sources
+        sources.host = node.host.status
+        sources.groups = lambda: [group.status() for group in node.host.groups.values()]
+        sources.link = node.link.status
+        sources.shards = lambda: [
+            ShardFigures.of_machine(shard.machine, group=group, keyspace="default")
+            for group, shard in node.shards.items()
+        ]
+        sources.engines = lambda: {STRONG: node.engine.statistics()}
+        sources.space = lambda: {STRONG: node.guard}
+        sources.committers = lambda: {STRONG: node.committer}
+        sources.process = process_figures
+        sources.etcd_shard = lambda: node.strong.machine.place.shard
+        node.committer.on_commit = self.metrics.commit_observer(STRONG)
+        self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)
+        self._probe.start(node.tasks)
+
+    def _endpoint(self, route: str, method: str) -> Endpoint:
+        found = self._endpoints.get((route, method))
+        if found is None:
+            found = self._endpoints[route, method] = self.metrics.endpoint(route, method, "")
+        return found
+
+    def _observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        endpoint = self._endpoint(route, method)
+        endpoint.began()
+        endpoint.ended(status, seconds)
+
+    @web.middleware
+    async def _measure_gateway(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith("/v3/"):
+            return await handler(request)
+        started_s = self.node.clock.monotonic()
+        response = await handler(request)
+        route = request.path if response.status != 404 else "unknown"
+        self._observe(route, "POST", response.status, self.node.clock.monotonic() - started_s)
+        return response
+
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=self.metrics.render(), headers={"Content-Type": exposition.CONTENT_TYPE}
+        )
+
+    # --- while it runs, and the end ---------------------------------------------------------
+
+    def describe(self) -> str:
+        scheme = "https" if self._tls else "http"
+        where = f"{scheme}://{self.address[0]}:{self.address[1]}"
+        return f"{self.config.node.name} serves on {where}, data in {self.config.node.data}"
+
+    async def stop(self, why: str) -> None:
+        """Safe to call twice, and after a start that failed or was cancelled."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._server is not None:
+            await self.node.hand_over_all()
+            self._server.close()
+        if self._gateway is not None:
+            self._gateway.stop(why)
+        self.node.drain(why)
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        if self._server is not None:
+            await self._server.wait_closed()
+        await self.node.close()
+
+
+def _starting_app() -> web.Application:
+    app = web.Application()
+    app.router.add_route("*", "/livez", partial(_answer, 200, b"ok\n", "text/plain"))
+    app.router.add_route("*", "/{path:.*}", partial(_answer, 503, STARTING, "application/json"))
+    return app
+
+
+async def _answer(
+    status: int, body: bytes, content_type: str, request: web.Request
+) -> web.Response:
+    """The next request comes on a new connection, which the real faces may get."""
+    response = web.Response(
+        status=status, body=body, content_type=content_type, headers={"Retry-After": "1"}
+    )
+    response.force_close()
+    return response

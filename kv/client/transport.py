@@ -1,0 +1,196 @@
+"""Requests over aiohttp: the only file of this package that knows it.
+
+Two pools of connections: a bounded one for calls that are answered soon, and one without bound for
+those that stay (watches, waiting for locks), which would otherwise starve the first.
+
+What can go wrong without a reply is one of two things, and the difference is the whole point:
+
+    NotSentError    refused, no name, no connection in time: surely no server saw the request
+    LostError       everything else: a server may have seen it
+
+aiohttp repeats a PUT or DELETE by itself when a kept connection turns out to be closed. Then a
+refused second connection would look as if nothing had been sent, so `_told` stops it: whether to
+repeat is decided in one place only (retries.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from kv.client.replies import Reply
+from storage.errors import JanusError, Outcome
+
+CONNECT_S: Final = 2.0
+POOL: Final = 64
+KEPT_S: Final = 30.0
+"""An idle connection is closed before the server would: a request never meets a closed one."""
+PROBE_AFTER_S: Final = 15
+PROBE_EVERY_S: Final = 5
+PROBES: Final = 3
+CHUNK_BYTES: Final = 256 * 1024
+
+ReadChunk = Callable[[], Awaitable[bytes]]
+
+
+class NotSentError(JanusError):
+    code = "not_sent"
+    retryable = True
+
+
+class LostError(JanusError):
+    code = "lost"
+    outcome = Outcome.UNKNOWN
+
+
+class Transport:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        connect_s: float = CONNECT_S,
+        pool: int = POOL,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._tls = tls
+        self._connect_s = connect_s
+        self._pool = pool
+        self._headers = dict(headers or {})
+        self._short: aiohttp.ClientSession | None = None
+        self._long: aiohttp.ClientSession | None = None
+
+    async def send(
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        time_s: float,
+        *,
+        stays: bool = False,
+    ) -> Reply:
+        """Raises NotSentError, LostError."""
+        session = self._session(stays)
+        timeout = aiohttp.ClientTimeout(total=time_s, connect=min(self._connect_s, time_s))
+        try:
+            async with session.request(
+                method,
+                URL(url, encoded=True),
+                data=body or None,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                return Reply(response.status, response.headers, await response.read())
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotSentError(_why(error)) from error
+        except TimeoutError as error:
+            raise LostError(f"no answer within {time_s:.3g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise LostError(_why(error)) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], time_s: float
+    ) -> AsyncIterator[tuple[Reply, ReadChunk]]:
+        """A reply whose body comes bit by bit (b"" at its end; a wait may be cancelled and begun
+        again); a refusal comes whole. `time_s`: until its head. Raises NotSentError, LostError,
+        also out of the block."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=min(self._connect_s, time_s))
+        try:
+            async with asyncio.timeout(time_s):
+                response = await self._session(True).get(
+                    URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotSentError(_why(error)) from error
+        except TimeoutError as error:
+            raise LostError(f"no answer within {time_s:.3g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise LostError(_why(error)) from error
+        try:
+            whole = b"" if response.status == 200 else await response.read()
+            yield Reply(response.status, response.headers, whole), response.content.readany
+        except (aiohttp.ClientError, OSError) as error:
+            raise LostError(_why(error)) from error
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        sessions, self._short, self._long = (self._short, self._long), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    def _session(self, stays: bool) -> aiohttp.ClientSession:
+        found = self._long if stays else self._short
+        if found is None:
+            found = self._open(0 if stays else self._pool)
+            if stays:
+                self._long = found
+            else:
+                self._short = found
+        return found
+
+    def _open(self, per_host: int) -> aiohttp.ClientSession:
+        options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=per_host,
+            keepalive_timeout=KEPT_S,
+            socket_factory=_probed_socket,
+            **options,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            middlewares=(_told,),
+            read_bufsize=CHUNK_BYTES,
+        )
+
+
+async def _told(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A lost connection is told to the caller, never repeated unseen."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise LostError(_why(error)) from error
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The kernel finds out that a machine is gone, also while nothing is to be said."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", PROBE_AFTER_S),
+        ("TCP_KEEPINTVL", PROBE_EVERY_S),
+        ("TCP_KEEPCNT", PROBES),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before an answer came"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or str(error.os_error)
+        return f"no connection ({reason})"
+    return str(error) or type(error).__name__

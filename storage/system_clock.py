@@ -1,0 +1,18 @@
+"""The operating system's clock: the only file that may call `time.time` and `time.monotonic`.
+
+Composition roots make one and hand it on; everything else takes a storage.clock.Clock.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class SystemClock:
+    """storage.clock.Clock in production."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
