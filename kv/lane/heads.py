@@ -31,7 +31,18 @@ from kv.api.guard import Access
 from kv.api.table import ROUTES
 from kv.api.target import decode_path
 from kv.etcd.hot import HotCall
-from kv.lane.keys import CAS, GET, POST, PREFIX, PUT, TEMPLATE, KeyCall, KeyOptions, parse_options
+from kv.lane.keys import (
+    CAS,
+    GET,
+    NO_OPTIONS,
+    POST,
+    PREFIX,
+    PUT,
+    TEMPLATE,
+    KeyCall,
+    KeyOptions,
+    parse_options,
+)
 from kv.metrics.metrics import Endpoint
 from storage.errors import JanusError
 
@@ -51,9 +62,7 @@ REFUSED: Final = (
     "Sec-WebSocket-Key1",
     "HTTP2-Settings",
 )
-_PLAIN: Final = (
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
-)
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
 _ETCD_METHOD: Final = "POST"
 WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
 """Calls of the gateway that surely write: several of one connection may be under way."""
@@ -68,7 +77,7 @@ class Head:
     endpoint: Endpoint
     call: HotCall | None = None
     key_call: KeyCall | None = None
-    options: KeyOptions = KeyOptions()
+    options: KeyOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +255,7 @@ class Heads:
         have it at once: it may have an answer already."""
         if len(piece) > self.block_max_bytes:
             return False
-        if not any(
-            piece.startswith(start) or start.startswith(piece) for start in self._starts
-        ):
+        if not any(piece.startswith(start) or start.startswith(piece) for start in self._starts):
             return False
         try:
             messages, upgraded, _ = self._parser().feed_data(piece)
@@ -267,6 +274,4 @@ def _length(message: Any) -> int | None:
 
 def _is_plain(raw: bytes) -> bool:
     """Characters that stand for themselves, and nothing that a URL's reader might resolve."""
-    return not raw.translate(None, _PLAIN) and not (
-        raw[0] in b"./" or b"/." in raw or b"//" in raw
-    )
+    return not raw.translate(None, _PLAIN) and not (raw[0] in b"./" or b"/." in raw or b"//" in raw)

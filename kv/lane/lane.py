@@ -45,7 +45,9 @@ class LaneLimits:
 
     @property
     def ticks(self) -> Ticks:
-        return Ticks(*(ceil(time_s / self.tick_s) for time_s in (self.head_s, self.body_s, self.idle_s)))
+        return Ticks(
+            *(ceil(time_s / self.tick_s) for time_s in (self.head_s, self.body_s, self.idle_s))
+        )
 
 
 class Lane:
@@ -142,7 +144,8 @@ class Lane:
     def _look(self) -> None:
         self.tick += 1
         self.answers.set_date(formatdate(self._clock.wall(), usegmt=True))
-        for connection in (*self._fast, *self._handed, *self._refused):
+        everyone: list[Connection | Handed] = [*self._fast, *self._handed, *self._refused]
+        for connection in everyone:
             connection.sweep(self.tick)
         self._timer = self._loop.call_later(self.limits.tick_s, self._look)
 
