@@ -281,7 +281,14 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     args = parse(arguments)
     directory = Path(args.data or tempfile.mkdtemp(prefix="januskv-registers-"))
-    plan = Plan(args.minutes * 60, args.kill_every, args.down, clients=args.clients, seed=args.seed)
+    plan = Plan(
+        args.minutes * 60,
+        args.kill_every,
+        args.down,
+        kill_all=args.all,
+        clients=args.clients,
+        seed=args.seed,
+    )
     try:
         report = run(directory, plan, say)
     except StuckError as error:
