@@ -16,7 +16,7 @@ import logging
 import os
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -31,7 +31,7 @@ from kv.config.parts import min_lease_ttl_s
 from kv.config.sections import LEADERLESS, Config
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
-from kv.etcd.context import GatewayContext, GatewayLimits, uint64_of
+from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_of
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
 from kv.metrics.loop_lag import LoopLagProbe
@@ -39,6 +39,7 @@ from kv.metrics.metrics import Endpoint, Metrics, NodeInfo
 from kv.metrics.process import process_figures
 from kv.node import Fatal, Node
 from kv.node_settings import client_tls, node_settings
+from kv.online_backup import OnlineBackup
 from kv.report import Report
 from storage.errors import InvalidOptionError
 
@@ -86,6 +87,7 @@ class App:
         self._make_protocol: Callable[[], asyncio.Protocol] | None = None
         self._gateway: etcd.Gateway | None = None
         self._probe: LoopLagProbe | None = None
+        self._backup: OnlineBackup | None = None
         self.address: tuple[str, int] = (config.node.listen.host, config.node.listen.port)
         self._stopped = False
 
@@ -108,6 +110,9 @@ class App:
         await self.node.start()
         self.report = Report(self.node, process=process_figures)
         self._connect_metrics()
+        self._backup = OnlineBackup(
+            self.node.directory, self.node.engine, clock=self.node.clock, loop=self._loop
+        )
         self._make_protocol = await self._runner(self._faces())
 
     def _protocol(self) -> asyncio.Protocol:
@@ -158,6 +163,7 @@ class App:
                 members=self.report.members,
                 status=self.report.numbers,
                 rng=random.Random(os.urandom(16)),
+                snapshot=self._snapshot_parts,
                 alarms=Alarms(self.report.alarms),
                 minimum_ttl_s=min_lease_ttl_s(config),
                 any_origin=config.http.cors == "any",
@@ -166,6 +172,11 @@ class App:
         )
         app.router.add_get("/metrics", self._serve_metrics)
         return app
+
+    async def _snapshot_parts(self) -> AsyncIterator[SnapshotPart]:
+        assert self._backup is not None
+        async for remaining_bytes, data in self._backup.parts():
+            yield SnapshotPart(remaining_bytes, data)
 
     # --- metrics --------------------------------------------------------------------------
 
@@ -235,6 +246,8 @@ class App:
             await runner.cleanup()
         if self._server is not None:
             await self._server.wait_closed()
+        if self._backup is not None:
+            self._backup.close()
         await self.node.close()
 
 

@@ -3,9 +3,11 @@
 Commands are objects (kv/cli/command.py). Those of kv are listed here; packages above kv add theirs
 through the entry point group `januskv.commands`, so that kv never imports them.
 
-Exit codes: 0 done; 1 the command ran and its answer is "no" (each command says when); 2 the call
-or its surroundings are wrong, nothing was done, and the one line printed says what to do;
-130 interrupted.
+Exit codes: 0 done; 1 the command ran and its answer is "no" (each command says when: a key that
+does not exist, a comparison that was lost, a node that does not answer); 2 the call or its
+surroundings are wrong, nothing was done, and the one line printed says what to do; 3 a write was
+sent and nobody knows whether it took effect; 130 interrupted. `lock` gives the code of the command
+that it ran, `serve` has more of its own.
 """
 
 from __future__ import annotations
@@ -20,20 +22,39 @@ from kv.cli.bench import BenchCommand
 from kv.cli.cluster import ClusterCommand
 from kv.cli.command import Command, Parser
 from kv.cli.config import ConfigCommand
+from kv.cli.keys import CasCommand, DeleteCommand, GetCommand, IncrementCommand, PutCommand
+from kv.cli.lease import LeaseCommand
+from kv.cli.lock import LockCommand
 from kv.cli.serve import ServeCommand
-from storage.errors import JanusError
+from kv.cli.status import HealthCommand, StatusCommand
+from kv.cli.txn import TxnCommand
+from kv.cli.watch import WatchCommand
+from storage.errors import JanusError, Outcome
 
 ENTRY_POINT_GROUP = "januskv.commands"
+EXIT_WRONG = 2
+EXIT_UNKNOWN = 3
 
 
 def built_in() -> list[Command]:
     return [
-        BackupCommand(),
-        BenchCommand(),
-        ClusterCommand(),
-        ConfigCommand(),
-        RestoreCommand(),
         ServeCommand(),
+        ClusterCommand(),
+        GetCommand(),
+        PutCommand(),
+        DeleteCommand(),
+        CasCommand(),
+        IncrementCommand(),
+        WatchCommand(),
+        TxnCommand(),
+        LeaseCommand(),
+        LockCommand(),
+        StatusCommand(),
+        HealthCommand(),
+        ConfigCommand(),
+        BackupCommand(),
+        RestoreCommand(),
+        BenchCommand(),
     ]
 
 
@@ -66,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         return command.run(parsed)
     except JanusError as error:
         complain(str(error))
-        return 2
+        return EXIT_UNKNOWN if error.outcome is Outcome.UNKNOWN else EXIT_WRONG
     except KeyboardInterrupt:
         complain("interrupted")
         return 130

@@ -109,6 +109,16 @@ class Txn:
     def only_reads(self) -> bool:
         return all(step["op"] in ("get", "range") for step in (*self._then, *self._else))
 
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> Self:
+        """Of a body of POST /api/v1/txn; what is wrong with it says the server."""
+        made = cls()
+        made._compare = list(fields.get("compare") or [])
+        made._then = list(fields.get("then") or [])
+        made._else = list(fields.get("else") or [])
+        made._steps = made._then
+        return made
+
     def fields(self) -> dict[str, Any]:
         return {"compare": self._compare, "then": self._then, "else": self._else}
 

@@ -51,9 +51,7 @@ REFUSED: Final = (
     "Sec-WebSocket-Key1",
     "HTTP2-Settings",
 )
-_PLAIN: Final = (
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
-)
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
 _ETCD_METHOD: Final = "POST"
 WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
 """Calls of the gateway that surely write: several of one connection may be under way."""
@@ -246,9 +244,7 @@ class Heads:
         have it at once: it may have an answer already."""
         if len(piece) > self.block_max_bytes:
             return False
-        if not any(
-            piece.startswith(start) or start.startswith(piece) for start in self._starts
-        ):
+        if not any(piece.startswith(start) or start.startswith(piece) for start in self._starts):
             return False
         try:
             messages, upgraded, _ = self._parser().feed_data(piece)
@@ -267,6 +263,4 @@ def _length(message: Any) -> int | None:
 
 def _is_plain(raw: bytes) -> bool:
     """Characters that stand for themselves, and nothing that a URL's reader might resolve."""
-    return not raw.translate(None, _PLAIN) and not (
-        raw[0] in b"./" or b"/." in raw or b"//" in raw
-    )
+    return not raw.translate(None, _PLAIN) and not (raw[0] in b"./" or b"/." in raw or b"//" in raw)

@@ -45,7 +45,9 @@ class LaneLimits:
 
     @property
     def ticks(self) -> Ticks:
-        return Ticks(*(ceil(time_s / self.tick_s) for time_s in (self.head_s, self.body_s, self.idle_s)))
+        return Ticks(
+            *(ceil(time_s / self.tick_s) for time_s in (self.head_s, self.body_s, self.idle_s))
+        )
 
 
 class Lane:

@@ -1,0 +1,130 @@
+"""What the commands that talk to a cluster share: where it is, how to ask, how to print.
+
+The client is imported when a command runs, so that `januskv --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from storage.errors import InvalidOptionError, JanusError
+
+if TYPE_CHECKING:
+    from kv.client import Client
+
+ENDPOINTS_VARIABLE: Final = "JANUSKV_ENDPOINTS"
+DEFAULT_ENDPOINTS: Final = "127.0.0.1:7400"
+EXIT_NO: Final = 1
+NO_CODES: Final = frozenset(
+    {
+        "key_not_found",
+        "lease_not_found",
+        "lease_exists",
+        "key_exists",
+        "version_mismatch",
+        "lock_held",
+    }
+)
+"""Errors that are an answer: the state is not what was asked for."""
+
+Work = Callable[["Client"], Awaitable[int]]
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connection")
+    group.add_argument(
+        "--endpoints",
+        metavar="URL[,URL]",
+        help=f"nodes to ask, as host:port or URLs (default {ENDPOINTS_VARIABLE}, else "
+        f"{DEFAULT_ENDPOINTS})",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="for each call with all its retries (default 10)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def positive_seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0 < number < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} seconds is not a time; give more than 0")
+    return number
+
+
+def number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def run(args: argparse.Namespace, work: Work) -> int:
+    """Run it with a client. An error that is an answer ("no") becomes exit code 1."""
+    from kv.client import Client
+
+    options: dict[str, Any] = {}
+    if args.timeout is not None:
+        options["timeout_s"] = args.timeout
+
+    async def with_client() -> int:
+        async with Client(endpoints(args), **options) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(with_client())
+    except JanusError as error:
+        if error.code not in NO_CODES:
+            raise
+        complain(str(error))
+        return EXIT_NO
+
+
+def endpoints(args: argparse.Namespace) -> str:
+    return args.endpoints or os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ENDPOINTS
+
+
+def argument_bytes(text: str) -> bytes:
+    """What was typed, byte for byte."""
+    return os.fsencode(text)
+
+
+def input_bytes() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def emit(text: str) -> None:
+    """A line, at once: readers of a stream wait for it."""
+    print(text, flush=True)
+
+
+def emit_json(document: Any) -> None:
+    emit(json.dumps(document, ensure_ascii=False))
+
+
+def emit_bytes(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def complain(text: str) -> None:
+    sys.stderr.write(f"januskv: {text}\n")
+
+
+def one_of(chosen: dict[str, bool]) -> None:
+    """Raises InvalidOptionError unless exactly one was given."""
+    if sum(chosen.values()) != 1:
+        names = list(chosen)
+        raise InvalidOptionError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")
