@@ -72,14 +72,21 @@ class ShardSettings:
 class _Operation:
     """A write or read that was not answered yet. Invariant: answered at most once."""
 
-    __slots__ = ("answered", "deadline_s", "done", "start", "timer", "why")
+    __slots__ = ("answered", "changes", "deadline_s", "done", "start", "timer", "why")
 
     def __init__(
-        self, start: Callable[[_Operation], None], done: Done[Any], deadline_s: float
+        self,
+        start: Callable[[_Operation], None],
+        done: Done[Any],
+        deadline_s: float,
+        *,
+        changes: bool,
     ) -> None:
         self.start = start
         self.done = done
         self.deadline_s = deadline_s
+        self.changes = changes
+        """A write: without an answer it may have been done."""
         self.answered = False
         self.timer: Timer | None = None
         self.why = ""
@@ -139,7 +146,8 @@ class StrongShard:
             self._scheduler.call_soon(done, error)
             return
         start = partial(self._start_write, payload, token is not None)
-        self._start(_Operation(start, done, self._deadline(options.deadline_s)), options.deadline_s)
+        deadline_s = self._deadline(options.deadline_s)
+        self._start(_Operation(start, done, deadline_s, changes=True), options.deadline_s)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
@@ -246,7 +254,7 @@ class StrongShard:
             )
             self._scheduler.call_soon(done, error)
             return
-        self._start(_Operation(start, done, deadline_s), options.deadline_s)
+        self._start(_Operation(start, done, deadline_s, changes=False), options.deadline_s)
 
     def _start_read(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
         self.group.read(partial(self._read_point, evaluate, operation))
@@ -315,11 +323,13 @@ class StrongShard:
 
     def _too_late(self, operation: _Operation) -> None:
         """The deadline that the request named has passed. Whether a write is on its way is for
-        nobody to know here, unless it is still parked."""
+        nobody to know here, unless it is still parked; a read has changed nothing."""
         if operation.answered:
             return
-        waits = [waiting for _, waiting in self._session_waits]
-        if operation in self._parked or operation in waits:
+        if not operation.changes:
+            why = operation.why or "no majority confirmed within the deadline given what is newest"
+            self._answer(operation, self._unavailable(operation, why))
+        elif operation in self._parked:
             self._answer(operation, self._unavailable(operation, operation.why))
         else:
             self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
