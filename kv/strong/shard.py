@@ -72,7 +72,7 @@ class ShardSettings:
 class _Operation:
     """A write or read that was not answered yet. Invariant: answered at most once."""
 
-    __slots__ = ("answered", "changes", "deadline_s", "done", "start", "timer", "why")
+    __slots__ = ("answered", "changes", "deadline_s", "done", "start", "timer", "unsure", "why")
 
     def __init__(
         self,
@@ -87,6 +87,8 @@ class _Operation:
         self.deadline_s = deadline_s
         self.changes = changes
         """A write: without an answer it may have been done."""
+        self.unsure = False
+        """An earlier try may have done it: what refuses a later one proves nothing."""
         self.answered = False
         self.timer: Timer | None = None
         self.why = ""
@@ -181,10 +183,14 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-            self._answer(operation, answer)
+            if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
+                self._give_up(operation, answer)
+            else:
+                self._answer(operation, answer)
         elif isinstance(result, Refused):
             self._refused(operation, result)
         elif repeatable and self._clock.monotonic() < operation.deadline_s:
+            operation.unsure = True
             self._park(operation, result.reason)
         else:
             self._answer(
@@ -197,11 +203,11 @@ class StrongShard:
 
     def _refused(self, operation: _Operation, refused: Refused) -> None:
         if refused.busy:
-            self._answer(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+            self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
         elif self._clock.monotonic() < operation.deadline_s:
             self._park(operation, refused.reason)
         else:
-            self._answer(operation, self._unavailable(operation, refused.reason))
+            self._give_up(operation, self._unavailable(operation, refused.reason))
 
     def _unavailable(self, operation: _Operation, reason: str) -> UnavailableError:
         return UnavailableError(
@@ -310,6 +316,15 @@ class StrongShard:
 
     # --- waiting and answering --------------------------------------------------------------
 
+    def _give_up(self, operation: _Operation, error: JanusError) -> None:
+        """This try was surely not done; was an earlier one?"""
+        if operation.unsure:
+            error = OutcomeUnknownError(
+                "it is not known whether this was done: an earlier try was lost on its way, and "
+                f"the last one was refused ({error}); ask again with the same idempotency token"
+            )
+        self._answer(operation, error)
+
     def _answer(self, operation: _Operation, answer: Any) -> None:
         if operation.answered:
             return
@@ -328,20 +343,20 @@ class StrongShard:
             return
         if not operation.changes:
             why = operation.why or "no majority confirmed within the deadline given what is newest"
-            self._answer(operation, self._unavailable(operation, why))
+            self._give_up(operation, self._unavailable(operation, why))
         elif operation in self._parked:
-            self._answer(operation, self._unavailable(operation, operation.why))
+            self._give_up(operation, self._unavailable(operation, operation.why))
         else:
             self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
 
     def _park(self, operation: _Operation, why: str) -> None:
         if self._stopped:
-            self._answer(operation, StoppingError(f"this node is stopping: {why}"))
+            self._give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._settings.parked_max:
             waiting = len(self._parked)
             error = OverloadedError(f"{waiting} operations wait for a leader already")
-            self._scheduler.call_soon(self._answer, operation, error)
+            self._scheduler.call_soon(self._give_up, operation, error)
             return
         operation.why = why
         self._parked.append(operation)
@@ -359,7 +374,7 @@ class StrongShard:
             if operation.answered:
                 continue
             if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+                self._give_up(operation, self._unavailable(operation, operation.why))
             else:
                 operation.start(operation)
         waits, self._session_waits = self._session_waits, []
@@ -367,7 +382,7 @@ class StrongShard:
             if operation.answered:
                 continue
             if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+                self._give_up(operation, self._unavailable(operation, operation.why))
             else:
                 self._session_waits.append((seen, operation))
         if self._parked or self._session_waits:
@@ -482,6 +497,6 @@ class StrongShard:
         self._parked.clear()
         self._session_waits.clear()
         for operation in waiting:
-            self._answer(operation, StoppingError("this node is stopping; ask another one"))
+            self._give_up(operation, StoppingError("this node is stopping; ask another one"))
         for hub in self._hubs:
             hub.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import select
 import signal
 import time
 from collections import Counter
@@ -163,6 +164,30 @@ def test_a_minority_refuses_what_it_cannot_promise(shared_servers: Servers, left
         status, told, _ = call(each, "GET", f"/api/v1/keys/{key}")
         assert (status, told["value"]) == (200, "after")
     print(shared_servers.equal_digests())
+
+
+def test_a_retried_write_is_not_called_undone(shared_servers: Servers) -> None:
+    """With a token the node itself tries again. Its first try was sent to the leader, which died:
+    it may have been done, and that the second found nobody to ask changes nothing about it."""
+    leader = shared_servers.leader()
+    follower, other = shared_servers.others(leader)
+    server = shared_servers.nodes[follower]
+    writes(server, "retried", "before")
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+    shared_servers.nodes[leader].signal(signal.SIGSTOP)
+    with frozen(shared_servers, other):
+        headers = {"Idempotency-Key": "a-client:1", "Request-Timeout": "3"}
+        body = json.dumps({"value": "during"})
+        connection.request("PUT", "/api/v1/keys/retried", body, headers)
+        # The answer cannot come: what was forwarded lies before a leader that is frozen.
+        assert select.select([connection.sock], [], [], 0.5)[0] == []
+        shared_servers.kill(leader)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        connection.close()
+    shared_servers.start(leader)
+    shared_servers.wait_ready(*shared_servers.nodes)
+    assert (answer.status, told["outcome"]) == (504, "unknown"), told
 
 
 def test_a_woken_leader_serves_nothing_stale(shared_servers: Servers, rounds: int) -> None:
