@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
-        ("up", "start what the product is today (arguments go to the command)"),
+        ("up", "start a local cluster of three nodes (arguments go to `januskv cluster`)"),
         ("test", "run the tests (arguments go to pytest; --coverage measures storage/)"),
         ("check", "lint, types and import contracts"),
         ("bench", "run `januskv bench ARGUMENTS`"),
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def up(rest: list[str]) -> int:
-    return run(BIN / "januskv", "bench", "engines", *(rest or ["--keys", "20000"]))
+    return run(BIN / "januskv", "cluster", *(rest or ["--data", "januskv-cluster"]))
 
 
 def test(rest: list[str]) -> int:

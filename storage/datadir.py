@@ -155,6 +155,10 @@ class DataDirectory:
             raise _other("cluster", self.path, self.identity.cluster_id, cluster_id)
         self._change(replace(self.identity, cluster_id=cluster_id))
 
+    def found_cluster(self, cluster_id: str) -> None:
+        """The data goes on as a cluster of its own; its old one does not know it any more."""
+        self._change(replace(self.identity, cluster_id=cluster_id))
+
     def new_incarnation(self) -> int:
         """The data went back in time or was lost."""
         self._change(replace(self.identity, incarnation=_new_incarnation(self._rng)))

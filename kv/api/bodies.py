@@ -37,18 +37,18 @@ Outcome = Literal["none", "unknown"]
 Key = Annotated[str, Meta(min_length=1, max_length=1024, description=f"1 to {KEY_MAX_BYTES} bytes")]
 
 
-class _In(Struct, forbid_unknown_fields=True):
+class In(Struct, forbid_unknown_fields=True):
     """A request."""
 
 
-class _Out(Struct):
+class Out(Struct):
     """A reply."""
 
 
 # --- errors ----------------------------------------------------------------------------------
 
 
-class ErrorBody(_Out):
+class ErrorBody(Out):
     """`outcome` is `none` if surely nothing was done."""
 
     error: str
@@ -63,7 +63,7 @@ class ErrorBody(_Out):
 # --- one key ---------------------------------------------------------------------------------
 
 
-class PutBody(_In):
+class PutBody(In):
     value: str
     encoding: Encoding | None = None
     ttl: Seconds | None = None
@@ -71,7 +71,7 @@ class PutBody(_In):
     if_not_exists: bool = False
 
 
-class PutReply(_Out):
+class PutReply(Out):
     key: str
     version: Version
     timestamp: int
@@ -79,7 +79,7 @@ class PutReply(_Out):
     key_encoding: Marked = UNSET
 
 
-class KeyReply(_Out):
+class KeyReply(Out):
     key: str
     value: str
     version: Version
@@ -90,7 +90,7 @@ class KeyReply(_Out):
     lease: str | UnsetType = UNSET
 
 
-class DeleteReply(_Out):
+class DeleteReply(Out):
     """`version` is the revision of the deletion; 0 if there was nothing to delete."""
 
     key: str
@@ -99,7 +99,7 @@ class DeleteReply(_Out):
     key_encoding: Marked = UNSET
 
 
-class CasBody(_In):
+class CasBody(In):
     """At least one expectation, and either a new value or `delete`."""
 
     new_value: str | None = None
@@ -111,7 +111,7 @@ class CasBody(_In):
     delete: bool = False
 
 
-class CasReply(_Out):
+class CasReply(Out):
     """`current_version` is the key's version now; `new_version` is null if nothing was written."""
 
     success: bool
@@ -119,24 +119,24 @@ class CasReply(_Out):
     current_version: Version
 
 
-class TtlBody(_In):
+class TtlBody(In):
     """0 or null takes the time to live away."""
 
     ttl_seconds: SecondsOrNone | None
 
 
-class TtlReply(_Out):
+class TtlReply(Out):
     key: str
     version: Version
     ttl_remaining: float | None
     key_encoding: Marked = UNSET
 
 
-class IncrementBody(_In):
+class IncrementBody(In):
     delta: Annotated[int, Meta(ge=INTEGER_MIN, le=INTEGER_MAX)] = 1
 
 
-class IncrementReply(_Out):
+class IncrementReply(Out):
     key: str
     value: int
     version: Version
@@ -146,7 +146,7 @@ class IncrementReply(_Out):
 # --- many keys -------------------------------------------------------------------------------
 
 
-class Listed(_Out, omit_defaults=True):
+class Listed(Out, omit_defaults=True):
     key: str
     version: Version
     value: str | UnsetType = UNSET
@@ -155,7 +155,7 @@ class Listed(_Out, omit_defaults=True):
     timestamp: int | UnsetType = UNSET
 
 
-class ListReply(_Out):
+class ListReply(Out):
     """A page; with `cursor` the next one, of the same revision."""
 
     keys: list[Listed]
@@ -164,18 +164,18 @@ class ListReply(_Out):
     revision: Revision
 
 
-class CountReply(_Out):
+class CountReply(Out):
     count: int
     revision: Revision
 
 
-class ScanReply(_Out):
+class ScanReply(Out):
     keys: list[Listed]
     next_cursor: str | None
     done: bool
 
 
-class BatchPutOperation(_In):
+class BatchPutOperation(In):
     key: Key
     op: Literal["put", "delete"] = "put"
     value: str | None = None
@@ -186,14 +186,14 @@ class BatchPutOperation(_In):
     expected_version: Version | None = None
 
 
-class BatchPutBody(_In):
+class BatchPutBody(In):
     """`atomic`: all in one revision, or none of them. Otherwise each is a write of its own."""
 
     operations: Annotated[list[BatchPutOperation], Meta(min_length=1, max_length=OPERATIONS_MAX)]
     atomic: bool = False
 
 
-class BatchPutResult(_Out):
+class BatchPutResult(Out):
     """`version` as PUT and DELETE give it; for a lost comparison the key's present version."""
 
     key: str
@@ -203,19 +203,19 @@ class BatchPutResult(_Out):
     error: ErrorBody | UnsetType = UNSET
 
 
-class BatchPutReply(_Out):
+class BatchPutReply(Out):
     success_count: int
     failed_keys: list[str]
     results: list[BatchPutResult]
 
 
-class BatchGetBody(_In):
+class BatchGetBody(In):
     keys: Annotated[list[Key], Meta(min_length=1, max_length=OPERATIONS_MAX)]
     key_encoding: Encoding | None = None
     encoding: Encoding | None = None
 
 
-class BatchGetResult(_Out):
+class BatchGetResult(Out):
     key: str
     found: bool
     value: str | None = None
@@ -225,7 +225,7 @@ class BatchGetResult(_Out):
     key_encoding: Marked = UNSET
 
 
-class BatchGetReply(_Out):
+class BatchGetReply(Out):
     results: list[BatchGetResult]
     revision: Revision
 
@@ -233,7 +233,7 @@ class BatchGetReply(_Out):
 # --- transactions ----------------------------------------------------------------------------
 
 
-class CompareBody(_In):
+class CompareBody(In):
     """`version` and `mod` are the same: a key's version, 0 if it is absent. `operand` is text for
     the target value (see encoding), and a number for the others; a lease may also be text."""
 
@@ -245,7 +245,7 @@ class CompareBody(_In):
     key_encoding: Encoding | None = None
 
 
-class TxnPut(_In, tag_field="op", tag="put"):
+class TxnPut(In, tag_field="op", tag="put"):
     key: Key
     value: str
     encoding: Encoding | None = None
@@ -254,7 +254,7 @@ class TxnPut(_In, tag_field="op", tag="put"):
     lease: Lease | None = None
 
 
-class TxnDelete(_In, tag_field="op", tag="delete"):
+class TxnDelete(In, tag_field="op", tag="delete"):
     """One key, or all with a prefix."""
 
     key: str | None = None
@@ -262,14 +262,14 @@ class TxnDelete(_In, tag_field="op", tag="delete"):
     key_encoding: Encoding | None = None
 
 
-class TxnGet(_In, tag_field="op", tag="get"):
+class TxnGet(In, tag_field="op", tag="get"):
     key: Key
     key_encoding: Encoding | None = None
     encoding: Encoding | None = None
     revision: Revision = 0
 
 
-class TxnRange(_In, tag_field="op", tag="range"):
+class TxnRange(In, tag_field="op", tag="range"):
     """All keys with a prefix, or start <= key < end (an end left out: to the last)."""
 
     prefix: str | None = None
@@ -286,7 +286,7 @@ class TxnRange(_In, tag_field="op", tag="range"):
 TxnStep = TxnPut | TxnDelete | TxnGet | TxnRange
 
 
-class TxnBody(_In):
+class TxnBody(In):
     """If all of `compare` hold, `then` is done, otherwise `else`: in order, as one revision."""
 
     compare: Annotated[list[CompareBody], Meta(max_length=TXN_MAX)] = field(default_factory=list)
@@ -296,17 +296,17 @@ class TxnBody(_In):
     )
 
 
-class TxnPutReply(_Out, tag_field="op", tag="put"):
+class TxnPutReply(Out, tag_field="op", tag="put"):
     key: str
     version: Version
     key_encoding: Marked = UNSET
 
 
-class TxnDeleteReply(_Out, tag_field="op", tag="delete"):
+class TxnDeleteReply(Out, tag_field="op", tag="delete"):
     deleted: int
 
 
-class TxnGetReply(_Out, tag_field="op", tag="get"):
+class TxnGetReply(Out, tag_field="op", tag="get"):
     key: str
     found: bool
     value: str | None = None
@@ -316,7 +316,7 @@ class TxnGetReply(_Out, tag_field="op", tag="get"):
     key_encoding: Marked = UNSET
 
 
-class TxnRangeReply(_Out, tag_field="op", tag="range"):
+class TxnRangeReply(Out, tag_field="op", tag="range"):
     """`count` is of the whole range."""
 
     keys: list[Listed]
@@ -324,148 +324,16 @@ class TxnRangeReply(_Out, tag_field="op", tag="range"):
     count: int
 
 
-class TxnReply(_Out):
+class TxnReply(Out):
     succeeded: bool
     revision: Revision
     results: list[TxnPutReply | TxnDeleteReply | TxnGetReply | TxnRangeReply]
 
 
-# --- watches ---------------------------------------------------------------------------------
-
-
-class Previous(_Out):
-    value: str
-    version: Version
-    timestamp: int
-    encoding: Marked = UNSET
-
-
-class WatchEvent(_Out):
-    """`value` is missing from a deletion; `prev` is there if it was asked for and there was one."""
-
-    type: Literal["put", "delete"]
-    key: str
-    version: Version
-    timestamp: int
-    value: str | UnsetType = UNSET
-    encoding: Marked = UNSET
-    key_encoding: Marked = UNSET
-    lease: str | UnsetType = UNSET
-    prev: Previous | UnsetType = UNSET
-
-
-class WatchRevision(_Out):
-    """All events of one revision that the watch asked for."""
-
-    revision: Revision
-    events: list[WatchEvent]
-
-
-class PollReply(_Out):
-    """`next` is where to go on from."""
-
-    events: list[WatchRevision]
-    next: Revision
-
-
-class WatchLine(_Out):
-    """A line of a stream. `created` comes first; `events` has all of one revision; up to the
-    revision of `progress` everything was told; `cancelled` is the last one."""
-
-    type: Literal["created", "events", "progress", "cancelled"]
-    revision: Revision | UnsetType = UNSET
-    events: list[WatchEvent] | UnsetType = UNSET
-    reason: Literal["compacted", "limit", "invalid", "closed"] | UnsetType = UNSET
-    message: str | UnsetType = UNSET
-    compact_revision: Revision | UnsetType = UNSET
-
-
-# --- leases and locks ------------------------------------------------------------------------
-
-
-class LeaseBody(_In):
-    """`ttl` in seconds, rounded up to whole ones and to the minimum; `id` is chosen if missing."""
-
-    ttl: Seconds
-    id: Lease | None = None
-
-
-class LeaseReply(_Out):
-    id: str
-    ttl: int
-
-
-class LeaseEntry(_Out):
-    id: str
-    ttl: int
-    ttl_remaining: float
-
-
-class LeaseState(_Out):
-    id: str
-    ttl: int
-    ttl_remaining: float
-    keys: list[str] | UnsetType = UNSET
-    key_encoding: Marked = UNSET
-
-
-class LeasesReply(_Out):
-    leases: list[LeaseEntry]
-    cursor: str | None
-    has_more: bool
-
-
-class RevokeReply(_Out):
-    id: str
-    revoked: bool
-
-
-class LockBody(_In):
-    """`lease`: hold it by this lease instead of a new one with this `ttl`. `owner`: who asks, for
-    others to see. `wait_seconds` 0: try once."""
-
-    ttl: Seconds = 30.0
-    wait_seconds: Annotated[float, Meta(ge=0, le=WAIT_MAX_S)] = 0.0
-    owner: Annotated[str, Meta(max_length=1024)] = ""
-    lease: Lease | None = None
-
-
-class LockReply(_Out):
-    """`token` is the fencing token: larger for every later holder."""
-
-    name: str
-    key: str
-    token: Revision
-    lease: str
-    name_encoding: Marked = UNSET
-    key_encoding: Marked = UNSET
-
-
-class LockHolder(_Out):
-    key: str
-    token: Revision
-    lease: str
-    owner: str
-    key_encoding: Marked = UNSET
-
-
-class LockState(_Out):
-    name: str
-    holder: LockHolder | None
-    waiting: int
-    name_encoding: Marked = UNSET
-
-
-class UnlockReply(_Out):
-    name: str
-    released: bool
-    name_encoding: Marked = UNSET
-
-
 # --- administration --------------------------------------------------------------------------
 
 
-class NodeState(_Out):
+class NodeState(Out):
     node_id: str
     name: str
     address: str
@@ -476,7 +344,7 @@ class NodeState(_Out):
     lag: int | None = None
 
 
-class ShardState(_Out):
+class ShardState(Out):
     shard: int
     leader: str | None
     term: int
@@ -484,7 +352,7 @@ class ShardState(_Out):
     members: list[str]
 
 
-class ClusterState(_Out):
+class ClusterState(Out):
     cluster_id: str
     nodes: list[NodeState]
     shards: list[ShardState]
@@ -492,7 +360,7 @@ class ClusterState(_Out):
     replication_factor: int
 
 
-class NodeStatus(_Out):
+class NodeStatus(Out):
     """This node."""
 
     node_id: str
@@ -515,22 +383,22 @@ class NodeStatus(_Out):
     problems: list[str]
 
 
-class TransferBody(_In):
+class TransferBody(In):
     """`target`: a node's id or name; the most advanced follower if missing."""
 
     target: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
-class TransferReply(_Out):
+class TransferReply(Out):
     leader: str
 
 
-class CompactBody(_In):
+class CompactBody(In):
     """History before this revision is given up; reads at it still work."""
 
     revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
-class CompactReply(_Out):
+class CompactReply(Out):
     revision: Revision
     compact_revision: Revision

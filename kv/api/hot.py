@@ -35,7 +35,7 @@ from kv.api.failures import (
     error_reply,
 )
 from kv.api.headers import ABSENT, NO_CONDITIONS, Conditions
-from kv.api.reply import BYTES, Reply
+from kv.api.reply import BYTES, JSON, Reply
 from kv.api.text import given, shown
 from kv.reading import ShardReader
 from raftgroups.commands import (
@@ -117,13 +117,7 @@ def get_reply(
     )
     if record.lease:
         body.lease = str(record.lease)
-    return Reply(
-        200,
-        encode(body),
-        version=record.mod_revision,
-        shard=reader.shard,
-        revision=reader.revision,
-    )
+    return Reply(200, encode(body), JSON, record.mod_revision, reader.shard, reader.revision)
 
 
 def get_raw_reply(reader: ShardReader, key: bytes, revision: int = 0, known: int = -1) -> Reply:
@@ -204,7 +198,7 @@ def put_reply(
         mark,
     )
     version = result.revision
-    return Reply(200, encode(body), version=version, shard=shard, revision=version)
+    return Reply(200, encode(body), JSON, version, shard, version)
 
 
 def _mismatch(key: bytes, result: TxnResult, conditions: Conditions, shard: int) -> Reply:

@@ -8,18 +8,18 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from kv.api.bodies import (
+from kv.api.bodies import Marked
+from kv.api.cursor import Cursor, pack
+from kv.api.failures import InvalidPathError, error_reply
+from kv.api.hot import decode, encode, lease_of
+from kv.api.live_bodies import (
     LeaseBody,
     LeaseEntry,
     LeaseReply,
     LeasesReply,
     LeaseState,
-    Marked,
     RevokeReply,
 )
-from kv.api.cursor import Cursor, pack
-from kv.api.failures import InvalidPathError, error_reply
-from kv.api.hot import decode, encode, lease_of
 from kv.api.reply import Reply
 from kv.api.text import BASE64, shown
 from kv.reading import ShardReader

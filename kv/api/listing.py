@@ -12,14 +12,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kv.api.bodies import (
-    BatchGetBody,
-    BatchGetReply,
-    BatchGetResult,
-    Listed,
-    ListReply,
-    ScanReply,
-)
+from kv.api.bodies import BatchGetBody, BatchGetReply, BatchGetResult, Listed, ListReply, ScanReply
 from kv.api.cursor import Cursor, pack
 from kv.api.failures import AnswerTooLargeError, InvalidQueryError
 from kv.api.hot import AS_IS, Forms, encode

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kv.api.bodies import LockHolder, LockReply, LockState, UnlockReply
 from kv.api.failures import InvalidPathError, InvalidQueryError
 from kv.api.hot import encode
+from kv.api.live_bodies import LockHolder, LockReply, LockState, UnlockReply
 from kv.api.reply import Reply
 from kv.api.text import shown
 from kv.reading import ShardReader

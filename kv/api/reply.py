@@ -36,12 +36,20 @@ def reply_headers(
     headers = list(reply.headers)
     if level is not None:
         headers.append(("Consistency-Level", level.value))
-    if reply.shard:
-        session = session.saw(reply.shard, reply.revision)
-    if session.revisions:
-        headers.append(("Session-Token", str(session)))
+    token = session_after(reply, session)
+    if token:
+        headers.append(("Session-Token", token))
     if reply.version:
         headers.append(("ETag", f'"{reply.version}"'))
     if reply.revision:
         headers.append(("Revision", str(reply.revision)))
     return headers
+
+
+def session_after(reply: Reply, session: SessionToken) -> str:
+    """What the caller has seen now, as text; empty if that is nothing."""
+    if not reply.shard:
+        return str(session) if session.revisions else ""
+    if not session.revisions:  # nearly always
+        return f"{reply.shard}:{reply.revision}"
+    return str(session.saw(reply.shard, reply.revision))

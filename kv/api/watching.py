@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import msgspec
 
-from kv.api.bodies import Previous, WatchEvent, WatchLine
 from kv.api.failures import InvalidHeaderError, InvalidQueryError
 from kv.api.hot import encode
+from kv.api.live_bodies import Previous, WatchEvent, WatchLine
 from kv.api.text import shown
 from kv.watch.index import EVERYTHING, KeyRange, key_range, one_key, with_prefix
 from kv.watch.messages import Cancelled, EventBatch, Message, Progress

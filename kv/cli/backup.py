@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from kv.cli.progress import Progress
+from raftgroups.identity import stand_alone
+from raftgroups.transport import NodeId
 from storage import checkpoint
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
@@ -100,13 +102,37 @@ class RestoreCommand:
         parser.add_argument(
             "--node-id", help="make it the directory of another node (default: as backed up)"
         )
+        parser.add_argument(
+            "--alone",
+            action="store_true",
+            help="the cluster is gone: make this data a cluster of its own with this one node. "
+            "Without it the node waits until its old cluster removes it and adds it again",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         progress = BytesDone()
         manifest = restore(args.backup, args.data, node_id=args.node_id, progress=progress)
         progress.finish()
         print(f"{args.data}: {describe(manifest)}; the next start takes a new incarnation")
+        if args.alone:
+            groups = make_alone(args.data)
+            print(f"a cluster of its own now ({groups} groups): januskv serve --data {args.data}")
         return 0
+
+
+def make_alone(data: Path) -> int:
+    """Its groups go on with this node as their only member."""
+    clock = SystemClock()
+    with DataDirectory.open(data, create=False) as directory:
+        name = engine_name_of(directory, RegimeName.STRONG)
+        engine = open_engine(directory, RegimeName.STRONG, name, clock=clock)
+        try:
+            identity = directory.identity
+            groups = stand_alone(engine, NodeId(identity.node_id), identity.incarnation)
+            directory.found_cluster(f"alone-{identity.node_id}-{identity.incarnation:x}")
+            return len(groups)
+        finally:
+            engine.close()
 
 
 def describe(manifest: checkpoint.Manifest) -> str:

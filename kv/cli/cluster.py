@@ -97,6 +97,18 @@ class ClusterCommand:
         return Local(members, args.ready_file).run()
 
 
+def curl_lines(members: Sequence[Member]) -> list[str]:
+    """Five calls that work as printed, on different nodes."""
+    first, second, third = (members[number % len(members)].url for number in range(3))
+    return [
+        f'curl -X PUT {first}/api/v1/keys/greeting -d \'{{"value": "hello"}}\'',
+        f"curl {second}/api/v1/keys/greeting",
+        f"curl -X POST {third}/api/v1/keys/visits/incr -d '{{\"delta\": 1}}'",
+        f"curl '{second}/api/v1/watch?prefix=greet&from=1' --max-time 2",
+        f'curl -X POST {first}/v3/kv/range -d \'{{"key": "Z3JlZXRpbmc="}}\'',
+    ]
+
+
 def plan(data: Path, nodes: int, base_port: int) -> list[Member]:
     if base_port + 10 * (nodes - 1) + 1 > 65_535:
         raise InvalidOptionError(
@@ -233,7 +245,9 @@ class Local:
         for member in self._members:
             pid = self._children[member.name].pid
             out.write(f"{member.name:<6}{member.url:<26}{member.peer:<18}{pid:<9}{member.log}\n")
-        out.write("ready; ctrl-C stops all of them\n")
+        out.write("\ntry it, from another terminal:\n")
+        out.writelines(f"  {line}\n" for line in curl_lines(self._members))
+        out.write("\nready; ctrl-C stops all of them\n")
         out.flush()
         if self._ready_file is not None:
             ready = [

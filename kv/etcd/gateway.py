@@ -195,7 +195,7 @@ class Gateway:
             async with aclosing(messages):
                 async for message in messages:
                     if response is None:
-                        response = self._heads.stream()
+                        response = self._heads.stream(request)
                         await response.prepare(request)
                     await response.write(b'{"result":%b}\n' % message)
         except JanusError as error:
@@ -208,7 +208,7 @@ class Gateway:
                 raise
             return response
         if response is None:
-            response = self._heads.stream(has_messages=False)
+            response = self._heads.stream(request, has_messages=False)
             await response.prepare(request)
         if caller is None or not caller.is_gone:
             with suppress(*HUNG_UP):
@@ -285,6 +285,7 @@ def add_routes(
     gateway = Gateway(context)
     for path in ("/v3", "/v3/{tail:.*}", "/v3beta/{tail:.*}"):
         app.router.add_route("*", path, gateway.dispatch)
+    app.router.add_route("*", "/v3alpha/{tail:.*}", gateway.not_found)
     if side_endpoints:
         app.router.add_route("*", "/version", gateway.version)
         app.router.add_route("*", "/health", gateway.health)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kv.etcd.context import GatewayContext
@@ -40,6 +40,10 @@ class Heads:
             status=status, body=body, headers=self._good if status == 200 else self._bad
         )
 
+    def headers_of(self, status: int) -> Mapping[str, str]:
+        """For a lane that writes them itself."""
+        return self._good if status == 200 else self._bad
+
     def error(self, error: JanusError) -> web.Response:
         return self.json(*encode_error(error))
 
@@ -51,10 +55,44 @@ class Heads:
         headers = {**self._plain, "Allow": allow} if allow else self._plain
         return web.Response(status=status, body=words.encode(), headers=headers)
 
-    def stream(self, *, has_messages: bool = True) -> web.StreamResponse:
+    def stream(self, request: web.BaseRequest, *, has_messages: bool = True) -> web.StreamResponse:
         response = web.StreamResponse(headers=self._good if has_messages else self._bad)
-        response.enable_chunked_encoding()
+        if is_chunked(request):
+            response.enable_chunked_encoding()
         return response
+
+
+def is_chunked(request: web.BaseRequest) -> bool:
+    """HTTP/1.0 knows no chunks: there the stream is lines until the connection ends."""
+    return request.version >= HttpVersion11
+
+
+class Lines:
+    """Messages on their way out, each in a chunk of its own. Those that are ready together leave in
+    one write: a system call costs more than everything else about a message."""
+
+    __slots__ = ("_chunked", "_request", "_waiting")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        """The head must be on its way: `prepare` was awaited."""
+        self._request: Final = request
+        self._chunked: Final = is_chunked(request)
+        self._waiting: list[bytes] = []
+        request.writer.send_headers()
+
+    def add(self, message: bytes) -> None:
+        shown = b"%x\r\n%b\r\n" % (len(message), message) if self._chunked else message
+        self._waiting.append(shown)
+
+    async def flush(self) -> None:
+        """Returns once the client keeps up. Raises ConnectionResetError if it is gone."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client hung up")
+        if self._waiting:
+            transport.write(b"".join(self._waiting))
+            self._waiting.clear()
+            await self._request.writer.drain()
 
 
 async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:

@@ -24,7 +24,7 @@ from aiohttp import web
 
 from kv.etcd.answers import Headers, quoted
 from kv.etcd.context import GatewayLimits
-from kv.etcd.http import HUNG_UP, Heads, read_messages, unreadable
+from kv.etcd.http import HUNG_UP, Heads, Lines, read_messages, unreadable
 from kv.etcd.presence import Caller, Presence
 from kv.etcd.protojson import (
     MalformedBodyError,
@@ -148,6 +148,8 @@ class _Stream:
         self._closed = False
         """The node has ended its watches."""
         self._response: web.StreamResponse | None = None
+        self._lines: Lines | None = None
+        """Once there is a response."""
 
     async def run(self) -> web.StreamResponse:
         async with asyncio.TaskGroup() as group:
@@ -165,7 +167,7 @@ class _Stream:
         if self._response is None:
             if self._refused is not None:
                 return self._calls.heads.error(unreadable(self._refused))
-            self._response = self._calls.heads.stream(has_messages=False)
+            self._response = self._calls.heads.stream(self._caller.request, has_messages=False)
             await self._response.prepare(self._caller.request)
         if not self._caller.is_gone:
             with suppress(*HUNG_UP):  # it may have gone meanwhile
@@ -196,6 +198,7 @@ class _Stream:
             while self._requests:
                 await self._answer(self._requests.popleft())
             await self._deliver()
+            await self._flush()
             if self._closed or (not self._reading and self._response is None):
                 return
             if not self._requests and not self._ready:
@@ -203,26 +206,27 @@ class _Stream:
 
     async def _answer(self, given: Message) -> None:
         if self._response is None:
-            self._response = self._calls.heads.stream()
+            self._response = self._calls.heads.stream(self._caller.request)
             await self._response.prepare(self._caller.request)
+            self._lines = Lines(self._caller.request)
         kind = _kind(given)
         if kind == "create_request":
-            await self._create(given[kind])
+            self._create(given[kind])
         elif kind == "cancel_request":
-            await self._cancel(given[kind].get("watch_id", 0))
+            self._cancel(given[kind].get("watch_id", 0))
         elif kind == "progress_request":
             await self._deliver()
             reached = self._calls.watches.reached(self._identities.values())
-            await self._send(reached, NO_WATCH, b"")
+            self._send(reached, NO_WATCH, b"")
 
-    async def _create(self, given: Message) -> None:
+    def _create(self, given: Message) -> None:
         watches = self._calls.watches
         watch_id = given.get("watch_id", 0)
         if watch_id in self._identities and watch_id:
-            await self._refuse("mvcc: duplicate watch ID provided on the WatchStream")
+            self._refuse("mvcc: duplicate watch ID provided on the WatchStream")
             return
         if len(self._identities) >= self._calls.limits.watches_a_stream:
-            await self._refuse(
+            self._refuse(
                 f"this stream has {len(self._identities)} watches, which is the limit; open another"
             )
             return
@@ -230,7 +234,7 @@ class _Stream:
         made = watches.create(watch_request(given), wake)
         if isinstance(made, Cancelled):
             empty = made.reason is CancelReason.INVALID
-            await self._refuse("mvcc: watcher range is empty" if empty else made.message)
+            self._refuse("mvcc: watcher range is empty" if empty else made.message)
             return
         if not watch_id:
             while self._next_id in self._identities:
@@ -239,20 +243,20 @@ class _Stream:
         wake.identity = self._identities[watch_id] = made.identity
         self._ids[made.identity] = watch_id
         self._ready[made.identity] = None
-        await self._send(made.revision, watch_id, b',"created":true')
+        self._send(made.revision, watch_id, b',"created":true')
 
-    async def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         """There will be no such watcher."""
         fields = b',"created":true,"canceled":true,"cancel_reason":%b' % quoted(reason)
-        await self._send(self._calls.watches.revision, NO_WATCH, fields)
+        self._send(self._calls.watches.revision, NO_WATCH, fields)
 
-    async def _cancel(self, watch_id: int) -> None:
+    def _cancel(self, watch_id: int) -> None:
         identity = self._identities.get(watch_id)
         if identity is None:
             return
         self._calls.watches.cancel(identity)
         self._forget(identity)
-        await self._send(self._calls.watches.revision, watch_id, b',"canceled":true')
+        self._send(self._calls.watches.revision, watch_id, b',"canceled":true')
 
     def _forget(self, identity: int) -> None:
         del self._identities[self._ids.pop(identity)]
@@ -265,35 +269,40 @@ class _Stream:
             del self._ready[identity]
             while messages := watches.take(identity, TAKEN_BYTES):
                 for each in messages:
-                    await self._tell(identity, each)
+                    self._tell(identity, each)
+                await self._flush()
                 watches.room(identity)
 
-    async def _tell(self, identity: int, told: HubMessage) -> None:
+    async def _flush(self) -> None:
+        if self._lines is not None:
+            await self._lines.flush()
+
+    def _tell(self, identity: int, told: HubMessage) -> None:
         watch_id = self._ids[identity]
         if isinstance(told, EventBatch):
             events = told.made
             if not isinstance(events, bytes):
                 more = b',"fragment":true' if told.more else b""
                 told.made = events = b'%b,"events":[%b]' % (more, b",".join(told.parts))
-            await self._send(told.revision, watch_id, events)
+            self._send(told.revision, watch_id, events)
         elif isinstance(told, Progress):
-            await self._send(told.revision, watch_id, b"")
+            self._send(told.revision, watch_id, b"")
         else:
             self._forget(identity)
-            await self._send_cancelled(watch_id, told)
+            self._send_cancelled(watch_id, told)
 
-    async def _send_cancelled(self, watch_id: int, told: Cancelled) -> None:
+    def _send_cancelled(self, watch_id: int, told: Cancelled) -> None:
         if told.reason is CancelReason.COMPACTED:
             fields = b',"canceled":true,"compact_revision":"%d"' % told.compact_revision
-            await self._send(0, watch_id, fields)
+            self._send(0, watch_id, fields)
             return
         fields = b',"canceled":true,"cancel_reason":%b' % quoted(told.message)
-        await self._send(self._calls.watches.revision, watch_id, fields)
+        self._send(self._calls.watches.revision, watch_id, fields)
         self._closed = self._closed or told.reason is CancelReason.CLOSED
 
-    async def _send(self, revision: int, watch_id: int, fields: bytes) -> None:
+    def _send(self, revision: int, watch_id: int, fields: bytes) -> None:
         """One message, in a chunk of its own."""
-        assert self._response is not None
+        assert self._lines is not None
         opening = self._calls.headers.opening(revision, self._calls.strong.term)
         shown_id = b',"watch_id":"%d"' % watch_id if watch_id else b""
-        await self._response.write(b'{"result":%b%b%b}}\n' % (opening, shown_id, fields))
+        self._lines.add(b'{"result":%b%b%b}}\n' % (opening, shown_id, fields))

@@ -7,9 +7,11 @@ The only knowledge of that command in the measurement. The ready file is a JSON 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -42,11 +44,24 @@ class JanusKV:
         words: list[object] = ["cluster", "--nodes", NODES, "--data", directory / "data"]
         words += ["--base-port", free_ports(OFFSETS), "--ready-file", ready]
         command = [*self._command, *map(str, words)]
-        with program(command, log, environment()) as process:
-            wait_until(lambda: _is_whole(ready), "januskv cluster", [(process, log)])
-            nodes = nodes_of(ready)
-            wait_until(lambda: gateway.all_healthy(nodes), "januskv cluster", [(process, log)])
-            yield nodes
+        # Another version must not find this one's packages first.
+        surroundings = environment() if self._command == COMMAND else None
+        nodes: list[Node] = []
+        try:
+            with program(command, log, surroundings) as process:
+                wait_until(lambda: _is_whole(ready), "januskv cluster", [(process, log)])
+                nodes += nodes_of(ready)
+                wait_until(lambda: gateway.all_healthy(nodes), "januskv cluster", [(process, log)])
+                yield nodes
+        finally:
+            if process.returncode == -signal.SIGKILL:
+                _kill(nodes)  # it had to be killed: then it did not stop its nodes
+
+
+def _kill(nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        with suppress(ProcessLookupError):
+            os.kill(node.pid, signal.SIGKILL)
 
 
 def _is_whole(ready: Path) -> bool:

@@ -19,10 +19,10 @@ from functools import partial
 import msgspec
 
 from kv.api import leasing, lockplan
-from kv.api.bodies import LockBody
 from kv.api.call import Call
 from kv.api.failures import LockHeldError, LockLostError
 from kv.api.hot import decode, lease_of
+from kv.api.live_bodies import LockBody
 from kv.api.reply import Reply
 from kv.errors import UnavailableError
 from kv.model import WriteOptions

@@ -230,7 +230,7 @@ async def test_a_client_that_goes_away_is_forgotten(rest: Rest) -> None:
 async def test_a_client_that_does_not_read_holds_nobody_up(make_rest: MakeRest) -> None:
     """It becomes a victim of bounded size, others go on, and it gets everything in the end."""
     rest = await make_rest()
-    rest.strong.limits = WatchLimits(outbox_events=10, outbox_bytes=10 * STUCK_BYTES)
+    rest.strong.limits = WatchLimits(outbox_events=2, outbox_bytes=10 * STUCK_BYTES)
     value = b"x" * STUCK_BYTES
     async with rest.lines(f"{WATCH}?prefix=") as slow, rest.lines(f"{WATCH}?key=mark") as quick:
         await slow()

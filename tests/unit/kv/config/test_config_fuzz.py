@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv import config_parts
+from kv.config import parts
 from kv.config.reading import (
     SETTINGS,
     Config,
@@ -76,13 +76,13 @@ def outcome(make: Callable[[], Config]) -> None:
         assert problems
         assert all(problem.message and str(problem).isprintable() for problem in problems)
         return
-    config_parts.host_config(config)
-    config_parts.compaction_policy(config)
-    config_parts.watch_limits(config)
-    config_parts.set_limits(config)
-    config_parts.hint_limits(config)
+    parts.host_config(config)
+    parts.compaction_policy(config)
+    parts.watch_limits(config)
+    parts.set_limits(config)
+    parts.hint_limits(config)
     rocks_options(config)
-    assert config_parts.min_lease_ttl_s(config) >= 1
+    assert parts.min_lease_ttl_s(config) >= 1
     assert set(files_named(config)) <= set(SETTINGS)
     assert all(text.isprintable() for text in (*summary(config).values(), *warnings(config)))
     assert parse_config(to_toml(config)) == config

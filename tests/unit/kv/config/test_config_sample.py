@@ -14,7 +14,7 @@ from kv.config.sections import all_settings, walk
 from kv.config.summary import files_named
 from kv.config.table import Setting, settings_of
 
-DEPLOYED = Path(__file__).parents[3] / "deploy" / "config"
+DEPLOYED = Path(__file__).parents[4] / "deploy" / "config"
 
 
 @pytest.mark.parametrize("name", list(SAMPLES))

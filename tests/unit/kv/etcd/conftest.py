@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
 from kv.errors import UnavailableError
 from kv.etcd.answers import Headers
@@ -409,13 +409,31 @@ def body_of(body: Any) -> Any:
     return text_of(body)
 
 
-@pytest.fixture
+class Server(TestServer):
+    """A server whose handlers are cancelled when their client hangs up, or are not, which is
+    aiohttp's default outside of tests."""
+
+    __test__ = False
+    cancels = False
+
+    async def _make_runner(self, **options: Any) -> web.BaseRunner[Any]:
+        given = options | {"handler_cancellation": self.cancels, "shutdown_timeout": 2.0}
+        return await super()._make_runner(**given)
+
+
+@pytest.fixture(params=[False, True], ids=["left-alone", "cancelled"])
 async def talk(
-    new_node: Callable[..., Node], aiohttp_client: Callable[..., Any]
+    request: pytest.FixtureRequest,
+    new_node: Callable[..., Node],
+    aiohttp_client: Callable[..., Any],
 ) -> Callable[..., Any]:
+    """`left-alone`, `cancelled`: what happens to handlers whose client hangs up."""
+
     async def start(watch_limits: WatchLimits | None = None, **changes: Any) -> Talk:
         node = new_node(watch_limits, **changes)
         app, gateway = node.application()
-        return Talk(await aiohttp_client(app), node, gateway)
+        server = Server(app)
+        server.cancels = request.param
+        return Talk(await aiohttp_client(server), node, gateway)
 
     return start

@@ -1,0 +1,327 @@
+"""One client connection in the fast lane: bytes in, calls begun, answers out in order.
+
+    data --> find the head's end --> Head --> whole body? --> call --> queue of operations
+                   |                                              |
+                   '--> not ours, nothing pending: handed over    '--> answers leave in order,
+                        with every byte not consumed yet               all of a pass in one write
+
+Order: writes that follow each other are begun at once and answered first-in first-out. A read or a
+transaction begins when nothing is under way and nothing begins beside it; so does the hand-over.
+(Writes under way together are concurrent to each other, as if sent on several connections.)
+
+Bounded: so many operations under way, and only one once answers are large; while nothing may begin,
+at most KEPT_MAX_BYTES are kept and then reading pauses; nothing begins while the client does not
+read its answers. No task, future or timer an operation: the lane sweeps once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, cast
+
+from kv.api.reply import Reply
+from kv.lane.heads import Head
+from kv.model import Level, SessionToken
+
+if TYPE_CHECKING:
+    from kv.lane.lane import Lane
+
+_log = logging.getLogger(__name__)
+
+HEAD_END: Final = b"\r\n\r\n"
+WINDOW: Final = 32
+KEPT_MAX_BYTES: Final = 64 * 1024
+LARGE_ANSWER_BYTES: Final = 16 * 1024
+DEFECT: Final = Reply(
+    500,
+    b"500 Internal Server Error\n\nServer got itself in trouble",
+    "text/plain; charset=utf-8",
+)
+GONE: Final = 499
+
+
+class Waits(IntEnum):
+    """What for, with bytes kept."""
+
+    NOTHING = 0
+    HEAD = 1
+    BODY = 2
+    TURN = 3
+
+
+class Operation:
+    """One request under way. `etcd` and `rest` are what its call answers with, once."""
+
+    __slots__ = ("answer", "connection", "head", "started_s")
+
+    def __init__(self, connection: Connection, head: Head, started_s: float) -> None:
+        self.connection = connection
+        self.head = head
+        self.started_s = started_s
+        self.answer: bytes | None = None
+
+    def etcd(self, status: int, body: bytes) -> None:
+        self.done(status, self.connection.lane.answers.etcd(status, body))
+
+    def rest(self, reply: Reply, level: Level | None, session: SessionToken) -> None:
+        self.done(reply.status, self.connection.lane.answers.rest(reply, level, session))
+
+    def done(self, status: int, answer: bytes) -> None:
+        assert self.answer is None, "an operation was answered twice"
+        self.answer = answer
+        connection = self.connection
+        if connection.transport is None:
+            status = GONE
+        self.head.endpoint.ended(status, connection.lane.monotonic() - self.started_s)
+        connection.answered(self)
+
+
+class Connection(asyncio.Protocol):
+    """Used from its loop only. Invariant: `_out` leaves with the next flush, which is scheduled
+    whenever it is not empty."""
+
+    __slots__ = (
+        "_alone",
+        "_closing",
+        "_eof",
+        "_is_dirty",
+        "_kept",
+        "_need",
+        "_out",
+        "_paused",
+        "_queue",
+        "_reading_paused",
+        "_refused",
+        "_seen",
+        "_since",
+        "_waits",
+        "_window",
+        "lane",
+        "transport",
+    )
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.transport: asyncio.Transport | None = None
+        self._queue: deque[Operation] = deque()
+        self._out: list[bytes] = []
+        self._kept = bytearray()
+        self._need = 0
+        self._waits = Waits.NOTHING
+        self._since = 0
+        self._seen = lane.tick
+        self._window = WINDOW
+        self._alone = False
+        self._is_dirty = False
+        self._paused = False
+        self._reading_paused = False
+        self._closing = False
+        self._eof = False
+        self._refused = False
+
+    # --- asyncio.Protocol -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no such class
+        opened = transport.get_extra_info("socket")
+        if opened is not None and opened.family != socket.AF_UNIX:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.lane.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._kept.clear()
+        self.lane.lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen = self.lane.tick
+        if self._waits is Waits.NOTHING:
+            self._advance(data)
+        elif self._refused and self.transport is not None:
+            self.transport.close()
+        elif not self._closing:
+            self._keep_more(data)
+
+    def eof_received(self) -> bool:
+        """What was asked is answered first, where the transport can be half closed."""
+        self._eof = True
+        transport = self.transport
+        half = transport is not None and transport.get_extra_info("sslcontext") is None
+        return half and bool(self._queue or self._out)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._go_on()
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def _advance(self, data: bytes) -> None:
+        heads = self.lane.heads
+        known, queue = heads.known, self._queue
+        at, size = 0, len(data)
+        while at < size:
+            if self._alone or self._paused or self._closing or len(queue) >= self._window:
+                self._keep(data, at, Waits.TURN)
+                return
+            end = data.find(HEAD_END, at) + 4
+            if end < 4:
+                piece = data[at:]
+                if heads.may_become_hot(piece):
+                    self._keep(data, at, Waits.HEAD)
+                else:
+                    self._hand_over(data, at)
+                return
+            block, key = data[at:end], b""
+            head = known.get(block)
+            if head is None:
+                found = heads.look(block)
+                if found is None:
+                    self._hand_over(data, at)
+                    return
+                head, key = found
+            stop = end + head.length
+            if stop > size:
+                self._need = stop - at
+                self._keep(data, at, Waits.BODY)
+                return
+            if head.alone and queue:
+                self._keep(data, at, Waits.TURN)
+                return
+            at = stop
+            self._begin(head, key, data[end:stop])
+        self._waits = Waits.NOTHING
+
+    def _begin(self, head: Head, key: bytes, body: bytes) -> None:
+        lane = self.lane
+        operation = Operation(self, head, lane.monotonic())
+        self._queue.append(operation)
+        self._alone = head.alone
+        head.endpoint.began()
+        try:
+            if head.call is not None:
+                head.call(body, operation.etcd)
+            else:
+                assert head.key_call is not None
+                head.key_call(key, body, head.options, operation.rest)
+        except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
+            _log.exception("a defect in a call of the fast lane")
+            if operation.answer is None:
+                self._closing = True
+                operation.done(DEFECT.status, lane.answers.closing(DEFECT))
+
+    def _keep(self, data: bytes, at: int, waits: Waits) -> None:
+        if waits is not self._waits:
+            self._waits = waits
+            self._since = self.lane.tick
+        self._kept += data[at:] if at else data
+        self._limit_kept()
+
+    def _keep_more(self, data: bytes) -> None:
+        self._kept += data
+        if self._waits is Waits.TURN:
+            self._limit_kept()
+        elif self._waits is Waits.HEAD or len(self._kept) >= self._need:
+            self._go_on()
+
+    def _limit_kept(self) -> None:
+        wants_pause = self._waits is Waits.TURN and len(self._kept) > KEPT_MAX_BYTES
+        if wants_pause is not self._reading_paused and self.transport is not None:
+            self._reading_paused = wants_pause
+            if wants_pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _go_on(self) -> None:
+        """With what was kept, if there is something."""
+        if not self._kept or self.transport is None:
+            return
+        data = bytes(self._kept)
+        self._kept.clear()
+        self._advance(data)
+        self._limit_kept()
+
+    def _hand_over(self, data: bytes, at: int) -> None:
+        """To aiohttp, for good, as soon as everything before it was answered."""
+        if self._queue or self._out:
+            self._keep(data, at, Waits.TURN)
+            return
+        transport = self.transport
+        assert transport is not None
+        if self._eof:
+            transport.close()
+            return
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+        self.transport = None
+        self.lane.hand_over(self, transport, data[at:] if at else data, paused=self._paused)
+
+    # --- out ------------------------------------------------------------------------------------
+
+    def answered(self, operation: Operation) -> None:
+        queue = self._queue
+        if queue[0] is not operation:
+            return  # it waits for those before it
+        out = self._out
+        while queue and queue[0].answer is not None:
+            out.append(queue[0].answer)
+            queue.popleft()
+        if not queue:
+            self._alone = False
+        if not self._is_dirty:
+            self._is_dirty = True
+            self.lane.flush_soon(self)
+
+    def flush(self) -> None:
+        self._is_dirty = False
+        out, transport = self._out, self.transport
+        if transport is None:
+            out.clear()
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        transport.write(data)
+        self._window = WINDOW if len(data) <= LARGE_ANSWER_BYTES else 1
+        if self._kept:
+            self._go_on()
+        if (self._closing or self._eof) and not (self._queue or self._out):
+            transport.close()
+
+    # --- by the lane ----------------------------------------------------------------------------
+
+    def refuse(self, answer: bytes) -> None:
+        """There are too many connections. It is closed once the client has spoken, or soon: a
+        socket closed with bytes unread would take the answer back."""
+        assert self.transport is not None
+        self._refused = self._closing = True
+        self._waits = Waits.TURN
+        self.transport.write(answer)
+
+    def drain(self) -> None:
+        """Finish what is under way, then close."""
+        self._closing = True
+        if self.transport is not None and not (self._queue or self._out):
+            self.transport.close()
+
+    def sweep(self, tick: int) -> None:
+        """Close it if it was silent, or slow, for too long."""
+        transport, limits = self.transport, self.lane.ticks
+        if transport is None or self._queue:
+            return
+        if self._paused:
+            if tick - self._seen > limits.idle:
+                transport.abort()
+        elif self._refused or (
+            (self._waits is Waits.NOTHING and tick - self._seen > limits.idle)
+            or (self._waits is Waits.HEAD and tick - self._since > limits.head)
+            or (self._waits is Waits.BODY and tick - self._since > limits.body)
+        ):
+            transport.close()

@@ -1,0 +1,277 @@
+"""Which requests the lane takes: those whose head aiohttp's own parser accepts and that are plain.
+
+    block (request line and headers, to the blank line) --> known? --> Head
+                                                        '--> not known: parsed by HttpRequestParser
+                                                             with the limits of the aiohttp lane
+
+Clients repeat their heads byte by byte, so most requests cost one look into a dict. For
+`/api/v1/keys/{key}` the raw key is cut out before the look, if it has only characters that are
+themselves in a target; what is left repeats.
+
+Invariants
+- A block is taken only if aiohttp's parser makes exactly one whole head of exactly these bytes, so
+  that both lanes agree where its body ends. There is no parser of our own to be smuggled past.
+- Plain: HTTP/1.1, one Host that the guard lets in, no Origin, one Content-Length where a body may
+  be, and nothing that changes framing, coding, or who asks (REFUSED).
+- A Head says what was parsed, never what anybody may do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
+
+from kv.api.guard import Access
+from kv.api.table import ROUTES
+from kv.api.target import decode_path
+from kv.etcd.hot import HotCall
+from kv.lane.keys import (
+    CAS,
+    GET,
+    NO_OPTIONS,
+    POST,
+    PREFIX,
+    PUT,
+    TEMPLATE,
+    KeyCall,
+    KeyOptions,
+    parse_options,
+)
+from kv.metrics.metrics import Endpoint
+from storage.errors import JanusError
+
+BLOCK_MAX_BYTES: Final = 4096
+"""A longer head is aiohttp's."""
+KNOWN_MAX: Final = 1024
+REFUSED: Final = (
+    "Authorization",
+    "Content-Encoding",
+    "Expect",
+    "Origin",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Key1",
+    "HTTP2-Settings",
+)
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
+_ETCD_METHOD: Final = "POST"
+WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
+"""Calls of the gateway that surely write: several of one connection may be under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    length: int
+    """Of the body."""
+    alone: bool
+    """Begins only when nothing before it is under way, and nothing begins beside it."""
+    endpoint: Endpoint
+    call: HotCall | None = None
+    key_call: KeyCall | None = None
+    options: KeyOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """Those of the aiohttp lane."""
+
+    line_bytes: int
+    field_bytes: int
+    headers: int
+
+
+class Heads:
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        access: Access,
+        parser: ParserLimits,
+        etcd: Mapping[str, HotCall],
+        etcd_body_max_bytes: int,
+        keys: Mapping[str, KeyCall],
+        key_body_max_bytes: int,
+        endpoint: Callable[[str, str], Endpoint],
+    ) -> None:
+        self._loop = loop
+        self._access = access
+        self._limits = parser
+        self._protocol = BaseProtocol(loop)
+        self._etcd = etcd
+        self._etcd_body_max_bytes = etcd_body_max_bytes
+        self._keys = keys
+        self._key_body_max_bytes = key_body_max_bytes
+        self._endpoint = endpoint
+        self.known: Final[dict[bytes, Head]] = {}
+        """By block; of those with a key, by the block without it."""
+        self.block_max_bytes: Final = min(BLOCK_MAX_BYTES, parser.line_bytes, parser.field_bytes)
+        key_starts = [f"{method} {PREFIX}".encode() for method in keys]
+        self._key_starts: Final = tuple(key_starts)
+        self._starts: Final = (*key_starts, b"POST /v3/kv/")
+        self._suffixes: Final = {
+            method: tuple(
+                route.suffix.encode()
+                for route in ROUTES
+                if route.method == method and route.prefix == PREFIX and route.suffix
+            )
+            for method in keys
+        }
+
+    # --- a whole head -----------------------------------------------------------------------
+
+    def look(self, block: bytes) -> tuple[Head, bytes] | None:
+        """For a block that is not in `known`: its head and its key. None: aiohttp's."""
+        if len(block) > self.block_max_bytes:
+            return None
+        if block.startswith(self._key_starts):
+            return self._look_for_key(block)
+        if not block.startswith(self._starts):
+            return None
+        message = self._parse(block)
+        if message is None or message.method != _ETCD_METHOD:
+            return None
+        call = self._etcd.get(message.path)
+        length = _length(message)
+        if call is None or length is None or length > self._etcd_body_max_bytes:
+            return None
+        path = message.path
+        endpoint = self._endpoint(path, _ETCD_METHOD)
+        head = Head(length, path not in WRITES, endpoint, call)
+        self._remember(block, head)
+        return head, b""
+
+    def _look_for_key(self, block: bytes) -> tuple[Head, bytes] | None:
+        gap = block.index(b" ")
+        start = gap + 1 + len(PREFIX)
+        end = block.find(b" ", start)
+        raw = block[start:end]
+        if end < 0 or not raw or not _is_plain(raw):
+            return None
+        method = block[:gap].decode()
+        if raw.endswith(self._suffixes[method]):
+            if method != POST or not raw.endswith(CAS.encode()):
+                return None
+            raw = raw[: -len(CAS)]
+            if not raw or raw.endswith(self._suffixes[method]):
+                return None
+        elif method == POST:
+            return None
+        try:
+            key = decode_path(raw)
+        except JanusError:
+            return None
+        shape = block[:gap] + block[end:]
+        head = self.known.get(shape)
+        if head is None:
+            head = self._parse_for_key(block, method, block[gap + 1 : end])
+            if head is None:
+                return None
+            self._remember(shape, head)
+        return head, key
+
+    def _parse_for_key(self, block: bytes, method: str, target: bytes) -> Head | None:
+        message = self._parse(block)
+        if message is None or message.method != method or message.path != target.decode():
+            return None
+        has_body = method in (PUT, POST)
+        length = _length(message) if has_body else 0
+        if not has_body and "Content-Length" in message.headers:
+            return None
+        if length is None or length > self._key_body_max_bytes:
+            return None
+        try:
+            options = parse_options(method, message.headers)
+        except JanusError:
+            return None  # aiohttp's lane says what is wrong
+        template = TEMPLATE + CAS if method == POST else TEMPLATE
+        endpoint = self._endpoint(template, method)
+        call = self._keys[method]
+        return Head(length, method == GET, endpoint, None, call, options)
+
+    def _remember(self, block: bytes, head: Head) -> None:
+        if len(self.known) >= KNOWN_MAX:
+            self.known.clear()  # whoever repeats his heads is back at once
+        self.known[block] = head
+
+    # --- aiohttp's word on it -----------------------------------------------------------------
+
+    def _parser(self) -> HttpRequestParser:
+        limits = self._limits
+        return HttpRequestParser(
+            self._protocol,
+            self._loop,
+            2**16,
+            max_line_size=limits.line_bytes,
+            max_field_size=limits.field_bytes,
+            max_headers=limits.headers,
+        )
+
+    def _parse(self, block: bytes) -> Any | None:
+        """The message, if this is one whole plain head and nothing else."""
+        breaks = block.count(b"\r\n")
+        if block.count(b"\n") != breaks or block.count(b"\r") != breaks:
+            return None
+        try:
+            messages, upgraded, tail = self._parser().feed_data(block)
+        except HttpProcessingError:
+            return None
+        if len(messages) != 1 or upgraded or tail:
+            return None
+        message, payload = messages[0]
+        headers = message.headers
+        if (
+            message.version != HttpVersion11
+            or message.should_close
+            or message.upgrade
+            or message.chunked
+            or message.compression
+            or payload.total_bytes
+            or any(name in headers for name in REFUSED)
+            or headers.get("Connection", "keep-alive").lower() != "keep-alive"
+        ):
+            return None
+        hosts = headers.getall("Host", ())
+        if len(hosts) != 1 or len(headers.getall("Connection", ())) > 1:
+            return None
+        try:
+            self._access.check_host(hosts[0])
+        except JanusError:
+            return None
+        return message
+
+    # --- a piece of a head --------------------------------------------------------------------
+
+    def may_become_hot(self, piece: bytes) -> bool:
+        """Whether a head that is not complete yet can still be one of ours. If not, aiohttp must
+        have it at once: it may have an answer already."""
+        if len(piece) > self.block_max_bytes:
+            return False
+        if not any(piece.startswith(start) or start.startswith(piece) for start in self._starts):
+            return False
+        try:
+            messages, upgraded, _ = self._parser().feed_data(piece)
+        except HttpProcessingError:
+            return False
+        return not messages and not upgraded
+
+
+def _length(message: Any) -> int | None:
+    """None if it is not said, or not plainly."""
+    lengths = message.headers.getall("Content-Length", ())
+    if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        return None
+    return int(lengths[0]) if len(lengths[0]) < 16 else None
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Characters that stand for themselves, and nothing that a URL's reader might resolve."""
+    return not raw.translate(None, _PLAIN) and not (raw[0] in b"./" or b"/." in raw or b"//" in raw)

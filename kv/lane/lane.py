@@ -1,0 +1,164 @@
+"""What the connections of one port share: heads, answers, the sweep, the limit, the end.
+
+    make_protocol() is the factory of the listening server; `server()` makes aiohttp's handlers.
+
+Once a second (a tick) every connection of both lanes is looked at, instead of a timer an operation;
+the date in the answers is renewed then, too. Answers of one pass of the loop leave together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from math import ceil
+from typing import Any, Final, NamedTuple
+
+from kv.api.failures import error_reply
+from kv.errors import UnavailableError
+from kv.lane.answers import Answers
+from kv.lane.connection import Connection
+from kv.lane.handed import Handed
+from kv.lane.heads import Heads
+from storage.clock import Clock
+
+REFUSED_MAX: Final = 256
+"""Connections over the limit that are still told so; more are dropped."""
+
+
+class Ticks(NamedTuple):
+    """Limits of time, in sweeps."""
+
+    head: int
+    body: int
+    idle: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLimits:
+    connections: int = 10_000
+    head_s: float = 10.0
+    body_s: float = 30.0
+    idle_s: float = 75.0
+    tick_s: float = 1.0
+
+    @property
+    def ticks(self) -> Ticks:
+        return Ticks(
+            *(ceil(time_s / self.tick_s) for time_s in (self.head_s, self.body_s, self.idle_s))
+        )
+
+
+class Lane:
+    """Used from its loop only."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        server: Callable[[], Any],
+        heads: Heads,
+        answers: Answers,
+        limits: LaneLimits,
+    ) -> None:
+        """`server` makes aiohttp's handler for a connection (AppRunner.server)."""
+        self.heads: Final = heads
+        self.answers: Final = answers
+        self.limits: Final = limits
+        self.ticks: Final = limits.ticks
+        self.monotonic: Final = clock.monotonic
+        self.tick = 0
+        self._loop = loop
+        self._clock = clock
+        self._server = server
+        self._fast: set[Connection] = set()
+        self._handed: set[Handed] = set()
+        self._refused: set[Connection] = set()
+        self._dirty: list[Connection] = []
+        self._no_fast = asyncio.Event()
+        self._no_fast.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.refused_total = 0
+
+    def start(self) -> None:
+        self._look()
+
+    def make_protocol(self) -> asyncio.Protocol:
+        return Connection(self)
+
+    @property
+    def connections(self) -> int:
+        return len(self._fast) + len(self._handed)
+
+    # --- by the connections ---------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        limit = self.limits.connections
+        if self.connections < limit:
+            self._fast.add(connection)
+            self._no_fast.clear()
+            return
+        self.refused_total += 1
+        assert connection.transport is not None
+        if len(self._refused) >= REFUSED_MAX:
+            connection.transport.abort()
+            return
+        self._refused.add(connection)
+        error = UnavailableError(
+            f"this node has {limit} client connections, its limit (limits.connections); close some "
+            "of yours, or ask another node"
+        )
+        connection.refuse(self.answers.closing(error_reply(error)))
+
+    def lost(self, connection: Connection | Handed) -> None:
+        if isinstance(connection, Handed):
+            self._handed.discard(connection)
+            return
+        self._refused.discard(connection)
+        self._fast.discard(connection)
+        if not self._fast:
+            self._no_fast.set()
+
+    def hand_over(
+        self, connection: Connection, transport: asyncio.Transport, data: bytes, *, paused: bool
+    ) -> None:
+        handed = Handed(self, transport, self._server())
+        self._handed.add(handed)
+        self.lost(connection)
+        handed.begin(data, paused=paused)
+
+    def flush_soon(self, connection: Connection) -> None:
+        if not self._dirty:
+            self._loop.call_soon(self._flush)
+        self._dirty.append(connection)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    # --- time and the end -------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self.tick += 1
+        self.answers.set_date(formatdate(self._clock.wall(), usegmt=True))
+        everyone: list[Connection | Handed] = [*self._fast, *self._handed, *self._refused]
+        for connection in everyone:
+            connection.sweep(self.tick)
+        self._timer = self._loop.call_later(self.limits.tick_s, self._look)
+
+    async def stop(self, drain_s: float) -> None:
+        """Close what is idle; let what is under way finish, so long. Connections that aiohttp has
+        are its runner's to close."""
+        for connection in (*self._fast, *self._refused):
+            connection.drain()
+        try:
+            await asyncio.wait_for(self._no_fast.wait(), max(drain_s, 0.05))
+        except TimeoutError:
+            for connection in tuple(self._fast):
+                if connection.transport is not None:
+                    connection.transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
