@@ -21,7 +21,7 @@ from kv.client.operations import Operation
 from kv.client.replies import Reply
 from kv.client.retries import Again, RetryPolicy, Sent, Tries
 from kv.client.tokens import Token, Tokens, new_client_id
-from kv.client.transport import LostError, NotSentError, Transport
+from kv.client.transport import BusyError, LostError, NotSentError, Transport
 from kv.model import DEADLINE_MAX_S, NO_SESSION, InvalidSessionError, Level, SessionToken
 from storage.clock import Clock, Rng
 from storage.errors import JanusError
@@ -135,6 +135,8 @@ class Caller:
     async def _try(
         self, operation: Operation[T], how: How, token: Token | None, tries: Tries
     ) -> Reply | Again | JanusError:
+        if self.closed:
+            return tries.abandoned(ClientClosedError("the client was closed during this call"))
         now = self.clock.monotonic()
         time_s = tries.time_for_try(now)
         if not time_s:
@@ -151,7 +153,8 @@ class Caller:
             )
         except (NotSentError, LostError) as error:
             now = self.clock.monotonic()
-            self.endpoints.failed(url, now)
+            if not isinstance(error, BusyError):
+                self.endpoints.failed(url, now)
             sent = Sent.NEVER if isinstance(error, NotSentError) else Sent.PERHAPS
             others = self._others(how, tries, url)
             return tries.failed(url, sent, str(error), now, self.rng, others)

@@ -350,6 +350,36 @@ async def test_a_waiter_that_gives_up_leaves_nothing_behind(client: Client, rest
     await until(lambda: rest.strong.machine.leases.ids() == [])
 
 
+async def test_a_client_that_closes_says_its_farewells_first(faulty: Any, rest: Any) -> None:
+    async with at(rest.port) as other, other.lock("door") as lock:
+        async with at(faulty.port) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), client.lock("door"):
+                    pass
+        assert rest.strong.machine.leases.ids() == [lock.info.lease]
+
+
+async def test_a_client_that_closes_during_a_call_ends_it(client: Client, faulty: Any) -> None:
+    faulty.plan = ["hang"]
+    writing = asyncio.ensure_future(client.put("k", "v"))
+    await until(lambda: len(faulty.requests) == 1)
+    await client.close()
+    with pytest.raises(OutcomeUnknownError):
+        await writing
+    assert len(faulty.requests) == 1
+
+
+async def test_more_calls_than_connections_wait_for_each_other(faulty: Any) -> None:
+    async with at(faulty.port, try_s=0.2, timeout_s=1.0) as client:
+        client._caller.transport._pool = 2
+        sums = await asyncio.gather(*[client.incr("n") for _ in range(50)])
+        assert sorted(each.value for each in sums) == list(range(1, 51))
+        faulty.plan = ["hang"] * 50
+        calls = await asyncio.gather(*[client.get("n") for _ in range(6)], return_exceptions=True)
+        assert all(isinstance(each, UnavailableError) for each in calls)
+        assert "connections" in " ".join(map(str, calls))
+
+
 async def test_a_closed_client_says_so(client: Client) -> None:
     watch = client.watch("k")
     lease = await client.grant(60)
