@@ -3,6 +3,8 @@
     Config -> Node (kv/node.py) -> Strong -> REST (kv/api), etcd gateway (kv/etcd), metrics
                                                '------ one port, one listener ------'
 
+Connections begin in the fast lane (kv/lane), which hands over to aiohttp what is not hot.
+
 The port is open from the first moment, so that whoever asks is told what goes on: until the node
 serves, a small face answers 503 "starting" to everything but /livez. `stop` ends in the order in
 which it hurts least: the leadership moves, the port closes, watches are told the end, requests
@@ -32,6 +34,8 @@ from kv.config.sections import LEADERLESS, Config
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_of
+from kv.lane.assemble import make_lane
+from kv.lane.lane import Lane, LaneLimits
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
 from kv.metrics.loop_lag import LoopLagProbe
@@ -86,6 +90,7 @@ class App:
         self._server: asyncio.Server | None = None
         self._make_protocol: Callable[[], asyncio.Protocol] | None = None
         self._gateway: etcd.Gateway | None = None
+        self.lane: Lane | None = None
         self._probe: LoopLagProbe | None = None
         self._backup: OnlineBackup | None = None
         self.address: tuple[str, int] = (config.node.listen.host, config.node.listen.port)
@@ -113,7 +118,31 @@ class App:
         self._backup = OnlineBackup(
             self.node.directory, self.node.engine, clock=self.node.clock, loop=self._loop
         )
-        self._make_protocol = await self._runner(self._faces())
+        await self._serve()
+
+    async def _serve(self) -> None:
+        """The faces take over, the fast lane in front of them."""
+        limits = self.config.limits
+        api, context = self._api(), self._gateway_context()
+        app = self._faces(api, context)
+        server = await self._runner(app)
+        assert self._gateway is not None
+        self.lane = make_lane(
+            loop=self._loop,
+            api=api,
+            gateway=self._gateway,
+            context=context,
+            server=server,
+            endpoint=self._endpoint,
+            limits=LaneLimits(
+                limits.connections,
+                limits.header_timeout_s,
+                limits.body_timeout_s,
+                limits.idle_timeout_s,
+            ),
+        )
+        self.lane.start()
+        self._make_protocol = self.lane.make_protocol
 
     def _protocol(self) -> asyncio.Protocol:
         assert self._make_protocol is not None
@@ -135,13 +164,13 @@ class App:
         assert runner.server is not None
         return runner.server
 
-    def _faces(self) -> web.Application:
-        config, node = self.config, self.node
+    def _api(self) -> Api:
+        config = self.config
         assert self.report is not None
-        api = Api(
-            node.strong,
+        return Api(
+            self.node.strong,
             self.report,
-            clock=node.clock,
+            clock=self.node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
                 Access(config.http.origins, config.http.hosts, config.http.cors),
@@ -150,26 +179,29 @@ class App:
             ),
             observe=self._observe,
         )
-        app = web.Application(
-            middlewares=[self._measure_gateway], client_max_size=config.limits.request_bytes
+
+    def _gateway_context(self) -> GatewayContext:
+        config, node = self.config, self.node
+        assert self.report is not None
+        return GatewayContext(
+            strong=node.strong,
+            cluster_id=uint64_of(node.cluster_id),
+            member_id=uint64_of(node.node_id),
+            members=self.report.members,
+            status=self.report.numbers,
+            rng=random.Random(os.urandom(16)),
+            snapshot=self._snapshot_parts,
+            alarms=Alarms(self.report.alarms),
+            minimum_ttl_s=min_lease_ttl_s(config),
+            any_origin=config.http.cors == "any",
+            limits=GatewayLimits(request_bytes=config.limits.request_bytes),
         )
+
+    def _faces(self, api: Api, context: GatewayContext) -> web.Application:
+        request_bytes = self.config.limits.request_bytes
+        app = web.Application(middlewares=[self._measure_gateway], client_max_size=request_bytes)
         rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
-        self._gateway = etcd.add_routes(
-            app,
-            GatewayContext(
-                strong=node.strong,
-                cluster_id=uint64_of(node.cluster_id),
-                member_id=uint64_of(node.node_id),
-                members=self.report.members,
-                status=self.report.numbers,
-                rng=random.Random(os.urandom(16)),
-                snapshot=self._snapshot_parts,
-                alarms=Alarms(self.report.alarms),
-                minimum_ttl_s=min_lease_ttl_s(config),
-                any_origin=config.http.cors == "any",
-                limits=GatewayLimits(request_bytes=config.limits.request_bytes),
-            ),
-        )
+        self._gateway = etcd.add_routes(app, context)
         app.router.add_get("/metrics", self._serve_metrics)
         return app
 
@@ -241,6 +273,8 @@ class App:
             self._server.close()
         if self._gateway is not None:
             self._gateway.stop(why)
+        if self.lane is not None:
+            await self.lane.stop(self.config.limits.drain_timeout_s)
         self.node.drain(why)
         for runner in reversed(self._runners):
             await runner.cleanup()

@@ -26,6 +26,11 @@ no-write-barrier (hazard c): an acknowledgement leaves before the disk has the e
     A writes while C is cut off and B's disk hangs; B confirms, A answers its client. B loses power,
     A is cut off: B and C go on without the entry.
 
+no-backup-rule (hazard d2): a follower's refusals, each naming another place, undo each other.
+
+    A writes while it is cut off; B leads and writes as much. A comes back: entries travel to it a
+    few at a time, all are refused, and the last refusal points to the end of A's log again.
+
 read-joins-probe-in-flight (hazard f): a late read boards a probe that left before it came.
 
     A reads; the echoes of its probe get stuck. A is cut off, B leads and takes a write. Now
@@ -45,9 +50,11 @@ from typing import Final
 from chaos.checkers.violation import Violation
 from chaos.sim.node import SimNode
 from chaos.sim.simulation import logs_into
-from chaos.sim.stage import Stage, apart
+from chaos.sim.stage import Stage, apart, pass_all
 from raftgroups.messages import Ack, Append, Message, PreVoteRequest, VoteRequest
 from raftgroups.outcomes import Applied
+
+BACK_WITHIN_S: Final = 8.0
 
 # --- hazard a ----------------------------------------------------------------------------------
 
@@ -202,6 +209,29 @@ def _forgotten_entry(stage: Stage) -> None:
     stage.wait("they commit", lambda: stage.applied(leader) > base)
 
 
+# --- hazard d2 ---------------------------------------------------------------------------------
+
+
+def refusals_in_a_burst(canaries: Collection[str], seed: int = 1) -> list[Violation]:
+    tight = {"leader_silence_s": 20.0, "append_max_bytes": 100, "inflight_max_bytes": 600}
+    return _play(Stage(3, canaries, seed, **tight), _refusals_in_a_burst)
+
+
+def _refusals_in_a_burst(stage: Stage) -> None:
+    a = stage.formed()
+    others = [node for node in stage.nodes if node is not a]
+    stage.wait("all are equal", lambda: stage.equal(stage.nodes))
+    stage.rule = apart([a], others)
+    stage.write(a, 60)
+    b = stage.a_leader(others, "a leader of the others")
+    stage.write(b, 60)
+    stage.rule = pass_all
+    stage.world.run(stage.world.now + BACK_WITHIN_S)
+    if not stage.equal(stage.nodes):
+        what = f"{a.label} does not have {b.label}'s log {BACK_WITHIN_S:g} s after it came back"
+        stage.cluster.observer.report([Violation("liveness", what)])
+
+
 # --- hazard f ----------------------------------------------------------------------------------
 
 
@@ -270,6 +300,7 @@ SCRIPTS: Final[dict[str, Callable[..., list[Violation]]]] = {
     "duplicate-votes": repeated_votes,
     "vote-before-sync": forgotten_vote,
     "no-write-barrier": forgotten_entry,
+    "no-backup-rule": refusals_in_a_burst,
     "read-joins-probe-in-flight": boarding_late,
     "read-index-without-own-term": untold_commit,
 }

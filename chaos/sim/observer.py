@@ -73,10 +73,10 @@ class Observer:
     def turn(self, node: SimNode) -> None:
         """Called after the host's part of every turn of a node."""
         assert node.host is not None, "a turn of a living process"
-        leading = [pair for pair in node.host.groups.items() if pair[1].replica.raft.leads]
-        for group_id, group in sorted(leading):
-            if group.role is Role.LEADER:
-                self._leads(node, group_id, group)
+        groups = node.host.groups
+        leading = [number for number, group in groups.items() if group.role is Role.LEADER]
+        for group_id in sorted(leading):
+            self._leads(node, group_id, groups[group_id])
 
     def _leads(self, node: SimNode, group_id: int, group: Group) -> None:
         term = group.term

@@ -1,8 +1,8 @@
 """The answers of the lane as bytes on the wire: the heads that aiohttp would write. Pure.
 
-A head is made of pieces that are put together once; only the length, the date and what a reply says
-of itself (level, session, version) come with each answer. Same status line, same headers in the same
-order as the aiohttp lane: the differential test compares them.
+A head is made of pieces that are put together once; only the length, the date and what a reply
+says of itself (level, session, version) come with each answer. Same status line, same headers in
+the same order as the aiohttp lane: the differential test compares them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from kv.api.reply import Reply, reply_headers
 from kv.model import Level, SessionToken
 
 NO_BODY: Final = 304
-_LINEARIZABLE: Final = b"Consistency-Level: LINEARIZABLE\r\n"
 
 
 def status_line(status: int) -> bytes:

@@ -21,7 +21,7 @@ import logging
 import socket
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from kv.api.reply import Reply
 from kv.lane.heads import Head
@@ -126,8 +126,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are of no such class
         opened = transport.get_extra_info("socket")
         if opened is not None and opened.family != socket.AF_UNIX:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

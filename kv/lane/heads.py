@@ -31,7 +31,18 @@ from kv.api.guard import Access
 from kv.api.table import ROUTES
 from kv.api.target import decode_path
 from kv.etcd.hot import HotCall
-from kv.lane.keys import CAS, GET, POST, PREFIX, PUT, TEMPLATE, KeyCall, KeyOptions, parse_options
+from kv.lane.keys import (
+    CAS,
+    GET,
+    NO_OPTIONS,
+    POST,
+    PREFIX,
+    PUT,
+    TEMPLATE,
+    KeyCall,
+    KeyOptions,
+    parse_options,
+)
 from kv.metrics.metrics import Endpoint
 from storage.errors import JanusError
 
@@ -66,7 +77,7 @@ class Head:
     endpoint: Endpoint
     call: HotCall | None = None
     key_call: KeyCall | None = None
-    options: KeyOptions = KeyOptions()
+    options: KeyOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class KeyOptions(NamedTuple):
     session: SessionToken = NO_SESSION
 
 
+NO_OPTIONS: Final = KeyOptions()
 Replied = Callable[[Reply, Level | None, SessionToken], None]
 KeyCall = Callable[[bytes, bytes, KeyOptions, Replied], None]
 """(key, body, options, replied)"""
@@ -75,7 +76,7 @@ def parse_options(method: str, headers: Mapping[str, str]) -> KeyOptions:
 
 
 class KeyCalls:
-    """`by_method` has them; POST is cas. `shard` says which shard keys are in (kv/api/context.py)."""
+    """`by_method` has them; POST is cas. `shard`: in which shard keys are (kv/api/context.py)."""
 
     def __init__(self, strong: Strong, shard: Callable[[], int]) -> None:
         self._strong: Final = strong

@@ -144,7 +144,8 @@ class Lane:
     def _look(self) -> None:
         self.tick += 1
         self.answers.set_date(formatdate(self._clock.wall(), usegmt=True))
-        for connection in (*self._fast, *self._handed, *self._refused):
+        everyone: list[Connection | Handed] = [*self._fast, *self._handed, *self._refused]
+        for connection in everyone:
             connection.sweep(self.tick)
         self._timer = self._loop.call_later(self.limits.tick_s, self._look)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from chaos.powercut.recorder import tracing_unavailable
+from chaos.servers import Servers
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,21 @@ def tracing() -> None:
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         pytest.fail(f"CI must be able to record system calls: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """Three nodes of their own, all serving. Their logs are shown where the test fails."""
+    with contextlib.ExitStack() as ending:
+        cluster = Servers(tmp_path)
+        ending.callback(lambda: print(cluster.logs()))
+        yield ending.enter_context(cluster)
+
+
+@pytest.fixture(scope="module")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """One cluster for the tests of a file: each leaves all nodes running, and keys of its own."""
+    with contextlib.ExitStack() as ending:
+        cluster = Servers(tmp_path_factory.mktemp("cluster"))
+        ending.callback(lambda: print(cluster.logs()))
+        yield ending.enter_context(cluster)

@@ -1,0 +1,169 @@
+"""Watches are complete: every watcher is told everything, once, in order, whole, and the truth.
+
+Given what each watcher was told (batches, one a revision, over the same range of keys and from the
+same revision on) and what the writers know of their writes, this must hold up to the revision
+`upto`, which all of them have reached:
+
+order      the revisions of one watcher rise; one that comes again was doubled or was split in two
+complete   a revision that anybody was told, everybody was told, with the same events
+truth      an acknowledged write stands at its revision with all of its events; a refused one stands
+           nowhere; an unknown one stands at one revision, whole, or nowhere
+dense      with `since`: no revision from it to `upto` is missing everywhere (for a range of keys
+           beside which nothing was written)
+
+The values of writes must be unique, so that an event names the write that made it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.checkers.violation import Violation
+from chaos.history import Result
+
+SHOWN: Final = 10
+"""Lines of evidence of one kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    key: str
+    value: str | None
+    """None: it was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a watcher was told at once of one revision."""
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One write, which takes effect as a whole. `revision` is known if it was acknowledged."""
+
+    id: str
+    events: tuple[Event, ...]
+    result: Result
+    revision: int | None = None
+
+
+def check_watches(
+    told: Mapping[str, Sequence[Batch]],
+    written: Sequence[Written],
+    *,
+    upto: int,
+    since: int | None = None,
+) -> list[Violation]:
+    lines = {name: _until(batches, upto) for name, batches in told.items()}
+    truth = _Truth(lines)
+    found = [
+        ("order", truth.disorder()),
+        ("complete", truth.holes()),
+        ("truth", truth.lies(written, upto)),
+        ("dense", [] if since is None else truth.gaps(since, upto)),
+    ]
+    return [
+        Violation("watch", f"{rule}: {len(bad)} times", tuple(bad[:SHOWN]))
+        for rule, bad in found
+        if bad
+    ]
+
+
+def _until(batches: Sequence[Batch], upto: int) -> list[Batch]:
+    return [batch for batch in batches if batch.revision <= upto]
+
+
+class _Truth:
+    """What was told, taken together."""
+
+    def __init__(self, told: Mapping[str, Sequence[Batch]]) -> None:
+        self.told = told
+        self.by_watcher = {name: _joined(batches) for name, batches in told.items()}
+        self.revisions: dict[int, frozenset[Event]] = {}
+        """Of each revision the events that any watcher was told first."""
+        for joined in self.by_watcher.values():
+            for revision, events in joined.items():
+                self.revisions.setdefault(revision, frozenset(events))
+
+    def disorder(self) -> list[str]:
+        bad = []
+        for name, batches in self.told.items():
+            last = 0
+            for batch in batches:
+                if batch.revision == last:
+                    bad.append(f"{name}: revision {last} came again (doubled, or split)")
+                elif batch.revision < last:
+                    bad.append(f"{name}: revision {batch.revision} came after {last}")
+                if len(set(batch.events)) != len(batch.events):
+                    bad.append(f"{name}: revision {batch.revision} has an event twice")
+                last = max(last, batch.revision)
+        return bad
+
+    def holes(self) -> list[str]:
+        bad = []
+        for name, joined in self.by_watcher.items():
+            for revision, events in sorted(self.revisions.items()):
+                own = joined.get(revision)
+                if own is None:
+                    bad.append(f"{name}: was not told revision {revision}: {_shown(events)}")
+                elif frozenset(own) != events:
+                    bad.append(
+                        f"{name}: revision {revision} is {_shown(own)}; another watcher was told "
+                        f"{_shown(events)}"
+                    )
+        return bad
+
+    def lies(self, written: Sequence[Written], upto: int) -> list[str]:
+        bad = []
+        owners = {event: write for write in written for event in write.events}
+        places: dict[str, list[int]] = {}
+        for revision, events in sorted(self.revisions.items()):
+            for write_id in {owners[event].id for event in events if event in owners}:
+                places.setdefault(write_id, []).append(revision)
+            strangers = [event for event in events if event not in owners]
+            if strangers:
+                bad.append(f"revision {revision}: nobody wrote {_shown(strangers)}")
+        for write in written:
+            bad += self._judge(write, places.get(write.id, []), upto)
+        return bad
+
+    def _judge(self, write: Written, places: Sequence[int], upto: int) -> list[str]:
+        if len(places) > 1:
+            return [f"{write.id}: done at each of the revisions {list(places)}"]
+        if write.result is Result.FAILED:
+            return [f"{write.id}: was refused and stands at {places[0]}"] if places else []
+        if not places:
+            lost = write.result is Result.DONE and (write.revision or 0) <= upto
+            return [f"{write.id}: acknowledged at {write.revision}, told nowhere"] if lost else []
+        (place,) = places
+        if write.result is Result.DONE and write.revision != place:
+            return [f"{write.id}: acknowledged at {write.revision}, told at {place}"]
+        if self.revisions[place] != frozenset(write.events):
+            return [
+                f"{write.id}: revision {place} is {_shown(self.revisions[place])}, it wrote "
+                f"{_shown(write.events)}"
+            ]
+        return []
+
+    def gaps(self, since: int, upto: int) -> list[str]:
+        return [
+            f"revision {revision} was told to nobody"
+            for revision in range(since, upto + 1)
+            if revision not in self.revisions
+        ]
+
+
+def _joined(batches: Sequence[Batch]) -> dict[int, list[Event]]:
+    joined: dict[int, list[Event]] = {}
+    for batch in batches:
+        joined.setdefault(batch.revision, []).extend(batch.events)
+    return joined
+
+
+def _shown(events: Sequence[Event] | frozenset[Event]) -> str:
+    return ", ".join(sorted(f"{event.key}={event.value}" for event in events))

@@ -1,0 +1,249 @@
+"""A local cluster of real `januskv serve` processes, each of which can be killed, frozen, started.
+
+The configurations are those that `januskv cluster` writes. Synchronous on purpose, as
+raftcluster.py: what it waits for happens in other processes; asyncio programs call it in a thread.
+
+Invariant: `close` ends every process that was started, by its id, also a frozen one and also after
+a failure. Logs stay in the directory (`logs` gives their ends).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from chaos.raftcluster import StuckError, wait_for
+from kv.cli.cluster import Member, plan, prepare
+from kv.load.worker import environment
+from kv.peers.cluster import free_ports
+from storage.system_clock import SystemClock
+
+CLOCK: Final = SystemClock()
+POLL_S: Final = 0.05
+START_S: Final = 60.0
+STOP_S: Final = 30.0
+LOG_BYTES: Final = 6_000
+
+T = TypeVar("T")
+
+
+class Server:
+    """One node, running or not."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.name = member.name
+        self.host, _, port = member.client.partition(":")
+        self.port = int(port)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.frozen = False
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number is signal.SIGSTOP:
+            self.frozen = True
+        elif number is signal.SIGCONT:
+            self.frozen = False
+
+    def ask(
+        self, path: str, body: object = None, *, timeout_s: float = 2.0
+    ) -> tuple[int, Any] | None:
+        """(status, JSON) of a GET, or of a POST if there is a body; None if nobody answers."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request("POST", path, json.dumps(body))
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read() or b"null")
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any] | None:
+        """Of a node that serves."""
+        answer = self.ask("/api/v1/status")
+        return answer[1] if answer is not None and answer[0] == 200 else None
+
+
+class Servers:
+    """A context: the nodes run and serve inside, and none of them outlives it."""
+
+    def __init__(self, directory: Path, *, nodes: int = 3, extra: str = "") -> None:
+        """`extra`: sections added to each node's configuration."""
+        offsets = [10 * number + port for number in range(nodes) for port in (0, 1)]
+        members = plan(directory / "data", nodes, free_ports(offsets))
+        prepare(directory / "data", members, mode="strong", engine=None)
+        for member in members:
+            with member.config.open("a") as file:
+                file.write("\n" + extra)
+        self.nodes = {member.name: Server(member) for member in members}
+
+    def __enter__(self) -> Servers:
+        try:
+            self.start(*self.nodes)
+            self.wait_ready(*self.nodes)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        running = [server for server in self.nodes.values() if server.running]
+        for server in running:
+            if server.frozen:
+                server.signal(signal.SIGCONT)
+            server.signal(signal.SIGTERM)
+        end = CLOCK.monotonic() + STOP_S
+        for server in running:
+            assert server.process is not None
+            try:
+                server.process.wait(max(0.1, end - CLOCK.monotonic()))
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()
+
+    # --- one node -------------------------------------------------------------------------
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            server = self.nodes[name]
+            assert not server.running, f"{name} runs already"
+            command = [sys.executable, "-P", "-c", "from kv.cli.main import entry; entry()"]
+            with server.member.log.open("ab") as log:
+                server.process = subprocess.Popen(
+                    [*command, "serve", "--config", str(server.member.config)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment(),
+                    start_new_session=True,
+                )
+
+    def wait_ready(self, *names: str) -> None:
+        for name in names:
+            self.wait(lambda name=name: self._serves(self.nodes[name]), f"{name} serves", START_S)  # type: ignore[misc]
+
+    def _serves(self, server: Server) -> bool:
+        if not server.running:
+            raise StuckError(f"{server.name} ended while it started\n{self.logs()}")
+        status = server.status()
+        return status is not None and status["leader"] is not None
+
+    def kill(self, *names: str) -> None:
+        """kill -9: all are gone when it returns."""
+        for name in names:
+            self.nodes[name].signal(signal.SIGKILL)
+        for name in names:
+            server = self.nodes[name]
+            assert server.process is not None
+            server.process.wait()
+            server.frozen = False
+
+    def stop(self, name: str) -> int:
+        """SIGTERM, and wait for the end. Returns the exit code."""
+        server = self.nodes[name]
+        server.signal(signal.SIGTERM)
+        assert server.process is not None
+        try:
+            return server.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise StuckError(f"{name} did not stop within {STOP_S:g} s\n{self.logs()}") from None
+
+    # --- all of them ------------------------------------------------------------------------
+
+    def wait(self, probe: Callable[[], T | None], what: str, deadline_s: float = 30.0) -> T:
+        try:
+            return wait_for(probe, what, deadline_s, poll_s=POLL_S)
+        except StuckError as error:
+            raise StuckError(f"{error}\n{self.logs()}") from None
+
+    def leader(self, among: Sequence[str] = ()) -> str:
+        """The node that says that it leads, in the highest term; waits until there is one."""
+
+        def probe() -> str | None:
+            terms: dict[int, str] = {}
+            for name in among or self.nodes:
+                status = self.nodes[name].status()
+                if status is not None and status["role"] == "leader":
+                    terms[status["term"]] = name
+            return terms[max(terms)] if terms else None
+
+        return self.wait(probe, "a node leads")
+
+    def others(self, name: str) -> list[str]:
+        return [each for each in self.nodes if each != name]
+
+    def equal_digests(self) -> str:
+        """Wait until all nodes stand at one applied index while nothing is written, then compare
+        what they hold. Returns the common digest; raises AssertionError if they differ."""
+
+        def probe() -> dict[str, tuple[int, int, str]] | None:
+            found = {name: self._digest(server) for name, server in self.nodes.items()}
+            settled = {name: digest for name, digest in found.items() if digest is not None}
+            if len(settled) < len(self.nodes):
+                return None
+            return settled if len({digest[:2] for digest in settled.values()}) == 1 else None
+
+        digests = self.wait(probe, "all nodes stand at one applied index")
+        if len(set(digests.values())) != 1:
+            raise AssertionError(f"replicas differ at equal applied index: {digests}")
+        applied_index, revision, digest = next(iter(digests.values()))
+        return f"{digest} at index {applied_index}, revision {revision}"
+
+    def _digest(self, server: Server) -> tuple[int, int, str] | None:
+        """(applied index, revision, digest), if nothing was applied meanwhile."""
+        before = server.status()
+        answer = server.ask("/v3/maintenance/hashkv", {}, timeout_s=10.0)
+        after = server.status()
+        if before is None or after is None or answer is None or answer[0] != 200:
+            return None
+        if before["applied_index"] != after["applied_index"] or before["lag"] or after["lag"]:
+            return None
+        digest = answer[1]
+        return after["applied_index"], int(digest["hash_revision"]), str(digest["hash"])
+
+    def logs(self) -> str:
+        parts = []
+        for server in self.nodes.values():
+            text = ""
+            with contextlib.suppress(OSError):
+                text = server.member.log.read_bytes()[-LOG_BYTES:].decode(errors="replace")
+            code = None if server.process is None else server.process.poll()
+            state = "runs" if server.running else f"ended ({code})"
+            parts.append(f"--- {server.name}, {state}: the end of its log ---\n{text}")
+        return "\n".join(parts)
+
+
+def pause(seconds: float) -> None:
+    """Let the load run on; nothing is synchronised by it."""
+    time.sleep(seconds)
