@@ -81,7 +81,9 @@ def build_parser(commands: Sequence[Command]) -> Parser:
 
 def main(arguments: Sequence[str]) -> int:
     commands = built_in() + discovered()
-    parsed = build_parser(commands).parse_args(arguments)
+    own, another = split_off_another(arguments, commands)
+    parsed = build_parser(commands).parse_args(own)
+    parsed.another = another
     command = next(command for command in commands if command.name == parsed.command)
     try:
         return command.run(parsed)
@@ -95,6 +97,19 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of our output went away (`| head`): nothing to say and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def split_off_another(
+    arguments: Sequence[str], commands: Sequence[Command]
+) -> tuple[list[str], list[str]]:
+    """What is ours, and behind `--` the words of a program that our command is to run. argparse
+    cannot take options between a name and those."""
+    words = list(arguments)
+    runs = {command.name for command in commands if getattr(command, "runs_another", False)}
+    if not words or words[0] not in runs or "--" not in words:
+        return words, []
+    place = words.index("--")
+    return words[:place], words[place + 1 :]
 
 
 def complain(text: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ENDPOINTS_VARIABLE: Final = "JANUSKV_ENDPOINTS"
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:7400"
 EXIT_NO: Final = 1
+NOBODY_S: Final = 2.0
 NO_CODES: Final = frozenset(
     {
         "key_not_found",
@@ -74,9 +75,9 @@ def run(args: argparse.Namespace, work: Work) -> int:
     """Run it with a client. An error that is an answer ("no") becomes exit code 1."""
     from kv.client import Client
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"refused_s": NOBODY_S}
     if args.timeout is not None:
-        options["timeout_s"] = args.timeout
+        options.update(timeout_s=args.timeout, refused_s=args.timeout)
 
     async def with_client() -> int:
         async with Client(endpoints(args), **options) as client:

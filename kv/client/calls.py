@@ -100,6 +100,7 @@ class Caller:
             now=self.clock.monotonic(),
             deadline_s=deadline_s + long_s,
             try_s=(policy.try_s if how.try_s is None else how.try_s) + long_s,
+            refused_s=policy.refused_s,
         )
         try:
             while True:

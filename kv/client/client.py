@@ -71,6 +71,7 @@ class Client:
         session: str = "",
         timeout_s: float = DEADLINE_S,
         try_s: float = TRY_S,
+        refused_s: float | None = None,
         use_tokens: bool = True,
         client_id: str | None = None,
         tls: ssl.SSLContext | None = None,
@@ -78,7 +79,8 @@ class Client:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        """`timeout_s`: of a call, `try_s`: after which an endpoint is given up for another one.
+        """`timeout_s`: of a call, `try_s`: after which an endpoint is given up for another one,
+        `refused_s`: after which a call is given up of which nothing could be sent anywhere.
         `session`: a token to begin with (`session_token` of another client). Raises
         InvalidEndpointError, InvalidLevelError, InvalidSessionError."""
         urls = parse_endpoints(endpoints)
@@ -88,7 +90,7 @@ class Client:
             Endpoints(urls, dice.randrange(0, len(urls))),
             clock=clock or SystemClock(),
             rng=dice,
-            policy=RetryPolicy(timeout_s, min(try_s, timeout_s)),
+            policy=RetryPolicy(timeout_s, min(try_s, timeout_s), refused_s),
             use_tokens=use_tokens,
             client_id=client_id,
         )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from kv.api import bodies
+from kv.api import bodies, live_bodies
 from kv.client.failures import MalformedReplyError
 from kv.client.forms import Bytes, as_bytes, bytes_of, in_path, query
 from kv.client.operations import API, Operation, decoder, without_none, writing
@@ -22,16 +22,16 @@ from kv.client.records import (
 )
 from kv.client.replies import Reply
 
-_granted: Final = decoder(bodies.LeaseReply)
-_lease: Final = decoder(bodies.LeaseState)
-_leases: Final = decoder(bodies.LeasesReply)
-_lock: Final = decoder(bodies.LockReply)
-_lock_state: Final = decoder(bodies.LockState)
+_granted: Final = decoder(live_bodies.LeaseReply)
+_lease: Final = decoder(live_bodies.LeaseState)
+_leases: Final = decoder(live_bodies.LeasesReply)
+_lock: Final = decoder(live_bodies.LockReply)
+_lock_state: Final = decoder(live_bodies.LockState)
 _compact: Final = decoder(bodies.CompactReply)
 _transfer: Final = decoder(bodies.TransferReply)
 node_status: Final = decoder(bodies.NodeStatus)
 cluster_state: Final = decoder(bodies.ClusterState)
-_line: Final = msgspec.json.Decoder(bodies.WatchLine)
+_line: Final = msgspec.json.Decoder(live_bodies.WatchLine)
 
 _NO_LEASE: Final = frozenset({"lease_not_found"})
 
@@ -180,7 +180,7 @@ def watch_target(
     return f"{API}/watch{query([*ranges, *how])}"
 
 
-def watch_line(line: bytes) -> bodies.WatchLine:
+def watch_line(line: bytes) -> live_bodies.WatchLine:
     """Raises MalformedReplyError."""
     try:
         return _line.decode(line)
@@ -190,13 +190,13 @@ def watch_line(line: bytes) -> bodies.WatchLine:
         ) from error
 
 
-def change_of(line: bodies.WatchLine) -> Change:
+def change_of(line: live_bodies.WatchLine) -> Change:
     assert line.revision is not UNSET
     events = () if line.events is UNSET else tuple([_event(each) for each in line.events])
     return Change(line.revision, events)
 
 
-def _event(event: bodies.WatchEvent) -> Event:
+def _event(event: live_bodies.WatchEvent) -> Event:
     key = bytes_of(event.key, event.key_encoding)
     value = None if event.value is UNSET else bytes_of(event.value, event.encoding)
     previous = None

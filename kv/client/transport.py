@@ -16,6 +16,7 @@ repeat is decided in one place only (retries.py).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -191,6 +192,7 @@ def _why(error: BaseException) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno
+        reason = os.strerror(number) if number is not None and number > 0 else str(error.os_error)
         return f"no connection ({reason})"
     return str(error) or type(error).__name__

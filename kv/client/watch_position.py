@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from kv.api.bodies import WatchLine
+from kv.api.live_bodies import WatchLine
 from kv.client.failures import MalformedReplyError, WatchEndedError
 from kv.client.other_operations import change_of
 from kv.client.records import Change

@@ -70,10 +70,8 @@ class MemberChanges(Protocol):
 class GatewayLimits:
     request_bytes: int = 3 * 2**19
     """A call as a protocol message; etcd's default."""
-    message_bytes: int = 2 * 2**20
-    """What gRPC takes at all."""
-    body_bytes: int = 4 * 2**20
-    """Of HTTP: the same in base64, with room for names."""
+    overhead_bytes: int = 2**19
+    """What a message may have beyond that to be refused by a call and not by gRPC itself."""
     stream_message_bytes: int = 64 * 1024
     """One request within a stream."""
     watches_a_stream: int = 1_000
@@ -82,8 +80,15 @@ class GatewayLimits:
     """How soon a client that hung up is noticed by a call that waits."""
     hash_keys_a_step: int = 1_000
 
-    def __post_init__(self) -> None:
-        assert self.request_bytes <= self.message_bytes <= self.body_bytes
+    @property
+    def message_bytes(self) -> int:
+        """What gRPC takes at all."""
+        return self.request_bytes + self.overhead_bytes
+
+    @property
+    def body_bytes(self) -> int:
+        """Of HTTP: the same in base64, with room for names."""
+        return 2 * self.message_bytes
 
 
 @dataclass(frozen=True, slots=True)

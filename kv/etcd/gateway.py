@@ -285,6 +285,7 @@ def add_routes(
     gateway = Gateway(context)
     for path in ("/v3", "/v3/{tail:.*}", "/v3beta/{tail:.*}"):
         app.router.add_route("*", path, gateway.dispatch)
+    app.router.add_route("*", "/v3alpha/{tail:.*}", gateway.not_found)
     if side_endpoints:
         app.router.add_route("*", "/version", gateway.version)
         app.router.add_route("*", "/health", gateway.health)

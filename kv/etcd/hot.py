@@ -51,6 +51,8 @@ class HotCalls:
         self._headers: Final = headers
         self._alarms: Final = context.alarms
         self._limits: Final = context.limits
+        self._looked_at_bytes: Final = min(VALUE_MAX_BYTES, context.limits.request_bytes)
+        """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
             "/v3/kv/range": self.range,
             "/v3/kv/put": self.put,
@@ -135,7 +137,7 @@ class HotCalls:
 
     def _check(self, command: Command, body: bytes) -> None:
         self._alarms.check(command)
-        if len(body) > VALUE_MAX_BYTES:
+        if len(body) > self._looked_at_bytes:
             self.check_size(message_bytes(command))
             if isinstance(command, Put):
                 check_put(command)

@@ -87,8 +87,7 @@ async def test_both_ways_in_answer_the_same_bytes(talk: Talker) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_over_the_limit_is_refused(talk: Talker, chunked: bool) -> None:
-    sizes = {"request_bytes": 1000, "message_bytes": 1500, "body_bytes": 2000}
-    one = await talk(limits=GatewayLimits(**sizes))
+    one = await talk(limits=GatewayLimits(request_bytes=1000, overhead_bytes=200))
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(30):
