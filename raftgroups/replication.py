@@ -168,6 +168,32 @@ class Replication:
         progress.heard_at = now
         return True
 
+    def hear_late(self, peer: NodeId, incarnation: int, ack: Ack) -> bool:
+        """Take the acknowledgement of somebody who has now what a majority had before, as `on_ack`
+        would: it commits nothing and frees nothing that waits, so it needs no turn, and may come
+        while a sync is in flight. False: it says more than that."""
+        replica = self._replica
+        raft, progress = replica.raft, self.progress.get(peer)
+        if (
+            progress is None
+            or not raft.leads
+            or ack.term != raft.term
+            or not ack.success
+            or ack.reset
+            or progress.incarnation != incarnation
+            or progress.paused
+            or progress.snapshot
+            or not raft.match_index(peer) < ack.next_index - 1 <= raft.commit_index
+            or raft.next_index(peer) <= replica.journal.last_index
+            or not replica.journal.config.is_member(peer, incarnation)
+        ):
+            return False
+        raft.set_match(peer, ack.next_index - 1)
+        raft.heard(peer)
+        progress.heard_at = replica.now()
+        progress.acknowledged(ack.next_index - 1)
+        return True
+
     def on_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> None:
         replica = self._replica
         raft, canaries = replica.raft, replica.services.config.canaries
