@@ -190,7 +190,7 @@ class Group:
         if self._services.asleep(self.group_id):
             return nearest
         if replica.raft.leads:
-            nearest = replica.raft.heartbeat_deadline
+            nearest = min(replica.raft.heartbeat_deadline, replica.replication.notice_at)
         elif replica.may_campaign():
             nearest = replica.raft.election_deadline
         if self._proposals:
