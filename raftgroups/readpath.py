@@ -166,6 +166,8 @@ class ReadPath:
 
     def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
         replica = self._replica
+        if index is not None:
+            replica.replication.tell_commit(peer)
         replica.services.send_now(
             peer, ReadIndex(replica.group_id, replica.raft.term, number, index)
         )
