@@ -32,6 +32,8 @@ class HostConfig:
     """An election is considered after a silence drawn from this range."""
     heartbeat_s: float = 0.1
     """Invariant: less than a third of the shorter election timeout."""
+    commit_notice_s: float = 0.002
+    """A commit index that has nothing to travel with waits so long for the next entries."""
     leader_silence_s: float = 1.0
     """A leader that a majority has not answered for this long steps down."""
     propose_timeout_s: float = 5.0

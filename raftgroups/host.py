@@ -300,10 +300,13 @@ class GroupHost:
         group = self._groups.get(message.group)
         if group is None:
             self.drop(peer, message.group, "no-such-group")
-        elif not (
-            group.replica.receive_read(peer, incarnation, message)
-            or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
-        ):
+        elif isinstance(message, Ack):
+            if self._hibernation.undisturbed(message):
+                return
+            # Never past another one of the same peer: the newest must be taken last.
+            if self._inbox or not group.receive_late_ack(peer, incarnation, message):
+                self._inbox.append((peer, incarnation, message))
+        elif not group.replica.receive_read(peer, incarnation, message):
             self._inbox.append((peer, incarnation, message))
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
