@@ -160,6 +160,12 @@ class Caller:
             return tries.failed(url, sent, str(error), now, self.rng, others)
         refusal = None if reply.status < 400 else refusal_of(reply)
         if refusal is None or refusal.code in operation.answers:
+            if refusal is None and token is not None and operation.unfinished is not None:
+                refusal = operation.unfinished(reply)
+                if refusal is not None:
+                    verdict = self._refused(url, refusal, reply, how, tries)
+                    if isinstance(verdict, Again):
+                        return verdict
             self.endpoints.worked(url)
             how.session.saw(reply)
             return reply

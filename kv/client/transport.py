@@ -223,6 +223,8 @@ def _why(error: BaseException) -> str:
         return "the connection was closed before an answer came"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({error.certificate_error})"
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         reason = os.strerror(number) if number is not None and number > 0 else str(error.os_error)

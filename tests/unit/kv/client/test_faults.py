@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kv.client import Client, LeaseLostError, OutcomeUnknownError, UnavailableError
+from kv.client import BatchPut, Client, LeaseLostError, OutcomeUnknownError, UnavailableError
 from kv.client.watches import Watch
 from raftgroups.commands import Delete
 from raftgroups.refusals import LeaseNotFoundError, TokenTooOldError
+from storage.errors import JanusError, Outcome
 
 
 def at(*ports: int, **options: Any) -> Client:
@@ -70,8 +71,6 @@ async def test_every_kind_of_write_is_repeated_with_one_effect(
 async def test_a_batch_of_single_writes_takes_a_sequence_for_each(
     client: Client, faulty: Any, rest: Any
 ) -> None:
-    from kv.client import BatchPut
-
     faulty.plan = ["lose"]
     before = rest.strong.machine.revision
     items = await client.batch([BatchPut(f"k{place}", "v") for place in range(5)])
@@ -80,6 +79,37 @@ async def test_a_batch_of_single_writes_takes_a_sequence_for_each(
     await client.put("after", "v")
     first, _, last = (token.split(":")[1] for token in faulty.sent("Idempotency-Key"))
     assert int(last) == int(first) + 5
+
+
+@pytest.mark.parametrize("error", [UnavailableError("no leader"), OutcomeUnknownError("who knows")])
+async def test_a_batch_is_repeated_until_each_of_its_writes_is_done_once(
+    client: Client, rest: Any, error: JanusError
+) -> None:
+    """An answer may also be lost inside of the node: done, and reported as unknown."""
+    calls = 0
+
+    def fail(command: Any) -> JanusError | None:
+        nonlocal calls
+        calls += 1
+        if calls not in (2, 3):
+            return None
+        if error.outcome is Outcome.UNKNOWN:
+            rest.strong.apply(command, rest.strong.options[-1])
+        return error
+
+    rest.strong.fail_writes = fail
+    before = rest.strong.machine.revision
+    items = await client.batch([BatchPut(f"k{place}", "v") for place in range(4)])
+    assert [item.error for item in items] == [None] * 4
+    assert rest.strong.machine.revision == before + 4
+    assert calls == 8
+
+
+async def test_what_stays_open_of_a_batch_is_told(faulty: Any, rest: Any) -> None:
+    rest.strong.fail_writes = lambda command: UnavailableError("no leader")
+    async with at(faulty.port, timeout_s=0.3) as client:
+        items = await client.batch([BatchPut("k", "v")])
+    assert isinstance(items[0].error, UnavailableError)
 
 
 async def test_without_tokens_a_lost_write_is_unknown_and_not_repeated(
