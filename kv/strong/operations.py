@@ -94,7 +94,20 @@ class LocalRead(Read):
 
 
 class SessionRead(LocalRead):
+    """`seen`: the revision that this replica must have."""
+
     __slots__ = ("seen",)
+
+    def __init__(
+        self,
+        shard: StrongShard,
+        done: Done[Any],
+        deadline_s: float,
+        evaluate: Callable[[ReplicaReader], Any],
+        seen: int,
+    ) -> None:
+        super().__init__(shard, done, deadline_s, evaluate)
+        self.seen = seen
 
     def start(self) -> None:
         if self.shard.may_read_session(self):

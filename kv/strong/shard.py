@@ -222,8 +222,8 @@ class StrongShard:
         elif level is Level.EVENTUAL:
             read = LocalRead(self, done, deadline_s, evaluate)
         elif level is Level.SESSION:
-            read = waiting = SessionRead(self, done, deadline_s, evaluate)
-            waiting.seen = options.session.revisions.get(self.machine.place.shard, 0)
+            seen = options.session.revisions.get(self.machine.place.shard, 0)
+            read = SessionRead(self, done, deadline_s, evaluate, seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
