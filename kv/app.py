@@ -191,6 +191,7 @@ class App:
             status=self.report.numbers,
             rng=random.Random(os.urandom(16)),
             snapshot=self._snapshot_parts,
+            transfer_leadership=self.report.transfer_to_member,
             alarms=Alarms(self.report.alarms),
             minimum_ttl_s=min_lease_ttl_s(config),
             any_origin=config.http.cors == "any",

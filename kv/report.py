@@ -188,6 +188,14 @@ class Report:
         kind = OutcomeUnknownError if isinstance(result, Unknown) else UnavailableError
         raise kind(f"the leadership was not handed over: {result.reason}")
 
+    async def transfer_to_member(self, member: int) -> None:
+        """As etcd's move-leader has it: by member id."""
+        for voter in self._group.status().voters:
+            if uint64_of(voter) == member:
+                await self.transfer_leader(voter, None)
+                return
+        raise NoSuchNodeError(f"no voter has the member id {member}")
+
     def _url(self, node: NodeId) -> str:
         card = self._card(node)
         return "" if card is None else card.client

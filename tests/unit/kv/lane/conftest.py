@@ -213,11 +213,7 @@ class Server:
             status=lambda: StatusNumbers(12, 1, 1, 1, 1),
             rng=Random(1),
             any_origin=cors_any,
-            limits=GatewayLimits(
-                request_bytes=REQUEST_MAX_BYTES,
-                message_bytes=2 * REQUEST_MAX_BYTES,
-                body_bytes=3 * REQUEST_MAX_BYTES,
-            ),
+            limits=GatewayLimits(request_bytes=REQUEST_MAX_BYTES, overhead_bytes=2048),
         )
         self.app = web.Application(client_max_size=REQUEST_MAX_BYTES)
         face = rest.add_routes(self.app, self.api)
