@@ -1,4 +1,4 @@
-"""One real cluster, three nodes: a real etcd client, frozen minorities, a woken leader, overload."""
+"""One real cluster: a real etcd client, frozen minorities, a woken leader, overload."""
 
 from __future__ import annotations
 
