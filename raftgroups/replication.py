@@ -154,9 +154,7 @@ class Replication:
         if heartbeat or sent:
             progress.commit_sent = raft.commit_index
 
-    def _message(
-        self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool
-    ) -> Append:
+    def _message(self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool) -> Append:
         raft = self._replica.raft
         prev_term = 0 if prev_index is None else self._replica.journal.term_at(prev_index)
         commit = raft.commit_index

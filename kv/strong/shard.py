@@ -157,10 +157,14 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-            self._answer(operation, answer)
+            if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
+                self._give_up(operation, answer)
+            else:
+                self._answer(operation, answer)
         elif isinstance(result, Refused):
             self.refused(operation, result)
         elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
+            operation.unsure = True
             self._park(operation, result.reason)
         else:
             self._answer(
@@ -173,11 +177,11 @@ class StrongShard:
 
     def refused(self, operation: Operation, refused: Refused) -> None:
         if refused.busy:
-            self._answer(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+            self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
         elif self._clock.monotonic() < operation.deadline_s:
             self._park(operation, refused.reason)
         else:
-            self._answer(operation, self._unavailable(operation, refused.reason))
+            self._give_up(operation, self._unavailable(operation, refused.reason))
 
     def _unavailable(self, operation: Operation, reason: str) -> UnavailableError:
         return UnavailableError(
@@ -222,8 +226,8 @@ class StrongShard:
         elif level is Level.EVENTUAL:
             read = LocalRead(self, done, deadline_s, evaluate)
         elif level is Level.SESSION:
-            read = waiting = SessionRead(self, done, deadline_s, evaluate)
-            waiting.seen = options.session.revisions.get(self.machine.place.shard, 0)
+            seen = options.session.revisions.get(self.machine.place.shard, 0)
+            read = SessionRead(self, done, deadline_s, evaluate, seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
@@ -272,6 +276,15 @@ class StrongShard:
 
     # --- waiting and answering --------------------------------------------------------------
 
+    def _give_up(self, operation: Operation, error: JanusError) -> None:
+        """This try was surely not done; was an earlier one?"""
+        if operation.unsure:
+            error = OutcomeUnknownError(
+                "it is not known whether this was done: an earlier try was lost on its way, and "
+                f"the last one was refused ({error}); ask again with the same idempotency token"
+            )
+        self._answer(operation, error)
+
     def _answer(self, operation: Operation, answer: Any) -> None:
         if operation.answered:
             return
@@ -288,19 +301,22 @@ class StrongShard:
         nobody to know here, unless it is still parked."""
         if operation.answered:
             return
-        if operation in self._parked or operation in self._session_waits:
-            self._answer(operation, self._unavailable(operation, operation.why))
+        if not operation.changes:
+            why = operation.why or "no majority confirmed within the deadline given what is newest"
+            self._give_up(operation, self._unavailable(operation, why))
+        elif operation in self._parked:
+            self._give_up(operation, self._unavailable(operation, operation.why))
         else:
             self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
 
     def _park(self, operation: Operation, why: str) -> None:
         if self._stopped:
-            self._answer(operation, StoppingError(f"this node is stopping: {why}"))
+            self._give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._settings.parked_max:
             waiting = len(self._parked)
             error = OverloadedError(f"{waiting} operations wait for a leader already")
-            self._scheduler.call_soon(self._answer, operation, error)
+            self._scheduler.call_soon(self._give_up, operation, error)
             return
         operation.why = why
         self._parked.append(operation)
@@ -318,7 +334,7 @@ class StrongShard:
             if operation.answered:
                 continue
             if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+                self._give_up(operation, self._unavailable(operation, operation.why))
             else:
                 operation.start()
         waits, self._session_waits = self._session_waits, []
@@ -326,7 +342,7 @@ class StrongShard:
             if read.answered:
                 continue
             if read.deadline_s <= now_s:
-                self._answer(read, self._unavailable(read, read.why))
+                self._give_up(read, self._unavailable(read, read.why))
             else:
                 self._session_waits.append(read)
         if self._parked or self._session_waits:
@@ -441,6 +457,6 @@ class StrongShard:
         self._parked.clear()
         self._session_waits.clear()
         for operation in waiting:
-            self._answer(operation, StoppingError("this node is stopping; ask another one"))
+            self._give_up(operation, StoppingError("this node is stopping; ask another one"))
         for hub in self._hubs:
             hub.stop()
