@@ -47,6 +47,10 @@ class HostConfig:
     queue_max_bytes: int = 16 * 1024 * 1024
     reads_max: int = 65536
     """Reads waiting for their read point, a group; the next one is refused."""
+    fold_after_s: float = 0.05
+    """Applied data goes with a synced write at most this often, or once there is more of it than:"""
+    fold_operations: int = 1024
+    fold_bytes: int = 1024 * 1024
     entry_max_bytes: int = 2 * 1024 * 1024
     """Payload bytes of all operations of one entry; a single larger operation is refused."""
     inflight_max_bytes: int = 8 * 1024 * 1024

@@ -5,14 +5,15 @@
     GET|POST /proxies/{name}/toxics      GET|POST|PATCH|DELETE /proxies/{name}/toxics/{toxic}
 
 Errors are {"error": text, "status": code}: 400 bad request, 404 no such proxy or toxic, 409 the
-name is taken. Proxies forward to loopback and wherever else they are told: the API itself listens
-on loopback only, because whoever reaches it can open connections from this machine.
+name is taken. Proxies forward to loopback and wherever else they are told: the API itself belongs
+on loopback, because whoever reaches it can open connections from this machine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -72,10 +73,11 @@ class ToxicsServer:
         return web.json_response({name: proxy.as_json() for name, proxy in self.proxies.items()})
 
     async def _create(self, request: web.Request) -> web.Response:
-        proxy = await self._make(await body_of(request))
+        proxy = await self.add(await body_of(request))
         return web.json_response(proxy.as_json(), status=201)
 
-    async def _make(self, body: dict[str, Any]) -> Proxy:
+    async def add(self, body: Mapping[str, Any]) -> Proxy:
+        """A proxy as the API describes it. Raises InvalidRequestError or HTTPConflict."""
         name, upstream = body.get("name"), body.get("upstream")
         if not isinstance(name, str) or not name:
             raise InvalidRequestError("missing required field: name")
@@ -107,7 +109,7 @@ class ToxicsServer:
             if old is not None:
                 await old.disable()
                 del self.proxies[old.name]
-            made.append(await self._make(body))
+            made.append(await self.add(body))
         return web.json_response({"proxies": [proxy.as_json() for proxy in made]}, status=201)
 
     async def _reset(self, request: web.Request) -> web.Response:
@@ -178,6 +180,37 @@ class ToxicsServer:
         if toxic is None:
             raise web.HTTPNotFound(text="toxic not found")
         return proxy, toxic
+
+
+@asynccontextmanager
+async def running(
+    listen: tuple[str, int],
+    proxies: Iterable[Mapping[str, Any]] = (),
+    *,
+    clock: Clock,
+    rng: Rng,
+) -> AsyncIterator[tuple[ToxicsServer, tuple[str, int]]]:
+    """The server with these proxies, and the address of its API. Raises InvalidRequestError where
+    it or one of them cannot listen."""
+    server = ToxicsServer(clock=clock, rng=rng)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        for body in proxies:
+            try:
+                await server.add(body)
+            except web.HTTPConflict as error:
+                raise InvalidRequestError(f"two proxies are called {body.get('name')!r}") from error
+        site = web.TCPSite(runner, *listen)
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"{listen[0]}:{listen[1]}"
+            raise InvalidRequestError(f"cannot listen on {where}: {error.strerror}") from error
+        host, port = runner.addresses[0][:2]
+        yield server, (host, port)
+    finally:
+        await runner.cleanup()
 
 
 async def listening(proxy: Proxy) -> None:

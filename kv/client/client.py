@@ -14,7 +14,6 @@ that, on whatever node. `session()` makes another such memory over the same conn
 
 from __future__ import annotations
 
-import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from kv.api.bodies import ClusterState, NodeStatus
 from kv.client import key_operations as keys
 from kv.client import many_operations as many
 from kv.client import other_operations as other
+from kv.client.background import Background
 from kv.client.calls import Caller, How, SessionState
 from kv.client.endpoints import DEFAULT_ENDPOINT, Endpoints, parse_endpoint, parse_endpoints
 from kv.client.forms import Bytes
@@ -52,7 +52,6 @@ from kv.client.retries import DEADLINE_S, TRY_S, RetryPolicy
 from kv.client.transport import Transport
 from kv.client.txn import Txn
 from kv.client.watches import Watch
-from kv.cluster.tasks import Tasks
 from kv.model import Level, SessionToken, parse_level
 from storage.clock import Clock, Rng
 from storage.system_clock import SystemClock
@@ -96,7 +95,7 @@ class Client:
         )
         self._level = parse_level(level)
         self._session = SessionState(SessionToken.parse(session))
-        self._tasks: list[Tasks] = []
+        self._background: list[Background] = []
         self._owner = True
 
     # --- life ---
@@ -116,8 +115,8 @@ class Client:
         """End watches, keep no lease alive any more, close connections. A session only forgets."""
         if not self._owner or self._caller.closed:
             return
-        for tasks in self._tasks:
-            await tasks.close()
+        for background in self._background:
+            await background.close()
         self._caller.closed = True
         await self._caller.transport.close()
 
@@ -128,7 +127,7 @@ class Client:
         made._caller = self._caller
         made._level = Level.SESSION
         made._session = SessionState(SessionToken.parse(token))
-        made._tasks = self._tasks
+        made._background = self._background
         made._owner = False
         return made
 
@@ -373,7 +372,7 @@ class Client:
                 only=only,
             )
 
-        return Watch(self._caller, self._spawner(), target, from_revision)
+        return Watch(self._caller, self._owner_of_tasks(), target, from_revision)
 
     async def grant(
         self, ttl: float, *, lease: int | None = None, timeout_s: float | None = None
@@ -381,7 +380,7 @@ class Client:
         """A lease that this client keeps alive until it is revoked, lost, or the client closes."""
         sent_at = self._caller.clock.monotonic()
         info = await self.grant_only(ttl, lease=lease, timeout_s=timeout_s)
-        return Lease(self._caller, self._spawner(), self._session, info, sent_at)
+        return Lease(self._caller, self._owner_of_tasks(), self._session, info, sent_at)
 
     async def grant_only(
         self, ttl: float, *, lease: int | None = None, timeout_s: float | None = None
@@ -397,7 +396,7 @@ class Client:
         """Keep a lease alive that somebody granted. Raises LeaseNotFoundError."""
         sent_at = self._caller.clock.monotonic()
         info = await self.keep_alive(lease)
-        return Lease(self._caller, self._spawner(), self._session, info, sent_at)
+        return Lease(self._caller, self._owner_of_tasks(), self._session, info, sent_at)
 
     async def revoke(self, lease: int, *, timeout_s: float | None = None) -> bool:
         """End a lease and delete its keys. False: there is none."""
@@ -487,9 +486,8 @@ class Client:
         only = None if endpoint is None else parse_endpoint(endpoint)
         return self._caller.call(operation, How(self._session, wanted, timeout_s, only))
 
-    def _spawner(self) -> Tasks:
-        """Owns what runs in the background; made in the loop that the client is used in."""
+    def _owner_of_tasks(self) -> Background:
         self._caller.check_open()
-        if not self._tasks:
-            self._tasks.append(Tasks(asyncio.get_running_loop(), lambda name, error: None))
-        return self._tasks[0]
+        if not self._background:
+            self._background.append(Background())
+        return self._background[0]

@@ -136,6 +136,10 @@ class Tries:
         """Before any try could begin."""
         return self._settled(self._unavailable("there was no time left for a try"))
 
+    def abandoned(self, error: JanusError) -> JanusError:
+        """No try will be made any more."""
+        return self._settled(error)
+
     def _may_repeat(self, refusal: Refusal) -> bool:
         if refusal.code == TOKEN_TOO_OLD or not self._repeatable:
             return False

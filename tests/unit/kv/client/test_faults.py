@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kv.client import Client, LeaseLostError, OutcomeUnknownError, UnavailableError
+from kv.client import BatchPut, Client, LeaseLostError, OutcomeUnknownError, UnavailableError
 from kv.client.watches import Watch
 from raftgroups.commands import Delete
 from raftgroups.refusals import LeaseNotFoundError, TokenTooOldError
+from storage.errors import JanusError, Outcome
 
 
 def at(*ports: int, **options: Any) -> Client:
@@ -70,8 +71,6 @@ async def test_every_kind_of_write_is_repeated_with_one_effect(
 async def test_a_batch_of_single_writes_takes_a_sequence_for_each(
     client: Client, faulty: Any, rest: Any
 ) -> None:
-    from kv.client import BatchPut
-
     faulty.plan = ["lose"]
     before = rest.strong.machine.revision
     items = await client.batch([BatchPut(f"k{place}", "v") for place in range(5)])
@@ -80,6 +79,37 @@ async def test_a_batch_of_single_writes_takes_a_sequence_for_each(
     await client.put("after", "v")
     first, _, last = (token.split(":")[1] for token in faulty.sent("Idempotency-Key"))
     assert int(last) == int(first) + 5
+
+
+@pytest.mark.parametrize("error", [UnavailableError("no leader"), OutcomeUnknownError("who knows")])
+async def test_a_batch_is_repeated_until_each_of_its_writes_is_done_once(
+    client: Client, rest: Any, error: JanusError
+) -> None:
+    """An answer may also be lost inside of the node: done, and reported as unknown."""
+    calls = 0
+
+    def fail(command: Any) -> JanusError | None:
+        nonlocal calls
+        calls += 1
+        if calls not in (2, 3):
+            return None
+        if error.outcome is Outcome.UNKNOWN:
+            rest.strong.apply(command, rest.strong.options[-1])
+        return error
+
+    rest.strong.fail_writes = fail
+    before = rest.strong.machine.revision
+    items = await client.batch([BatchPut(f"k{place}", "v") for place in range(4)])
+    assert [item.error for item in items] == [None] * 4
+    assert rest.strong.machine.revision == before + 4
+    assert calls == 8
+
+
+async def test_what_stays_open_of_a_batch_is_told(faulty: Any, rest: Any) -> None:
+    rest.strong.fail_writes = lambda command: UnavailableError("no leader")
+    async with at(faulty.port, timeout_s=0.3) as client:
+        items = await client.batch([BatchPut("k", "v")])
+    assert isinstance(items[0].error, UnavailableError)
 
 
 async def test_without_tokens_a_lost_write_is_unknown_and_not_repeated(
@@ -348,6 +378,36 @@ async def test_a_waiter_that_gives_up_leaves_nothing_behind(client: Client, rest
                 pass
         await until(lambda: rest.strong.machine.leases.ids() == [lock.info.lease])
     await until(lambda: rest.strong.machine.leases.ids() == [])
+
+
+async def test_a_client_that_closes_says_its_farewells_first(faulty: Any, rest: Any) -> None:
+    async with at(rest.port) as other, other.lock("door") as lock:
+        async with at(faulty.port) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), client.lock("door"):
+                    pass
+        assert rest.strong.machine.leases.ids() == [lock.info.lease]
+
+
+async def test_a_client_that_closes_during_a_call_ends_it(client: Client, faulty: Any) -> None:
+    faulty.plan = ["hang"]
+    writing = asyncio.ensure_future(client.put("k", "v"))
+    await until(lambda: len(faulty.requests) == 1)
+    await client.close()
+    with pytest.raises(OutcomeUnknownError):
+        await writing
+    assert len(faulty.requests) == 1
+
+
+async def test_more_calls_than_connections_wait_for_each_other(faulty: Any) -> None:
+    async with at(faulty.port, try_s=0.2, timeout_s=1.0) as client:
+        client._caller.transport._pool = 2
+        sums = await asyncio.gather(*[client.incr("n") for _ in range(50)])
+        assert sorted(each.value for each in sums) == list(range(1, 51))
+        faulty.plan = ["hang"] * 50
+        calls = await asyncio.gather(*[client.get("n") for _ in range(6)], return_exceptions=True)
+        assert all(isinstance(each, UnavailableError) for each in calls)
+        assert "connections" in " ".join(map(str, calls))
 
 
 async def test_a_closed_client_says_so(client: Client) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv.api.bodies import WatchLine
 from kv.api.failures import VersionMismatchError, error_reply
+from kv.api.live_bodies import WatchLine
 from kv.api.target import decode_path, split_query
 from kv.api.text import given as given_text
 from kv.client.failures import (
