@@ -155,14 +155,33 @@ class ReadPath:
             self._confirmed(None)
         return None
 
-    def on_request(self, peer: NodeId, _: int, request: ReadRequest) -> None:
+    def on_request(self, peer: NodeId, incarnation: int, request: ReadRequest) -> None:
         replica = self._replica
         answer = partial(self._answer_remote, peer, request.request)
+        if self._is_echo_enough(peer, incarnation, request):
+            replica.raft.heard(peer)
+            answer(replica.raft.commit_index, "")
+            return
         if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
             answer(None, "")
             return
         deadline = replica.now() + replica.services.config.read_timeout_s
         self._arrive(Reader(answer, deadline, remote=True))
+
+    def _is_echo_enough(self, peer: NodeId, incarnation: int, request: ReadRequest) -> bool:
+        """Whether the request itself says what a probe would ask. Its sender was in our term when
+        it left, after its reads had come. With us it is a majority (of two or three voters), so
+        until then no later leader can have been elected, and everything acknowledged is ours."""
+        raft, config = self._replica.raft, self._replica.journal.config
+        return (
+            raft.leads
+            and request.term == raft.term
+            and config.majority() <= 2
+            and config.is_voter(peer, incarnation)
+            and config.is_voter(self._replica.services.node_id, self._replica.services.incarnation)
+            and self._replica.own_term_committed()
+            and "read-index-without-own-term" not in self._replica.services.config.canaries
+        )
 
     def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
         replica = self._replica

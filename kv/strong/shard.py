@@ -104,6 +104,10 @@ class StrongShard:
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
         self._stopped = False
+        self._led_term = 0
+        self.on_proposed: Callable[[ProposeResult], None] | None = None
+        self.on_overload: Callable[[], None] | None = None
+        """For metrics: how tries of writes ended, and operations that a full queue refused."""
         machine.on_restored = self._restored
 
     # --- writes ---------------------------------------------------------------------------
@@ -153,6 +157,8 @@ class StrongShard:
         return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
     def proposed(self, operation: Write, result: ProposeResult) -> None:
+        if self.on_proposed is not None:
+            self.on_proposed(result)
         if isinstance(result, Applied):
             answer: Any = result.result
             if type(answer) is Failure:
@@ -177,6 +183,8 @@ class StrongShard:
 
     def refused(self, operation: Operation, refused: Refused) -> None:
         if refused.busy:
+            if self.on_overload is not None:
+                self.on_overload()
             self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
         elif self._clock.monotonic() < operation.deadline_s:
             self._park(operation, refused.reason)
@@ -398,6 +406,7 @@ class StrongShard:
 
     def begin_turn(self) -> Need:
         group = self.group
+        self._note_leadership(group)
         self.duties.observe(settled=group.settled)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
@@ -409,6 +418,16 @@ class StrongShard:
         if self._parked and (group.leads or group.leader is not None):
             self._retry_soon()
         return Need.NOTHING
+
+    def _note_leadership(self, group: Group) -> None:
+        term = group.term if group.leads else 0
+        if term == self._led_term:
+            return
+        if term:
+            _log.info("this node leads group %d in term %d", group.group_id, term)
+        else:
+            _log.info("this node leads group %d no longer", group.group_id)
+        self._led_term = term
 
     def _wake_sessions(self) -> None:
         revision = self.machine.revision

@@ -1,7 +1,8 @@
-"""One real cluster, three nodes: a real etcd client, frozen minorities, a woken leader, overload."""
+"""One real cluster: a real etcd client, frozen minorities, a woken leader, overload, no space."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import select
@@ -15,8 +16,10 @@ from typing import Any
 import etcd3gw
 import pytest
 
+from chaos.overload import Flood, flood
 from chaos.raftcluster import wait_for
 from chaos.servers import Server, Servers
+from kv.peers.processes import anonymous_bytes
 from tests.integration.etcd3gw_scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.integration]
@@ -219,4 +222,92 @@ def test_a_woken_leader_serves_nothing_stale(shared_servers: Servers, rounds: in
         assert answers["old"] == 0
         assert set(answers) <= {"new", "503"}
         shared_servers.wait_ready(leader)
+    print(shared_servers.equal_digests())
+
+
+# --- too much -------------------------------------------------------------------------------
+
+
+async def flood_and_look(servers: Servers, name: str) -> tuple[Flood, int]:
+    """What came of some seconds of it, and the most memory that a node took meanwhile."""
+    pids = [server.pid for server in servers.nodes.values()]
+    task = asyncio.ensure_future(
+        flood(servers.nodes[name], connections=300, ahead=32, value_bytes=100, seconds=3.0)
+    )
+    most = 0
+    while not task.done():
+        most = max(most, anonymous_bytes(pids))
+        await asyncio.wait({task}, timeout=0.05)
+    return task.result(), most
+
+
+def test_far_too_much_is_refused_and_survived(shared_servers: Servers) -> None:
+    """9,600 writes at a time, where 512 may wait: some are told to come back, none is lost in
+    silence, and the second flood takes no more memory than the first."""
+    leader = shared_servers.leader()
+    server = shared_servers.nodes[leader]
+    first, most = asyncio.run(flood_and_look(shared_servers, leader))
+    second, most_again = asyncio.run(flood_and_look(shared_servers, leader))
+    print(f"{first.rate:.0f}/s and {second.rate:.0f}/s, {most >> 20} and {most_again >> 20} MiB")
+    for result in (first, second):
+        print(dict(result.answers))
+        assert result.answers[200] > 0
+        assert result.answers[429] > 0
+        assert result.without_retry_after == 0
+        assert set(result.answers) <= {200, 429, 503, 504}
+        assert result.broken == 0
+    assert most_again < most + 32 * MEBIBYTE
+    assert most_again < 256 * MEBIBYTE
+    for each in (server, shared_servers.nodes[shared_servers.others(leader)[0]]):
+        writes(each, "after-the-flood", each.name, within_s=5.0)
+        began = time.monotonic()
+        status, _, _ = call(each, "GET", "/api/v1/keys/after-the-flood")
+        assert status == 200
+        assert time.monotonic() - began < 1.0
+    assert all(each.running for each in shared_servers.nodes.values())
+    print(shared_servers.equal_digests())
+
+
+# --- no space -------------------------------------------------------------------------------
+
+
+def restart_with(servers: Servers, name: str, config: str) -> None:
+    servers.stop(name)
+    servers.nodes[name].member.config.write_text(config)
+    servers.start(name)
+    servers.wait_ready(name)
+
+
+def test_a_full_disk_of_one_node_stops_growth_everywhere(shared_servers: Servers) -> None:
+    """A reserve larger than the disk is a disk without space. What frees space goes on."""
+    name = shared_servers.others(shared_servers.leader())[0]
+    server = shared_servers.nodes[name]
+    config = server.member.config.read_text()
+    for key in ("space-1", "space-2"):
+        writes(server, key, "here")
+    restart_with(shared_servers, name, config + '\n[storage]\nreserve_bytes = "64 TiB"\n')
+    try:
+        for each in shared_servers.nodes.values():
+
+            def refused(each: Server = each) -> bool:
+                status, told, answered = call(
+                    each, "PUT", "/api/v1/keys/space-3", {"value": "more"}
+                )
+                assert status == 200 or (
+                    (status, told["error"], told["outcome"]) == (507, "no_space", "none")
+                    and int(answered["Retry-After"]) >= 1
+                ), told
+                return status == 507
+
+            wait_for(refused, f"{each.name} refuses growth", 10.0)
+        status, told, _ = call(server, "GET", "/api/v1/keys/space-1")
+        assert (status, told["value"]) == (200, "here")
+        status, told, _ = call(server, "DELETE", "/api/v1/keys/space-1")
+        assert (status, told["deleted"]) == (200, True)
+        status, told, _ = call(server, "GET", "/health")
+        assert (status, told["health"]) == (503, "false")
+    finally:
+        restart_with(shared_servers, name, config)
+    writes(server, "space-3", "again")
+    assert call(server, "GET", "/health")[0] == 200
     print(shared_servers.equal_digests())
