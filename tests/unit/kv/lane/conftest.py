@@ -295,8 +295,8 @@ async def until_quiet(wires: Sequence[Wire], passes: int = QUIET_PASSES) -> None
 
 
 def without_dates(raw: bytes | bytearray) -> bytes:
-    """Header lines sorted, the date out: order of headers means nothing. Of aiohttp's word on what it
-    cannot parse only the head, since the rest shows the bytes as they were cut."""
+    """Header lines sorted, the date out: order of headers means nothing. Of aiohttp's word on what
+    it cannot parse only the head, since the rest shows the bytes as they were cut."""
     out, rest = [], bytes(raw)
     while rest:
         head, end, rest = rest.partition(b"\r\n\r\n")
