@@ -7,7 +7,7 @@ closures and partials in their place a read cost 1.5 us more. The rules are the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kv.regime import Done
 from kv.strong.reader import ReplicaReader
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 class Operation:
     """Invariant: answered at most once."""
 
-    __slots__ = ("answered", "deadline_s", "done", "shard", "timer", "why")
+    __slots__ = ("answered", "deadline_s", "done", "shard", "timer", "unsure", "why")
+    changes: ClassVar[bool] = False
+    """A write: without an answer it may have been done."""
 
     def __init__(self, shard: StrongShard, done: Done[Any], deadline_s: float) -> None:
         self.shard = shard
         self.done = done
         self.deadline_s = deadline_s
         self.answered = False
+        self.unsure = False
+        """An earlier try may have done it: what refuses a later one proves nothing."""
         self.timer: Timer | None = None
         self.why = ""
         """Why the last try was refused."""
@@ -39,6 +43,7 @@ class Operation:
 
 class Write(Operation):
     __slots__ = ("payload", "repeatable")
+    changes = True
 
     def __init__(
         self,

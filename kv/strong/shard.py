@@ -104,6 +104,10 @@ class StrongShard:
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
         self._stopped = False
+        self._led_term = 0
+        self.on_proposed: Callable[[ProposeResult], None] | None = None
+        self.on_overload: Callable[[], None] | None = None
+        """For metrics: how tries of writes ended, and operations that a full queue refused."""
         machine.on_restored = self._restored
 
     # --- writes ---------------------------------------------------------------------------
@@ -153,14 +157,20 @@ class StrongShard:
         return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
     def proposed(self, operation: Write, result: ProposeResult) -> None:
+        if self.on_proposed is not None:
+            self.on_proposed(result)
         if isinstance(result, Applied):
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-            self._answer(operation, answer)
+            if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
+                self._give_up(operation, answer)
+            else:
+                self._answer(operation, answer)
         elif isinstance(result, Refused):
             self.refused(operation, result)
         elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
+            operation.unsure = True
             self._park(operation, result.reason)
         else:
             self._answer(
@@ -173,11 +183,13 @@ class StrongShard:
 
     def refused(self, operation: Operation, refused: Refused) -> None:
         if refused.busy:
-            self._answer(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+            if self.on_overload is not None:
+                self.on_overload()
+            self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
         elif self._clock.monotonic() < operation.deadline_s:
             self._park(operation, refused.reason)
         else:
-            self._answer(operation, self._unavailable(operation, refused.reason))
+            self._give_up(operation, self._unavailable(operation, refused.reason))
 
     def _unavailable(self, operation: Operation, reason: str) -> UnavailableError:
         return UnavailableError(
@@ -272,6 +284,15 @@ class StrongShard:
 
     # --- waiting and answering --------------------------------------------------------------
 
+    def _give_up(self, operation: Operation, error: JanusError) -> None:
+        """This try was surely not done; was an earlier one?"""
+        if operation.unsure:
+            error = OutcomeUnknownError(
+                "it is not known whether this was done: an earlier try was lost on its way, and "
+                f"the last one was refused ({error}); ask again with the same idempotency token"
+            )
+        self._answer(operation, error)
+
     def _answer(self, operation: Operation, answer: Any) -> None:
         if operation.answered:
             return
@@ -288,19 +309,22 @@ class StrongShard:
         nobody to know here, unless it is still parked."""
         if operation.answered:
             return
-        if operation in self._parked or operation in self._session_waits:
-            self._answer(operation, self._unavailable(operation, operation.why))
+        if not operation.changes:
+            why = operation.why or "no majority confirmed within the deadline given what is newest"
+            self._give_up(operation, self._unavailable(operation, why))
+        elif operation in self._parked:
+            self._give_up(operation, self._unavailable(operation, operation.why))
         else:
             self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
 
     def _park(self, operation: Operation, why: str) -> None:
         if self._stopped:
-            self._answer(operation, StoppingError(f"this node is stopping: {why}"))
+            self._give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._settings.parked_max:
             waiting = len(self._parked)
             error = OverloadedError(f"{waiting} operations wait for a leader already")
-            self._scheduler.call_soon(self._answer, operation, error)
+            self._scheduler.call_soon(self._give_up, operation, error)
             return
         operation.why = why
         self._parked.append(operation)
@@ -318,7 +342,7 @@ class StrongShard:
             if operation.answered:
                 continue
             if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+                self._give_up(operation, self._unavailable(operation, operation.why))
             else:
                 operation.start()
         waits, self._session_waits = self._session_waits, []
@@ -326,7 +350,7 @@ class StrongShard:
             if read.answered:
                 continue
             if read.deadline_s <= now_s:
-                self._answer(read, self._unavailable(read, read.why))
+                self._give_up(read, self._unavailable(read, read.why))
             else:
                 self._session_waits.append(read)
         if self._parked or self._session_waits:
@@ -382,6 +406,7 @@ class StrongShard:
 
     def begin_turn(self) -> Need:
         group = self.group
+        self._note_leadership(group)
         self.duties.observe(settled=group.settled)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
@@ -393,6 +418,16 @@ class StrongShard:
         if self._parked and (group.leads or group.leader is not None):
             self._retry_soon()
         return Need.NOTHING
+
+    def _note_leadership(self, group: Group) -> None:
+        term = group.term if group.leads else 0
+        if term == self._led_term:
+            return
+        if term:
+            _log.info("this node leads group %d in term %d", group.group_id, term)
+        else:
+            _log.info("this node leads group %d no longer", group.group_id)
+        self._led_term = term
 
     def _wake_sessions(self) -> None:
         revision = self.machine.revision
@@ -441,6 +476,6 @@ class StrongShard:
         self._parked.clear()
         self._session_waits.clear()
         for operation in waiting:
-            self._answer(operation, StoppingError("this node is stopping; ask another one"))
+            self._give_up(operation, StoppingError("this node is stopping; ask another one"))
         for hub in self._hubs:
             hub.stop()
