@@ -142,12 +142,16 @@ class Lane:
     # --- time and the end -------------------------------------------------------------------------
 
     def _look(self) -> None:
+        self.sweep()
+        self._timer = self._loop.call_later(self.limits.tick_s, self._look)
+
+    def sweep(self) -> None:
+        """One tick."""
         self.tick += 1
         self.answers.set_date(formatdate(self._clock.wall(), usegmt=True))
         everyone: list[Connection | Handed] = [*self._fast, *self._handed, *self._refused]
         for connection in everyone:
             connection.sweep(self.tick)
-        self._timer = self._loop.call_later(self.limits.tick_s, self._look)
 
     async def stop(self, drain_s: float) -> None:
         """Close what is idle; let what is under way finish, so long. Connections that aiohttp has

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from kv.api import app as rest
@@ -38,6 +39,17 @@ from storage.errors import JanusError
 from storage.latest import Latest
 from storage.memory import MemoryEngine
 from storage.mvcc_events import read_events
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Sockets on both loops that the product runs on."""
+    if item.path.name == "test_sockets.py":
+        return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.SelectorEventLoop}
+
 
 PLACE = ShardPlace(group=1, shard=3, keyspace=1, segment=1)
 QUIET_PASSES = 40
