@@ -39,7 +39,7 @@ class Replication:
         self.heartbeat = False
         """Heartbeats are due: set by the tick, cleared by `send`."""
         self.notice_at = _NEVER
-        """When somebody must be told the commit index that no entries have told; infinity: never."""
+        """When a commit index that no entries have told is due to be told; infinity: never."""
 
     def adopt(self, peers: list[NodeId]) -> None:
         now = self._replica.now()
@@ -154,9 +154,7 @@ class Replication:
         if heartbeat or sent:
             progress.commit_sent = raft.commit_index
 
-    def _message(
-        self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool
-    ) -> Append:
+    def _message(self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool) -> Append:
         raft = self._replica.raft
         prev_term = 0 if prev_index is None else self._replica.journal.term_at(prev_index)
         commit = raft.commit_index

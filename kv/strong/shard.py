@@ -72,16 +72,25 @@ class ShardSettings:
 class _Operation:
     """A write or read that was not answered yet. Invariant: answered at most once."""
 
-    __slots__ = ("answered", "deadline_s", "done", "start", "timer", "why")
+    __slots__ = ("answered", "deadline_s", "done", "payload", "repeatable", "start", "timer", "why")
 
     def __init__(
-        self, start: Callable[[_Operation], None], done: Done[Any], deadline_s: float
+        self,
+        start: Callable[[_Operation], None],
+        done: Done[Any],
+        deadline_s: float,
+        payload: bytes = b"",
+        repeatable: bool = False,
     ) -> None:
         self.start = start
         self.done = done
         self.deadline_s = deadline_s
         self.answered = False
         self.timer: Timer | None = None
+        self.payload = payload
+        """Of a write: the command."""
+        self.repeatable = repeatable
+        """Of a write: it has a token, so trying again is safe whatever came of it."""
         self.why = ""
         """Why the last try was refused."""
 
@@ -138,8 +147,13 @@ class StrongShard:
         except JanusError as error:
             self._scheduler.call_soon(done, error)
             return
-        start = partial(self._start_write, payload, token is not None)
-        self._start(_Operation(start, done, self._deadline(options.deadline_s)), options.deadline_s)
+        asked_s = options.deadline_s
+        operation = _Operation(
+            self._start_write, done, self._deadline(asked_s), payload, token is not None
+        )
+        if asked_s is not None:
+            operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
+        self._start_write(operation)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
@@ -149,18 +163,18 @@ class StrongShard:
             operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
         operation.start(operation)
 
-    def _start_write(self, payload: bytes, repeatable: bool, operation: _Operation) -> None:
+    def _start_write(self, operation: _Operation) -> None:
         group = self.group
-        proposed = partial(self._proposed, operation, repeatable)
+        proposed = partial(self._proposed, operation)
         if group.leads:
-            group.propose(self._stamped(payload), proposed)
+            group.propose(self._stamped(operation.payload), proposed)
             return
         leader = group.leader
         if leader is None:
             self._park(operation, "no leader is known")
         else:
             deadline_s = operation.deadline_s
-            self._forwarder.send(leader, group.group_id, payload, deadline_s, proposed)
+            self._forwarder.send(leader, group.group_id, operation.payload, deadline_s, proposed)
 
     def _stamped(self, payload: bytes) -> bytes:
         clock_ms = 0  # it stays where it is until this leader's duties have begun
@@ -168,7 +182,7 @@ class StrongShard:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
-    def _proposed(self, operation: _Operation, repeatable: bool, result: ProposeResult) -> None:
+    def _proposed(self, operation: _Operation, result: ProposeResult) -> None:
         if isinstance(result, Applied):
             answer: Any = result.result
             if type(answer) is Failure:
@@ -176,7 +190,7 @@ class StrongShard:
             self._answer(operation, answer)
         elif isinstance(result, Refused):
             self._refused(operation, result)
-        elif repeatable and self._clock.monotonic() < operation.deadline_s:
+        elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
             self._park(operation, result.reason)
         else:
             self._answer(
