@@ -92,8 +92,8 @@ async def serve(listen: tuple[str, int], proxies: list[dict[str, Any]], seed: in
     rng = random.Random(seed)
     async with running(listen, proxies, clock=SystemClock(), rng=rng) as (server, address):
         sys.stderr.write(
-            f"chaos.toxics: API on http://{address[0]}:{address[1]}, {len(server.proxies)} proxies, "
-            f"seed {seed}\n"
+            f"chaos.toxics: API on http://{address[0]}:{address[1]}, "
+            f"{len(server.proxies)} proxies, seed {seed}\n"
         )
         sys.stderr.flush()
         await told_to_stop.wait()
