@@ -142,11 +142,16 @@ class Registers:
     def _kill(self, over: Flag) -> None:
         """In a thread of its own. Ends with all nodes started."""
         dice = random.Random(self.plan.seed)
-        while not over.wait(self.plan.kill_every_s * dice.uniform(0.8, 1.2)):
+        killed_at = CLOCK.monotonic()
+        while True:
+            until = killed_at + self.plan.kill_every_s * dice.uniform(0.9, 1.1)
+            if over.wait(max(0.1, until - CLOCK.monotonic())):
+                return
             leader = self.servers.leader()
             victims = list(self.servers.nodes) if self.plan.kill_all else [leader]
             self.servers.kill(*victims)
-            self.kills_at.append(CLOCK.monotonic())
+            killed_at = CLOCK.monotonic()
+            self.kills_at.append(killed_at)
             over.wait(self.plan.down_s)
             self.servers.start(*victims)
             self.servers.wait_ready(*victims)

@@ -1,4 +1,4 @@
-"""Clients that retry until it is done: increments with an idempotency key, at whichever node answers.
+"""Clients that retry until it is done: increments with an idempotency key, at any node.
 
 What a user of JanusKV is told to do: every write carries `client:sequence`, and whatever does not
 answer 200 is asked again, at another node, with the same key. Then nothing fails and nothing is

@@ -228,6 +228,10 @@ class App:
         sources.process = process_figures
         sources.etcd_shard = lambda: node.strong.machine.place.shard
         node.committer.on_commit = self.metrics.commit_observer(STRONG)
+        node.strong.on_proposed = self.metrics.proposals.ended
+        node.strong.on_overload = self.metrics.refusals.labels("writes_and_reads").add
+        node.forwarder.on_answer = self.metrics.forwarded.ended
+        node.forwarder.on_batch = self.metrics.forward_batch.observe
         self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)
         self._probe.start(node.tasks)
 

@@ -32,6 +32,8 @@ class HostConfig:
     """An election is considered after a silence drawn from this range."""
     heartbeat_s: float = 0.1
     """Invariant: less than a third of the shorter election timeout."""
+    commit_notice_s: float = 0.002
+    """A commit index that has nothing to travel with waits so long for the next entries."""
     leader_silence_s: float = 1.0
     """A leader that a majority has not answered for this long steps down."""
     propose_timeout_s: float = 5.0
@@ -45,6 +47,10 @@ class HostConfig:
     queue_max_bytes: int = 16 * 1024 * 1024
     reads_max: int = 65536
     """Reads waiting for their read point, a group; the next one is refused."""
+    fold_after_s: float = 0.05
+    """Applied data goes with a synced write at most this often, or once it is more than:"""
+    fold_operations: int = 1024
+    fold_bytes: int = 1024 * 1024
     entry_max_bytes: int = 2 * 1024 * 1024
     """Payload bytes of all operations of one entry; a single larger operation is refused."""
     inflight_max_bytes: int = 8 * 1024 * 1024

@@ -119,6 +119,12 @@ class Group:
             peer, incarnation, message, now
         )
 
+    def receive_late_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> bool:
+        """Take an acknowledgement that nobody waits for. True: that was all."""
+        return not self.changes.busy() and self.replica.replication.hear_late(
+            peer, incarnation, ack
+        )
+
     def step(self, now: float) -> None:
         replica = self.replica
         if replica.sender.wanted:
@@ -184,7 +190,7 @@ class Group:
         if self._services.asleep(self.group_id):
             return nearest
         if replica.raft.leads:
-            nearest = replica.raft.heartbeat_deadline
+            nearest = min(replica.raft.heartbeat_deadline, replica.replication.notice_at)
         elif replica.may_campaign():
             nearest = replica.raft.election_deadline
         if self._proposals:

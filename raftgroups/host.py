@@ -97,6 +97,10 @@ class GroupHost:
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
         """What groups that take no part in a turn have left to be written with a later one."""
+        self._turn_need = Need.NOTHING
+        """Of the turn whose batch comes next."""
+        self._fold_at = float("-inf")
+        """From then on a batch takes along what was applied."""
         self._soon = Soon(scheduler, self._reads_depart)
         self._forgotten: list[tuple[Group, Callable[[], None]]] = []
         self._deadlines = Deadlines(
@@ -300,10 +304,13 @@ class GroupHost:
         group = self._groups.get(message.group)
         if group is None:
             self.drop(peer, message.group, "no-such-group")
-        elif not (
-            group.replica.receive_read(peer, incarnation, message)
-            or (isinstance(message, Ack) and self._hibernation.undisturbed(message))
-        ):
+        elif isinstance(message, Ack):
+            if self._hibernation.undisturbed(message):
+                return
+            # Never past another one of the same peer: the newest must be taken last.
+            if self._inbox or not group.receive_late_ack(peer, incarnation, message):
+                self._inbox.append((peer, incarnation, message))
+        elif not group.replica.receive_read(peer, incarnation, message):
             self._inbox.append((peer, incarnation, message))
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
@@ -366,6 +373,7 @@ class GroupHost:
         self._outbox.flush_now()
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
+        self._turn_need = need
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
             self.counters.messages_out += self._outbox.flush_late()
         return need
@@ -373,11 +381,7 @@ class GroupHost:
     def prepare(self, batch: Batch) -> None:
         self._unwritten = Need.NOTHING
         try:
-            self._prepared = [
-                group for group in self._groups.values() if group.replica.need() is not Need.NOTHING
-            ]
-            for group in self._prepared:
-                group.replica.prepare(batch)
+            self._prepare_groups(batch)
             for group, done in self._forgotten:
                 group.replica.erase(batch)
                 self._prepared_answers.append(done)
@@ -385,6 +389,26 @@ class GroupHost:
         except Exception as error:
             self._fail(error)
             raise
+
+    def _prepare_groups(self, batch: Batch) -> None:
+        """Applied data does not go with every batch: the log has it, so it waits for company, and
+        rows that change again are written once."""
+        now = self.clock.monotonic()
+        all_fold = now >= self._fold_at or self._turn_need is not Need.NOW
+        if all_fold:
+            self._fold_at = now + self.config.fold_after_s
+        self._prepared = prepared = []
+        for group in self._groups.values():
+            replica = group.replica
+            need = replica.need()
+            if need is Need.NOTHING:
+                continue
+            fold = all_fold or replica.must_fold()
+            if fold or need is Need.NOW:
+                prepared.append(group)
+                replica.prepare(batch, fold=fold)
+            if replica.need() is not Need.NOTHING:
+                self._unwritten = Need.LAZY
 
     def after_commit(self) -> None:
         self._commits += 1

@@ -324,7 +324,15 @@ class GroupJournal:
             return Need.NOW
         return Need.LAZY if self._dirty_progress else Need.NOTHING
 
-    def prepare(self, batch: Batch) -> None:
+    @property
+    def must_fold(self) -> bool:
+        """What waits to be written belongs together with what was applied."""
+        moved = self._compact_from is not None or self._truncate_from is not None
+        return moved or self._dirty or self._dirty_configs
+
+    def prepare(self, batch: Batch, *, fold: bool = True) -> None:
+        """`fold`: the machine's data goes with this batch; then the applied index must, too."""
+        assert fold or not self.must_fold
         group = self.group_id
         if self._compact_from is not None:
             batch.delete_range(
@@ -348,13 +356,17 @@ class GroupJournal:
         if self._dirty_configs:
             key = meta_key(Table.GROUP_CONFIG, group)
             batch.put(key, pack_configs(key, self.configs))
-        key = meta_key(Table.APPLIED_INDEX, group)
-        batch.put(key, pack_pair(key, self.applied_index, self.commit_index))
-        self._prepared = (self.last_index, self.hard.term, self.applied_index)
+        applied = self.durable_applied
+        if fold:
+            applied = self.applied_index
+            key = meta_key(Table.APPLIED_INDEX, group)
+            batch.put(key, pack_pair(key, applied, self.commit_index))
+            self._dirty_progress = False
+        self._prepared = (self.last_index, self.hard.term, applied)
         self._written_last = self.last_index
         self._unwritten = self.last_index + 1
         self._truncate_from = self._compact_from = None
-        self._dirty = self._dirty_configs = self._dirty_progress = False
+        self._dirty = self._dirty_configs = False
 
     def erase(self, batch: Batch) -> None:
         """Nothing of this group stays."""

@@ -182,6 +182,9 @@ class Raft:
     def match_index(self, node: NodeId) -> int:
         return int(self._core._SyncObj__raftMatchIndex.get(self._node(node), 0))
 
+    def set_match(self, node: NodeId, index: int) -> None:
+        self._core._SyncObj__raftMatchIndex[self._node(node)] = index
+
     def forget_match(self, node: NodeId) -> None:
         """It is on another disk now: what it had does not count."""
         self._core._SyncObj__raftMatchIndex[self._node(node)] = 0

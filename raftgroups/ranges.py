@@ -72,9 +72,14 @@ def find(view: View, key: bytes, range_end: bytes) -> list[KeyValue]:
 def read(view: View, operation: Range, revision: int | None = None) -> RangeAnswer:
     """The answer, with `revision` as the shard's revision if it is given (inside an open write).
     Raises CompactedError, FutureRevisionError, WrongShardError."""
-    check_range(operation)
     if revision is None:
         revision = view.state.revision
+    if operation == Range(operation.key) and 0 < len(operation.key) <= KEY_MAX_BYTES:
+        one = view.get(operation.key)  # what most reads are: 0.4 us around it instead of 2
+        if one is None:
+            return RangeAnswer(revision, (), False, 0)
+        return RangeAnswer(revision, (one,), False, 1)
+    check_range(operation)
     key, at = operation.key, max(operation.revision, 0)
     if at:
         view.state.check_readable(at)  # also where the range is empty and nothing is read

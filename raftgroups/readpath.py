@@ -2,11 +2,14 @@
 
 Reads do not wait for turns: a probe and its echo depend on nothing that is not on the disk, so they
 leave at once, even while a sync is in flight. `depart` is called once a pass of the loop, so that
-all reads of a pass share one probe.
+all reads of a pass share one probe. They also share one Reader: the first read of a pass brings it,
+the others only add who is to be told, which is most of what a read costs here.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,32 +19,49 @@ from raftgroups.reads import Reader, ReadPoints
 from raftgroups.transport import NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from raftgroups.replica import Replica
 
 
+_logger = logging.getLogger(__name__)
+
+Told = Callable[[ReadResult], None]
+
+
 class ReadPath:
+    """Invariant: `_joinable` is in a Reader that has not been answered and has not left."""
+
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.points = ReadPoints(replica.services.rng.randrange(0, 1 << 32))
         self._sent_at = 0.0
         self._asked: NodeId | None = None
+        self._joinable: list[Told] | None = None
+        self._local = 0
+        """Reads of this node that were not told yet."""
 
-    def read(self, done: Callable[[ReadResult], None]) -> None:
+    def read(self, done: Told) -> None:
         replica = self._replica
         services = replica.services
-        if len(self.points) >= services.config.reads_max:
-            reason = f"{len(self.points)} reads wait already; slow down"
+        if self._local >= services.config.reads_max:
+            reason = f"{self._local} reads wait already; slow down"
             services.answer(partial(done, Refused(reason, busy=True)))
             return
+        self._local += 1
+        if self._joinable is not None:
+            self._joinable.append(done)
+            return
+        together = [done]
         deadline = replica.now() + services.config.read_timeout_s
-        self._arrive(Reader(partial(self._answer, done), deadline))
+        self._arrive(Reader(partial(self._answer, together), deadline))
+        self._joinable = together
 
-    def _answer(self, done: Callable[[ReadResult], None], index: int | None, why: str) -> None:
+    def _answer(self, together: list[Told], index: int | None, why: str) -> None:
         replica = self._replica
+        if self._joinable is together:
+            self._joinable = None
+        self._local -= len(together)
         result = Refused(why, replica.leader_hint()) if index is None else ReadReady(index)
-        replica.services.answer(partial(done, result))
+        replica.services.answer(partial(_tell, together, result))
 
     def _arrive(self, reader: Reader) -> None:
         replica = self._replica
@@ -53,6 +73,7 @@ class ReadPath:
 
     def depart(self) -> None:
         """Let what waits leave, if it may."""
+        self._joinable = None
         points, replica = self.points, self._replica
         raft = replica.raft
         if not points.waiting or points.flight is not None:
@@ -134,17 +155,38 @@ class ReadPath:
             self._confirmed(None)
         return None
 
-    def on_request(self, peer: NodeId, _: int, request: ReadRequest) -> None:
+    def on_request(self, peer: NodeId, incarnation: int, request: ReadRequest) -> None:
         replica = self._replica
         answer = partial(self._answer_remote, peer, request.request)
+        if self._is_echo_enough(peer, incarnation, request):
+            replica.raft.heard(peer)
+            answer(replica.raft.commit_index, "")
+            return
         if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
             answer(None, "")
             return
         deadline = replica.now() + replica.services.config.read_timeout_s
         self._arrive(Reader(answer, deadline, remote=True))
 
+    def _is_echo_enough(self, peer: NodeId, incarnation: int, request: ReadRequest) -> bool:
+        """Whether the request itself says what a probe would ask. Its sender was in our term when
+        it left, after its reads had come. With us it is a majority (of two or three voters), so
+        until then no later leader can have been elected, and everything acknowledged is ours."""
+        raft, config = self._replica.raft, self._replica.journal.config
+        return (
+            raft.leads
+            and request.term == raft.term
+            and config.majority() <= 2
+            and config.is_voter(peer, incarnation)
+            and config.is_voter(self._replica.services.node_id, self._replica.services.incarnation)
+            and self._replica.own_term_committed()
+            and "read-index-without-own-term" not in self._replica.services.config.canaries
+        )
+
     def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
         replica = self._replica
+        if index is not None:
+            replica.replication.tell_commit(peer)
         replica.services.send_now(
             peer, ReadIndex(replica.group_id, replica.raft.term, number, index)
         )
@@ -169,3 +211,12 @@ class ReadPath:
     def expire(self, now: float) -> None:
         for reader in self.points.expire(now):
             reader.answer(None, "no read point in time; is there a majority?")
+
+
+def _tell(together: list[Told], result: ReadResult) -> None:
+    for done in together:
+        try:
+            done(result)
+        except Exception:
+            # A defect of whoever asked must not take the answers of all others with it.
+            _logger.exception("a done callback raised; its defect, the node goes on")

@@ -14,8 +14,10 @@ On the leader:
 - Losing the leadership loses the probe and what waits for it.
 
 On a follower the reads that wait travel as one request to the leader, at most one in flight, by the
-same rule; the answer is an index. Everywhere the last step is the same: the read is ready once the
-machine has applied that index.
+same rule; the answer is an index. The request of a voter is an echo of itself: it was sent in its
+term, after its reads had arrived. So with two or three voters the leader answers it at once, with
+its commit index and without a probe (readpath.py): half the latency, a third of the messages.
+Everywhere the last step is the same: the read is ready once the machine has applied that index.
 """
 
 from __future__ import annotations

@@ -44,9 +44,10 @@ class TokenTooOldError(InvalidRequestError):
 
 class AnswerNotKeptError(InvalidRequestError):
     """The token was executed, at the revision that the message names; the answer was too large to
-    be remembered."""
+    be remembered. (An outcome of NONE would say that nothing was done.)"""
 
     code = "answer_not_kept"
+    outcome = Outcome.UNKNOWN
 
 
 class InvalidTokenError(InvalidRequestError):

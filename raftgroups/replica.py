@@ -82,6 +82,10 @@ class Replica:
         self._owner = owner
         self._ack_next: int | None = None
         self._quiet = False
+        self._folded = False
+        """The machine's data went with the batch that was prepared last."""
+        self._unfolded_operations = self._unfolded_bytes = 0
+        """Applied and not yet in any batch."""
         self._commit_floor = journal.commit_index
         self.raft = Raft(services.node_id, journal, services, services.config, self)
         self.voting = Voting(self)
@@ -297,10 +301,24 @@ class Replica:
     def need(self) -> Need:
         return max(self.journal.need(), self.receiver.need())
 
-    def prepare(self, batch: Batch) -> None:
-        if not self.installing:
+    def must_fold(self) -> bool:
+        """What was applied must go with the next batch."""
+        config = self.services.config
+        return (
+            self._unfolded_operations >= config.fold_operations
+            or self._unfolded_bytes >= config.fold_bytes
+            or self.journal.must_fold
+            or bool(self.sender.wanted)
+            or self.receiver.need() is not Need.NOTHING
+        )
+
+    def prepare(self, batch: Batch, *, fold: bool = True) -> None:
+        """`fold`: with what was applied, else that waits for a later batch."""
+        self._folded = fold and not self.installing
+        if self._folded:
             self.machine.prepare(batch)
-        self.journal.prepare(batch)
+            self._unfolded_operations = self._unfolded_bytes = 0
+        self.journal.prepare(batch, fold=fold)
         self.receiver.prepare(batch)
 
     def erase(self, batch: Batch) -> None:
@@ -310,7 +328,7 @@ class Replica:
             batch.delete_range(start, end)
 
     def after_commit(self) -> None:
-        if not self.installing:
+        if self._folded and not self.installing:
             self.machine.after_commit()
         self.journal.after_commit()
         self.receiver.after_commit()
@@ -386,6 +404,8 @@ class Replica:
             if command[0] == KIND_OPERATIONS:
                 origin, first_seq, payloads = read_operations(command)
                 results = [self.machine.apply(index, payload) for payload in payloads]
+                self._unfolded_operations += len(payloads)
+                self._unfolded_bytes += len(command)
                 self._owner.applied(index, origin, first_seq, results)
             raft.applied_index = index
             journal.set_applied(index)

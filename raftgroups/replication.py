@@ -4,7 +4,9 @@ Once a turn, after the tick, for every peer (hazard n5):
 
     entries from `next` on, while less than `inflight_max_bytes` is under way
     else, if heartbeats are due, an empty Append        its previous entry finds out about losses
-    else, if the commit index has moved, a quiet one    so that followers apply without delay
+    else, if the commit index has moved, a quiet one    so that followers apply without delay:
+                                                        after `commit_notice_s`, because the next
+                                                        entries often come sooner and tell it too
     a peer that needs entries from before the base gets a snapshot, and signs of life meanwhile
 
 AppendEntries may leave before our own disk has the entries, because no tick counts them before it
@@ -14,7 +16,7 @@ put another entry at the same place.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftgroups.filters import a_ack_of_this_term, ack_within_log, l2_member
 from raftgroups.messages import Ack, Append, WireEntry
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from raftgroups.replica import Replica
 
 
+_NEVER: Final = float("inf")
+
+
 class Replication:
     """Invariant: `progress` has exactly the other members of the configuration in force."""
 
@@ -33,6 +38,8 @@ class Replication:
         self.progress: dict[NodeId, Progress] = {}
         self.heartbeat = False
         """Heartbeats are due: set by the tick, cleared by `send`."""
+        self.notice_at = _NEVER
+        """When somebody must be told the commit index that no entries told; infinity: never."""
 
     def adopt(self, peers: list[NodeId]) -> None:
         now = self._replica.now()
@@ -43,6 +50,7 @@ class Replication:
         now = self._replica.now()
         self.progress = {peer: Progress(now) for peer in self.progress}
         self.heartbeat = True
+        self.notice_at = _NEVER
 
     def complete_peers(self) -> list[NodeId] | None:
         """Who is connected, or None if one of them does not have the whole log."""
@@ -77,9 +85,48 @@ class Replication:
         heartbeat, self.heartbeat = self.heartbeat, False
         replica = self._replica
         early = replica.journal.durable_term == replica.raft.term
+        now = replica.now()
+        notice_at, self.notice_at = self.notice_at, _NEVER
+        untold = False
         for peer, progress in self.progress.items():
             if replica.services.connected(peer):
                 self._send_to(peer, progress, heartbeat, early)
+                untold = untold or self._untold(peer, progress)
+        if not untold:
+            return
+        if notice_at == _NEVER:
+            notice_at = now + replica.services.config.commit_notice_s
+        if notice_at > now:
+            self.notice_at = notice_at
+            return
+        for peer, progress in self.progress.items():
+            if replica.services.connected(peer) and self._untold(peer, progress):
+                replica.services.send(peer, self._notice(peer, progress), early=early)
+
+    def _untold(self, peer: NodeId, progress: Progress) -> bool:
+        """There is a commit index that this peer could use, and nothing on its way says it."""
+        replica = self._replica
+        return (
+            progress.commit_sent < replica.raft.commit_index
+            and not progress.paused
+            and not progress.snapshot
+            and replica.raft.next_index(peer) > replica.journal.base_index
+        )
+
+    def _notice(self, peer: NodeId, progress: Progress) -> Append:
+        progress.commit_sent = self._replica.raft.commit_index
+        return self._message(self._replica.raft.next_index(peer) - 1, [], quiet=True)
+
+    def tell_commit(self, peer: NodeId) -> None:
+        """Now, past the turn: this peer is about to be told a read point. What it refers to has
+        left: entries of the turn under way would have told the commit index themselves."""
+        replica, progress = self._replica, self.progress.get(peer)
+        if (
+            progress is not None
+            and replica.journal.durable_term == replica.raft.term
+            and self._untold(peer, progress)
+        ):
+            replica.services.send_now(peer, self._notice(peer, progress))
 
     def _send_to(self, peer: NodeId, progress: Progress, heartbeat: bool, early: bool) -> None:
         replica = self._replica
@@ -88,47 +135,32 @@ class Replication:
         if progress.snapshot or following <= journal.base_index:
             replica.sender.want(peer)
             if heartbeat:
-                self._append(peer, None, 0, [], quiet=False, early=early)
+                sign_of_life = self._message(None, [], quiet=False)
+                replica.services.send(peer, sign_of_life, early=early)
             return
         sent = False
         while following <= journal.last_index and progress.may_send(config.inflight_max_bytes):
             entries = journal.window.read(following, config.append_max_bytes)
             wire = [(term, command) for command, _, term in entries]
-            prev_term = journal.term_at(following - 1)
-            self._append(peer, following - 1, prev_term, wire, quiet=False, early=early)
+            message = self._message(following - 1, wire, quiet=False)
+            replica.services.send(peer, message, early=early)
             following += len(entries)
             progress.sent(following - 1, sum(len(command) for _, command in wire))
             raft.set_next_index(peer, following)
             sent = True
-        commit = raft.commit_index
-        if sent:
-            progress.commit_sent = commit
-        elif heartbeat or (commit > progress.commit_sent and not progress.paused):
-            progress.commit_sent = commit
-            prev_term = journal.term_at(following - 1)
-            self._append(peer, following - 1, prev_term, [], quiet=not heartbeat, early=early)
+        if heartbeat and not sent:
+            message = self._message(following - 1, [], quiet=False)
+            replica.services.send(peer, message, early=early)
+        if heartbeat or sent:
+            progress.commit_sent = raft.commit_index
 
-    def _append(
-        self,
-        peer: NodeId,
-        prev_index: int | None,
-        prev_term: int,
-        entries: list[WireEntry],
-        *,
-        quiet: bool,
-        early: bool,
-    ) -> None:
-        replica = self._replica
-        message = Append(
-            replica.group_id,
-            replica.raft.term,
-            prev_index,
-            prev_term,
-            replica.raft.commit_index,
-            quiet,
-            entries,
+    def _message(self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool) -> Append:
+        raft = self._replica.raft
+        prev_term = 0 if prev_index is None else self._replica.journal.term_at(prev_index)
+        commit = raft.commit_index
+        return Append(
+            self._replica.group_id, raft.term, prev_index, prev_term, commit, quiet, entries
         )
-        replica.services.send(peer, message, early=early)
 
     def not_sent(self, peer: NodeId, append: Append) -> None:
         """The link refused it: heartbeats go on, and the first answer ends the pause."""
@@ -166,6 +198,32 @@ class Replication:
             return False
         raft.heard(peer)
         progress.heard_at = now
+        return True
+
+    def hear_late(self, peer: NodeId, incarnation: int, ack: Ack) -> bool:
+        """Take the acknowledgement of somebody who has now what a majority had before, as `on_ack`
+        would: it commits nothing and frees nothing that waits, so it needs no turn, and may come
+        while a sync is in flight. False: it says more than that."""
+        replica = self._replica
+        raft, progress = replica.raft, self.progress.get(peer)
+        if (
+            progress is None
+            or not raft.leads
+            or ack.term != raft.term
+            or not ack.success
+            or ack.reset
+            or progress.incarnation != incarnation
+            or progress.paused
+            or progress.snapshot
+            or not raft.match_index(peer) < ack.next_index - 1 <= raft.commit_index
+            or raft.next_index(peer) <= replica.journal.last_index
+            or not replica.journal.config.is_member(peer, incarnation)
+        ):
+            return False
+        raft.set_match(peer, ack.next_index - 1)
+        raft.heard(peer)
+        progress.heard_at = replica.now()
+        progress.acknowledged(ack.next_index - 1)
         return True
 
     def on_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> None:

@@ -21,7 +21,6 @@ import msgspec
 from kv.api.bodies import ErrorBody
 from kv.api.reply import JSON, Reply
 from kv.errors import OverloadedError
-from raftgroups.refusals import AnswerNotKeptError
 from storage.errors import CompactedError, InvalidRequestError, JanusError, Outcome
 
 REQUEST_MAX_BYTES: Final = 1536 * 1024
@@ -162,9 +161,6 @@ def status_of(error: JanusError) -> int:
 
 
 def outcome_of(error: JanusError) -> Literal["none", "unknown"]:
-    """`answer_not_kept` was executed, by the first try: never say none for it."""
-    if isinstance(error, AnswerNotKeptError):
-        return "unknown"
     return "unknown" if error.outcome is Outcome.UNKNOWN else "none"
 
 

@@ -1,8 +1,9 @@
 """Watch streams: from a hub to a connection, without a task's turn for each message.
 
-The hub's `wake` writes straight to the transport: what a delivery costs is one send. Only a
-connection that does not keep up needs its handler: the transport's buffer is over STUCK_BYTES, the
-hub hears nothing (`room` is not called), and the handler waits until the buffer has drained.
+The hub's `wake` writes straight to the transport: what a delivery costs is one send, since a batch
+is made a chunk once for all its watchers. Only a connection that does not keep up needs its
+handler: the transport's buffer is over STUCK_BYTES, the hub hears nothing (`room` is not called),
+and the handler waits until the buffer has drained.
 
     wake --> take --> transport.write --> room          while the client keeps up
                           | buffer full
@@ -21,7 +22,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from kv.api.watching import NDJSON, SSE, created_line, line_of
+from kv.api.watching import NDJSON, SSE, chunk_of, created_line, line_of
 from kv.watch.hub import Created
 from kv.watch.messages import Cancelled
 from kv.watch.shard_watches import ShardWatches
@@ -38,7 +39,7 @@ class LineStream:
         self._watches = watches
         self._request = request
         self._sse = sse
-        self._chunked = request.version >= HttpVersion11
+        self._shown = chunk_of if request.version >= HttpVersion11 else line_of
         self._transport = request.transport
         self._identity = -1
         self._stuck = True
@@ -99,8 +100,10 @@ class LineStream:
             if transport is None or transport.is_closing():
                 self._end()
                 return
-            data = b"".join([line_of(message, self._sse) for message in messages])
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            if len(messages) == 1:
+                transport.write(self._shown(messages[0], self._sse))
+            else:
+                transport.write(b"".join([self._shown(each, self._sse) for each in messages]))
             if isinstance(messages[-1], Cancelled):
                 self._end()
                 return

@@ -102,13 +102,14 @@ def encode_event(event: Event, with_prev: bool) -> bytes:
 class Lines:
     """What a batch becomes, made at most once a form."""
 
-    __slots__ = ("_ndjson", "_sse", "revisions")
+    __slots__ = ("_framed", "_ndjson", "_sse", "revisions")
 
     def __init__(self, batch: EventBatch) -> None:
         self.revisions: Final = _revisions(batch.parts)
         """(revision, its events as a JSON array)."""
         self._ndjson: bytes | None = None
         self._sse: bytes | None = None
+        self._framed: list[bytes | None] = [None, None]
 
     def ndjson(self) -> bytes:
         if self._ndjson is None:
@@ -126,6 +127,17 @@ class Lines:
                 ]
             )
         return self._sse
+
+    def framed(self, sse: bool) -> bytes:
+        """The lines as a chunk of HTTP/1.1."""
+        made = self._framed[sse]
+        if made is None:
+            made = self._framed[sse] = http_chunk(self.sse() if sse else self.ndjson())
+        return made
+
+
+def http_chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _revisions(parts: tuple[bytes, ...]) -> list[tuple[int, bytes]]:
@@ -158,6 +170,13 @@ def lines_of(batch: EventBatch) -> Lines:
 def created_line(revision: int, told: int, sse: bool) -> bytes:
     """The first line. `told`: up to where the caller needs nothing more."""
     return _framed(WatchLine("created", revision=revision), told if sse else None)
+
+
+def chunk_of(message: Message, sse: bool) -> bytes:
+    """As `line_of`, in a chunk of its own."""
+    if isinstance(message, EventBatch):
+        return lines_of(message).framed(sse)
+    return http_chunk(line_of(message, sse))
 
 
 def line_of(message: Message, sse: bool) -> bytes:

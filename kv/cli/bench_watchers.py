@@ -18,8 +18,10 @@ from kv.cli.bench_shared import about, duration
 from kv.cli.command import whole_number
 from kv.cli.peers_shared import add_surroundings, outputs, seconds, systems_of
 from kv.cli.progress import Progress
+from kv.load.watching import Face
 from kv.peers.summary import ETCD, JANUSKV
 from kv.peers.watchers import Plan, Round, measure
+from storage.errors import InvalidOptionError
 
 HELP: Final = "what 1,000 watchers of one prefix cost the writers, beside the real etcd"
 DESCRIPTION: Final = (
@@ -62,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"how late an event may be before it is missing (default {default.patience_s:g})",
     )
     parser.add_argument(
+        "--face",
+        choices=list(Face),
+        default=Face.ETCD,
+        help="watch over /v3/watch, or over JanusKV's own /api/v1/watch: then without etcd "
+        "(default etcd)",
+    )
+    parser.add_argument(
         "--only",
         choices=(JANUSKV, ETCD),
         help="one of the two alone",
@@ -76,8 +85,12 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         rounds=args.rounds,
         patience_s=args.patience,
+        face=args.face,
     )
-    systems = systems_of([args.only], args.januskv)
+    if args.face == Face.REST and args.only == ETCD:
+        raise InvalidOptionError("etcd has no /api/v1/watch; leave out --only, or --face")
+    only = JANUSKV if args.face == Face.REST else args.only
+    systems = systems_of([only], args.januskv)
     out, picture = outputs(args, OUT)
     progress = Progress(round(plan.estimate_s(len(systems)) * 1_000))
     try:
@@ -90,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     document = {
         **about(),
         "systems": {system.name: system.about for system in systems},
+        "face": plan.face,
         "watchers": plan.watchers,
         "events_per_second": plan.events_per_second,
         "seconds": plan.seconds,
@@ -107,8 +121,9 @@ def run(args: argparse.Namespace) -> int:
 
 def table(rounds: Sequence[Round], plan: Plan) -> Iterator[str]:
     yield (
-        f"{plan.watchers:,} watchers of one prefix on three nodes, {plan.events_per_second:,} "
-        f"events/s asked for; {plan.writers} writers elsewhere; medians of {plan.rounds} rounds"
+        f"{plan.watchers:,} watchers of one prefix on three nodes ({plan.face}), "
+        f"{plan.events_per_second:,} events/s asked for; {plan.writers} writers elsewhere; "
+        f"medians of {plan.rounds} rounds"
     )
     yield ""
     yield (

@@ -38,6 +38,8 @@ DEFAULT_TTL_S: Final = 10.0
 class LockCommand:
     name = "lock"
     help = "run a command while holding a lock"
+    runs_another = True
+    """main.py gives what stands behind `--` as `args.another`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.description = (
@@ -46,10 +48,8 @@ class LockCommand:
             "Exit codes: the command's; 1: another one held the lock longer than --wait; 75: the "
             "lock was lost, and the command ended."
         )
+        parser.usage = "januskv lock NAME [OPTION...] [-- COMMAND [ARGUMENT...]]"
         parser.add_argument("lock_name", metavar="NAME")
-        parser.add_argument(
-            "words", metavar="-- COMMAND", nargs="*", help="what to run, with its arguments"
-        )
         parser.add_argument(
             "--ttl",
             type=remote.positive_seconds,
@@ -67,7 +67,7 @@ class LockCommand:
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        if args.json and args.words:
+        if args.json and args.another:
             raise InvalidOptionError("--json is for a lock without a command")
         return remote.run(args, partial(_hold, args))
 
@@ -85,8 +85,8 @@ async def _hold(args: argparse.Namespace, client: Client) -> int:
         cancel_on_loss=False,
     )
     async with lock:
-        if args.words:
-            return await _run(args.words, lock)
+        if args.another:
+            return await _run(args.another, lock)
         _emit_held(args, lock)
         await lock.wait_lost()
         return _lost(lock)

@@ -1,6 +1,6 @@
 """The entry point of `januskv`: finds the command, runs it, turns errors into a line and a code.
 
-Commands are objects (kv/cli/command.py). Those of kv are listed here; packages above kv add theirs
+Commands are objects (kv/cli/command.py). Those of kv are named here; packages above kv add theirs
 through the entry point group `januskv.commands`, so that kv never imports them.
 
 Exit codes: 0 done; 1 the command ran and its answer is "no" (each command says when: a key that
@@ -15,20 +15,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import entry_points, version
+from typing import Final
 
-from kv.cli.backup import BackupCommand, RestoreCommand
-from kv.cli.bench import BenchCommand
-from kv.cli.cluster import ClusterCommand
 from kv.cli.command import Command, Parser
-from kv.cli.config import ConfigCommand
-from kv.cli.keys import CasCommand, DeleteCommand, GetCommand, IncrementCommand, PutCommand
-from kv.cli.lease import LeaseCommand
-from kv.cli.lock import LockCommand
-from kv.cli.serve import ServeCommand
-from kv.cli.status import HealthCommand, StatusCommand
-from kv.cli.txn import TxnCommand
-from kv.cli.watch import WatchCommand
 from storage.errors import JanusError, Outcome
 
 ENTRY_POINT_GROUP = "januskv.commands"
@@ -36,26 +27,41 @@ EXIT_WRONG = 2
 EXIT_UNKNOWN = 3
 
 
-def built_in() -> list[Command]:
-    return [
-        ServeCommand(),
-        ClusterCommand(),
-        GetCommand(),
-        PutCommand(),
-        DeleteCommand(),
-        CasCommand(),
-        IncrementCommand(),
-        WatchCommand(),
-        TxnCommand(),
-        LeaseCommand(),
-        LockCommand(),
-        StatusCommand(),
-        HealthCommand(),
-        ConfigCommand(),
-        BackupCommand(),
-        RestoreCommand(),
-        BenchCommand(),
-    ]
+BUILT_IN: Final = {
+    "serve": "kv.cli.serve:ServeCommand",
+    "cluster": "kv.cli.cluster:ClusterCommand",
+    "get": "kv.cli.keys:GetCommand",
+    "put": "kv.cli.keys:PutCommand",
+    "del": "kv.cli.keys:DeleteCommand",
+    "cas": "kv.cli.keys:CasCommand",
+    "incr": "kv.cli.keys:IncrementCommand",
+    "watch": "kv.cli.watch:WatchCommand",
+    "txn": "kv.cli.txn:TxnCommand",
+    "lease": "kv.cli.lease:LeaseCommand",
+    "lock": "kv.cli.lock:LockCommand",
+    "status": "kv.cli.status:StatusCommand",
+    "health": "kv.cli.status:HealthCommand",
+    "config": "kv.cli.config:ConfigCommand",
+    "backup": "kv.cli.backup:BackupCommand",
+    "restore": "kv.cli.backup:RestoreCommand",
+    "bench": "kv.cli.bench:BenchCommand",
+}
+"""Where each is, in the order of `--help`."""
+
+
+def known(arguments: Sequence[str]) -> list[Command]:
+    """All commands; but only the one that is called where its name comes first, because the modules
+    of all together take longer to import than a `get` takes."""
+    first = arguments[0] if arguments else ""
+    if first in BUILT_IN:
+        return [_load(BUILT_IN[first])]
+    return [_load(place) for place in BUILT_IN.values()] + discovered()
+
+
+def _load(place: str) -> Command:
+    module, _, name = place.partition(":")
+    command: Command = getattr(import_module(module), name)()
+    return command
 
 
 def discovered() -> list[Command]:
@@ -80,8 +86,10 @@ def build_parser(commands: Sequence[Command]) -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    commands = built_in() + discovered()
-    parsed = build_parser(commands).parse_args(arguments)
+    commands = known(arguments)
+    own, another = split_off_another(arguments, commands)
+    parsed = build_parser(commands).parse_args(own)
+    parsed.another = another
     command = next(command for command in commands if command.name == parsed.command)
     try:
         return command.run(parsed)
@@ -95,6 +103,19 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of our output went away (`| head`): nothing to say and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def split_off_another(
+    arguments: Sequence[str], commands: Sequence[Command]
+) -> tuple[list[str], list[str]]:
+    """What is ours, and behind `--` the words of a program that our command is to run. argparse
+    cannot take options between a name and those."""
+    words = list(arguments)
+    runs = {command.name for command in commands if getattr(command, "runs_another", False)}
+    if not words or words[0] not in runs or "--" not in words:
+        return words, []
+    place = words.index("--")
+    return words[:place], words[place + 1 :]
 
 
 def complain(text: str) -> None:

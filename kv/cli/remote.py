@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ENDPOINTS_VARIABLE: Final = "JANUSKV_ENDPOINTS"
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:7400"
 EXIT_NO: Final = 1
+NOBODY_S: Final = 2.0
 NO_CODES: Final = frozenset(
     {
         "key_not_found",
@@ -50,6 +52,11 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for each call with all its retries (default 10)",
     )
+    group.add_argument(
+        "--cacert", metavar="FILE", help="trust https endpoints whose certificates it signed (PEM)"
+    )
+    group.add_argument("--cert", metavar="FILE", help="our certificate, for nodes that want one")
+    group.add_argument("--key-file", metavar="FILE", help="its key (default: in --cert)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -74,9 +81,11 @@ def run(args: argparse.Namespace, work: Work) -> int:
     """Run it with a client. An error that is an answer ("no") becomes exit code 1."""
     from kv.client import Client
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"refused_s": NOBODY_S}
     if args.timeout is not None:
-        options["timeout_s"] = args.timeout
+        options.update(timeout_s=args.timeout, refused_s=args.timeout)
+
+    options["tls"] = trust(args.cacert, args.cert, args.key_file)
 
     async def with_client() -> int:
         async with Client(endpoints(args), **options) as client:
@@ -89,6 +98,24 @@ def run(args: argparse.Namespace, work: Work) -> int:
             raise
         complain(str(error))
         return EXIT_NO
+
+
+def trust(cacert: str | None, cert: str | None, key_file: str | None) -> ssl.SSLContext | None:
+    """None: what this machine trusts. Raises InvalidOptionError."""
+    if key_file is not None and cert is None:
+        raise InvalidOptionError("--key-file is of a certificate; give --cert, too")
+    if cacert is None and cert is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=cacert)
+        if cert is not None:
+            context.load_cert_chain(cert, key_file)
+    except OSError as error:  # also ssl.SSLError
+        files = ", ".join(name for name in (cacert, cert, key_file) if name is not None)
+        raise InvalidOptionError(
+            f"cannot use {files} ({error.strerror or error}); give PEM files that belong together"
+        ) from error
+    return context
 
 
 def endpoints(args: argparse.Namespace) -> str:

@@ -21,7 +21,7 @@ from kv.client.operations import Operation
 from kv.client.replies import Reply
 from kv.client.retries import Again, RetryPolicy, Sent, Tries
 from kv.client.tokens import Token, Tokens, new_client_id
-from kv.client.transport import LostError, NotSentError, Transport
+from kv.client.transport import BusyError, LostError, NotSentError, Transport
 from kv.model import DEADLINE_MAX_S, NO_SESSION, InvalidSessionError, Level, SessionToken
 from storage.clock import Clock, Rng
 from storage.errors import JanusError
@@ -100,6 +100,7 @@ class Caller:
             now=self.clock.monotonic(),
             deadline_s=deadline_s + long_s,
             try_s=(policy.try_s if how.try_s is None else how.try_s) + long_s,
+            refused_s=policy.refused_s,
         )
         try:
             while True:
@@ -134,6 +135,8 @@ class Caller:
     async def _try(
         self, operation: Operation[T], how: How, token: Token | None, tries: Tries
     ) -> Reply | Again | JanusError:
+        if self.closed:
+            return tries.abandoned(ClientClosedError("the client was closed during this call"))
         now = self.clock.monotonic()
         time_s = tries.time_for_try(now)
         if not time_s:
@@ -150,12 +153,19 @@ class Caller:
             )
         except (NotSentError, LostError) as error:
             now = self.clock.monotonic()
-            self.endpoints.failed(url, now)
+            if not isinstance(error, BusyError):
+                self.endpoints.failed(url, now)
             sent = Sent.NEVER if isinstance(error, NotSentError) else Sent.PERHAPS
             others = self._others(how, tries, url)
             return tries.failed(url, sent, str(error), now, self.rng, others)
         refusal = None if reply.status < 400 else refusal_of(reply)
         if refusal is None or refusal.code in operation.answers:
+            if refusal is None and token is not None and operation.unfinished is not None:
+                refusal = operation.unfinished(reply)
+                if refusal is not None:
+                    verdict = self._refused(url, refusal, reply, how, tries)
+                    if isinstance(verdict, Again):
+                        return verdict
             self.endpoints.worked(url)
             how.session.saw(reply)
             return reply

@@ -14,24 +14,16 @@ that, on whatever node. `session()` makes another such memory over the same conn
 
 from __future__ import annotations
 
-import asyncio
-import random
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Literal, Self, TypeVar
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from kv.api.bodies import ClusterState, NodeStatus
 from kv.client import key_operations as keys
 from kv.client import many_operations as many
 from kv.client import other_operations as other
-from kv.client.calls import Caller, How, SessionState
-from kv.client.endpoints import DEFAULT_ENDPOINT, Endpoints, parse_endpoint, parse_endpoints
+from kv.client.calls import SessionState
 from kv.client.forms import Bytes
-from kv.client.leases import Lease
-from kv.client.locks import Lock
+from kv.client.live import Live
 from kv.client.many_operations import BatchOperation
-from kv.client.operations import Operation
 from kv.client.records import (
     BatchItem,
     CasResult,
@@ -39,8 +31,6 @@ from kv.client.records import (
     DeleteResult,
     Entry,
     IncrementResult,
-    LeaseInfo,
-    LockState,
     Page,
     PutResult,
     Record,
@@ -48,76 +38,12 @@ from kv.client.records import (
     TxnDelete,
     TxnResult,
 )
-from kv.client.retries import DEADLINE_S, TRY_S, RetryPolicy
-from kv.client.transport import Transport
 from kv.client.txn import Txn
-from kv.client.watches import Watch
-from kv.cluster.tasks import Tasks
-from kv.model import Level, SessionToken, parse_level
-from storage.clock import Clock, Rng
-from storage.system_clock import SystemClock
-
-T = TypeVar("T")
+from kv.model import Level, SessionToken
 
 
-class Client:
+class Client(Live):
     """Made in any loop, used in one. `close` it, or use it as a context manager."""
-
-    def __init__(
-        self,
-        endpoints: str | Iterable[str] = DEFAULT_ENDPOINT,
-        *,
-        level: Level | str = Level.LINEARIZABLE,
-        session: str = "",
-        timeout_s: float = DEADLINE_S,
-        try_s: float = TRY_S,
-        use_tokens: bool = True,
-        client_id: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        headers: Mapping[str, str] | None = None,
-        clock: Clock | None = None,
-        rng: Rng | None = None,
-    ) -> None:
-        """`timeout_s`: of a call, `try_s`: after which an endpoint is given up for another one.
-        `session`: a token to begin with (`session_token` of another client). Raises
-        InvalidEndpointError, InvalidLevelError, InvalidSessionError."""
-        urls = parse_endpoints(endpoints)
-        dice = rng or random.SystemRandom()
-        self._caller = Caller(
-            Transport(tls=tls, headers=headers),
-            Endpoints(urls, dice.randrange(0, len(urls))),
-            clock=clock or SystemClock(),
-            rng=dice,
-            policy=RetryPolicy(timeout_s, min(try_s, timeout_s)),
-            use_tokens=use_tokens,
-            client_id=client_id,
-        )
-        self._level = parse_level(level)
-        self._session = SessionState(SessionToken.parse(session))
-        self._tasks: list[Tasks] = []
-        self._owner = True
-
-    # --- life ---
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """End watches, keep no lease alive any more, close connections. A session only forgets."""
-        if not self._owner or self._caller.closed:
-            return
-        for tasks in self._tasks:
-            await tasks.close()
-        self._caller.closed = True
-        await self._caller.transport.close()
 
     def session(self, token: str = "") -> Client:
         """A client over the same connections with a memory of its own, whose reads see what it has
@@ -126,18 +52,9 @@ class Client:
         made._caller = self._caller
         made._level = Level.SESSION
         made._session = SessionState(SessionToken.parse(token))
-        made._tasks = self._tasks
+        made._background = self._background
         made._owner = False
         return made
-
-    @property
-    def session_token(self) -> str:
-        """What this client has seen: for another process to go on from."""
-        return str(self._session.token)
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        return self._caller.endpoints.urls
 
     # --- one key ---
 
@@ -344,103 +261,6 @@ class Client:
     ) -> TxnResult:
         return await self._call(many.txn(txn), level, timeout_s)
 
-    # --- watches, leases, locks ---
-
-    def watch(
-        self,
-        key: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        start: Bytes | None = None,
-        end: Bytes | None = None,
-        from_revision: int = 0,
-        previous: bool = False,
-        only: Literal["put", "delete"] | None = None,
-    ) -> Watch:
-        """Of a key, a prefix (empty: everything) or a range. `from_revision` 0: what comes next;
-        `previous`: events say what was there before."""
-
-        def target(following: int) -> str:
-            return other.watch_target(
-                key=key,
-                prefix=prefix,
-                start=start,
-                end=end,
-                from_revision=following,
-                previous=previous,
-                only=only,
-            )
-
-        return Watch(self._caller, self._spawner(), target, from_revision)
-
-    async def grant(
-        self, ttl: float, *, lease: int | None = None, timeout_s: float | None = None
-    ) -> Lease:
-        """A lease that this client keeps alive until it is revoked, lost, or the client closes."""
-        sent_at = self._caller.clock.monotonic()
-        info = await self.grant_only(ttl, lease=lease, timeout_s=timeout_s)
-        return Lease(self._caller, self._spawner(), self._session, info, sent_at)
-
-    async def grant_only(
-        self, ttl: float, *, lease: int | None = None, timeout_s: float | None = None
-    ) -> LeaseInfo:
-        """A lease that nobody keeps alive."""
-        return await self._call(other.grant(ttl, lease), None, timeout_s)
-
-    async def keep_alive(self, lease: int, *, timeout_s: float | None = None) -> LeaseInfo:
-        """Begin its time anew, once. Raises LeaseNotFoundError."""
-        return await self._call(other.keep_alive(lease), None, timeout_s)
-
-    async def keep(self, lease: int) -> Lease:
-        """Keep a lease alive that somebody granted. Raises LeaseNotFoundError."""
-        sent_at = self._caller.clock.monotonic()
-        info = await self.keep_alive(lease)
-        return Lease(self._caller, self._spawner(), self._session, info, sent_at)
-
-    async def revoke(self, lease: int, *, timeout_s: float | None = None) -> bool:
-        """End a lease and delete its keys. False: there is none."""
-        return await self._call(other.revoke(lease), None, timeout_s)
-
-    async def lease(
-        self, lease: int, *, keys: bool = False, timeout_s: float | None = None
-    ) -> LeaseInfo | None:
-        return await self._call(other.lease_info(lease, keys), None, timeout_s)
-
-    async def leases(self) -> AsyncIterator[LeaseInfo]:
-        cursor: str | None = None
-        while True:
-            found, cursor = await self._call(other.lease_page(cursor), None, None)
-            for each in found:
-                yield each
-            if cursor is None:
-                return
-
-    def lock(
-        self,
-        name: Bytes,
-        *,
-        ttl: float = 10.0,
-        wait_s: float | None = None,
-        owner: str = "",
-        cancel_on_loss: bool = True,
-    ) -> Lock:
-        """To be used in `async with`, or acquired and released. `ttl`: for how long it stays locked
-        when this process dies; `owner`: for others to see."""
-        return Lock(
-            self._caller,
-            self._session,
-            self.grant,
-            name,
-            ttl=ttl,
-            wait_s=wait_s,
-            owner=owner,
-            cancel_on_loss=cancel_on_loss,
-        )
-
-    async def lock_state(self, name: Bytes, *, timeout_s: float | None = None) -> LockState:
-        """Who holds a lock, and how many wait."""
-        return await self._call(other.lock_state(name), None, timeout_s)
-
     # --- nodes ---
 
     async def status(
@@ -471,23 +291,3 @@ class Client:
     async def compact(self, revision: int, *, timeout_s: float | None = None) -> int:
         """Give up history before a revision."""
         return await self._call(other.compact(revision), None, timeout_s)
-
-    # --- inside ---
-
-    def _call(
-        self,
-        operation: Operation[T],
-        level: Level | str | None,
-        timeout_s: float | None,
-        endpoint: str | None = None,
-    ) -> Awaitable[T]:
-        wanted = self._level if level is None else parse_level(level)
-        only = None if endpoint is None else parse_endpoint(endpoint)
-        return self._caller.call(operation, How(self._session, wanted, timeout_s, only))
-
-    def _spawner(self) -> Tasks:
-        """Owns what runs in the background; made in the loop that the client is used in."""
-        self._caller.check_open()
-        if not self._tasks:
-            self._tasks.append(Tasks(asyncio.get_running_loop(), lambda name, error: None))
-        return self._tasks[0]

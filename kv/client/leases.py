@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Final, Self
 
 from kv.client import other_operations as operations
+from kv.client.background import Background
 from kv.client.calls import Caller, How, SessionState
 from kv.client.failures import LeaseLostError
 from kv.client.records import LeaseInfo
 from kv.client.renewal import Renewal
-from kv.cluster.tasks import TaskHandle, TaskOwner
+from kv.cluster.tasks import TaskHandle
 from raftgroups.refusals import LeaseNotFoundError
 from storage.errors import JanusError
 
@@ -30,7 +31,7 @@ class Lease:
     def __init__(
         self,
         caller: Caller,
-        tasks: TaskOwner,
+        tasks: Background,
         session: SessionState,
         info: LeaseInfo,
         sent_at: float,
@@ -88,7 +89,7 @@ class Lease:
     def abandon(self) -> None:
         """Revoke it, without waiting for that."""
         self.stop()
-        self._tasks.spawn(self.revoke_quietly(), f"revoke lease {self.id}")
+        self._tasks.farewell(self.revoke_quietly(), f"revoke lease {self.id}")
 
     async def revoke_quietly(self) -> None:
         """If this fails the lease ends by itself."""

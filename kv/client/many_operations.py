@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +29,12 @@ from kv.client.records import (
 )
 from kv.client.replies import Reply
 from kv.client.txn import Txn
+from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 
 PAGE_KEYS: Final = 500
+AGAIN: Final = frozenset(
+    {UnavailableError.code, OutcomeUnknownError.code, OverloadedError.code, StoppingError.code}
+)
 _list: Final = decoder(bodies.ListReply)
 _count: Final = decoder(bodies.CountReply)
 _scan: Final = decoder(bodies.ScanReply)
@@ -169,8 +173,22 @@ def batch(operations: Sequence[BatchOperation], atomic: bool) -> Operation[tuple
         results = _batch_put(reply).results
         return tuple([_item(key, each) for key, each in zip(keys, results, strict=True)])
 
-    sequences = 1 if atomic else max(1, len(keys))
-    return writing("POST", f"{API}/batch/put", read, fields, sequences=sequences)
+    operation = writing("POST", f"{API}/batch/put", read, fields)
+    if atomic:
+        return operation
+    return replace(operation, sequences=max(1, len(keys)), unfinished=_unfinished)
+
+
+def _unfinished(reply: Reply) -> Refusal | None:
+    """Some of its writes may still be done: each has a sequence of its own, so those that were done
+    are not done again."""
+    for result in _batch_put(reply).results:
+        said = result.error
+        if said is not UNSET and said.error in AGAIN:
+            unknown = said.outcome == "unknown"
+            status = 504 if unknown else 503
+            return Refusal(status, said.error, said.message, unknown, said.retryable)
+    return None
 
 
 def _batch_fields(wanted: BatchOperation) -> dict[str, Any]:

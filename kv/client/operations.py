@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from kv.client.failures import MalformedReplyError
+from kv.client.failures import MalformedReplyError, Refusal
 from kv.client.replies import Reply
 
 T = TypeVar("T")
@@ -38,6 +38,9 @@ class Operation(Generic[T]):
     """Codes of refusals that are answers here."""
     sees_data: bool = True
     """Consistency level and session token mean something."""
+    unfinished: Callable[[Reply], Refusal | None] | None = None
+    """What of an answer to a write with a token is worth another try of the whole; None: nothing.
+    If there is no time for it, the answer is the answer."""
     long_s: float = 0.0
     """It waits so long at the server by itself."""
 

@@ -42,6 +42,8 @@ class RetryPolicy:
     """Of a call with all its tries."""
     try_s: float = TRY_S
     """Of one try: a node that takes longer is given up for another one."""
+    refused_s: float | None = None
+    """A call of which nothing could be sent at all ends after this time: nobody is there."""
 
 
 class Sent(Enum):
@@ -63,12 +65,20 @@ class Tries:
     the error to raise."""
 
     def __init__(
-        self, *, writes: bool, repeatable: bool, now: float, deadline_s: float, try_s: float
+        self,
+        *,
+        writes: bool,
+        repeatable: bool,
+        now: float,
+        deadline_s: float,
+        try_s: float,
+        refused_s: float | None = None,
     ) -> None:
         self._writes = writes
         self._repeatable = repeatable or not writes
         self._until = now + deadline_s
         self._deadline_s = deadline_s
+        self._refused_until = None if refused_s is None else now + refused_s
         self._try_s = try_s
         self._pauses = 0
         self._first = True
@@ -93,6 +103,10 @@ class Tries:
             self._perhaps_done = True
             if not self._repeatable:
                 return self._unknown(text)
+        if sent is Sent.PERHAPS:
+            self._refused_until = None
+        elif self._refused_until is not None and now >= self._refused_until:
+            return self._unavailable(text, "nobody is there")
         return self._again_or(self._unavailable(text), now, rng, others)
 
     def refused(
@@ -100,6 +114,7 @@ class Tries:
     ) -> Again | JanusError:
         """A reply that is no answer."""
         first, self._first = self._first, False
+        self._refused_until = None
         if refusal.code == TOKEN_TOO_OLD and first and self._repeatable and not self._renewed:
             self._renewed = True  # nothing was sent before, so nothing was done: a forgotten client
             return Again(0.0, new_client=True)
@@ -113,13 +128,17 @@ class Tries:
             self.tried.add(url)
             return self._again_or(error_of(refusal), now, rng, others)
         error = error_of(refusal)
-        if self._perhaps_done and refusal.status >= 500:
+        if self._perhaps_done and refusal.status >= 500 and not refusal.unknown:
             return self._unknown(str(error), error)
         return error
 
     def out_of_time(self) -> JanusError:
         """Before any try could begin."""
         return self._settled(self._unavailable("there was no time left for a try"))
+
+    def abandoned(self, error: JanusError) -> JanusError:
+        """No try will be made any more."""
+        return self._settled(error)
 
     def _may_repeat(self, refusal: Refusal) -> bool:
         if refusal.code == TOKEN_TOO_OLD or not self._repeatable:
@@ -146,10 +165,10 @@ class Tries:
     def _settled(self, error: JanusError) -> JanusError:
         return self._unknown(str(error), error) if self._perhaps_done else error
 
-    def _unavailable(self, why: str) -> UnavailableError:
+    def _unavailable(self, why: str, what: str = "") -> UnavailableError:
         return UnavailableError(
-            f"no answer within {self._deadline_s:g} s; last, {why}. Is a server running there? "
-            "(`januskv serve` starts one)"
+            f"{what or f'no answer within {self._deadline_s:g} s'}; last, {why}. Is a server "
+            "running there? (`januskv serve` starts one)"
         )
 
     def _unknown(self, why: str, cause: JanusError | None = None) -> OutcomeUnknownError:

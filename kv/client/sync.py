@@ -26,7 +26,7 @@ from kv.client.records import Change, LockInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Inner = TypeVar("Inner")
+Inner = TypeVar("Inner", covariant=True)
 Wrapped = TypeVar("Wrapped", bound="_Blocking[Any]")
 
 STOP_S: Final = 10.0

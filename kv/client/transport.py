@@ -1,7 +1,7 @@
 """Requests over aiohttp: the only file of this package that knows it.
 
-Two pools of connections: a bounded one for calls that are answered soon, and one without bound for
-those that stay (watches, waiting for locks), which would otherwise starve the first.
+Two pools of connections: one for calls that are answered soon, bounded for each endpoint, and one
+without bound for those that stay (watches, waiting for locks), which would starve the first.
 
 What can go wrong without a reply is one of two things, and the difference is the whole point:
 
@@ -16,6 +16,7 @@ repeat is decided in one place only (retries.py).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -45,6 +46,12 @@ class NotSentError(JanusError):
     retryable = True
 
 
+class BusyError(NotSentError):
+    """All connections to this endpoint were in use; nothing is wrong with it."""
+
+    code = "busy"
+
+
 class LostError(JanusError):
     code = "lost"
     outcome = Outcome.UNKNOWN
@@ -63,6 +70,7 @@ class Transport:
         self._connect_s = connect_s
         self._pool = pool
         self._headers = dict(headers or {})
+        self._free: dict[str, asyncio.Semaphore] = {}
         self._short: aiohttp.ClientSession | None = None
         self._long: aiohttp.ClientSession | None = None
 
@@ -77,8 +85,34 @@ class Transport:
         stays: bool = False,
     ) -> Reply:
         """Raises NotSentError, LostError."""
+        if stays:
+            return await self._exchange(url, method, headers, body, time_s, True)
+        wanted = URL(url, encoded=True)
+        free = self._free.setdefault(f"{wanted.host}:{wanted.port}", asyncio.Semaphore(self._pool))
+        try:
+            async with asyncio.timeout(time_s):
+                await free.acquire()
+        except TimeoutError as error:
+            raise BusyError(
+                f"all {self._pool} connections were in use for {time_s:.3g} s; fewer calls at once "
+                "may help"
+            ) from error
+        try:
+            return await self._exchange(url, method, headers, body, time_s, False)
+        finally:
+            free.release()
+
+    async def _exchange(
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        time_s: float,
+        stays: bool,
+    ) -> Reply:
         session = self._session(stays)
-        timeout = aiohttp.ClientTimeout(total=time_s, connect=min(self._connect_s, time_s))
+        timeout = aiohttp.ClientTimeout(total=time_s, sock_connect=min(self._connect_s, time_s))
         try:
             async with session.request(
                 method,
@@ -103,7 +137,7 @@ class Transport:
         """A reply whose body comes bit by bit (b"" at its end; a wait may be cancelled and begun
         again); a refusal comes whole. `time_s`: until its head. Raises NotSentError, LostError,
         also out of the block."""
-        timeout = aiohttp.ClientTimeout(total=None, connect=min(self._connect_s, time_s))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(self._connect_s, time_s))
         try:
             async with asyncio.timeout(time_s):
                 response = await self._session(True).get(
@@ -132,18 +166,17 @@ class Transport:
     def _session(self, stays: bool) -> aiohttp.ClientSession:
         found = self._long if stays else self._short
         if found is None:
-            found = self._open(0 if stays else self._pool)
+            found = self._open()
             if stays:
                 self._long = found
             else:
                 self._short = found
         return found
 
-    def _open(self, per_host: int) -> aiohttp.ClientSession:
+    def _open(self) -> aiohttp.ClientSession:
         options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
         connector = aiohttp.TCPConnector(
             limit=0,
-            limit_per_host=per_host,
             keepalive_timeout=KEPT_S,
             socket_factory=_probed_socket,
             **options,
@@ -190,7 +223,10 @@ def _why(error: BaseException) -> str:
         return "the connection was closed before an answer came"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({error.certificate_error})"
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error)
+        number = error.os_error.errno
+        reason = os.strerror(number) if number is not None and number > 0 else str(error.os_error)
         return f"no connection ({reason})"
     return str(error) or type(error).__name__

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from kv.client import other_operations as operations
+from kv.client.background import Background
 from kv.client.calls import Caller, How, SessionState
 from kv.client.endpoints import Endpoints
 from kv.client.failures import Refusal, error_of, refusal_of
@@ -30,7 +31,7 @@ from kv.client.lines import LineSplitter
 from kv.client.records import Change
 from kv.client.transport import LostError, NotSentError, ReadChunk
 from kv.client.watch_position import WatchPosition
-from kv.cluster.tasks import TaskHandle, TaskOwner
+from kv.cluster.tasks import TaskHandle
 from kv.errors import UnavailableError
 from storage.errors import JanusError
 
@@ -47,7 +48,7 @@ class Watch:
     """An asynchronous iterator of changes. `target(from_revision)` is what to ask for."""
 
     def __init__(
-        self, caller: Caller, tasks: TaskOwner, target: Callable[[int], str], start: int
+        self, caller: Caller, tasks: Background, target: Callable[[int], str], start: int
     ) -> None:
         self._caller = caller
         self._tasks = tasks

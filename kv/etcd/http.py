@@ -20,6 +20,8 @@ JSON: Final = "application/json"
 PLAIN: Final = "text/plain; charset=utf-8"
 GRPC: Final = "Grpc-Metadata-Content-Type"
 ANY_ORIGIN: Final = "Access-Control-Allow-Origin"
+STUCK_BYTES: Final = 64 * 1024
+"""In a connection's buffer: more, and its client does not keep up."""
 
 HUNG_UP: Final = (OSError, HttpProcessingError, web.RequestPayloadError)
 """What reading from or writing to a client raises that went away or speaks no HTTP."""
@@ -67,32 +69,48 @@ def is_chunked(request: web.BaseRequest) -> bool:
     return request.version >= HttpVersion11
 
 
+def chunk(message: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(message), message)
+
+
 class Lines:
     """Messages on their way out, each in a chunk of its own. Those that are ready together leave in
     one write: a system call costs more than everything else about a message."""
 
-    __slots__ = ("_chunked", "_request", "_waiting")
+    __slots__ = ("_request", "_transport", "_waiting", "is_chunked")
 
     def __init__(self, request: web.BaseRequest) -> None:
         """The head must be on its way: `prepare` was awaited."""
         self._request: Final = request
-        self._chunked: Final = is_chunked(request)
+        self._transport: Final = request.transport
+        self.is_chunked: Final = is_chunked(request)
         self._waiting: list[bytes] = []
         request.writer.send_headers()
 
     def add(self, message: bytes) -> None:
-        shown = b"%x\r\n%b\r\n" % (len(message), message) if self._chunked else message
+        self.add_framed(chunk(message) if self.is_chunked else message)
+
+    def add_framed(self, shown: bytes) -> None:
+        """A chunk already, or a line for a client that knows no chunks."""
         self._waiting.append(shown)
+
+    def write(self) -> bool:
+        """At once. False: the client does not keep up or is gone, and `flush` is next."""
+        transport, waiting = self._transport, self._waiting
+        if transport is None or transport.is_closing():
+            return False
+        transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+        waiting.clear()
+        return transport.get_write_buffer_size() <= STUCK_BYTES
 
     async def flush(self) -> None:
         """Returns once the client keeps up. Raises ConnectionResetError if it is gone."""
-        transport = self._request.transport
+        transport = self._transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client hung up")
         if self._waiting:
-            transport.write(b"".join(self._waiting))
-            self._waiting.clear()
-            await self._request.writer.drain()
+            self.write()
+        await self._request.writer.drain()
 
 
 async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:

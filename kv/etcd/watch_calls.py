@@ -3,10 +3,14 @@
     body, object by object ──► requests ──┐
     hub: wake(identity)    ──► ready   ───┼──► one loop writes, one message a chunk
     client hung up         ──► gone    ───┘
+                      └─ the loop rests: take, write, room within the wake
 
 Only that loop writes and changes the stream's watchers, so answers come in the order of requests,
-and what a watcher was given before its cancellation goes out before it. `room` is called when what
-was taken is out, which is what makes a slow client a victim of its own.
+and what a watcher was given before its cancellation goes out before it. While it rests, which is
+nearly always, a wake does the same without it, because a task's turn costs more than a delivery;
+if the client then does not keep up, the loop is woken, waits for it, and calls `room`. `room` is
+called when what was taken is out, which is what makes a slow client a victim of its own. What most
+watchers of a batch get is framed once for all of them (`EventBatch.made`).
 
 The head waits for the first request: if that cannot be read, the answer is an error; what cannot be
 read later ends the reading, not the stream. It ends when the client hangs up or the node closes
@@ -24,7 +28,7 @@ from aiohttp import web
 
 from kv.etcd.answers import Headers, quoted
 from kv.etcd.context import GatewayLimits
-from kv.etcd.http import HUNG_UP, Heads, Lines, read_messages, unreadable
+from kv.etcd.http import HUNG_UP, Heads, Lines, chunk, read_messages, unreadable
 from kv.etcd.presence import Caller, Presence
 from kv.etcd.protojson import (
     MalformedBodyError,
@@ -113,20 +117,39 @@ class WatchCalls:
         with self._presence.of(request) as caller:
             return await _Stream(self, caller).run()
 
+    def line(self, revision: int, watch_id: int, fields: bytes) -> bytes:
+        """One message."""
+        opening = self.headers.opening(revision, self.strong.term)
+        shown_id = b',"watch_id":"%d"' % watch_id if watch_id else b""
+        return b'{"result":%b%b%b}}\n' % (opening, shown_id, fields)
+
+
+class _Made:
+    """What a batch is for the watchers of all streams."""
+
+    __slots__ = ("chunk", "events", "line")
+
+    def __init__(self, batch: EventBatch, calls: WatchCalls) -> None:
+        more = b',"fragment":true' if batch.more else b""
+        self.events: Final = b'%b,"events":[%b]' % (more, b",".join(batch.parts))
+        """Without the head, which depends on the watch."""
+        self.line: Final = calls.line(batch.revision, 0, self.events)
+        """For watch 0, the only one of most streams,"""
+        self.chunk: Final = chunk(self.line)
+        """framed."""
+
 
 class _Wake:
     """Tells a stream that a watcher has something for it."""
 
-    __slots__ = ("_awake", "_ready", "identity")
+    __slots__ = ("_stream", "identity")
 
-    def __init__(self, ready: dict[int, None], awake: asyncio.Event) -> None:
-        self._ready: Final = ready
-        self._awake: Final = awake
+    def __init__(self, stream: _Stream) -> None:
+        self._stream: Final = stream
         self.identity = 0
 
     def __call__(self) -> None:
-        self._ready[self.identity] = None
-        self._awake.set()
+        self._stream.wake(self.identity)
 
 
 class _Stream:
@@ -134,7 +157,11 @@ class _Stream:
         self._calls: Final = calls
         self._caller: Final = caller
         self._awake: Final = asyncio.Event()
-        caller.notify = self._awake.set
+        caller.notify = self._rouse
+        self._resting = False
+        """The loop waits, and everything before is out: a wake may write."""
+        self._owed = 0
+        """The identity whose messages a wake wrote and which had no `room` for them, if any."""
         self._requests: deque[Message] = deque()
         self._refused: MalformedBodyError | None = None
         """Why nothing more is read."""
@@ -181,20 +208,22 @@ class _Stream:
         try:
             async for document in read_messages(self._caller.request, limit):
                 self._requests.append(decode(WATCH, document))
-                self._awake.set()
+                self._rouse()
         except MalformedBodyError as error:
             self._refused = error
         except HUNG_UP:
             self._caller.is_gone = True
         finally:
             self._reading = False
-            self._awake.set()
+            self._rouse()
 
     # --- the loop ---
 
     async def _serve(self) -> None:
         while not self._caller.is_gone:
             self._awake.clear()
+            if self._owed:
+                await self._settle()
             while self._requests:
                 await self._answer(self._requests.popleft())
             await self._deliver()
@@ -202,7 +231,32 @@ class _Stream:
             if self._closed or (not self._reading and self._response is None):
                 return
             if not self._requests and not self._ready:
+                self._resting = self._lines is not None
                 await self._awake.wait()
+                self._resting = False
+
+    def _rouse(self) -> None:
+        self._resting = False
+        self._awake.set()
+
+    def wake(self, identity: int) -> None:
+        """There is something to take."""
+        if not self._resting:
+            self._ready[identity] = None
+            self._awake.set()
+            return
+        lines, watches = self._lines, self._calls.watches
+        assert lines is not None
+        while messages := watches.take(identity, TAKEN_BYTES):
+            for each in messages:
+                self._tell(identity, each)
+            if not lines.write():
+                self._owed = identity
+                self._rouse()
+                return
+            watches.room(identity)
+        if self._closed:
+            self._rouse()
 
     async def _answer(self, given: Message) -> None:
         if self._response is None:
@@ -230,7 +284,7 @@ class _Stream:
                 f"this stream has {len(self._identities)} watches, which is the limit; open another"
             )
             return
-        wake = _Wake(self._ready, self._awake)
+        wake = _Wake(self)
         made = watches.create(watch_request(given), wake)
         if isinstance(made, Cancelled):
             empty = made.reason is CancelReason.INVALID
@@ -262,6 +316,13 @@ class _Stream:
         del self._identities[self._ids.pop(identity)]
         self._ready.pop(identity, None)
 
+    async def _settle(self) -> None:
+        """Go on with what a wake began."""
+        await self._flush()
+        self._calls.watches.room(self._owed)
+        self._ready[self._owed] = None
+        self._owed = 0
+
     async def _deliver(self) -> None:
         watches = self._calls.watches
         while self._ready:
@@ -280,11 +341,14 @@ class _Stream:
     def _tell(self, identity: int, told: HubMessage) -> None:
         watch_id = self._ids[identity]
         if isinstance(told, EventBatch):
-            events = told.made
-            if not isinstance(events, bytes):
-                more = b',"fragment":true' if told.more else b""
-                told.made = events = b'%b,"events":[%b]' % (more, b",".join(told.parts))
-            self._send(told.revision, watch_id, events)
+            made = told.made
+            if not isinstance(made, _Made):
+                made = told.made = _Made(told, self._calls)
+            if watch_id:
+                self._send(told.revision, watch_id, made.events)
+            else:
+                assert self._lines is not None
+                self._lines.add_framed(made.chunk if self._lines.is_chunked else made.line)
         elif isinstance(told, Progress):
             self._send(told.revision, watch_id, b"")
         else:
@@ -303,6 +367,4 @@ class _Stream:
     def _send(self, revision: int, watch_id: int, fields: bytes) -> None:
         """One message, in a chunk of its own."""
         assert self._lines is not None
-        opening = self._calls.headers.opening(revision, self._calls.strong.term)
-        shown_id = b',"watch_id":"%d"' % watch_id if watch_id else b""
-        self._lines.add(b'{"result":%b%b%b}}\n' % (opening, shown_id, fields))
+        self._lines.add(self._calls.line(revision, watch_id, fields))

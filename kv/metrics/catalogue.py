@@ -33,7 +33,7 @@ REFUSALS: Final = counter(
     "reason",
 )  # fmt: skip
 PROPOSALS: Final = counter(
-    "januskv_proposals_total", "Operations proposed on this node, by outcome.", "proposals",
+    "januskv_proposals_total", "Tries of writes that came to this node, by outcome.", "proposals",
     "outcome",
 )  # fmt: skip
 PROPOSAL_SECONDS: Final = histogram(

@@ -100,6 +100,14 @@ class Forwarded(NamedTuple):
     refused: Counter
     unknown: Counter
 
+    def ended(self, result: ProposeResult) -> None:
+        if isinstance(result, Applied):
+            self.done.value += 1
+        elif isinstance(result, Refused):
+            self.refused.value += 1
+        else:
+            self.unknown.value += 1
+
 
 class Metrics:
     def __init__(self, info: NodeInfo | None = None) -> None:

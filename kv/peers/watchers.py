@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from kv.load import worker
 from kv.load.plan import Load, Operation
-from kv.load.watching import WATCHED, Deliveries, Watching, stamp
+from kv.load.watching import WATCHED, Deliveries, Face, Watching, stamp
 from kv.load.worker import GeneratorFailedError, environment, python
 from kv.peers import gateway
 from kv.peers.cluster import Node, System
@@ -51,6 +51,8 @@ class Plan:
     burst: int = 200
     patience_s: float = 30.0
     """For events that are late, before they count as missing."""
+    face: str = Face.ETCD
+    """What the watchers talk; writers and events come over /v3."""
 
     def estimate_s(self, systems: int) -> float:
         return self.rounds * systems * (2 * START_S + 2 * (self.seconds + self.warm_up_s))
@@ -114,7 +116,7 @@ def crowd(nodes: Sequence[Node], plan: Plan) -> Iterator[Crowd]:
     )
     try:
         endpoints = [(node.host, node.port) for node in nodes]
-        watching = Watching(endpoints, plan.watchers, plan.patience_s)
+        watching = Watching(endpoints, plan.watchers, plan.patience_s, plan.face)
         assert process.stdin is not None
         process.stdin.write(json.dumps(asdict(watching)) + "\n")
         process.stdin.flush()

@@ -75,6 +75,9 @@ class Forwarder:
         self._flush_scheduled = False
         self._sweeper: Timer | None = None
         self._stopped = False
+        self.on_answer: Callable[[ProposeResult], None] | None = None
+        self.on_batch: Callable[[float], None] | None = None
+        """For metrics: how an operation sent on ended, and how many went in a frame."""
         self.sent_operations = 0
         self.sent_frames = 0
         self.served_operations = 0
@@ -119,6 +122,8 @@ class Forwarder:
                     break
                 sent += part
                 self.sent_frames += 1
+                if self.on_batch is not None:
+                    self.on_batch(part)
             self.sent_operations += sent
             for request in requests[sent:]:
                 self._answer(request.number, Refused("the leader's connection is down or full"))
@@ -128,6 +133,8 @@ class Forwarder:
         if waiting is None:
             return  # answered already: its connection was lost, or its time was over
         self._counts[waiting.peer] -= 1
+        if self.on_answer is not None:
+            self.on_answer(result)
         waiting.done(result)
 
     def _sweep(self) -> None:

@@ -24,7 +24,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
@@ -35,13 +34,14 @@ from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.machine import ServedMachine
+from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
-from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
+from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.results import Failure, Result, error_of, failure_of
 from storage.clock import Clock, Scheduler, Timer
 from storage.committer import Need
@@ -67,23 +67,6 @@ class ShardSettings:
     session_waits_max: int = 16_384
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
     watch_limits: WatchLimits | None = None
-
-
-class _Operation:
-    """A write or read that was not answered yet. Invariant: answered at most once."""
-
-    __slots__ = ("answered", "deadline_s", "done", "start", "timer", "why")
-
-    def __init__(
-        self, start: Callable[[_Operation], None], done: Done[Any], deadline_s: float
-    ) -> None:
-        self.start = start
-        self.done = done
-        self.deadline_s = deadline_s
-        self.answered = False
-        self.timer: Timer | None = None
-        self.why = ""
-        """Why the last try was refused."""
 
 
 class StrongShard:
@@ -115,12 +98,16 @@ class StrongShard:
             policy=settings.compaction,
         )
         self._reader = ReplicaReader(machine, machine.place.shard, self.duties.now_ms)
-        self._parked: deque[_Operation] = deque()
+        self._parked: deque[Operation] = deque()
         self._retry_timer: Timer | None = None
-        self._session_waits: list[tuple[int, _Operation]] = []
+        self._session_waits: list[SessionRead] = []
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
         self._stopped = False
+        self._led_term = 0
+        self.on_proposed: Callable[[ProposeResult], None] | None = None
+        self.on_overload: Callable[[], None] | None = None
+        """For metrics: how tries of writes ended, and operations that a full queue refused."""
         machine.on_restored = self._restored
 
     # --- writes ---------------------------------------------------------------------------
@@ -138,29 +125,30 @@ class StrongShard:
         except JanusError as error:
             self._scheduler.call_soon(done, error)
             return
-        start = partial(self._start_write, payload, token is not None)
-        self._start(_Operation(start, done, self._deadline(options.deadline_s)), options.deadline_s)
+        deadline_s = self._deadline(options.deadline_s)
+        write = Write(self, done, deadline_s, payload, token is not None)
+        self._start(write, options.deadline_s)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
 
-    def _start(self, operation: _Operation, asked_s: float | None) -> None:
+    def _start(self, operation: Operation, asked_s: float | None) -> None:
         if asked_s is not None:
             operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
-        operation.start(operation)
+        operation.start()
 
-    def _start_write(self, payload: bytes, repeatable: bool, operation: _Operation) -> None:
+    def start_write(self, write: Write) -> None:
         group = self.group
-        proposed = partial(self._proposed, operation, repeatable)
         if group.leads:
-            group.propose(self._stamped(payload), proposed)
+            group.propose(self._stamped(write.payload), write.proposed)
             return
         leader = group.leader
         if leader is None:
-            self._park(operation, "no leader is known")
+            self._park(write, "no leader is known")
         else:
-            deadline_s = operation.deadline_s
-            self._forwarder.send(leader, group.group_id, payload, deadline_s, proposed)
+            self._forwarder.send(
+                leader, group.group_id, write.payload, write.deadline_s, write.proposed
+            )
 
     def _stamped(self, payload: bytes) -> bytes:
         clock_ms = 0  # it stays where it is until this leader's duties have begun
@@ -168,15 +156,21 @@ class StrongShard:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
-    def _proposed(self, operation: _Operation, repeatable: bool, result: ProposeResult) -> None:
+    def proposed(self, operation: Write, result: ProposeResult) -> None:
+        if self.on_proposed is not None:
+            self.on_proposed(result)
         if isinstance(result, Applied):
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-            self._answer(operation, answer)
+            if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
+                self._give_up(operation, answer)
+            else:
+                self._answer(operation, answer)
         elif isinstance(result, Refused):
-            self._refused(operation, result)
-        elif repeatable and self._clock.monotonic() < operation.deadline_s:
+            self.refused(operation, result)
+        elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
+            operation.unsure = True
             self._park(operation, result.reason)
         else:
             self._answer(
@@ -187,15 +181,17 @@ class StrongShard:
                 ),
             )
 
-    def _refused(self, operation: _Operation, refused: Refused) -> None:
+    def refused(self, operation: Operation, refused: Refused) -> None:
         if refused.busy:
-            self._answer(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+            if self.on_overload is not None:
+                self.on_overload()
+            self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
         elif self._clock.monotonic() < operation.deadline_s:
             self._park(operation, refused.reason)
         else:
-            self._answer(operation, self._unavailable(operation, refused.reason))
+            self._give_up(operation, self._unavailable(operation, refused.reason))
 
-    def _unavailable(self, operation: _Operation, reason: str) -> UnavailableError:
+    def _unavailable(self, operation: Operation, reason: str) -> UnavailableError:
         return UnavailableError(
             f"nothing was done: {reason or operation.why}; ask again, or another node"
         )
@@ -232,13 +228,14 @@ class StrongShard:
             return
         level = options.level
         deadline_s = self._deadline(options.deadline_s)
+        read: Read
         if level is Level.LINEARIZABLE:
-            start = partial(self._start_read, evaluate)
+            read = Read(self, done, deadline_s, evaluate)
         elif level is Level.EVENTUAL:
-            start = partial(self._start_local, evaluate)
+            read = LocalRead(self, done, deadline_s, evaluate)
         elif level is Level.SESSION:
             seen = options.session.revisions.get(self.machine.place.shard, 0)
-            start = partial(self._start_session, evaluate, seen)
+            read = SessionRead(self, done, deadline_s, evaluate, seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
@@ -246,52 +243,37 @@ class StrongShard:
             )
             self._scheduler.call_soon(done, error)
             return
-        self._start(_Operation(start, done, deadline_s), options.deadline_s)
+        self._start(read, options.deadline_s)
 
-    def _start_read(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
-        self.group.read(partial(self._read_point, evaluate, operation))
-
-    def _read_point(
-        self,
-        evaluate: Callable[[ReplicaReader], T],
-        operation: _Operation,
-        result: ReadResult,
-    ) -> None:
-        if isinstance(result, ReadReady):
-            self._evaluate(evaluate, operation)
-        else:
-            self._refused(operation, result)
-
-    def _start_local(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
-        self._scheduler.call_soon(self._evaluate, evaluate, operation)
-
-    def _evaluate(self, evaluate: Callable[[ReplicaReader], T], operation: _Operation) -> None:
-        if operation.answered:
+    def evaluate(self, read: Read) -> None:
+        if read.answered:
             return
-        answer: T | JanusError
+        answer: Any
         try:
-            answer = evaluate(self.local())
+            answer = read.evaluate(self.local())
         except JanusError as error:
             answer = error
-        self._answer(operation, answer)
+        self._answer(read, answer)
 
-    def _start_session(
-        self, evaluate: Callable[[ReplicaReader], T], seen: int, operation: _Operation
-    ) -> None:
-        if self.machine.revision >= seen and self.group.readable:
-            self._start_local(evaluate, operation)
-        elif len(self._session_waits) >= self._settings.session_waits_max:
+    def evaluate_soon(self, read: Read) -> None:
+        self._scheduler.call_soon(self.evaluate, read)
+
+    def may_read_session(self, read: SessionRead) -> bool:
+        """Else it waits, or is refused."""
+        if self.machine.revision >= read.seen and self.group.readable:
+            return True
+        if len(self._session_waits) >= self._settings.session_waits_max:
             waiting = len(self._session_waits)
             error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
-            self._scheduler.call_soon(self._answer, operation, error)
+            self._scheduler.call_soon(self._answer, read, error)
         else:
-            operation.start = partial(self._start_local, evaluate)
-            operation.why = (
+            read.why = (
                 f"this replica is at revision {self.machine.revision} and the session has seen "
-                f"{seen}"
+                f"{read.seen}"
             )
-            self._session_waits.append((seen, operation))
+            self._session_waits.append(read)
             self._retry_soon()
+        return False
 
     def local(self) -> ReplicaReader:
         if not self.group.readable:
@@ -302,7 +284,16 @@ class StrongShard:
 
     # --- waiting and answering --------------------------------------------------------------
 
-    def _answer(self, operation: _Operation, answer: Any) -> None:
+    def _give_up(self, operation: Operation, error: JanusError) -> None:
+        """This try was surely not done; was an earlier one?"""
+        if operation.unsure:
+            error = OutcomeUnknownError(
+                "it is not known whether this was done: an earlier try was lost on its way, and "
+                f"the last one was refused ({error}); ask again with the same idempotency token"
+            )
+        self._answer(operation, error)
+
+    def _answer(self, operation: Operation, answer: Any) -> None:
         if operation.answered:
             return
         operation.answered = True
@@ -313,25 +304,27 @@ class StrongShard:
         except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
             _log.exception("a done callback raised; its defect, the node goes on")
 
-    def _too_late(self, operation: _Operation) -> None:
+    def _too_late(self, operation: Operation) -> None:
         """The deadline that the request named has passed. Whether a write is on its way is for
         nobody to know here, unless it is still parked."""
         if operation.answered:
             return
-        waits = [waiting for _, waiting in self._session_waits]
-        if operation in self._parked or operation in waits:
-            self._answer(operation, self._unavailable(operation, operation.why))
+        if not operation.changes:
+            why = operation.why or "no majority confirmed within the deadline given what is newest"
+            self._give_up(operation, self._unavailable(operation, why))
+        elif operation in self._parked:
+            self._give_up(operation, self._unavailable(operation, operation.why))
         else:
             self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
 
-    def _park(self, operation: _Operation, why: str) -> None:
+    def _park(self, operation: Operation, why: str) -> None:
         if self._stopped:
-            self._answer(operation, StoppingError(f"this node is stopping: {why}"))
+            self._give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._settings.parked_max:
             waiting = len(self._parked)
             error = OverloadedError(f"{waiting} operations wait for a leader already")
-            self._scheduler.call_soon(self._answer, operation, error)
+            self._scheduler.call_soon(self._give_up, operation, error)
             return
         operation.why = why
         self._parked.append(operation)
@@ -349,17 +342,17 @@ class StrongShard:
             if operation.answered:
                 continue
             if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+                self._give_up(operation, self._unavailable(operation, operation.why))
             else:
-                operation.start(operation)
+                operation.start()
         waits, self._session_waits = self._session_waits, []
-        for seen, operation in waits:
-            if operation.answered:
+        for read in waits:
+            if read.answered:
                 continue
-            if operation.deadline_s <= now_s:
-                self._answer(operation, self._unavailable(operation, operation.why))
+            if read.deadline_s <= now_s:
+                self._give_up(read, self._unavailable(read, read.why))
             else:
-                self._session_waits.append((seen, operation))
+                self._session_waits.append(read)
         if self._parked or self._session_waits:
             self._retry_soon()
 
@@ -413,6 +406,7 @@ class StrongShard:
 
     def begin_turn(self) -> Need:
         group = self.group
+        self._note_leadership(group)
         self.duties.observe(settled=group.settled)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
@@ -425,13 +419,23 @@ class StrongShard:
             self._retry_soon()
         return Need.NOTHING
 
+    def _note_leadership(self, group: Group) -> None:
+        term = group.term if group.leads else 0
+        if term == self._led_term:
+            return
+        if term:
+            _log.info("this node leads group %d in term %d", group.group_id, term)
+        else:
+            _log.info("this node leads group %d no longer", group.group_id)
+        self._led_term = term
+
     def _wake_sessions(self) -> None:
         revision = self.machine.revision
-        ready = [operation for seen, operation in self._session_waits if seen <= revision]
+        ready = [read for read in self._session_waits if read.seen <= revision]
         if ready:
-            self._session_waits = [wait for wait in self._session_waits if wait[0] > revision]
-            for operation in ready:
-                operation.start(operation)
+            self._session_waits = [read for read in self._session_waits if read.seen > revision]
+            for read in ready:
+                read.start()
 
     def prepare(self, batch: Batch) -> None:
         """Nothing of its own."""
@@ -468,10 +472,10 @@ class StrongShard:
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None
-        waiting = [*self._parked, *(operation for _, operation in self._session_waits)]
+        waiting = [*self._parked, *self._session_waits]
         self._parked.clear()
         self._session_waits.clear()
         for operation in waiting:
-            self._answer(operation, StoppingError("this node is stopping; ask another one"))
+            self._give_up(operation, StoppingError("this node is stopping; ask another one"))
         for hub in self._hubs:
             hub.stop()

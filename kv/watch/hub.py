@@ -233,7 +233,7 @@ class WatchHub:
     def take(self, identity: int, max_bytes: int = 0) -> list[Message]:
         """The next messages: all, or until they have `max_bytes`. Cancelled is the last ever."""
         watcher = self._roster.watchers.get(identity)
-        if watcher is None:
+        if watcher is None or not watcher.outbox:
             return []
         taken: list[Message] = []
         size_bytes = 0

@@ -25,6 +25,10 @@ def tracing() -> None:
     pytest.skip(reason)
 
 
+SHORT_QUEUE = "[limits]\nqueue_operations = 512\n"
+"""So that a test can fill it, however slow the machine is."""
+
+
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
     """Three nodes of their own, all serving. Their logs are shown where the test fails."""
@@ -38,6 +42,6 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """One cluster for the tests of a file: each leaves all nodes running, and keys of its own."""
     with contextlib.ExitStack() as ending:
-        cluster = Servers(tmp_path_factory.mktemp("cluster"))
+        cluster = Servers(tmp_path_factory.mktemp("cluster"), extra=SHORT_QUEUE)
         ending.callback(lambda: print(cluster.logs()))
         yield ending.enter_context(cluster)

@@ -15,8 +15,12 @@ STANDIN = Path(__file__).with_name("gateway_standin.py")
 
 def bench(directory: Path, *words: object, fault: str = "") -> subprocess.CompletedProcess[str]:
     standin = f"{sys.executable} {STANDIN} --fault={fault}"
+    some = ("--seconds", 0.5, "--watchers", 40, "--events", 20, "--januskv", standin)
+    return call(directory, *some, *words)
+
+
+def call(directory: Path, *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from kv.cli.main import entry; entry()", "bench", "watchers"]
-    words = ("--seconds", 0.5, "--watchers", 40, "--events", 20, "--januskv", standin, *words)
     places = ("--dir", directory / "disk", "--out", directory / "out" / "it.json")
     return subprocess.run(
         [*command, *map(str, words), *map(str, places)],
@@ -43,6 +47,23 @@ def test_every_watcher_has_every_event(tmp_path: Path) -> None:
     assert 0 < one["p50_us"] <= one["p99_us"] < 30_000_000
     ET.parse(tmp_path / "out" / "it.svg")
     assert list((tmp_path / "disk").iterdir()) == [], "the bench cleans up after itself"
+
+
+@pytest.mark.integration
+def test_watchers_of_our_own_interface(tmp_path: Path) -> None:
+    """Over real nodes: the stand-in talks no REST."""
+    words = ("--seconds", 0.5, "--watchers", 30, "--events", 20, "--face", "rest", "--json")
+    done = call(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["rounds"]
+    assert one["problem"] is None
+    assert 0 < one["p50_us"] <= one["p99_us"] < 30_000_000
+
+
+def test_etcd_has_no_such_interface(tmp_path: Path) -> None:
+    done = call(tmp_path, "--face", "rest", "--only", "etcd")
+    assert done.returncode == 2
+    assert "etcd has no /api/v1/watch" in done.stderr
 
 
 @pytest.mark.integration

@@ -4,6 +4,7 @@ done twice."""
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -14,12 +15,16 @@ from chaos.servers import Servers
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CLIENTS = 6
+STOP_MAX_S = 8.0
+"""Less than the drain timeout: nothing may have been waited for in vain."""
 
 
 def restart_all(servers: Servers, rounds: int) -> None:
     for _ in range(rounds):
         for name in servers.nodes:
+            began = time.monotonic()
             assert servers.stop(name) == 0
+            assert time.monotonic() - began < STOP_MAX_S, f"{name} took long to stop"
             servers.start(name)
             servers.wait_ready(name)
 

@@ -1,4 +1,4 @@
-"""REST on three nodes: any node takes any call; watches and locks live through a change of leader."""
+"""REST on three nodes: any node takes any call; watches and locks outlive a change of leader."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_a_time_to_live_ends_on_every_node(faces: Faces) -> None:
     _, got, _ = await faces.ask(2, "GET", "/api/v1/keys/t")
     assert 0 <= got["ttl_remaining"] <= 1
     async with asyncio.timeout(10):
-        while (await faces.ask(0, "GET", "/api/v1/keys/t"))[0] != 404:
+        while (await faces.ask(0, "GET", "/api/v1/keys/t"))[0] != 404:  # noqa: ASYNC110 - polls
             await asyncio.sleep(0.05)
     for number in range(3):
         assert (await faces.ask(number, "GET", "/api/v1/keys/t"))[0] == 404

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raftgroups.messages import Append, Echo, Probe, ReadRequest
+import pytest
+
+from raftgroups.messages import Append, Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import ReadReady, Refused
 from raftgroups.reads import Reader, ReadPoints
 from raftgroups.status import Role
@@ -194,6 +196,70 @@ def test_hazard_f_a_follower_answers_only_once_it_has_applied_the_index(
     assert isinstance(results[0], ReadReady)
     assert results[0].index >= written.index
     assert follower.machine.rows()[-1] == b"newer"
+
+
+def test_a_voters_request_is_its_own_echo(make_cluster: Make) -> None:
+    """Three voters: no probe, and the index is the leader's commit index of that moment."""
+    cluster = steady(make_cluster)
+    written = cluster.put(b"newer")
+    cluster.network.isolate("c", cluster.ids)
+    cluster.network.log.clear()
+    results = cluster.read(cluster["b"])
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], ReadReady)
+    assert results[0].index >= written.index
+    assert cluster.sent(Probe) == []
+
+
+@pytest.mark.parametrize("voters", [2, 3, 4, 5])
+def test_a_request_is_enough_only_where_two_are_a_majority(make_cluster: Make, voters: int) -> None:
+    cluster = make_cluster(voters)
+    cluster.create()
+    cluster.put(b"x")
+    cluster.make_leader(NodeId("a"))
+    cluster.converge()
+    cluster.network.log.clear()
+    results = cluster.read(cluster["b"])
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], ReadReady)
+    assert (cluster.sent(Probe) == []) is (voters <= 3)
+
+
+def test_a_request_of_another_term_or_of_no_voter_is_no_echo(make_cluster: Make) -> None:
+    """A request that was sent before the leader's term says nothing about now."""
+    cluster = steady(make_cluster)
+    term = cluster["a"].group.status().term
+    cluster.network.isolate("a", cluster.ids)
+    for request in (
+        lambda: cluster.inject("b", "a", ReadRequest(1, term - 1, 7)),
+        lambda: cluster.inject("b", "a", ReadRequest(1, term, 8), incarnation=5),
+        lambda: cluster.inject("y", "a", ReadRequest(1, term, 9), incarnation=5),
+    ):
+        request()
+        cluster.run(0.001)
+    assert cluster.sent(ReadIndex, "a") == []
+    cluster.inject("b", "a", ReadRequest(1, term, 10))
+    cluster.run(0.001)
+    assert [answer.request for answer in cluster.sent(ReadIndex, "a")] == [10]
+
+
+def test_a_new_leader_answers_no_request_before_its_own_term_is_committed(
+    make_cluster: Make,
+) -> None:
+    cluster = steady(make_cluster)
+
+    def no_entries(source: str, target: str, message: Any) -> list[Any]:
+        return [] if isinstance(message, Append) and message.entries else [message]
+
+    cluster.crash("a")
+    cluster.network.tap = no_entries
+    cluster.until(lambda: bool(cluster.leaders()))
+    leader = cluster.leaders()[0]
+    other = next(node for node in ("b", "c") if node != leader.id)
+    term = leader.group.status().term
+    cluster.inject(other, leader.id, ReadRequest(1, term, 7))
+    cluster.run(0.05)
+    assert cluster.sent(ReadIndex, leader.id) == []
 
 
 def test_a_lost_probe_or_request_is_said_again(make_cluster: Make) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raftgroups.group import Group
-from raftgroups.messages import Ack, Append, Echo, Probe, ReadRequest
+from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import Applied, ReadReady
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
@@ -54,21 +54,24 @@ def count_frames(cluster: Any, kinds: tuple[type, ...]) -> Counter[tuple[NodeId,
     return frames
 
 
-@pytest.mark.parametrize(("node", "kinds"), [("a", (Probe, Echo)), ("b", (ReadRequest, Probe))])
+@pytest.mark.parametrize(
+    ("node", "kinds", "each"),
+    [("a", (Probe, Echo), 2), ("b", (ReadRequest, ReadIndex), 1)],
+)
 def test_the_reads_of_one_pass_share_a_frame_a_peer(
-    make_cluster: Make, node: str, kinds: tuple[type, ...]
+    make_cluster: Make, node: str, kinds: tuple[type, ...], each: int
 ) -> None:
     cluster = many_groups(make_cluster)
-    frames = count_frames(cluster, (Probe, Echo, ReadRequest))
+    frames = count_frames(cluster, (Probe, Echo, ReadRequest, ReadIndex))
     results: list[object] = []
     for group_id in GROUPS:
         cluster[node].host.group(group_id).read(results.append)
     cluster.until(lambda: len(results) == len(GROUPS), 0.05)
     assert all(isinstance(result, ReadReady) for result in results)
-    assert len(cluster.sent(Probe)) == 2 * len(GROUPS), "every group asks for itself"
-    assert len(cluster.sent(Echo)) == 2 * len(GROUPS)
+    for kind in kinds:
+        assert len(cluster.sent(kind)) == each * len(GROUPS), "every group asks for itself"
     assert set(frames.values()) == {1}, frames
-    assert {kind for _, _, kind in frames} >= set(kinds)
+    assert {kind for _, _, kind in frames} == set(kinds)
 
 
 def test_a_read_does_not_wait_for_the_sync_of_another_group(make_cluster: Make) -> None:

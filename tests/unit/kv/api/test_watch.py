@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from kv.api.streams import STUCK_BYTES
+from kv.api.watching import http_chunk
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import BatchWrite, Compact, Delete, Put
 
 from .conftest import WALL_MS, MakeRest, Rest
 
 WATCH = "/api/v1/watch"
+
+
+async def test_an_event_is_framed_once_for_all_streams(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framed: list[bytes] = []
+
+    def counted(data: bytes) -> bytes:
+        framed.append(data)
+        return http_chunk(data)
+
+    monkeypatch.setattr("kv.api.watching.http_chunk", counted)
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(rest.lines(f"{WATCH}?prefix=a")) for _ in range(4)
+        ]
+        for line in streams:
+            assert (await line())["type"] == "created"
+        for number in range(3):
+            await rest.put(f"/api/v1/keys/a{number}", "one")
+            for line in streams:
+                assert (await line())["events"][0]["key"] == f"a{number}"
+    assert [json.loads(data)["revision"] for data in framed] == [2, 3, 4]
 
 
 async def test_ndjson(rest: Rest) -> None:

@@ -210,6 +210,17 @@ async def test_a_watch_gives_whole_revisions(client: Client) -> None:
     assert [change async for change in watch] == []
 
 
+async def test_a_watch_may_just_be_iterated(client: Client) -> None:
+    for value in "123":
+        await client.put("k", value)
+    seen = []
+    async for change in client.watch("k", from_revision=3, only="put"):
+        seen.append(change.events[0].value)
+        if len(seen) == 2:
+            break
+    assert seen == [b"2", b"3"]
+
+
 async def test_a_watch_of_what_was_compacted_is_a_typed_error(client: Client) -> None:
     for value in "123":
         last = await client.put("k", value)

@@ -8,7 +8,10 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from kv.etcd.context import GatewayLimits
+from kv.etcd.watch_calls import WatchCalls
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Put
 from storage.clock import ManualClock
@@ -196,6 +199,50 @@ async def test_what_one_stream_sends_is_made_once_for_all(talk: Talker) -> None:
     assert len({json.dumps(await stream.result()) for stream in streams}) == 1
     for stream in streams:
         stream.close()
+
+
+async def test_an_event_is_framed_once_for_the_watchers_of_all_streams(
+    talk: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    whole = WatchCalls.line
+
+    def counted(calls: WatchCalls, revision: int, watch_id: int, fields: bytes) -> bytes:
+        if b'"events"' in fields:
+            made.append(revision)
+        return whole(calls, revision, watch_id, fields)
+
+    monkeypatch.setattr(WatchCalls, "line", counted)
+    one = await talk()
+    streams = [await one.open(WATCH, create()) for _ in range(5)]
+    for stream in streams:
+        await stream.result()
+    for number in range(3):
+        await one.put(f"p/{number}")
+        for stream in streams:
+            assert (await stream.result())["header"]["revision"] == str(number + 2)
+    assert made == [2, 3, 4]
+    for stream in streams:
+        stream.close()
+
+
+async def test_a_wake_writes_without_the_loop_of_the_stream(talk: Talker) -> None:
+    """And what the client has no room for waits in the hub until it has."""
+    one = await talk(WatchLimits(outbox_events=4, message_events=8))
+    stream = await one.open(WATCH, create())
+    await stream.result()
+    await one.put("p/0")
+    await stream.events(1)
+    for number in range(1, 9):  # each more than a connection's buffer
+        one.strong.apply(Put(b"p/%d" % number, b"v" * 1_000_000))
+        await asyncio.sleep(0)
+    state = one.gateway.watches.statistics()
+    assert state.victims + state.catching_up == 1
+    seen = await stream.events(8)
+    assert [key for key, _ in seen] == [b"p/%d" % number for number in range(1, 9)]
+    await one.put("p/9")
+    assert [key for key, _ in await stream.events(1)] == [b"p/9"]
+    stream.close()
 
 
 async def test_a_client_of_http_1_0_gets_lines(talk: Talker) -> None:

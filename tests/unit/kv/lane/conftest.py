@@ -213,11 +213,7 @@ class Server:
             status=lambda: StatusNumbers(12, 1, 1, 1, 1),
             rng=Random(1),
             any_origin=cors_any,
-            limits=GatewayLimits(
-                request_bytes=REQUEST_MAX_BYTES,
-                message_bytes=2 * REQUEST_MAX_BYTES,
-                body_bytes=3 * REQUEST_MAX_BYTES,
-            ),
+            limits=GatewayLimits(request_bytes=REQUEST_MAX_BYTES, overhead_bytes=2048),
         )
         self.app = web.Application(client_max_size=REQUEST_MAX_BYTES)
         face = rest.add_routes(self.app, self.api)
@@ -299,8 +295,8 @@ async def until_quiet(wires: Sequence[Wire], passes: int = QUIET_PASSES) -> None
 
 
 def without_dates(raw: bytes | bytearray) -> bytes:
-    """Header lines sorted, the date out: order of headers means nothing. Of aiohttp's word on what it
-    cannot parse only the head, since the rest shows the bytes as they were cut."""
+    """Header lines sorted, the date out: order of headers means nothing. Of aiohttp's word on what
+    it cannot parse only the head, since the rest shows the bytes as they were cut."""
     out, rest = [], bytes(raw)
     while rest:
         head, end, rest = rest.partition(b"\r\n\r\n")
