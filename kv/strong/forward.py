@@ -5,7 +5,8 @@
     done <-- waiting[number] <------------------------------------ frame <'
 
 - What was never handed to the link is Refused: surely not done. What was handed over and then not
-  answered (connection lost, deadline) is Unknown.
+  answered (connection lost, deadline) is Unknown. So is, at once, what may safely be tried again
+  when another node leads: a frozen leader keeps its connections (`led_by_another`).
 - A peer's requests are executed as if they had been made here, once checked: the bytes must be a
   command that this program knows, else they never reach the log.
 - Bounded: so many waiting operations a peer, so many requests of a peer under way here; more are
@@ -49,10 +50,14 @@ Execute = Callable[[int, bytes, float, Done], None]
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "done", "peer")
+    __slots__ = ("deadline_s", "done", "group", "peer", "repeatable")
 
-    def __init__(self, peer: NodeId, deadline_s: float, done: Done) -> None:
+    def __init__(
+        self, peer: NodeId, group: int, deadline_s: float, done: Done, repeatable: bool
+    ) -> None:
         self.peer = peer
+        self.group = group
+        self.repeatable = repeatable
         self.deadline_s = deadline_s
         self.done = done
 
@@ -86,8 +91,18 @@ class Forwarder:
 
     # --- asking ---------------------------------------------------------------------------
 
-    def send(self, peer: NodeId, group: int, command: bytes, deadline_s: float, done: Done) -> None:
-        """`deadline_s` is a moment of the clock. `done` is never called from inside this call."""
+    def send(
+        self,
+        peer: NodeId,
+        group: int,
+        command: bytes,
+        deadline_s: float,
+        done: Done,
+        *,
+        repeatable: bool = False,
+    ) -> None:
+        """`deadline_s` is a moment of the clock. `repeatable`: it has a token, so trying it again
+        is safe whatever came of this. `done` is never called from inside this call."""
         count = self._counts.get(peer, 0)
         if count >= WAITING_MAX or self._stopped:
             reason = "this node stops" if self._stopped else f"{count} operations wait for {peer}"
@@ -96,12 +111,24 @@ class Forwarder:
         number = self._next_number
         self._next_number += 1
         budget_ms = max(1, int((deadline_s - self._clock.monotonic()) * 1000))
-        self._waiting[number] = _Waiting(peer, deadline_s, done)
+        self._waiting[number] = _Waiting(peer, group, deadline_s, done, repeatable)
         self._counts[peer] = count + 1
         self._requests.setdefault(peer, []).append(Request(number, group, budget_ms, command))
         self._flush_soon()
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+
+    def led_by_another(self, group: int, leader: NodeId | None) -> None:
+        """Whatever may be tried again there is given up where it waits."""
+        moved = [
+            number
+            for number, each in self._waiting.items()
+            if each.repeatable and each.group == group and each.peer != leader
+        ]
+        for number in moved:
+            self._scheduler.call_soon(
+                self._answer, number, Unknown("another node leads the group now")
+            )
 
     def _flush_soon(self) -> None:
         if not self._flush_scheduled:

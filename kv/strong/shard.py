@@ -43,6 +43,7 @@ from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.results import Failure, Result, error_of, failure_of
+from raftgroups.transport import NodeId
 from storage.clock import Clock, Scheduler, Timer
 from storage.committer import Need
 from storage.engine import Batch
@@ -105,6 +106,7 @@ class StrongShard:
         self._compact_seen = machine.shard.state.compact_revision
         self._stopped = False
         self._led_term = 0
+        self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         self.on_overload: Callable[[], None] | None = None
         """For metrics: how tries of writes ended, and operations that a full queue refused."""
@@ -147,7 +149,12 @@ class StrongShard:
             self._park(write, "no leader is known")
         else:
             self._forwarder.send(
-                leader, group.group_id, write.payload, write.deadline_s, write.proposed
+                leader,
+                group.group_id,
+                write.payload,
+                write.deadline_s,
+                write.proposed,
+                repeatable=write.repeatable,
             )
 
     def _stamped(self, payload: bytes) -> bytes:
@@ -420,6 +427,10 @@ class StrongShard:
         return Need.NOTHING
 
     def _note_leadership(self, group: Group) -> None:
+        leader = group.leader
+        if leader is not None and leader != self._seen_leader:
+            self._seen_leader = leader
+            self._forwarder.led_by_another(group.group_id, leader)
         term = group.term if group.leads else 0
         if term == self._led_term:
             return
