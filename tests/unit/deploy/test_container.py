@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kv.cli.main import build_parser, built_in
+from kv.cli.main import build_parser, known
 from kv.config.reading import load_config
 from kv.config.sections import Config
 
@@ -131,7 +131,7 @@ def test_it_runs_as_nobody_special() -> None:
 def test_it_starts_a_node_from_its_file() -> None:
     words = [*json.loads(only("ENTRYPOINT")), *json.loads(only("CMD"))]
     assert words[0] == "januskv"
-    args = build_parser(built_in()).parse_args(words[1:])
+    args = build_parser(known(words[1:])).parse_args(words[1:])
     assert args.command == "serve"
     assert str(args.config) == probe().DEFAULT_CONFIG
     copied = [each.rest for each in FINAL if each.name == "COPY"]

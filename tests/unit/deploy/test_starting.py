@@ -311,6 +311,16 @@ def test_the_kubernetes_cluster_serves_with_its_certificates(
     # Every name of the Service is a name of the node; whoever shows no certificate is refused.
     for host in ("januskv", "januskv.januskv.svc", "januskv-2.januskv-peers.januskv.svc:7400"):
         assert ask(ports[2, 7400], "/readyz", host=host, tls=client)[0] == 200
+    called = subprocess.run(
+        [
+            sys.executable, "-P", "-c", "from kv.cli.main import entry; entry()", "health",
+            "--endpoints", f"https://127.0.0.1:{ports[1, 7400]}",
+            "--cacert", certificates / "ca.crt", "--cert", certificates / "client.crt",
+            "--key-file", certificates / "client.key",
+        ],
+        env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert called.returncode == 0, called.stderr
     stranger = ssl.create_default_context(cafile=certificates / "ca.crt")
     assert ask(ports[2, 7400], "/readyz", tls=stranger)[0] == 0
     assert ask(ports[2, 7400], "/readyz")[0] == 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kv.cli.main import build_parser, built_in
+from kv.cli.main import build_parser, known
 from kv.config.reading import load_config
 from kv.node import DRAIN_S, EXIT_BROKEN, EXIT_HUNG, EXIT_TASK
 
@@ -86,7 +86,7 @@ def test_a_directive_stands_once() -> None:
 def test_the_command_is_one_that_januskv_takes() -> None:
     program, *words = shlex.split(value("ExecStart"))
     assert program == "/opt/januskv/bin/januskv"
-    args = build_parser(built_in()).parse_args(words)
+    args = build_parser(known(words)).parse_args(words)
     assert args.command == "serve"
     assert args.config == Path("/etc") / value("ConfigurationDirectory") / "januskv.toml"
     assert value("EnvironmentFile") == f"-{args.config.with_suffix('.env')}"
