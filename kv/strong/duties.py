@@ -85,7 +85,7 @@ class LeaderDuties:
         if not settled:
             self._disarm()
             return
-        if machine.alive and changed:
+        if machine.alive and (changed or self._timer is None):
             self._arm(now_s + LOOK_AGAIN_S)
         if machine.revision != self._seen_revision:
             self._seen_revision = machine.revision

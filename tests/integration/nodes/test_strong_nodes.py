@@ -188,6 +188,21 @@ async def test_remaining_lease_time_survives_a_leader_change(make_trio: Make) ->
     assert ttl_s == 5
 
 
+async def test_a_lease_ends_under_a_new_leader_though_nobody_writes(make_trio: Make) -> None:
+    trio = await make_trio()
+    leader, follower = await trio.led(), await trio.follower()
+    await trio.write(leader, LeaseGrant(7, 2))
+    result = await trio.write(leader, Put(b"k", b"v", lease=7))
+    session = ReadOptions(level=Level.SESSION, session=SessionToken({1: result.revision}))
+    assert await trio.read(follower, lambda shard: shard.get(b"k"), options=session) is not None
+    await trio.stop(leader)
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + 10
+    while await trio.read(follower, lambda shard: shard.get(b"k"), options=EVENTUAL) is not None:
+        assert loop.time() < deadline_s, "the new leader let the lease live"
+        await asyncio.sleep(0.02)
+
+
 async def test_watchers_on_every_node_see_the_same(make_trio: Make) -> None:
     trio = await make_trio()
     seen: list[list[tuple[int, int]]] = [[], [], []]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,57 +22,14 @@ from kv.strong.frames import (
 from raftgroups.outcomes import Applied, ProposeResult, Refused, Unknown
 from raftgroups.results import PutResult
 from raftgroups.transport import NodeId
-from storage.clock import ManualClock
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
-
-
-class Timer:
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class Loop:
-    """A scheduler that runs when it is told to."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self.clock = clock
-        self.soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.later: list[tuple[float, Timer, Callable[..., object], tuple[Any, ...]]] = []
-
-    def call_soon(self, callback: Callable[..., object], /, *args: Any) -> Timer:
-        self.soon.append((callback, args))
-        return Timer()
-
-    def call_later(self, delay_s: float, callback: Callable[..., object], /, *args: Any) -> Timer:
-        timer = Timer()
-        self.later.append((self.clock.monotonic() + delay_s, timer, callback, args))
-        return timer
-
-    def run(self) -> None:
-        while self.soon:
-            callback, args = self.soon.popleft()
-            callback(*args)
-
-    def advance(self, seconds: float) -> None:
-        until_s = self.clock.monotonic() + seconds
-        self.run()
-        while due := sorted((e for e in self.later if e[0] <= until_s), key=lambda e: e[0]):
-            self.later.remove(due[0])
-            self.clock.advance(max(0.0, due[0][0] - self.clock.monotonic()))
-            if not due[0][1].cancelled:
-                due[0][2](*due[0][3])
-            self.run()
-        self.clock.advance(until_s - self.clock.monotonic())
 
 
 class Wire:
     """Both ends of the links of one test; frames arrive in the next pass unless held."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Any) -> None:
         self.loop = loop
         self.ends: dict[NodeId, End] = {}
         self.held = False
@@ -117,9 +73,9 @@ class End:
 
 
 class Rig:
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.loop = Loop(self.clock)
+    def __init__(self, loop: Any) -> None:
+        self.clock = loop.clock
+        self.loop = loop
         self.wire = Wire(self.loop)
         self.results: dict[int, list[ProposeResult]] = {}
         self.executed: list[tuple[int, bytes, Callable[[ProposeResult], None]]] = []
@@ -151,8 +107,8 @@ class Rig:
         self.loop.run()
 
 
-def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer() -> None:
-    rig = Rig()
+def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) -> None:
+    rig = Rig(loop)
     for number in range(10):
         rig.send(number)
     rig.loop.run()
@@ -168,8 +124,8 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer() -> None:
         assert result.result == PutResult(number + 100)
 
 
-def test_refusals_and_unknowns_keep_their_meaning() -> None:
-    rig = Rig()
+def test_refusals_and_unknowns_keep_their_meaning(loop: Any) -> None:
+    rig = Rig(loop)
     for number in range(3):
         rig.send(number)
     rig.loop.run()
@@ -180,8 +136,8 @@ def test_refusals_and_unknowns_keep_their_meaning() -> None:
     assert [rig.results[n] for n in range(3)] == [[outcome] for outcome in outcomes]
 
 
-def test_what_the_link_did_not_take_was_surely_not_done() -> None:
-    rig = Rig()
+def test_what_the_link_did_not_take_was_surely_not_done(loop: Any) -> None:
+    rig = Rig(loop)
     rig.wire.ends[B].up = False
     rig.send(1)
     rig.loop.run()
@@ -190,8 +146,8 @@ def test_what_the_link_did_not_take_was_surely_not_done() -> None:
     assert rig.executed == []
 
 
-def test_a_lost_connection_leaves_what_was_sent_unknown_and_refuses_what_was_not() -> None:
-    rig = Rig()
+def test_a_lost_connection_leaves_what_was_sent_unknown_and_refuses_what_was_not(loop: Any) -> None:
+    rig = Rig(loop)
     rig.wire.held = True
     rig.send(1)
     rig.loop.run()
@@ -202,8 +158,8 @@ def test_a_lost_connection_leaves_what_was_sent_unknown_and_refuses_what_was_not
     assert [len(results) for results in rig.results.values()] == [1, 1]
 
 
-def test_no_answer_by_the_deadline_is_unknown_and_a_late_one_is_ignored() -> None:
-    rig = Rig()
+def test_no_answer_by_the_deadline_is_unknown_and_a_late_one_is_ignored(loop: Any) -> None:
+    rig = Rig(loop)
     rig.send(1)
     rig.loop.run()
     rig.loop.advance(6)
@@ -214,10 +170,10 @@ def test_no_answer_by_the_deadline_is_unknown_and_a_late_one_is_ignored() -> Non
     assert rig.asker.waiting == 0
 
 
-def test_only_what_is_repeatable_moves_on_when_another_node_leads() -> None:
+def test_only_what_is_repeatable_moves_on_when_another_node_leads(loop: Any) -> None:
     """A frozen leader keeps its connections: without this a write with a token waits out its
     deadline though a new leader would take it."""
-    rig = Rig()
+    rig = Rig(loop)
     rig.wire.held = True
     rig.send(1, repeatable=True)
     rig.send(2)
@@ -232,8 +188,8 @@ def test_only_what_is_repeatable_moves_on_when_another_node_leads() -> None:
     assert rig.results[2] == []
 
 
-def test_both_sides_are_bounded() -> None:
-    rig = Rig()
+def test_both_sides_are_bounded(loop: Any) -> None:
+    rig = Rig(loop)
     for number in range(WAITING_MAX + 1):
         rig.send(number)
     rig.loop.run()
@@ -247,8 +203,8 @@ def test_both_sides_are_bounded() -> None:
     assert len(rig.executed) == WAITING_MAX
 
 
-def test_stop_answers_everything_once() -> None:
-    rig = Rig()
+def test_stop_answers_everything_once(loop: Any) -> None:
+    rig = Rig(loop)
     rig.send(1)
     rig.loop.run()
     rig.send(2)
@@ -260,8 +216,8 @@ def test_stop_answers_everything_once() -> None:
     assert all(len(results) == 1 for results in rig.results.values())
 
 
-def test_answers_of_a_stranger_are_nobodys() -> None:
-    rig = Rig()
+def test_answers_of_a_stranger_are_nobodys(loop: Any) -> None:
+    rig = Rig(loop)
     rig.send(1)
     rig.loop.run()
     forged = encode_replies([Reply(99, Status.APPLIED, b""), Reply(-1, Status.UNKNOWN, b"?")])[0]
