@@ -51,6 +51,8 @@ def check(command: Command) -> None:
 
 def purpose_of(command: Command) -> Purpose:
     """A transaction grows if anything in either branch may."""
+    if type(command) is Put:  # 0.05 us instead of 1, twice a write
+        return Purpose.GROW
     if isinstance(command, _FREEING):
         return Purpose.FREE
     if isinstance(command, _NEUTRAL):
@@ -64,7 +66,7 @@ def purpose_of(command: Command) -> Purpose:
         operations = (*command.then, *command.otherwise)
         grows = any(_grows(each) for each in operations)
         return Purpose.GROW if grows else Purpose.FREE
-    assert isinstance(command, Put | Increment | LeaseGrant)
+    assert isinstance(command, Increment | LeaseGrant | Put)
     return Purpose.GROW
 
 
