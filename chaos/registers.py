@@ -19,10 +19,12 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
 from threading import Event as Flag
@@ -48,14 +50,22 @@ SHOWN: Final = 10
 Progress = Callable[[str], None]
 
 
+class Fault(StrEnum):
+    LEADER = "leader"
+    """kill -9 of the leader."""
+    ALL = "all"
+    """kill -9 of all nodes at once."""
+    FREEZE = "freeze"
+    """SIGSTOP of the leader: its connections stay open, and it wakes believing that it leads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     seconds: float
     kill_every_s: float
     down_s: float
-    """How long a killed node stays away."""
-    kill_all: bool = False
-    """Not the leader but all nodes at once."""
+    """How long a killed or frozen node stays away."""
+    fault: Fault = Fault.LEADER
     clients: int = 8
     pause_s: float = 0.01
     """Of a client between two calls, on average."""
@@ -125,7 +135,7 @@ class Registers:
     async def _load(self) -> None:
         began = CLOCK.monotonic()
         over = Flag()
-        faults = asyncio.to_thread(self._kill, over)
+        faults = asyncio.to_thread(self._faults, over)
         async with asyncio.TaskGroup() as group:
             killer = group.create_task(faults)
             running = [group.create_task(client.run(self.plan.pause_s)) for client in self.clients]
@@ -139,7 +149,7 @@ class Registers:
 
     # --- faults -----------------------------------------------------------------------------
 
-    def _kill(self, over: Flag) -> None:
+    def _faults(self, over: Flag) -> None:
         """In a thread of its own. Ends with all nodes started."""
         dice = random.Random(self.plan.seed)
         killed_at = CLOCK.monotonic()
@@ -148,15 +158,30 @@ class Registers:
             if over.wait(max(0.1, until - CLOCK.monotonic())):
                 return
             leader = self.servers.leader()
-            victims = list(self.servers.nodes) if self.plan.kill_all else [leader]
-            self.servers.kill(*victims)
             killed_at = CLOCK.monotonic()
+            if self.plan.fault is Fault.FREEZE:
+                self._freeze(leader, over)
+            else:
+                all_of_them = self.plan.fault is Fault.ALL
+                self._kill(list(self.servers.nodes) if all_of_them else [leader], over)
             self.kills_at.append(killed_at)
+            done = len(self.record.history.operations)
+            self.progress(f"fault {len(self.kills_at)} at {leader}, {done} operations so far")
+
+    def _kill(self, victims: Sequence[str], over: Flag) -> None:
+        self.servers.kill(*victims)
+        over.wait(self.plan.down_s)
+        self.servers.start(*victims)
+        self.servers.wait_ready(*victims)
+
+    def _freeze(self, victim: str, over: Flag) -> None:
+        server = self.servers.nodes[victim]
+        server.signal(signal.SIGSTOP)
+        try:
             over.wait(self.plan.down_s)
-            self.servers.start(*victims)
-            self.servers.wait_ready(*victims)
-            done, names = len(self.record.history.operations), " and ".join(victims)
-            self.progress(f"{names} killed ({len(self.kills_at)}), {done} operations so far")
+        finally:
+            server.signal(signal.SIGCONT)
+        self.servers.wait_ready(victim)
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -269,8 +294,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--minutes", type=float, default=5.0, help="of load (5)")
     parser.add_argument("--kill-every", type=float, default=20.0, metavar="S", help="(20 s)")
-    parser.add_argument("--down", type=float, default=5.0, metavar="S", help="before a start (5 s)")
-    parser.add_argument("--all", action="store_true", help="kill all nodes at once, each time")
+    parser.add_argument(
+        "--down", type=float, default=5.0, metavar="S", help="how long a node stays away (5 s)"
+    )
+    parser.add_argument(
+        "--fault",
+        type=Fault,
+        choices=list(Fault),
+        default=Fault.LEADER,
+        help="kill the leader (default), kill all nodes at once, or freeze the leader",
+    )
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data", metavar="DIR", help="kept; else a temporary one, removed")
@@ -290,7 +323,7 @@ def main(arguments: Sequence[str]) -> int:
         args.minutes * 60,
         args.kill_every,
         args.down,
-        kill_all=args.all,
+        fault=args.fault,
         clients=args.clients,
         seed=args.seed,
     )

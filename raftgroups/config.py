@@ -48,7 +48,7 @@ class HostConfig:
     reads_max: int = 65536
     """Reads waiting for their read point, a group; the next one is refused."""
     fold_after_s: float = 0.05
-    """Applied data goes with a synced write at most this often, or once it is more than:"""
+    """Applied data goes with a synced write at most this often, or once there is so much of it:"""
     fold_operations: int = 1024
     fold_bytes: int = 1024 * 1024
     entry_max_bytes: int = 2 * 1024 * 1024

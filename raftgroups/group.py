@@ -48,8 +48,9 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        if self._proposals.full(payload) and self.replica.raft.leads:
-            reason = f"{len(self._proposals)} operations wait already; slow down"
+        proposals = self._proposals
+        if proposals.full(payload) and self.replica.raft.leads:
+            reason = f"{len(proposals)} operations wait already; slow down"
             self._services.answer(partial(done, Refused(reason, busy=True)))
             return
         why_not = self._why_not(payload)
@@ -57,8 +58,9 @@ class Group:
             self._services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
             return
         deadline = self.replica.now() + self._services.config.propose_timeout_s
-        self._proposals.queue(payload, done, deadline)
-        self._services.wake(self.group_id)
+        if not proposals.queued:
+            self._services.wake(self.group_id)  # else it is awake for those before
+        proposals.queue(payload, done, deadline)
 
     def _why_not(self, payload: bytes) -> str | None:
         if self._stopped:

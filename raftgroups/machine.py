@@ -227,8 +227,9 @@ class ShardMachine:
             txns.check_put_state(self.shard.view, command, self.leases)
             return self._in_scope(lambda operations: operations.put(command))
         wall_ms = self._wall_ms
-        with self.shard.begin(wall_ms) as scope:
-            previous = scope.put(command.key, command.value, want_previous=command.want_previous)
+        previous = self.shard.put(
+            command.key, command.value, wall_ms, want_previous=command.want_previous
+        )
         if self.observer is not None:
             self._emit()
         return PutResult(self.shard.state.revision, previous, wall_ms)

@@ -39,7 +39,7 @@ class Replication:
         self.heartbeat = False
         """Heartbeats are due: set by the tick, cleared by `send`."""
         self.notice_at = _NEVER
-        """When somebody must be told the commit index that no entries told; infinity: never."""
+        """When a commit index that no entries have told is due to be told; infinity: never."""
 
     def adopt(self, peers: list[NodeId]) -> None:
         now = self._replica.now()

@@ -26,11 +26,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from storage.codec import Table, key_u32, key_u64, prefix_end
+from storage.codec import (
+    KEY_MAX_BYTES,
+    VALUE_MAX_BYTES,
+    Table,
+    check_key,
+    check_value,
+    key_u32,
+    key_u64,
+    prefix_end,
+)
 from storage.engine import Batch
 from storage.errors import CorruptRecordError
 from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pending
 from storage.mvcc_overlay import Layer
+from storage.mvcc_records import TOMBSTONE, KeyValue, key_value, lease_of, put_record
 from storage.mvcc_scope import WriteScope
 from storage.mvcc_state import EMPTY_REVISION, OPEN, Segments, ShardState, Source
 from storage.mvcc_view import ReaderSource, View
@@ -107,6 +117,31 @@ class Shard:
         assert self._scope is None, "one write scope at a time"
         self._scope = WriteScope(self.view, self._end_scope, wall_ms)
         return self._scope
+
+    def put(
+        self, key: bytes, value: bytes, wall_ms: int = 0, *, want_previous: bool = False
+    ) -> KeyValue | None:
+        """What a scope with one put without lease does, for the most frequent write of all: with
+        it the machine applies a put in 3.3 us, with a scope in 4.5."""
+        assert self._scope is None, "one write scope at a time"
+        if not 0 < len(key) <= KEY_MAX_BYTES or len(value) > VALUE_MAX_BYTES:
+            check_key(key)
+            check_value(value)
+        view, state = self.view, self.state
+        view.check_owned(key)
+        previous = view.newest(key)
+        if previous is not None and lease_of(previous):
+            with self.begin(wall_ms) as scope:
+                return scope.put(key, value, want_previous=want_previous)
+        revision = state.revision + 1
+        new = put_record(previous, value, 0, revision, 0, state.compact_revision, wall_ms)
+        self._active.change_alone(key, new, previous)
+        state.revision = revision
+        self._dirty = True
+        if previous is None or previous[0] >= TOMBSTONE:
+            state.keys += 1
+            return None
+        return key_value(key, previous) if want_previous else None
 
     def _end_scope(self, changed: bool, keys: int) -> None:
         self._scope = None

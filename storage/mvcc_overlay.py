@@ -79,6 +79,13 @@ class Layer:
         self.current[key] = new
         self.events.append(pack_event(key, new, previous))
 
+    def change_alone(self, key: bytes, new: bytes, previous: bytes | None) -> None:
+        """A whole revision of one change, which nothing undoes."""
+        events = self.events
+        self.starts.append(len(events))
+        self.current[key] = new
+        events.append(pack_event(key, new, previous))
+
     def attach(self, lease: int, key: bytes, attached: bool) -> None:
         """A key is now attached to a lease, or no longer. Lease 0 is none."""
         if lease:

@@ -93,8 +93,7 @@ async def serve(listen: tuple[str, int], proxies: list[dict[str, Any]], seed: in
     async with running(listen, proxies, clock=SystemClock(), rng=rng) as (server, address):
         sys.stderr.write(
             f"chaos.toxics: API on http://{address[0]}:{address[1]}, "
-            f"{len(server.proxies)} proxies, "
-            f"seed {seed}\n"
+            f"{len(server.proxies)} proxies, seed {seed}\n"
         )
         sys.stderr.flush()
         await told_to_stop.wait()

@@ -5,7 +5,7 @@ without bound for those that stay (watches, waiting for locks), which would star
 
 What can go wrong without a reply is one of two things, and the difference is the whole point:
 
-    NotSentError    refused, no name, no connection in time: surely no server saw the request
+    NotSentError    nothing was written (refused, no name, no connection in time): no server saw it
     LostError       everything else: a server may have seen it
 
 aiohttp repeats a PUT or DELETE by itself when a kept connection turns out to be closed. Then a
@@ -30,6 +30,9 @@ from kv.client.replies import Reply
 from storage.errors import JanusError, Outcome
 
 CONNECT_S: Final = 2.0
+LEAST_SHARE: Final = 0.2
+"""Of a try's time, for the exchange itself, when it had to wait for a connection."""
+LEAST_S: Final = 0.001
 POOL: Final = 64
 KEPT_S: Final = 30.0
 """An idle connection is closed before the server would: a request never meets a closed one."""
@@ -89,8 +92,10 @@ class Transport:
             return await self._exchange(url, method, headers, body, time_s, True)
         wanted = URL(url, encoded=True)
         free = self._free.setdefault(f"{wanted.host}:{wanted.port}", asyncio.Semaphore(self._pool))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + time_s
         try:
-            async with asyncio.timeout(time_s):
+            async with asyncio.timeout_at(until - LEAST_SHARE * time_s):
                 await free.acquire()
         except TimeoutError as error:
             raise BusyError(
@@ -98,7 +103,8 @@ class Transport:
                 "may help"
             ) from error
         try:
-            return await self._exchange(url, method, headers, body, time_s, False)
+            left_s = max(LEAST_S, until - loop.time())
+            return await self._exchange(url, method, headers, body, left_s, False)
         finally:
             free.release()
 
@@ -112,7 +118,8 @@ class Transport:
         stays: bool,
     ) -> Reply:
         session = self._session(stays)
-        timeout = aiohttp.ClientTimeout(total=time_s, sock_connect=min(self._connect_s, time_s))
+        timeout = aiohttp.ClientTimeout(total=time_s, connect=min(self._connect_s, time_s))
+        mark = _Mark()
         try:
             async with session.request(
                 method,
@@ -121,14 +128,11 @@ class Transport:
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
+                trace_request_ctx=mark,
             ) as response:
                 return Reply(response.status, response.headers, await response.read())
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSentError(_why(error)) from error
-        except TimeoutError as error:
-            raise LostError(f"no answer within {time_s:.3g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise LostError(_why(error)) from error
+        except (aiohttp.ClientError, OSError) as error:  # also TimeoutError
+            raise _failure(error, mark, time_s) from error
 
     @asynccontextmanager
     async def stream(
@@ -137,18 +141,19 @@ class Transport:
         """A reply whose body comes bit by bit (b"" at its end; a wait may be cancelled and begun
         again); a refusal comes whole. `time_s`: until its head. Raises NotSentError, LostError,
         also out of the block."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(self._connect_s, time_s))
+        timeout = aiohttp.ClientTimeout(total=None, connect=min(self._connect_s, time_s))
+        mark = _Mark()
         try:
             async with asyncio.timeout(time_s):
                 response = await self._session(True).get(
-                    URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
+                    URL(url, encoded=True),
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    trace_request_ctx=mark,
                 )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSentError(_why(error)) from error
-        except TimeoutError as error:
-            raise LostError(f"no answer within {time_s:.3g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise LostError(_why(error)) from error
+        except (aiohttp.ClientError, OSError) as error:  # also TimeoutError
+            raise _failure(error, mark, time_s) from error
         try:
             whole = b"" if response.status == 200 else await response.read()
             yield Reply(response.status, response.headers, whole), response.content.readany
@@ -181,13 +186,38 @@ class Transport:
             socket_factory=_probed_socket,
             **options,
         )
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_sending)
         return aiohttp.ClientSession(
             connector=connector,
+            trace_configs=[tracing],
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             middlewares=(_told,),
             read_bufsize=CHUNK_BYTES,
         )
+
+
+class _Mark:
+    """Of one request: its first byte is about to go out, or has."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+async def _sending(session: aiohttp.ClientSession, context: Any, facts: Any) -> None:
+    """aiohttp calls this before it writes."""
+    context.trace_request_ctx.sent = True
+
+
+def _failure(error: Exception, mark: _Mark, time_s: float) -> NotSentError | LostError:
+    if not mark.sent:
+        return NotSentError(_why(error))
+    if isinstance(error, TimeoutError):
+        return LostError(f"no answer within {time_s:.3g} s")
+    return LostError(_why(error))
 
 
 async def _told(
@@ -221,7 +251,7 @@ def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 def _why(error: BaseException) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed before an answer came"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, TimeoutError):
         return "no connection in time"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({error.certificate_error})"

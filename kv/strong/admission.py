@@ -51,7 +51,7 @@ def check(command: Command) -> None:
 
 def purpose_of(command: Command) -> Purpose:
     """A transaction grows if anything in either branch may."""
-    if type(command) is Put:  # 0.05 us instead of 1, twice a write
+    if type(command) is Put:  # by far the most frequent
         return Purpose.GROW
     if isinstance(command, _FREEING):
         return Purpose.FREE
@@ -66,7 +66,7 @@ def purpose_of(command: Command) -> Purpose:
         operations = (*command.then, *command.otherwise)
         grows = any(_grows(each) for each in operations)
         return Purpose.GROW if grows else Purpose.FREE
-    assert isinstance(command, Increment | LeaseGrant | Put)
+    assert isinstance(command, Put | Increment | LeaseGrant)
     return Purpose.GROW
 
 

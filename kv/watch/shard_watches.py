@@ -44,7 +44,7 @@ LOT: Final = 32
 REST: Final = 10.0
 BRIEF_S: Final = 0.000_5
 """A slice shorter than this needs no rest."""
-REST_MAX_S: Final = 0.02
+REST_MAX_S: Final = 0.04
 """A slice may have taken long because the machine was busy: events are not held back for longer."""
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from chaos.registers import Plan, Registers, Report, table
+from chaos.registers import Fault, Plan, Registers, Report, table
 from chaos.servers import Servers
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -35,14 +35,25 @@ def test_the_leader_is_killed_again_and_again(servers: Servers, rounds: int) -> 
 
 def test_all_nodes_are_killed_at_once(servers: Servers, rounds: int) -> None:
     """Nothing acknowledged is lost: neither in the registers nor in the events."""
-    plan = Plan(4, 2.0, 0.0, kill_all=True) if rounds == 1 else Plan(60, 8.0, 0.0, kill_all=True)
+    plan = (
+        Plan(4, 2.0, 0.0, fault=Fault.ALL) if rounds == 1 else Plan(60, 8.0, 0.0, fault=Fault.ALL)
+    )
     report = run(servers, plan)
     assert report.kills >= (1 if rounds == 1 else 5)
 
 
+def test_the_leader_is_frozen_again_and_again(servers: Servers, rounds: int) -> None:
+    plan = (
+        Plan(6, 3.0, 2.0, fault=Fault.FREEZE)
+        if rounds == 1
+        else Plan(120, 12.0, 5.0, fault=Fault.FREEZE)
+    )
+    assert run(servers, plan).kills >= 1
+
+
 def test_a_lie_is_caught(servers: Servers) -> None:
     """The same run, with one acknowledgement that never was: each checker must see it."""
-    registers = Registers(servers, Plan(2, 60.0, 0.0), print)
+    registers = Registers(servers, Plan(1, 60.0, 0.0), print)
     judge = registers.judge
 
     def judge_with_a_lie(upto: int) -> None:

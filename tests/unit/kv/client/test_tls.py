@@ -46,7 +46,7 @@ async def test_a_trusted_endpoint_serves(secure: str, certificate: Path) -> None
 
 
 async def test_an_untrusted_one_is_sent_nothing(secure: str, faulty: Any) -> None:
-    async with Client(secure, timeout_s=0.3) as client:
+    async with Client(secure, refused_s=0.0) as client:
         with pytest.raises(UnavailableError, match="certificate is not trusted"):
             await client.put("k", "v")
     assert faulty.requests == []
