@@ -16,6 +16,7 @@ that the sender stands for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import cbor2
@@ -285,6 +286,27 @@ _KIND_OF: Final = {kind: number for number, (kind, _, _) in _KINDS.items()}
 def encode_frame(incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
     body = [(_KIND_OF[type(message)], *message) for message in messages]
     return cbor2.dumps((FRAME_VERSION, incarnation, boot, level, body))
+
+
+class FrameEncoder:
+    """`encode_frame` for somebody who encodes many: an encoder made for each frame would learn the
+    types anew (8 us instead of 15 for ten entries). For one thread."""
+
+    __slots__ = ("_buffer", "_encoder")
+
+    def __init__(self) -> None:
+        self._buffer = BytesIO()
+        self._encoder = cbor2.CBOREncoder(self._buffer)
+
+    def encode(self, incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
+        body = [(_KIND_OF[type(message)], *message) for message in messages]
+        buffer = self._buffer
+        try:
+            self._encoder.encode((FRAME_VERSION, incarnation, boot, level, body))
+            return buffer.getvalue()
+        finally:
+            buffer.seek(0)
+            buffer.truncate()
 
 
 def decode_frame(frame: bytes) -> Frame:

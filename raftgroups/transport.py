@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NewType, Protocol
 
-from raftgroups.messages import Append, Chunk, Message, Offer, OfferReply, encode_frame
+from raftgroups.messages import Append, Chunk, FrameEncoder, Message, Offer, OfferReply
 
 NodeId = NewType("NodeId", str)
 """A node's random identity, made at first start. Names and addresses are labels."""
@@ -75,6 +75,7 @@ class Outbox:
         not_sent: Callable[[NodeId, Message], None],
     ) -> None:
         self._link = link
+        self._encoder = FrameEncoder()
         self._incarnation = incarnation
         self._boot = boot
         self._level = level
@@ -147,7 +148,7 @@ class Outbox:
         self._send_frame(peer, channel, messages[start:])
 
     def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        frame = encode_frame(self._incarnation, self._boot, self._level, messages)
+        frame = self._encoder.encode(self._incarnation, self._boot, self._level, messages)
         if not self._link.send(peer, channel, frame):
             for message in messages:
                 self._not_sent(peer, message)

@@ -58,6 +58,10 @@ class KeyValue(NamedTuple):
     modified_ms: int = 0
 
 
+_new: Final = tuple.__new__
+"""Makes a named tuple at a third of the price: every read and write makes one."""
+
+
 class Event(NamedTuple):
     """One change. A deletion has `kv` with key, mod_revision and modified_ms only. `prev` is None
     if the key did not exist before."""
@@ -101,7 +105,7 @@ def key_value(key: bytes, body: bytes, keys_only: bool = False) -> KeyValue:
     something."""
     flags, create, mod, _, version, lease, _, modified_ms = HEAD.unpack_from(body)
     value = b"" if keys_only else body[HEAD_BYTES + LOCATION_BYTES * (flags & JUMP_COUNT) :]
-    return KeyValue(key, create, mod, version, lease, value, modified_ms)
+    return _new(KeyValue, (key, create, mod, version, lease, value, modified_ms))
 
 
 def value_size(body: bytes) -> int:

@@ -76,8 +76,8 @@ class SpaceGuard:
         self._admitted_bytes += size_bytes
 
     def _would_reach_reserve(self, size_bytes: int) -> bool:
-        available = self.available_bytes
-        if available is None or available - size_bytes >= self.reserve_bytes:
+        observed = self._observed_bytes
+        if observed is None or observed - self._admitted_bytes - size_bytes >= self.reserve_bytes:
             return False
         # The alarm is for everybody as soon as what is left is under the reserve; one write too
         # large for what is left above it is refused alone.

@@ -233,6 +233,8 @@ class _UnusualError(Exception):
 def decode_range(body: bytes) -> RangeCall:
     try:
         given = _range_body(body)
+        if given == _RangeBody(given.key) and given.key:  # what most reads are
+            return RangeCall(Range(given.key), False)
         call = _range_of(given)
     except (*_UNUSUAL, _UnusualError):
         given = _RangeBody(**decode(_RANGE, body))

@@ -135,3 +135,14 @@ def test_an_offer_must_not_touch_other_replicas_or_our_own_tables(
 ) -> None:
     offer = m.Offer(1, 2, 3, 4, 5, 4, b"config", ranges)
     assert offer_fault(offer, [(b"\xe0\x01", b"\xe0\x09")]) == fault
+
+
+def test_an_encoder_that_is_kept_says_the_same() -> None:
+    """Also after something that it cannot say."""
+    encoder = m.FrameEncoder()
+    for messages in ([], [ONE_OF_EACH[0]], ONE_OF_EACH):
+        assert encoder.encode(7, "boot", 1, messages) == m.encode_frame(7, "boot", 1, messages)
+    strange: Any = object()
+    with pytest.raises(cbor2.CBOREncodeError):
+        encoder.encode(7, "boot", 1, [m.Vote(1, strange)])
+    assert encoder.encode(7, "boot", 1, ONE_OF_EACH) == m.encode_frame(7, "boot", 1, ONE_OF_EACH)
