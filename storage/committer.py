@@ -32,7 +32,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
-from statistics import median
 from typing import Final, Protocol
 
 from storage.clock import Clock, Scheduler, Timer
@@ -177,7 +176,7 @@ class AdaptiveWriter:
         self._samples.append(seconds)
         if len(self._samples) < 5:
             return
-        typical = median(self._samples)
+        typical = sorted(self._samples)[len(self._samples) // 2]
         if self.threaded and typical < INLINE_BELOW_S:
             self.threaded = False
         elif not self.threaded and typical > THREAD_ABOVE_S:
