@@ -4,7 +4,7 @@ A watcher is one connection with one stream, of `/v3/watch` or of JanusKV's own 
 is by the mark that stands once in each event of either; a message is never cut by a chunk's edge,
 but may be cut between two reads, so the end of a read is kept. A sample of the watchers also reads
 the time at which an event was written out of its value (one clock for all processes of a machine),
-of the first one of each read, which is the latest to arrive.
+of the first one of each read, which waited longest.
 
 As a program it talks in lines: its plan comes first, it says `ready` once all watchers are there,
 and each line with a number is the question "have all had so many events?", answered when they
