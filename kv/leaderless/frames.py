@@ -36,10 +36,10 @@ FRAME_BYTES: Final = 1024 * 1024
 """A frame is cut once it is so large; one set may be larger."""
 _U64: Final = struct.Struct(">Q")
 
-Number = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
+Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 KeyspaceNumber = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
-Millis = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Millis = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class MalformedFrameError(JanusError):
