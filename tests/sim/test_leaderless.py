@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,12 +23,14 @@ from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace, Wish
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.quorum import Level, LevelError, UnavailableError, WriteQuorumError
-from kv.leaderless.replica import ReplicaLimits
+from kv.leaderless.replica import Replica, ReplicaLimits
 from kv.leaderless.rules import Increment, Rule, SetLimits, Write
 from kv.leaderless.writing import Written
+from storage.engine import Batch
 from storage.errors import JanusError, KeyTooLongError, Outcome
 from storage.hints import HintLimits
 from storage.siblings import SiblingSet
+from storage.versions import StorageCanary, Turn
 
 ROOMY = Keyspace(limits=SetLimits(siblings=10_000))
 
@@ -368,6 +371,9 @@ class Workload:
 
     def check(self) -> None:
         """After the calm."""
+        for machine in self.cluster.running:
+            assert machine.regime is not None
+            assert not machine.regime.replica.alarms, f"{machine.node} raised an alarm"
         for number in range(self.keys):
             key = b"key%d" % number
             sets = [held(machine, key) for machine in owners_of(self.cluster, key)]
@@ -402,6 +408,8 @@ def storm(seed: int, *, nodes: int = 5, seconds: float = 20.0) -> Workload:
         keyspaces={1: ROOMY},
         settings=CoordinatorSettings(deadline_s=2.0, replica_timeout_s=0.5),
     )
+    for machine in cluster.machines:
+        machine.disk.sync_s = (0.001, 0.05)  # slow, so that power fails in the middle of writes
     workload = Workload(cluster)
     rng = cluster.rng
     until = cluster.world.now + seconds
@@ -454,12 +462,37 @@ def test_the_same_seed_is_the_same_run() -> None:
     assert first.cluster.world.trace_hash() == second.cluster.world.trace_hash()
 
 
-def test_a_stand_in_that_keeps_no_hint_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_module, "_hinted", lambda *_: True)
-    caught = 0
-    for seed in range(12):
+# --- canaries --------------------------------------------------------------------------------
+
+
+def assert_caught(seeds: range) -> None:
+    for seed in seeds:
         try:
             storm(seed).check()
         except AssertionError:
-            caught += 1
-    assert caught > 0
+            return
+    raise AssertionError(f"no storm of {seeds} noticed")
+
+
+def test_a_stand_in_that_keeps_no_hint_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "_hinted", lambda *_: True)
+    assert_caught(range(12))
+
+
+def test_an_epoch_counter_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = frozenset({StorageCanary.EPOCH_NOT_KEPT})
+    monkeypatch.setattr(replica_module, "Turn", partial(Turn, canaries=broken))
+    assert_caught(range(12))
+
+
+def test_answers_before_the_sync_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = Replica.prepare
+
+    def hasty(replica: Replica, batch: Batch) -> None:
+        prepare(replica, batch)
+        answers, replica._answers = replica._answers, []
+        for change, answer in answers:
+            change.finish(answer)
+
+    monkeypatch.setattr(Replica, "prepare", hasty)
+    assert_caught(range(12))
