@@ -44,7 +44,7 @@ from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
 from storage.committer import Committer, Need
 from storage.engine import Batch, Engine
-from storage.errors import CorruptRecordError, JanusError
+from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintOutcome, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
 from storage.objects import Record, read_record
@@ -82,6 +82,10 @@ class _Change(Protocol):
     size_bytes: int
 
     def run(self, turn: Turn) -> Any: ...
+
+    def failed(self, error: JanusError) -> Any:
+        """What `finish` is told if `run` met a row that cannot be read."""
+        ...
 
     def finish(self, answer: Any) -> None: ...
 
@@ -137,9 +141,9 @@ class Replica:
         """What is committed here, at once."""
         try:
             record = read_record(self._latest(), keyspace, key)
-        except CorruptRecordError as error:
-            self._alarm("damaged_record", str(error))
-            return get_core.Failed("its record of this key is damaged")
+        except StorageError as error:
+            self._alarm("unreadable_record", str(error))
+            return get_core.Failed(f"its record of this key cannot be read ({error.code})")
         return get_core.Nothing() if record is None else get_core.Found(record.siblings)
 
     def hints(self, target: NodeId, *, after: int, limit: int, max_bytes: int) -> HintPage:
@@ -245,14 +249,22 @@ class Replica:
         for _ in range(min(len(self._inbox), CHANGES_A_TURN)):
             change = self._inbox.popleft()
             self._inbox_bytes -= change.size_bytes
-            self._answers.append((change, change.run(turn)))
+            self._answers.append((change, self._run(change, turn)))
         for _ in range(min(len(self._lazy), CHANGES_A_TURN)):
-            self._lazy.popleft().run(turn)
+            self._run(self._lazy.popleft(), turn)
         turn.collect(batch)
         self._leaf_changes = turn.leaf_changes
         if not self._incarnation_kept:
             write_incarnation(batch, self.incarnation, self._directory)
             self._incarnation_kept = True
+
+    def _run(self, change: _Change, turn: Turn) -> Any:
+        try:
+            return change.run(turn)
+        except CorruptRecordError as error:
+            # A row of the hints or a counter: the change raised before it changed anything.
+            self._alarm("damaged_row", str(error))
+            return change.failed(error)
 
     def after_commit(self) -> None:
         self.turns += 1
@@ -353,6 +365,9 @@ class _Mint:
         self.finish = done
         self.size_bytes = size_bytes
 
+    def failed(self, error: JanusError) -> JanusError:
+        return error
+
     def run(self, turn: Turn) -> Minted | JanusError:
         replica, number, key = self._replica, self._keyspace.number, self._key
         try:
@@ -391,6 +406,9 @@ class _Store:
         self._hint_for = hint_for
         self.finish = done
         self.size_bytes = size_bytes
+
+    def failed(self, error: JanusError) -> Answer:
+        return Failed(str(error))
 
     def run(self, turn: Turn) -> Answer:
         keyspace, key, siblings = self._keyspace, self._key, self._siblings
@@ -443,8 +461,11 @@ class _RemoveHint:
         if record is not None and merge(hint.siblings, record.siblings) == hint.siblings:
             turn.drop(*place)
 
+    def failed(self, error: JanusError) -> None:
+        """The hint stays, and is tried again."""
+
     def finish(self, answer: Any) -> None:
-        pass
+        """Nobody waits."""
 
 
 class _DiscardHint:
@@ -457,5 +478,8 @@ class _DiscardHint:
     def run(self, turn: Turn) -> None:
         turn.hints.discard(self._target, self._sequence)
 
+    def failed(self, error: JanusError) -> None:
+        """The hint stays, and is tried again."""
+
     def finish(self, answer: Any) -> None:
-        pass
+        """Nobody waits."""

@@ -18,8 +18,9 @@ from kv.leaderless.rules import Increment, Rule, SetLimits, Write
 from raftgroups.transport import NodeId
 from storage.committer import Committer
 from storage.engine import Batch, iterate
+from storage.errors import CorruptRecordError
 from storage.faulty import FaultyEngine
-from storage.hints import HintLimits
+from storage.hints import HintLimits, usage_key
 from storage.memory import MemoryEngine
 from storage.objects import compute_leaves, object_key, scan_leaves
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version
@@ -266,7 +267,7 @@ def test_a_damaged_record_fails_reads_and_is_replaced_by_the_next_write() -> Non
     assert isinstance(machine.replica.read(1, b"k"), get_core.Failed)
     assert machine.store(b"k", foreign(b"x")) == Stored()
     assert machine.values(b"k") == [b"x"]
-    assert machine.replica.alarms["damaged_record"] == 2
+    assert machine.replica.alarms == {"unreadable_record": 1, "damaged_record": 1}
 
 
 def test_what_waits_is_bounded() -> None:
@@ -301,3 +302,19 @@ def test_a_counter_adds_up_at_its_minter() -> None:
         machine.replica.mint(space, b"k", Increment(2), answers.append)
     machine.settle()
     assert machine.values(b"k") == [b"6"]
+
+
+def test_damaged_rows_of_the_hints_fail_what_needs_them_and_nothing_else() -> None:
+    machine = Machine()
+    machine.store(b"k", foreign(b"x"), hint_for=OWNERS[0])
+    row = usage_key(OWNERS[0])
+    batch = Batch()
+    batch.put(row, b"garbage")
+    machine.engine.write(batch, sync=True)
+    machine.power_cut()
+    machine.start()
+    assert isinstance(machine.store(b"k2", foreign(b"x"), hint_for=OWNERS[0]), Failed)
+    assert isinstance(machine.put(b"k3", b"1", hint_for=OWNERS[0]), CorruptRecordError)
+    assert machine.store(b"k2", foreign(b"x")) == Stored()
+    assert machine.replica.read(1, b"k3") == get_core.Nothing()
+    assert machine.replica.alarms["damaged_row"] == 2
