@@ -28,16 +28,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from struct import Struct
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from kv.cluster.said_once import SaidOnce
 from kv.errors import OverloadedError, StoppingError
 from kv.leaderless import get_core
+from kv.leaderless.changes import Change, DiscardHint, Mint, Minted, RemoveHint, StoreSet
 from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
 from kv.leaderless.hlc import HybridClock
 from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_incarnation
 from kv.leaderless.keyspace import Keyspace
-from kv.leaderless.put_core import Answer, Failed, Stored
+from kv.leaderless.put_core import Answer, Failed
 from kv.leaderless.rules import Increment, Write, apply_write
 from kv.regime import Done
 from raftgroups.transport import NodeId
@@ -45,11 +46,11 @@ from storage.clock import Clock, Rng, Scheduler
 from storage.committer import Committer, Need
 from storage.engine import Batch, Engine
 from storage.errors import CorruptRecordError, JanusError, StorageError
-from storage.hints import HintLimits, HintOutcome, HintPage, HintUsage, hint_usages, read_hints
+from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
 from storage.objects import Record, read_record
 from storage.rows import read_row
-from storage.siblings import Actor, Dot, SiblingSet
+from storage.siblings import SiblingSet
 from storage.space import Purpose, SpaceGuard
 from storage.versions import KEY_EPOCH, LeafChange, Turn
 
@@ -65,29 +66,6 @@ class ReplicaLimits:
     """Changes that wait for their turn; the next one is refused."""
     pending_max_bytes: int = 64 * 1024 * 1024
     hints: HintLimits = field(default_factory=HintLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class Minted:
-    """A write as its minter has it on the disk."""
-
-    siblings: SiblingSet
-    dot: Dot
-    timestamp: int
-
-
-class _Change(Protocol):
-    """One waiting change: `run` gives what `finish` is told once the batch is on the disk."""
-
-    size_bytes: int
-
-    def run(self, turn: Turn) -> Any: ...
-
-    def failed(self, error: JanusError) -> Any:
-        """What `finish` is told if `run` met a row that cannot be read."""
-        ...
-
-    def finish(self, answer: Any) -> None: ...
 
 
 class Replica:
@@ -123,10 +101,10 @@ class Replica:
         self._incarnation_kept = found is not None
         epoch = read_row(reader, KEY_EPOCH)
         self._last_epoch = 0 if epoch is None else int(_U64.unpack(epoch)[0])
-        self._inbox: deque[_Change] = deque()
-        self._lazy: deque[_Change] = deque()
+        self._inbox: deque[Change] = deque()
+        self._lazy: deque[Change] = deque()
         self._inbox_bytes = 0
-        self._answers: list[tuple[_Change, Any]] = []
+        self._answers: list[tuple[Change, Any]] = []
         self._leaf_changes: list[LeafChange] = []
         self._stopped = False
         self.on_leaves: Callable[[list[LeafChange]], None] | None = None
@@ -175,7 +153,7 @@ class Replica:
         if refused is not None:
             self._scheduler.call_soon(done, refused)
             return
-        self._submit(_Mint(self, keyspace, key, change, hint_for, done, size_bytes))
+        self._submit(Mint(self, keyspace, key, change, hint_for, done, size_bytes))
 
     def store(
         self,
@@ -193,18 +171,18 @@ class Replica:
         if refused is not None:
             self._scheduler.call_soon(done, Failed(str(refused)))
             return
-        self._submit(_Store(self, keyspace, key, siblings, hint_for, done, size_bytes))
+        self._submit(StoreSet(self, keyspace, key, siblings, hint_for, done, size_bytes))
 
     def remove_hint(self, target: NodeId, sequence: int, *, owners: tuple[NodeId, ...]) -> None:
         """`target` has this hint, synced. A node that is not among the key's owners gives up its
         copy too once it holds no hint of the key. Rides on the next write, or waits a little."""
-        self._lazy.append(_RemoveHint(self, target, sequence, owners))
+        self._lazy.append(RemoveHint(self, target, sequence, owners))
         self._committer.kick()
 
     def discard_hint(self, target: NodeId, sequence: int) -> None:
         """A hint that cannot be read: it counts as overflow from now on."""
         self._alarm("damaged_hint", f"a hint for {target} cannot be read; repair replaces it")
-        self._lazy.append(_DiscardHint(target, sequence))
+        self._lazy.append(DiscardHint(target, sequence))
         self._committer.kick()
 
     def _refusal(self, size_bytes: int, purpose: Purpose) -> JanusError | None:
@@ -223,7 +201,7 @@ class Replica:
                 return error
         return None
 
-    def _submit(self, change: _Change) -> None:
+    def _submit(self, change: Change) -> None:
         self._inbox.append(change)
         self._inbox_bytes += change.size_bytes
         self._committer.kick()
@@ -258,7 +236,7 @@ class Replica:
             write_incarnation(batch, self.incarnation, self._directory)
             self._incarnation_kept = True
 
-    def _run(self, change: _Change, turn: Turn) -> Any:
+    def _run(self, change: Change, turn: Turn) -> Any:
         try:
             return change.run(turn)
         except CorruptRecordError as error:
@@ -344,142 +322,3 @@ class Replica:
     def _alarm(self, kind: str, sentence: str) -> None:
         self.alarms[kind] += 1
         self._said.warn(f"the leaderless data of node {self.node}", kind, sentence)
-
-
-class _Mint:
-    def __init__(
-        self,
-        replica: Replica,
-        keyspace: Keyspace,
-        key: bytes,
-        change: Write | Increment,
-        hint_for: NodeId | None,
-        done: Done[Minted],
-        size_bytes: int,
-    ) -> None:
-        self._replica = replica
-        self._keyspace = keyspace
-        self._key = key
-        self._change = change
-        self._hint_for = hint_for
-        self.finish = done
-        self.size_bytes = size_bytes
-
-    def failed(self, error: JanusError) -> JanusError:
-        return error
-
-    def run(self, turn: Turn) -> Minted | JanusError:
-        replica, number, key = self._replica, self._keyspace.number, self._key
-        try:
-            record = replica.apply(turn, self._keyspace, key, self._change)
-        except JanusError as error:
-            return error
-        if not _hinted(turn, self._hint_for, number, key, record.siblings, replica.now_ms()):
-            # The dot was shown to nobody, so the next change of this record may have it.
-            return OverloadedError(
-                f"nothing was done: this node stands in for {self._hint_for} and holds as many "
-                "hints for it as it may; bring that node back, or let it be repaired"
-            )
-        turn.put(number, key, record)
-        replica.minted += 1
-        actor = Actor(replica.node, replica.incarnation, record.epoch)
-        dot = Dot(*actor, record.siblings.clock.base[actor])
-        timestamp = next(v.timestamp for v in record.siblings.versions if v.dot == dot)
-        return Minted(record.siblings, dot, timestamp)
-
-
-class _Store:
-    def __init__(
-        self,
-        replica: Replica,
-        keyspace: int,
-        key: bytes,
-        siblings: SiblingSet,
-        hint_for: NodeId | None,
-        done: Callable[[Answer], None],
-        size_bytes: int,
-    ) -> None:
-        self._replica = replica
-        self._keyspace = keyspace
-        self._key = key
-        self._siblings = siblings
-        self._hint_for = hint_for
-        self.finish = done
-        self.size_bytes = size_bytes
-
-    def failed(self, error: JanusError) -> Answer:
-        return Failed(str(error))
-
-    def run(self, turn: Turn) -> Answer:
-        keyspace, key, siblings = self._keyspace, self._key, self._siblings
-        replica = self._replica
-        if not _hinted(turn, self._hint_for, keyspace, key, siblings, replica.now_ms()):
-            return Failed(f"it holds as many hints for {self._hint_for} as it may")
-        record = replica.take_in(turn, keyspace, key, siblings)
-        if record is not None:
-            turn.put(keyspace, key, record)
-        replica.stored += 1
-        return Stored()
-
-
-def _hinted(
-    turn: Turn,
-    target: NodeId | None,
-    keyspace: int,
-    key: bytes,
-    siblings: SiblingSet,
-    now_ms: int,
-) -> bool:
-    if target is None:
-        return True
-    outcome = turn.hints.add(target, keyspace, key, siblings, now_ms)
-    return outcome is not HintOutcome.OVERFLOWED
-
-
-class _RemoveHint:
-    size_bytes = 0
-
-    def __init__(
-        self, replica: Replica, target: NodeId, sequence: int, owners: tuple[NodeId, ...]
-    ) -> None:
-        self._replica = replica
-        self._target = target
-        self._sequence = sequence
-        self._owners = owners
-
-    def run(self, turn: Turn) -> None:
-        hint = turn.hints.held_at(self._target, self._sequence)
-        if hint is None or not turn.hints.remove(self._target, self._sequence):
-            return
-        if self._replica.node in self._owners:
-            return
-        place = hint.keyspace, hint.key
-        if any(turn.hints.held(owner, *place) is not None for owner in self._owners):
-            return
-        record = self._replica.record(turn, *place)
-        # What the copy has and the hint had not would be lost with it: such a copy stays.
-        if record is not None and merge(hint.siblings, record.siblings) == hint.siblings:
-            turn.drop(*place)
-
-    def failed(self, error: JanusError) -> None:
-        """The hint stays, and is tried again."""
-
-    def finish(self, answer: Any) -> None:
-        """Nobody waits."""
-
-
-class _DiscardHint:
-    size_bytes = 0
-
-    def __init__(self, target: NodeId, sequence: int) -> None:
-        self._target = target
-        self._sequence = sequence
-
-    def run(self, turn: Turn) -> None:
-        turn.hints.discard(self._target, self._sequence)
-
-    def failed(self, error: JanusError) -> None:
-        """The hint stays, and is tried again."""
-
-    def finish(self, answer: Any) -> None:
-        """Nobody waits."""

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final
 
 from kv.errors import OutcomeUnknownError
+from kv.leaderless.changes import Minted
 from kv.leaderless.dvv import Context, with_dot
 from kv.leaderless.frames import (
     MalformedFrameError,
@@ -38,7 +39,6 @@ from kv.leaderless.messenger import Lost, NotSent, Outcome
 from kv.leaderless.parts import UNREADABLE, Parts
 from kv.leaderless.put_core import Answer, PutCore, Send, first_absent
 from kv.leaderless.quorum import Level, Quorum, UnavailableError, level_met, refuse_hopeless
-from kv.leaderless.replica import Minted
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.view import Place
 from kv.leaderless.wire_errors import error_of
