@@ -25,7 +25,7 @@ from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.errors import JanusError
 from storage.hints import HintOutcome
-from storage.siblings import Actor, Dot, SiblingSet
+from storage.siblings import Actor, Dot, SiblingSet, encode_set
 from storage.versions import Turn
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Minted:
     """A write as its minter has it on the disk."""
 
     siblings: SiblingSet
+    encoded: bytes
+    """The set's canonical bytes."""
     dot: Dot
     timestamp: int
 
@@ -89,12 +91,13 @@ class Mint:
                 f"nothing was done: this node stands in for {self._hint_for} and holds as many "
                 "hints for it as it may; bring that node back, or let it be repaired"
             )
-        turn.put(number, key, record)
+        encoded = encode_set(record.siblings)
+        turn.put(number, key, record, encoded)
         replica.minted += 1
         actor = Actor(replica.node, replica.incarnation, record.epoch)
         dot = Dot(*actor, record.siblings.clock.base[actor])
         timestamp = next(v.timestamp for v in record.siblings.versions if v.dot == dot)
-        return Minted(record.siblings, dot, timestamp)
+        return Minted(record.siblings, encoded, dot, timestamp)
 
 
 class StoreSet:
@@ -104,17 +107,18 @@ class StoreSet:
         keyspace: int,
         key: bytes,
         siblings: SiblingSet,
+        encoded: bytes,
         hint_for: NodeId | None,
         done: Callable[[Answer], None],
-        size_bytes: int,
     ) -> None:
         self._replica = replica
         self._keyspace = keyspace
         self._key = key
         self._siblings = siblings
+        self._encoded = encoded
         self._hint_for = hint_for
         self.finish = done
-        self.size_bytes = size_bytes
+        self.size_bytes = len(key) + len(encoded)
 
     def failed(self, error: JanusError) -> Answer:
         return Failed(str(error))
@@ -126,7 +130,9 @@ class StoreSet:
             return Failed(f"it holds as many hints for {self._hint_for} as it may")
         record = replica.take_in(turn, keyspace, key, siblings)
         if record is not None:
-            turn.put(keyspace, key, record)
+            # What came replaces what was here, mostly: then its bytes are the record's too.
+            same = record.siblings == siblings
+            turn.put(keyspace, key, record, self._encoded if same else None)
         replica.stored += 1
         return Stored()
 

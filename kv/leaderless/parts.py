@@ -66,8 +66,7 @@ class Parts:
     ) -> None:
         """A copy on this node or another one; `done` is told in replica_timeout_s, or so."""
         if node == self.node:
-            size_bytes = len(key) + len(encoded)
-            self.replica.store(keyspace, key, siblings, size_bytes, done, hint_for=hint_for)
+            self.replica.store(keyspace, key, siblings, encoded, done, hint_for=hint_for)
             return
         message = Store(0, keyspace, key, encoded, hint_for or "", False)
         deadline_s = self.clock.monotonic() + self.settings.replica_timeout_s

@@ -48,7 +48,7 @@ from storage.engine import Batch, Engine
 from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
-from storage.objects import Record, read_record
+from storage.objects import Record, read_encoded, read_record
 from storage.rows import read_row
 from storage.siblings import SiblingSet
 from storage.space import Purpose, SpaceGuard
@@ -124,6 +124,14 @@ class Replica:
             return get_core.Failed(f"its record of this key cannot be read ({error.code})")
         return get_core.Nothing() if record is None else get_core.Found(record.siblings)
 
+    def read_encoded(self, keyspace: int, key: bytes) -> bytes | get_core.Failed | None:
+        """The set as its bytes, for another node: None if there is nothing."""
+        try:
+            return read_encoded(self._latest(), keyspace, key)
+        except StorageError as error:
+            self._alarm("unreadable_record", str(error))
+            return get_core.Failed(f"its record of this key cannot be read ({error.code})")
+
     def hints(self, target: NodeId, *, after: int, limit: int, max_bytes: int) -> HintPage:
         """A page of what is held for this node, in the order of sequence."""
         return read_hints(self._latest(), target, after=after, limit=limit, max_bytes=max_bytes)
@@ -160,18 +168,20 @@ class Replica:
         keyspace: int,
         key: bytes,
         siblings: SiblingSet,
-        size_bytes: int,
+        encoded: bytes,
         done: Callable[[Answer], None],
         *,
         hint_for: NodeId | None = None,
     ) -> None:
-        """A set that another node has, or the own one with a hint for somebody."""
+        """A set that another node has, or the own one with a hint for somebody. `encoded` are its
+        canonical bytes."""
         dead = all(version.value is None for version in siblings.versions)
+        size_bytes = len(key) + len(encoded)
         refused = self._refusal(size_bytes, Purpose.FREE if dead else Purpose.GROW)
         if refused is not None:
             self._scheduler.call_soon(done, Failed(str(refused)))
             return
-        self._submit(StoreSet(self, keyspace, key, siblings, hint_for, done, size_bytes))
+        self._submit(StoreSet(self, keyspace, key, siblings, encoded, hint_for, done))
 
     def remove_hint(self, target: NodeId, sequence: int, *, owners: tuple[NodeId, ...]) -> None:
         """`target` has this hint, synced. A node that is not among the key's owners gives up its

@@ -23,7 +23,7 @@ from kv.leaderless.frames import (
     encode_body,
     encode_context,
 )
-from kv.leaderless.get_core import Failed, Found
+from kv.leaderless.get_core import Failed
 from kv.leaderless.messenger import SendReply
 from kv.leaderless.parts import Parts
 from kv.leaderless.put_core import Answer, Stored
@@ -34,7 +34,7 @@ from kv.leaderless.writing import Written
 from raftgroups.transport import NodeId
 from storage.codec import check_key
 from storage.errors import InvalidRequestError, JanusError
-from storage.siblings import NODE_ID_MAX_BYTES, MalformedSetError, decode_set, encode_set
+from storage.siblings import NODE_ID_MAX_BYTES, MalformedSetError, decode_set
 
 REPLAY_PENDING_MAX: Final = 512
 """Changes that may wait for the disk when a replayed hint is still taken."""
@@ -68,13 +68,13 @@ class Server:
             reply(Status.FAILED, str(error).encode())
 
     def _read(self, request: Read, reply: SendReply) -> None:
-        answer = self._parts.replica.read(request.keyspace, request.key)
-        if isinstance(answer, Found):
-            reply(Status.FOUND, encode_set(answer.siblings))
+        answer = self._parts.replica.read_encoded(request.keyspace, request.key)
+        if answer is None:
+            reply(Status.NOTHING, b"")
         elif isinstance(answer, Failed):
             reply(Status.FAILED, answer.reason.encode())
         else:
-            reply(Status.NOTHING, b"")
+            reply(Status.FOUND, answer)
 
     def _store(self, request: Store, reply: SendReply) -> None:
         replica = self._parts.replica
@@ -93,7 +93,7 @@ class Server:
             request.keyspace,
             request.key,
             siblings,
-            len(request.key) + len(request.siblings),
+            request.siblings,
             partial(_stored, reply),
             hint_for=NodeId(request.hint_for) if request.hint_for else None,
         )

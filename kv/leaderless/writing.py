@@ -46,7 +46,7 @@ from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Timer
 from storage.errors import JanusError
-from storage.siblings import EMPTY_CLOCK, encode_set
+from storage.siblings import EMPTY_CLOCK
 
 FORWARD_SHARE: Final = 0.9
 """Of the time left, for the node that a write is forwarded to: it should answer before this one
@@ -92,7 +92,6 @@ class PutOperation:
         self._stands_for: NodeId | None = None
         self._minted: Minted | None = None
         self._core: PutCore | None = None
-        self._encoded = b""
         self._why = "no node that may take it is in reach"
         self._timer: Timer | None = None
 
@@ -208,7 +207,6 @@ class PutOperation:
             return
         parts, place = self._parts, self._place
         self._minted = minted
-        self._encoded = encode_set(minted.siblings)
         self._core = PutCore(
             self._quorum,
             place.owners,
@@ -230,7 +228,7 @@ class PutOperation:
                 self._keyspace.number,
                 self._key,
                 self._minted.siblings,
-                self._encoded,
+                self._minted.encoded,
                 partial(self._told, send),
                 hint_for=send.hint_for,
             )

@@ -23,7 +23,7 @@ from storage.faulty import FaultyEngine
 from storage.hints import HintLimits, usage_key
 from storage.memory import MemoryEngine
 from storage.objects import compute_leaves, object_key, scan_leaves
-from storage.siblings import Actor, Clock, Dot, SiblingSet, Version
+from storage.siblings import Actor, Clock, Dot, SiblingSet, Version, encode_set
 from storage.space import SpaceGuard
 
 SPACE = Keyspace()
@@ -88,7 +88,7 @@ class Machine:
 
     def store(self, key: bytes, siblings: SiblingSet, **more: Any):
         answers: list[Any] = []
-        self.replica.store(1, key, siblings, 10, answers.append, **more)
+        self.replica.store(1, key, siblings, encode_set(siblings), answers.append, **more)
         self.settle()
         (answer,) = answers
         return answer
