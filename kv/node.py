@@ -378,6 +378,8 @@ class Node:
         self.draining = True
         for shard in self.shards.values():
             shard.drain(why)
+        if self.leaderless is not None:
+            self.leaderless.regime.coordinator.stop()
 
     def heir(self, group: Group) -> NodeId | None:
         """The connected voter that is least behind."""

@@ -28,6 +28,7 @@ from storage.engine import Batch, Engine, iterate
 from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
+from storage.space import SpaceGuard
 
 
 class LeaderlessMachine:
@@ -57,6 +58,8 @@ class LeaderlessMachine:
         self.members: list[NodeId] = []
         self.directory_incarnation = 1
         self.lives = 0
+        self.guard: SpaceGuard | None = None
+        """From the next start on."""
         self.fatal: list[BaseException] = []
         self.process: Process | None = None
         self.regime: Leaderless | None = None
@@ -96,6 +99,7 @@ class LeaderlessMachine:
             scheduler=scheduler,
             rng=random.Random(self.rng.getrandbits(64)),
             keyspaces=self._keyspaces,
+            guard=self.guard,
             settings=self._settings,
             handoff=self._handoff,
             limits=self._limits,

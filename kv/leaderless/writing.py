@@ -5,7 +5,9 @@
               choose a minter: this node if it is an owner, else the first owner in reach, else the
                 |              first node of the walk in reach, which may be this one
                 |-- another --> forwarded (once): it mints and sees to the quorum, and its answer is
-                |               told; refused unread, or never sent: the next one is tried
+                |               told
+                |-- cannot, and has surely done nothing (never sent, refused unread, its disk is
+                |   full, it stops, it is overloaded or cut off) --> the next one is tried
               mint here --> spread the whole set --> W reached: answer --> late answers, hints
 
 Outcomes: before anything was sent UnavailableError (503); sent and not answered, or too few copies,
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from kv.errors import OutcomeUnknownError
+from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError
 from kv.leaderless.changes import Minted
 from kv.leaderless.dvv import Context, with_dot
 from kv.leaderless.frames import (
@@ -35,7 +37,8 @@ from kv.leaderless.frames import (
     encode_context,
 )
 from kv.leaderless.keyspace import Keyspace
-from kv.leaderless.messenger import Lost, NotSent, Outcome
+from kv.leaderless.messenger import Lost, NotSent
+from kv.leaderless.messenger import Outcome as Told
 from kv.leaderless.parts import UNREADABLE, Parts
 from kv.leaderless.put_core import Answer, PutCore, Send, first_absent
 from kv.leaderless.quorum import Level, Quorum, UnavailableError, level_met, refuse_hopeless
@@ -45,12 +48,16 @@ from kv.leaderless.wire_errors import error_of
 from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Timer
-from storage.errors import JanusError
+from storage.errors import JanusError, NoSpaceError, Outcome
 from storage.siblings import EMPTY_CLOCK
 
 FORWARD_SHARE: Final = 0.9
 """Of the time left, for the node that a write is forwarded to: it should answer before this one
 gives up."""
+
+
+CANNOT_TAKE_IT: Final = (NoSpaceError, OverloadedError, StoppingError, UnavailableError)
+"""A node's reasons not to take a write that another node may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,10 @@ class PutOperation:
         self._stands_for: NodeId | None = None
         self._minted: Minted | None = None
         self._core: PutCore | None = None
-        self._why = "no node that may take it is in reach"
+        self._refused: JanusError = UnavailableError(
+            "nothing was done: no node that may take this write is in reach; ask again"
+        )
+        """Why the last minter did not take it."""
         self._timer: Timer | None = None
 
     # --- who mints ------------------------------------------------------------------------
@@ -111,8 +121,8 @@ class PutOperation:
         self._timer = parts.scheduler.call_later(max(0.0, left_s), self._too_late)
         if forwarded or parts.node in owners:
             self._minters = [parts.node]
-        else:
-            self._minters = [*owners, *others]
+        if not forwarded:
+            self._minters += [node for node in (*owners, *others) if node not in self._minters]
         parts.scheduler.call_soon(self._ask_next_minter)
 
     def _ask_next_minter(self) -> None:
@@ -120,7 +130,7 @@ class PutOperation:
             self._end()
             return
         if not self._minters:
-            self._refuse(UnavailableError(f"nothing was done: {self._why}; ask again"))
+            self._refuse(self._refused)
             return
         minter = self._minters.pop(0)
         if minter == self._parts.node:
@@ -160,19 +170,29 @@ class PutOperation:
             minter, message, self._deadline_s, partial(self._forwarded, minter)
         )
 
-    def _forwarded(self, minter: NodeId, outcome: Outcome) -> None:
+    def _forwarded(self, minter: NodeId, outcome: Told) -> None:
         if isinstance(outcome, NotSent):
-            self._why = f"{minter}: {outcome.reason}"
-            self._ask_next_minter()
+            self._ask_another(
+                UnavailableError(f"nothing was done: {minter}: {outcome.reason}; ask again")
+            )
             return
         if isinstance(outcome, Lost):
             self._answer(self._unknown(f"it was forwarded to {minter}, and {outcome.reason}"))
         else:
             try:
-                self._answer(self._said(outcome))
+                answer = self._said(outcome)
             except MalformedFrameError:
-                self._answer(self._unknown(f"it was forwarded to {minter}: {UNREADABLE}"))
+                answer = self._unknown(f"it was forwarded to {minter}: {UNREADABLE}")
+            if isinstance(answer, CANNOT_TAKE_IT):
+                self._ask_another(answer)
+                return
+            self._answer(answer)
         self._end()
+
+    def _ask_another(self, refused: JanusError) -> None:
+        assert refused.outcome is Outcome.NONE, f"it may have been done: {refused}"
+        self._refused = refused
+        self._ask_next_minter()
 
     def _said(self, reply: Reply) -> Written | JanusError:
         """Raises MalformedFrameError."""
@@ -193,6 +213,7 @@ class PutOperation:
 
     def _mint(self) -> None:
         parts, owners = self._parts, self._place.owners
+        self._stands_for = None
         if parts.node not in owners:
             absent = [node for node in owners if not parts.reachable(node)]
             self._stands_for = first_absent(owners, absent) or owners[0]
@@ -202,6 +223,9 @@ class PutOperation:
         )
 
     def _spread(self, minted: Minted | JanusError) -> None:
+        if isinstance(minted, CANNOT_TAKE_IT):
+            self._ask_another(minted)
+            return
         if isinstance(minted, JanusError):
             self._refuse(minted)
             return

@@ -10,7 +10,7 @@ from typing import Any
 from chaos.sim import leaderless_storm as storm
 from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine
 from chaos.sim.leaderless_storm import held, owners_of, values
-from kv.errors import OutcomeUnknownError
+from kv.errors import OutcomeUnknownError, StoppingError
 from kv.leaderless.dvv import Context, context_of
 from kv.leaderless.get_core import GetResult, SessionNotReachedError
 from kv.leaderless.handoff import HandoffSettings
@@ -19,9 +19,10 @@ from kv.leaderless.quorum import Level, LevelError, UnavailableError, WriteQuoru
 from kv.leaderless.replica import ReplicaLimits
 from kv.leaderless.rules import Increment, Rule, SetLimits, Write
 from kv.leaderless.writing import Written
-from storage.errors import JanusError, KeyTooLongError, Outcome
+from storage.errors import JanusError, KeyTooLongError, NoSpaceError, Outcome
 from storage.hints import HintLimits
 from storage.siblings import SiblingSet
+from storage.space import SpaceGuard
 
 
 def put(
@@ -308,3 +309,39 @@ def test_a_session_is_told_when_nobody_in_reach_has_what_it_saw() -> None:
     cluster.network.heal()
     cluster.run(5.0)
     assert values(read().siblings) == [b"v"]
+
+
+def full_disk(cluster: LeaderlessCluster, machine: LeaderlessMachine) -> None:
+    machine.crash(power=False)
+    machine.guard = SpaceGuard(1)
+    machine.guard.raised = True
+    machine.start()
+    cluster.run(2.0)
+
+
+def test_a_node_with_a_full_disk_lets_others_take_its_clients_writes() -> None:
+    cluster = LeaderlessCluster(17, 3)
+    full = cluster.machines[0]
+    full_disk(cluster, full)
+    written = put(cluster, full, b"k", b"v")
+    assert isinstance(written, Written)
+    assert full.node not in written.replicas
+    assert len(written.replicas) == 2
+    hints = [m.regime.replica.hint_usages() for m in cluster.running if m.regime]
+    assert [usage[full.node].count for usage in hints if full.node in usage] == [1]
+    for machine in cluster.machines[1:]:
+        full_disk(cluster, machine)
+    assert isinstance(put(cluster, full, b"k", b"w"), NoSpaceError)
+    assert isinstance(put(cluster, full, b"k", None, written.context), Written)
+
+
+def test_a_node_that_stops_sends_forwarded_writes_on_to_the_next() -> None:
+    cluster = LeaderlessCluster(18, 5)
+    owners = owners_of(cluster, b"k")
+    stranger = next(m for m in cluster.machines if m not in owners)
+    assert owners[0].regime is not None
+    owners[0].regime.coordinator.stop()
+    written = put(cluster, stranger, b"k", b"v")
+    assert isinstance(written, Written)
+    assert written.context.clock.actors()[0].node == owners[1].node
+    assert isinstance(put(cluster, owners[0], b"k", b"v"), StoppingError)
