@@ -5,8 +5,9 @@ composition root does. Only link and writer are simulated. crash() ends the proc
 events; a write under way then reached the disk or did not. A client of a node that crashes is never
 answered.
 
-LeaderlessCluster adds the faults of a run: partitions, resets, crashes, power cuts, and the calm
-after them, in which everything is up and connected.
+LeaderlessCluster adds the faults of a run (partitions, resets, crashes, power cuts, frozen
+processes, failing and slow disks, wall clocks that jump) and the calm after them, in which
+everything is up and connected.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
 from storage.space import SpaceGuard
+
+FAULTS = (
+    *("partition", "one way", "heal", "kill", "power", "restart", "restart", "reset"),
+    *("freeze", "bad disk", "slow disk", "wall clock"),
+)
 
 
 class LeaderlessMachine:
@@ -207,7 +213,7 @@ class LeaderlessCluster:
     def fault(self) -> None:
         """One seeded fault; some end by themselves, all with `calm`."""
         rng = self.rng
-        kind = rng.choice(["partition", "one way", "heal", "kill", "power", "restart", "reset"])
+        kind = rng.choice(FAULTS)
         machine = rng.choice(self.machines)
         other = rng.choice(self.machines)
         self.world.trace(f"fault: {kind}")
@@ -225,11 +231,26 @@ class LeaderlessCluster:
             machine.start()
         elif kind == "reset" and machine is not other:
             self.network.reset(machine.node, other.node)
+        else:
+            self._fault_of_machine(kind, machine)
+
+    def _fault_of_machine(self, kind: str, machine: LeaderlessMachine) -> None:
+        rng = self.rng
+        if kind == "freeze" and machine.process is not None:
+            machine.process.freeze(self.world.now + rng.uniform(0.1, 3.0))
+        elif kind == "bad disk":
+            machine.disk.fail_next = True
+        elif kind == "slow disk":
+            machine.disk.slow_factor = rng.choice([1.0, 10.0])
+        elif kind == "wall clock":
+            machine.clock.jump_wall(rng.uniform(-20.0, 20.0))
 
     def calm(self) -> None:
         """Everybody is up and connected."""
         self.network.heal()
         for machine in self.machines:
+            machine.disk.fail_next = False
+            machine.disk.slow_factor = 1.0
             if machine.process is None:
                 machine.start()
         self.run(10.0)
