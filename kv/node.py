@@ -33,6 +33,7 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
+from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.machine import ServedMachine
@@ -88,6 +89,8 @@ class NodeSettings:
     host: HostConfig = field(default_factory=HostConfig)
     shard: ShardSettings = field(default_factory=ShardSettings)
     sync_fatal_s: float = 10.0
+    leaderless: LeaderlessSettings | None = None
+    """None: this node has no leaderless environment."""
 
 
 Fatal = Callable[[int, str], None]
@@ -143,7 +146,7 @@ class Node:
         self.watchdog = SyncWatchdog(
             self.committer,
             clock,
-            lambda seconds: self._on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s"),
+            self._hung,
             fatal_after_s=settings.sync_fatal_s,
         )
         self.link = PeerLink(
@@ -180,12 +183,35 @@ class Node:
         self.forwarder = Forwarder(
             self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
         )
+        self.leaderless = self._open_leaderless(reserve_bytes)
         self.mail = Mail(self.link, loop)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False
         self._closed = False
+
+    def _open_leaderless(self, reserve_bytes: int) -> LeaderlessEnvironment | None:
+        if self.settings.leaderless is None:
+            return None
+        try:
+            return LeaderlessEnvironment(
+                self.settings.leaderless,
+                self.directory,
+                link=self.link,
+                loop=self._loop,
+                clock=self.clock,
+                reserve_bytes=reserve_bytes,
+                on_broken=self._broken,
+                on_hung=self._hung,
+            )
+        except BaseException:
+            self.engine.close()
+            self.directory.close()
+            raise
+
+    def _hung(self, seconds: float) -> None:
+        self._on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s")
 
     def _pressure(self) -> WritePressure:
         return pressure_of(self.engine)
@@ -229,6 +255,8 @@ class Node:
         else:
             await self._form()
         self._serve(self.host.group(FIRST_GROUP))
+        if self.leaderless is not None:
+            self.leaderless.start(self.cards.all)
 
     async def _form(self) -> None:
         assert self.cards is not None
@@ -269,6 +297,8 @@ class Node:
         others = self.cards.others.values()
         self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
         self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
+        if self.leaderless is not None:
+            self.leaderless.regime.set_members(self.cards.all)
 
     def _serve(self, group: Group) -> None:
         shard = StrongShard(
@@ -297,6 +327,8 @@ class Node:
         raised = self.guard.raised
         self.guard.observe(self.engine.statistics())
         self.engine.expire_snapshots()
+        if self.leaderless is not None:
+            self.leaderless.look_at_space()
         if self.guard.raised != raised:
             _log.warning(
                 "NOSPACE %s: %s bytes available, %d kept in reserve",
@@ -346,6 +378,8 @@ class Node:
         self.draining = True
         for shard in self.shards.values():
             shard.drain(why)
+        if self.leaderless is not None:
+            self.leaderless.regime.coordinator.stop()
 
     def heir(self, group: Group) -> NodeId | None:
         """The connected voter that is least behind."""
@@ -388,6 +422,8 @@ class Node:
         for shard in self.shards.values():
             shard.stop()
         self.host.stop()
+        if self.leaderless is not None:
+            self.leaderless.stop()
         await asyncio.sleep(0)  # the answers that the stop gave go out
         await self.link.close()
         await self.tasks.close()
@@ -395,6 +431,8 @@ class Node:
         self.watchdog.close()
         self.writer.close()
         self.engine.close()
+        if self.leaderless is not None:
+            self.leaderless.close()
         self.directory.close()
 
 

@@ -220,6 +220,10 @@ class HintChanges:
             return None
         return self._read(target, _U64.unpack(entry)[0])
 
+    def held_at(self, target: str, sequence: int) -> Hint | None:
+        """The hint of this sequence, unless it was merged or removed since."""
+        return self._read(target, sequence)
+
     def add(
         self, target: str, keyspace: int, key: bytes, siblings: SiblingSet, queued_ms: int
     ) -> HintOutcome:

@@ -99,6 +99,21 @@ def read_record(reader: Reader, keyspace: int, key: bytes) -> Record | None:
     return None if body is None else decode_object(row_key, body)[0]
 
 
+def read_encoded(reader: Reader, keyspace: int, key: bytes) -> bytes | None:
+    """The key's sibling set as its bytes: verified by their checksum, and not decoded."""
+    row_key = object_key(keyspace, key)
+    body = read_row(reader, row_key)
+    if body is None:
+        return None
+    try:
+        _, at = read_varint(body, 0)
+    except (MalformedSetError, IndexError) as error:
+        raise CorruptRecordError(
+            f"the object of key {key!r} cannot be read: {error}", row_key
+        ) from None
+    return body[at + DIGEST_BYTES :]
+
+
 def read_digest(reader: Reader, keyspace: int, key: bytes) -> int | None:
     """The digest of what the key holds, without decoding it."""
     row_key = object_key(keyspace, key)

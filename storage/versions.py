@@ -83,6 +83,8 @@ class _Slot:
     old_parts: int
     new: Record | None
     damaged: bool = False
+    encoded: bytes | None = None
+    """The bytes of `new`'s set, if somebody had them."""
 
 
 class Turn:
@@ -111,13 +113,15 @@ class Turn:
         """What the node holds of the key after the changes of this turn."""
         return self._slot(keyspace, key).new
 
-    def put(self, keyspace: int, key: bytes, record: Record) -> None:
-        """Hold this record. Its set must be a successor of what `get` gave."""
+    def put(self, keyspace: int, key: bytes, record: Record, encoded: bytes | None = None) -> None:
+        """Hold this record. Its set must be a successor of what `get` gave. `encoded`, the set's
+        canonical bytes, saves encoding it again."""
         check_key(key)
         assert not self._collected, "this turn was collected; open the next one"
         assert record.siblings.clock, "a record without a clock says nothing"
         slot = self._slot(keyspace, key)
         slot.new = slot.old if record == slot.old else record
+        slot.encoded = encoded
 
     def drop(self, keyspace: int, key: bytes) -> None:
         """Forget the key, clock and all: only after the proof of kv/leaderless/reap.py, or when
@@ -199,7 +203,7 @@ class Turn:
             delete_row(batch, row_key, slot.old_parts)
             batch.delete(index)
             return None
-        encoded = encode_set(slot.new.siblings)
+        encoded = slot.encoded or encode_set(slot.new.siblings)
         digest = set_digest(key, slot.new.siblings, encoded)
         put_row(batch, row_key, encode_object(slot.new, digest, encoded), slot.old_parts)
         if slot.old is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kv.leaderless.environment import LeaderlessSettings
 from kv.node import Node, NodeSettings
 from kv.regime import ask
 from kv.strong.shard import ShardSettings
@@ -45,9 +46,12 @@ def free_addresses(count: int) -> list[tuple[str, int]]:
 class Trio:
     """Nodes by number; a stopped one is None."""
 
-    def __init__(self, directory: Path, engine: str = "lmdb") -> None:
+    def __init__(
+        self, directory: Path, engine: str = "lmdb", leaderless: LeaderlessSettings | None = None
+    ) -> None:
         self._directory = directory
         self._engine = engine
+        self._leaderless = leaderless
         self.addresses = free_addresses(3)
         self.nodes: list[Node | None] = [None, None, None]
         self.fatal: list[str] = []
@@ -64,6 +68,7 @@ class Trio:
             reserve_bytes=1024 * 1024,
             host=HOST,
             shard=ShardSettings(deadline_s=2.0),
+            leaderless=self._leaderless,
         )
 
     async def start(self, *numbers: int) -> None:
@@ -124,8 +129,10 @@ class Trio:
 async def make_trio(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Trio]]]:
     made: list[Trio] = []
 
-    async def make(engine: str = "lmdb", serve: bool = True) -> Trio:
-        trio = Trio(tmp_path / f"trio{len(made)}", engine)
+    async def make(
+        engine: str = "lmdb", serve: bool = True, leaderless: LeaderlessSettings | None = None
+    ) -> Trio:
+        trio = Trio(tmp_path / f"trio{len(made)}", engine, leaderless)
         made.append(trio)
         if serve:
             await trio.serve()

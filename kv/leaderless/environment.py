@@ -1,0 +1,115 @@
+"""The leaderless environment of a real node: its engine, its commits, and the regime over them.
+
+    DATA/leaderless -> engine -> committer (writer, watchdog) -> Leaderless (assembly.py)
+
+It stands beside the strong one in the same data directory and shares node id, link and clock with
+it, nothing else: each has its own engine and its own synced batches. Fatal conditions go to the
+node's `on_broken` and `on_hung`, which end the process. kv/node.py makes one if its settings ask
+for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kv.leaderless.assembly import Leaderless
+from kv.leaderless.handoff import HandoffSettings
+from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.parts import CoordinatorSettings
+from kv.leaderless.replica import ReplicaLimits
+from raftgroups.transport import Link, NodeId
+from storage.clock import Clock
+from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.datadir import DataDirectory, RegimeName
+from storage.engine import WritePressure
+from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_of
+from storage.space import SpaceGuard
+
+FIRST_KEYSPACE = Keyspace()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderlessSettings:
+    engine: str = ROCKSDB
+    engine_settings: EngineSettings = field(default_factory=EngineSettings)
+    keyspaces: Mapping[int, Keyspace] = field(
+        default_factory=lambda: {FIRST_KEYSPACE.number: FIRST_KEYSPACE}
+    )
+    coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
+    handoff: HandoffSettings = field(default_factory=HandoffSettings)
+    limits: ReplicaLimits = field(default_factory=ReplicaLimits)
+    sync_fatal_s: float = 10.0
+
+
+class LeaderlessEnvironment:
+    def __init__(
+        self,
+        settings: LeaderlessSettings,
+        directory: DataDirectory,
+        *,
+        link: Link,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        reserve_bytes: int,
+        on_broken: Callable[[BaseException], None],
+        on_hung: Callable[[float], None],
+    ) -> None:
+        """Opens the engine; raises what it refuses. Nothing runs yet."""
+        self.engine = open_engine(
+            directory,
+            RegimeName.LEADERLESS,
+            settings.engine,
+            clock=clock,
+            settings=settings.engine_settings,
+        )
+        self.writer = AdaptiveWriter(
+            clock,
+            loop.call_soon_threadsafe,
+            under_pressure=lambda: pressure_of(self.engine) is not WritePressure.NONE,
+        )
+        self.committer = Committer(self.engine, self.writer, loop, clock, on_fatal=on_broken)
+        self.watchdog = SyncWatchdog(
+            self.committer, clock, on_hung, fatal_after_s=settings.sync_fatal_s
+        )
+        self.guard = SpaceGuard(reserve_bytes)
+        self.regime = Leaderless(
+            node=NodeId(directory.identity.node_id),
+            directory_incarnation=directory.identity.incarnation,
+            engine=self.engine,
+            committer=self.committer,
+            link=link,
+            clock=clock,
+            scheduler=loop,
+            rng=random.Random(os.urandom(16)),
+            keyspaces=settings.keyspaces,
+            guard=self.guard,
+            limits=settings.limits,
+            settings=settings.coordinator,
+            handoff=settings.handoff,
+        )
+
+    def start(self, members: Iterable[NodeId]) -> None:
+        self.look_at_space()
+        self.watchdog.start()
+        self.regime.set_members(members)
+        self.regime.start()
+
+    def look_at_space(self) -> None:
+        """Every second or so."""
+        self.guard.observe(self.engine.statistics())
+        self.engine.expire_snapshots()
+
+    def stop(self) -> None:
+        """Nothing new is taken and everything asked of others is answered; then `close`."""
+        self.regime.stop()
+
+    def close(self) -> None:
+        """After the link, so that the last answers left."""
+        self.committer.stop()
+        self.watchdog.close()
+        self.writer.close()
+        self.engine.close()

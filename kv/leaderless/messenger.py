@@ -1,0 +1,239 @@
+"""Questions to other nodes on the "replica" channel, and theirs to this one.
+
+    ask --> outbox of the peer --(one pass of the loop)--> frame --> peer: serve --> reply
+                                                                        |
+    done(Reply | NotSent | Lost) <------------------------ frame <------'
+
+- What was never handed to the link, and what the peer refused unread, is NotSent: surely not done.
+  What was handed over and then not answered (connection lost, deadline) is Lost: nobody knows.
+- A peer with another ring is refused: it means other nodes by "the owners". Replies are taken
+  whatever the ring, since they belong to a question of this one.
+- Bounded: so many questions under way to a peer, so many of a peer's under way here.
+
+`done` is called exactly once, from the loop, never from inside `ask`; the same for `reply`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from kv.cluster.said_once import SaidOnce
+from kv.leaderless.frames import (
+    MalformedFrameError,
+    Message,
+    Reply,
+    Request,
+    Status,
+    decode_frame,
+    encode_frames,
+)
+from raftgroups.transport import Link, NodeId
+from storage.clock import Clock, Scheduler, Timer
+
+_log = logging.getLogger(__name__)
+
+CHANNEL: Final = "replica"
+WAITING_MAX: Final = 8192
+"""Questions under way to one peer, and of one peer here."""
+SWEEP_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The peer has not worked on it and never will."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """It may have been done."""
+
+    reason: str
+
+
+Outcome = Reply | NotSent | Lost
+Done = Callable[[Outcome], None]
+SendReply = Callable[[Status, bytes], None]
+Serve = Callable[[NodeId, Request, SendReply], None]
+"""Work on a peer's question; the reply is sent exactly once."""
+
+
+class _Waiting:
+    __slots__ = ("deadline_s", "done", "peer")
+
+    def __init__(self, peer: NodeId, deadline_s: float, done: Done) -> None:
+        self.peer = peer
+        self.deadline_s = deadline_s
+        self.done = done
+
+
+class Messenger:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        ring: Callable[[], bytes],
+        serve: Serve,
+    ) -> None:
+        """`ring` gives the epoch of the ring that this node goes by now."""
+        self._link = link
+        self._scheduler = scheduler
+        self._clock = clock
+        self._ring = ring
+        self._serve = serve
+        self._said = SaidOnce(_log)
+        self._next_number = 1
+        self._waiting: dict[int, _Waiting] = {}
+        self._counts: dict[NodeId, int] = {}
+        self._outbox: dict[NodeId, list[Message]] = {}
+        self._serving: dict[NodeId, int] = {}
+        self._flush_scheduled = False
+        self._sweeper: Timer | None = None
+        self._stopped = False
+        self.sent_messages = 0
+        self.sent_frames = 0
+        self.served = 0
+        self.foreign_rings = 0
+        """Questions refused because the peer had another ring."""
+        link.subscribe(CHANNEL, self._on_frame)
+        link.on_peer_change(self._on_peer_change)
+
+    # --- asking ---------------------------------------------------------------------------
+
+    def ask(self, peer: NodeId, request: Request, deadline_s: float, done: Done) -> None:
+        """Its number is given here. `deadline_s` is a moment of the clock."""
+        count = self._counts.get(peer, 0)
+        if count >= WAITING_MAX or self._stopped:
+            reason = "this node stops" if self._stopped else f"{count} messages wait for it already"
+            self._scheduler.call_soon(done, NotSent(reason))
+            return
+        request.number = self._next_number
+        self._next_number += 1
+        self._waiting[request.number] = _Waiting(peer, deadline_s, done)
+        self._counts[peer] = count + 1
+        self._queue(peer, request)
+        if self._sweeper is None:
+            self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+
+    def _queue(self, peer: NodeId, message: Message) -> None:
+        self._outbox.setdefault(peer, []).append(message)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._scheduler.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        outbox, self._outbox = self._outbox, {}
+        for peer, messages in outbox.items():
+            for frame, part in encode_frames(self._ring(), messages):
+                if self._link.send(peer, CHANNEL, frame):
+                    self.sent_frames += 1
+                    self.sent_messages += len(part)
+                    continue
+                for message in part:
+                    if not isinstance(message, Reply):
+                        self._answer(message.number, NotSent("its connection is down or full"))
+
+    def _answer(self, number: int, outcome: Outcome) -> None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is None:
+            return  # answered already: its connection was lost, or its time was over
+        self._counts[waiting.peer] -= 1
+        waiting.done(outcome)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now_s = self._clock.monotonic()
+        late = [number for number, each in self._waiting.items() if each.deadline_s <= now_s]
+        for number in late:
+            self._answer(number, Lost("it did not answer in time"))
+        if self._waiting and self._sweeper is None:
+            self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+
+    def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
+        if connected:
+            return
+        unsent = {message.number for message in self._outbox.pop(peer, ()) if _asks(message)}
+        lost = [number for number, each in self._waiting.items() if each.peer == peer]
+        for number in lost:
+            if number in unsent:
+                self._answer(number, NotSent("its connection was lost before"))
+            else:
+                self._answer(number, Lost("its connection was lost"))
+
+    # --- frames ---------------------------------------------------------------------------
+
+    def _on_frame(self, peer: NodeId, frame: bytes) -> None:
+        if self._stopped:
+            return
+        try:
+            ring, messages = decode_frame(frame)
+        except MalformedFrameError as error:
+            self._said.warn(f"peer {peer}", "malformed_replica_frame", str(error))
+            return
+        same_ring = ring == self._ring()
+        for message in messages:
+            if isinstance(message, Reply):
+                self._replied(peer, message)
+            elif same_ring:
+                self._take(peer, message)
+            else:
+                self.foreign_rings += 1
+                reason = b"it has another ring; the change has not reached one of us yet"
+                self._queue(peer, Reply(message.number, Status.REFUSED, reason))
+
+    def _replied(self, peer: NodeId, reply: Reply) -> None:
+        waiting = self._waiting.get(reply.number)
+        if waiting is None or waiting.peer != peer:
+            return
+        if reply.status is Status.REFUSED:
+            self._answer(reply.number, NotSent(reply.body.decode(errors="replace")))
+        else:
+            self._answer(reply.number, reply)
+
+    def _take(self, peer: NodeId, request: Request) -> None:
+        under_way = self._serving.get(peer, 0)
+        if under_way >= WAITING_MAX:
+            reason = f"it works on {under_way} questions of this node already"
+            self._queue(peer, Reply(request.number, Status.REFUSED, reason.encode()))
+            return
+        self._serving[peer] = under_way + 1
+        self.served += 1
+        self._serve(peer, request, partial(self._served, peer, request.number))
+
+    def _served(self, peer: NodeId, number: int, status: Status, body: bytes) -> None:
+        self._serving[peer] -= 1
+        if not self._stopped:
+            self._queue(peer, Reply(number, status, body))
+
+    # --- the rest -------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def stop(self) -> None:
+        """Everything under way is answered: Lost, or NotSent if it still waited here."""
+        self._stopped = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        queued = [message for messages in self._outbox.values() for message in messages]
+        unsent = {message.number for message in queued if _asks(message)}
+        self._outbox.clear()
+        for number in list(self._waiting):
+            if number in unsent:
+                self._answer(number, NotSent("this node stops"))
+            else:
+                self._answer(number, Lost("this node stops"))
+
+
+def _asks(message: Message) -> bool:
+    return not isinstance(message, Reply)

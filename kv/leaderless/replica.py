@@ -1,0 +1,334 @@
+"""One node's leaderless store: what it holds of each key, and every change of it. A participant.
+
+    mint, store, remove_hint --> inbox --(a turn of the committer)--> one Turn --> ONE synced batch
+                                                                                     |
+    done <----------------------------------- after_commit <-------------------------'
+
+All changes of a turn, whoever asked for them, share one batch and one sync: objects, token index,
+Merkle leaves, hints, epochs and the incarnation (storage/versions.py). They are worked off one
+after the other, so many writes of one key in one turn see each other.
+
+Invariants
+- nothing of a turn is told to anybody before its batch is on the disk;
+- reads see a snapshot that was taken while no write was under way, so nothing that is not synced;
+- a stand-in stores copy and hint together or neither: a hint that does not fit refuses both;
+- `done` is called exactly once, from the loop, never from inside the call; what waits is bounded.
+
+A record that fails its checksum is answered as a failure when read, and replaced by what comes in
+when written: repair sends it to this node, since its answer counts as none. Trouble that nobody may
+overlook (dots of our own that we do not know, reused dots, damaged records) is counted in `alarms`
+and logged once a kind. This file knows no network and no ring.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from struct import Struct
+from typing import Any, Final
+
+from kv.cluster.said_once import SaidOnce
+from kv.errors import OverloadedError, StoppingError
+from kv.leaderless import get_core
+from kv.leaderless.changes import Change, DiscardHint, Mint, Minted, RemoveHint, StoreSet
+from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
+from kv.leaderless.hlc import HybridClock
+from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_incarnation
+from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.put_core import Answer, Failed
+from kv.leaderless.rules import Increment, Write, apply_write
+from kv.regime import Done
+from raftgroups.transport import NodeId
+from storage.clock import Clock, Rng, Scheduler
+from storage.committer import Committer, Need
+from storage.engine import Batch, Engine
+from storage.errors import CorruptRecordError, JanusError, StorageError
+from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
+from storage.latest import Latest
+from storage.objects import Record, read_encoded, read_record
+from storage.rows import read_row
+from storage.siblings import SiblingSet
+from storage.space import Purpose, SpaceGuard
+from storage.versions import KEY_EPOCH, LeafChange, Turn
+
+_log = logging.getLogger(__name__)
+
+_U64: Final = Struct(">Q")
+CHANGES_A_TURN: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    pending_max: int = 16_384
+    """Changes that wait for their turn; the next one is refused."""
+    pending_max_bytes: int = 64 * 1024 * 1024
+    hints: HintLimits = field(default_factory=HintLimits)
+
+
+class Replica:
+    """A storage.committer.Participant; it adds itself to the committer."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        committer: Committer,
+        *,
+        node: NodeId,
+        directory_incarnation: int,
+        clock: Clock,
+        scheduler: Scheduler,
+        rng: Rng,
+        guard: SpaceGuard | None = None,
+        limits: ReplicaLimits | None = None,
+    ) -> None:
+        self.node = node
+        self._committer = committer
+        self._clock = clock
+        self._scheduler = scheduler
+        self._rng = rng
+        self._guard = guard
+        self._limits = limits or ReplicaLimits()
+        self._latest = Latest(engine, clock)
+        self._said = SaidOnce(_log)
+        self._hybrid = HybridClock()
+        self._directory = directory_incarnation
+        reader = self._latest()
+        found = read_incarnation(reader, directory_incarnation)
+        self.incarnation = draw_incarnation(rng) if found is None else found
+        self._incarnation_kept = found is not None
+        epoch = read_row(reader, KEY_EPOCH)
+        self._last_epoch = 0 if epoch is None else int(_U64.unpack(epoch)[0])
+        self._inbox: deque[Change] = deque()
+        self._lazy: deque[Change] = deque()
+        self._inbox_bytes = 0
+        self._answers: list[tuple[Change, Any]] = []
+        self._leaf_changes: list[LeafChange] = []
+        self._stopped = False
+        self.on_leaves: Callable[[list[LeafChange]], None] | None = None
+        """Told of what each commit did to the leaves, for sums that are kept in memory."""
+        self.alarms: Counter[str] = Counter()
+        self.minted = self.stored = self.turns = 0
+        committer.add(self)
+
+    # --- reading --------------------------------------------------------------------------
+
+    def read(self, keyspace: int, key: bytes) -> get_core.Answer:
+        """What is committed here, at once."""
+        try:
+            record = read_record(self._latest(), keyspace, key)
+        except StorageError as error:
+            self._alarm("unreadable_record", str(error))
+            return get_core.Failed(f"its record of this key cannot be read ({error.code})")
+        return get_core.Nothing() if record is None else get_core.Found(record.siblings)
+
+    def read_encoded(self, keyspace: int, key: bytes) -> bytes | get_core.Failed | None:
+        """The set as its bytes, for another node: None if there is nothing."""
+        try:
+            return read_encoded(self._latest(), keyspace, key)
+        except StorageError as error:
+            self._alarm("unreadable_record", str(error))
+            return get_core.Failed(f"its record of this key cannot be read ({error.code})")
+
+    def hints(self, target: NodeId, *, after: int, limit: int, max_bytes: int) -> HintPage:
+        """A page of what is held for this node, in the order of sequence."""
+        return read_hints(self._latest(), target, after=after, limit=limit, max_bytes=max_bytes)
+
+    def hint_usages(self) -> dict[str, HintUsage]:
+        return hint_usages(self._latest())
+
+    @property
+    def pending(self) -> int:
+        return len(self._inbox)
+
+    # --- changing -------------------------------------------------------------------------
+
+    def mint(
+        self,
+        keyspace: Keyspace,
+        key: bytes,
+        change: Write | Increment,
+        done: Done[Minted],
+        *,
+        hint_for: NodeId | None = None,
+    ) -> None:
+        """A new version, named by this node. With `hint_for` this node stands in for that owner."""
+        value = change.value if isinstance(change, Write) else b"0"
+        size_bytes = len(key) + len(value or b"")
+        refused = self._refusal(size_bytes, Purpose.FREE if value is None else Purpose.GROW)
+        if refused is not None:
+            self._scheduler.call_soon(done, refused)
+            return
+        self._submit(Mint(self, keyspace, key, change, hint_for, done, size_bytes))
+
+    def store(
+        self,
+        keyspace: int,
+        key: bytes,
+        siblings: SiblingSet,
+        encoded: bytes,
+        done: Callable[[Answer], None],
+        *,
+        hint_for: NodeId | None = None,
+    ) -> None:
+        """A set that another node has, or the own one with a hint for somebody. `encoded` are its
+        canonical bytes."""
+        dead = all(version.value is None for version in siblings.versions)
+        size_bytes = len(key) + len(encoded)
+        refused = self._refusal(size_bytes, Purpose.FREE if dead else Purpose.GROW)
+        if refused is not None:
+            self._scheduler.call_soon(done, Failed(str(refused)))
+            return
+        self._submit(StoreSet(self, keyspace, key, siblings, encoded, hint_for, done))
+
+    def remove_hint(self, target: NodeId, sequence: int, *, owners: tuple[NodeId, ...]) -> None:
+        """`target` has this hint, synced. A node that is not among the key's owners gives up its
+        copy too once it holds no hint of the key. Rides on the next write, or waits a little."""
+        self._lazy.append(RemoveHint(self, target, sequence, owners))
+        self._committer.kick()
+
+    def discard_hint(self, target: NodeId, sequence: int) -> None:
+        """A hint that cannot be read: it counts as overflow from now on."""
+        self._alarm("damaged_hint", f"a hint for {target} cannot be read; repair replaces it")
+        self._lazy.append(DiscardHint(target, sequence))
+        self._committer.kick()
+
+    def _refusal(self, size_bytes: int, purpose: Purpose) -> JanusError | None:
+        if self._stopped:
+            return StoppingError("this node is stopping; ask another one")
+        full = self._inbox_bytes + size_bytes > self._limits.pending_max_bytes
+        if self._inbox and (full or len(self._inbox) >= self._limits.pending_max):
+            return OverloadedError(
+                f"nothing was done: {len(self._inbox)} changes of {self._inbox_bytes} bytes wait "
+                "for the disk of this node; ask again in a second, or write less",
+            )
+        if self._guard is not None:
+            try:
+                self._guard.admit(purpose, size_bytes)
+            except JanusError as error:
+                return error
+        return None
+
+    def _submit(self, change: Change) -> None:
+        self._inbox.append(change)
+        self._inbox_bytes += change.size_bytes
+        self._committer.kick()
+
+    def stop(self) -> None:
+        """Nothing new is taken. What waits is not answered here: whoever asked has a deadline."""
+        self._stopped = True
+        self._latest.renew()
+
+    # --- the turn -------------------------------------------------------------------------
+
+    def begin_turn(self) -> Need:
+        if self._inbox:
+            return Need.NOW
+        return Need.LAZY if self._lazy else Need.NOTHING
+
+    def prepare(self, batch: Batch) -> None:
+        assert not self._answers, "the last turn was not finished"
+        # What is read until the write has returned must not see that write: a fresh snapshot,
+        # which does not grow old meanwhile.
+        self._latest.renew()
+        turn = Turn(self._latest(), merge, hint_limits=self._limits.hints)
+        for _ in range(min(len(self._inbox), CHANGES_A_TURN)):
+            change = self._inbox.popleft()
+            self._inbox_bytes -= change.size_bytes
+            self._answers.append((change, self._run(change, turn)))
+        for _ in range(min(len(self._lazy), CHANGES_A_TURN)):
+            self._run(self._lazy.popleft(), turn)
+        turn.collect(batch)
+        self._leaf_changes = turn.leaf_changes
+        if not self._incarnation_kept:
+            write_incarnation(batch, self.incarnation, self._directory)
+            self._incarnation_kept = True
+
+    def _run(self, change: Change, turn: Turn) -> Any:
+        try:
+            return change.run(turn)
+        except CorruptRecordError as error:
+            # A row of the hints or a counter: the change raised before it changed anything.
+            self._alarm("damaged_row", str(error))
+            return change.failed(error)
+
+    def after_commit(self) -> None:
+        self.turns += 1
+        self._latest.renew()
+        answers, self._answers = self._answers, []
+        if self.on_leaves is not None and self._leaf_changes:
+            self.on_leaves(self._leaf_changes)
+        self._leaf_changes = []
+        for change, answer in answers:
+            change.finish(answer)
+        if self._inbox or self._lazy:
+            self._committer.kick()
+
+    def stalled(self, seconds: float) -> None:
+        """Nothing rests on how long a write took: who waited too long was told so by others."""
+
+    # --- for the changes ------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        return int(self._clock.wall() * 1000)
+
+    def record(self, turn: Turn, keyspace: int, key: bytes) -> Record | None:
+        try:
+            return turn.get(keyspace, key)
+        except CorruptRecordError as error:
+            self._alarm("damaged_record", str(error))
+            turn.discard_damaged(keyspace, key)
+            return None
+
+    def apply(
+        self, turn: Turn, keyspace: Keyspace, key: bytes, change: Write | Increment
+    ) -> Record:
+        """Raises what the rules refuse."""
+        record = self.record(turn, keyspace.number, key)
+        minter = partial(Minter, self.node, next_epoch=partial(self._next_epoch, turn))
+        write = partial(
+            apply_write,
+            keyspace.rule,
+            record,
+            change,
+            clock=self._hybrid,
+            now_ms=self.now_ms(),
+            limits=keyspace.limits,
+        )
+        try:
+            return write(minter=minter(incarnation=self.incarnation))
+        except StaleIncarnationError as error:
+            self.renew_incarnation(str(error))
+            return write(minter=minter(incarnation=self.incarnation))
+
+    def take_in(self, turn: Turn, keyspace: int, key: bytes, incoming: SiblingSet) -> Record | None:
+        """The record with what came from elsewhere; None if there is nothing new in it."""
+        received = receive(
+            self.record(turn, keyspace, key),
+            incoming,
+            node=self.node,
+            incarnation=self.incarnation,
+            last_epoch=self._last_epoch,
+        )
+        if received.regressed:
+            self.renew_incarnation(f"a replica knows dots of {self.node} that it does not know")
+        if received.reused:
+            self._alarm("reused_dots", f"dots that name two changes each: {received.reused[:3]}")
+        latest = max((version.timestamp for version in incoming.versions), default=0)
+        self._hybrid.observe(latest, self.now_ms())
+        return received.record if received.changed else None
+
+    def renew_incarnation(self, why: str) -> None:
+        self._alarm("new_incarnation", f"{why}; it goes on as a new incarnation")
+        self.incarnation = draw_incarnation(self._rng)
+        self._incarnation_kept = False
+
+    def _next_epoch(self, turn: Turn) -> int:
+        self._last_epoch = turn.next_epoch()
+        return self._last_epoch
+
+    def _alarm(self, kind: str, sentence: str) -> None:
+        self.alarms[kind] += 1
+        self._said.warn(f"the leaderless data of node {self.node}", kind, sentence)

@@ -1,0 +1,132 @@
+"""What this node does for another one: read, store, coordinate a write that was forwarded here.
+
+Nothing that a peer sends raises: bytes that are no set, keys that no table could store, keyspaces
+that are not known here are answered with the reason. A replayed hint is put off (LATER) while this
+node has enough to do, so a node that comes back after hours sets the pace of what it is given.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from kv.leaderless.coordinator import Coordinator
+from kv.leaderless.frames import (
+    MalformedFrameError,
+    Put,
+    Read,
+    Request,
+    Status,
+    Store,
+    WrittenBody,
+    decode_context,
+    encode_body,
+    encode_context,
+)
+from kv.leaderless.get_core import Failed
+from kv.leaderless.messenger import SendReply
+from kv.leaderless.parts import Parts
+from kv.leaderless.put_core import Answer, Stored
+from kv.leaderless.quorum import Quorum
+from kv.leaderless.rules import Increment, Write
+from kv.leaderless.wire_errors import body_of
+from kv.leaderless.writing import Written
+from raftgroups.transport import NodeId
+from storage.codec import check_key
+from storage.errors import InvalidRequestError, JanusError
+from storage.siblings import NODE_ID_MAX_BYTES, MalformedSetError, decode_set
+
+REPLAY_PENDING_MAX: Final = 512
+"""Changes that may wait for the disk when a replayed hint is still taken."""
+LATER_MS: Final = 50
+
+
+class Server:
+    def __init__(self, parts: Parts, coordinator: Coordinator) -> None:
+        self._parts = parts
+        self._coordinator = coordinator
+
+    def serve(self, peer: NodeId, request: Request, reply: SendReply) -> None:
+        """A messenger's Serve."""
+        try:
+            check_key(request.key)
+            if isinstance(request, Read):
+                self._read(request, reply)
+            elif isinstance(request, Store):
+                self._store(request, reply)
+            else:
+                self._put(request, reply)
+        except InvalidRequestError as error:
+            self._invalid(request, reply, error)
+        except (MalformedSetError, MalformedFrameError) as error:
+            reply(Status.FAILED, str(error).encode())
+
+    def _invalid(self, request: Request, reply: SendReply, error: JanusError) -> None:
+        if isinstance(request, Put):
+            reply(Status.ERROR, encode_body(body_of(error)))
+        else:
+            reply(Status.FAILED, str(error).encode())
+
+    def _read(self, request: Read, reply: SendReply) -> None:
+        answer = self._parts.replica.read_encoded(request.keyspace, request.key)
+        if answer is None:
+            reply(Status.NOTHING, b"")
+        elif isinstance(answer, Failed):
+            reply(Status.FAILED, answer.reason.encode())
+        else:
+            reply(Status.FOUND, answer)
+
+    def _store(self, request: Store, reply: SendReply) -> None:
+        replica = self._parts.replica
+        if request.replayed and replica.pending > REPLAY_PENDING_MAX:
+            reply(Status.LATER, b"%d" % LATER_MS)
+            return
+        if request.keyspace not in self._parts.keyspaces:
+            reply(Status.FAILED, b"it does not know this keyspace")
+            return
+        siblings = decode_set(request.siblings)
+        if not siblings.clock:
+            raise MalformedSetError("a set without a clock says nothing")
+        if len(request.hint_for.encode()) > NODE_ID_MAX_BYTES:
+            raise MalformedSetError("the target of a hint is no node id")
+        replica.store(
+            request.keyspace,
+            request.key,
+            siblings,
+            request.siblings,
+            partial(_stored, reply),
+            hint_for=NodeId(request.hint_for) if request.hint_for else None,
+        )
+
+    def _put(self, request: Put, reply: SendReply) -> None:
+        change: Write | Increment
+        if request.delta is not None:
+            change = Increment(request.delta, request.expiry_ms)
+        else:
+            context = decode_context(request.context)
+            change = Write(request.value, context, request.expiry_ms)
+        self._coordinator.put_forwarded(
+            request.keyspace,
+            request.key,
+            change,
+            lambda n: Quorum(n, request.nodes, request.owners, request.strict),
+            request.budget_ms / 1000,
+            partial(_written, reply),
+        )
+
+
+def _stored(reply: SendReply, answer: Answer) -> None:
+    if isinstance(answer, Stored):
+        reply(Status.STORED, b"")
+    else:
+        reply(Status.FAILED, answer.reason.encode())
+
+
+def _written(reply: SendReply, answer: Written | JanusError) -> None:
+    if isinstance(answer, JanusError):
+        reply(Status.ERROR, encode_body(body_of(answer)))
+        return
+    body = WrittenBody(
+        encode_context(answer.context), list(answer.replicas), list(answer.stand_ins)
+    )
+    reply(Status.WRITTEN, encode_body(body))
