@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from kv.config.reading import load_config
 from kv.config.sections import MODES, Config
 
 LAST_LINES_S: Final = 0.5
+GC_ALLOCATIONS: Final = 50_000
 
 
 class ServeCommand:
@@ -80,6 +82,7 @@ async def serve(config: Config, installed: logs.Logs) -> int:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            spare_the_collector()
             sys.stderr.write(f"januskv: {app.describe()}\n")
             await told_to_stop.wait()
         else:
@@ -89,6 +92,14 @@ async def serve(config: Config, installed: logs.Logs) -> int:
     finally:
         await app.stop("this node is told to stop")
     return 0
+
+
+def spare_the_collector() -> None:
+    """What stands now stands for good, and what requests make dies by itself: three to six percent
+    more puts and gets a second, measured in turn."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
 
 
 def _stop(told_to_stop: asyncio.Event) -> None:
