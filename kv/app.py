@@ -28,9 +28,12 @@ from aiohttp import web
 
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
+from kv.api.failures import error_reply
 from kv.api.guard import Access
+from kv.budget import ByteBudget
 from kv.config.parts import min_lease_ttl_s
 from kv.config.sections import LEADERLESS, Config
+from kv.errors import OverloadedError
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_of
@@ -50,6 +53,9 @@ from storage.errors import InvalidOptionError
 _log = logging.getLogger(__name__)
 
 STRONG: Final = "strong"
+SMALL_BODY_BYTES: Final = 64 * 1024
+BODIES_BYTES: Final = 32 * 1024 * 1024
+"""Of all bodies that are not small, from their head to their answer."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STARTING: Final = msgspec.json.encode(
     {
@@ -94,6 +100,7 @@ class App:
         self._probe: LoopLagProbe | None = None
         self._backup: OnlineBackup | None = None
         self.address: tuple[str, int] = (config.node.listen.host, config.node.listen.port)
+        self._bodies = ByteBudget(BODIES_BYTES)
         self._stopped = False
 
     # --- start ----------------------------------------------------------------------------
@@ -200,7 +207,9 @@ class App:
 
     def _faces(self, api: Api, context: GatewayContext) -> web.Application:
         request_bytes = self.config.limits.request_bytes
-        app = web.Application(middlewares=[self._measure_gateway], client_max_size=request_bytes)
+        app = web.Application(
+            middlewares=[self._measure_gateway, self._bound_bodies], client_max_size=request_bytes
+        )
         rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
         self._gateway = etcd.add_routes(app, context)
         app.router.add_get("/metrics", self._serve_metrics)
@@ -255,6 +264,29 @@ class App:
         route = request.path if response.status != 404 else "unknown"
         self._observe(route, "POST", response.status, self.node.clock.monotonic() - started_s)
         return response
+
+    @web.middleware
+    async def _bound_bodies(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Large bodies share a budget, taken before a byte of them is read: the connection holds
+        the rest back. (The fast lane hands large bodies over; streams have small messages.)"""
+        size = request.content_length
+        if size is None:
+            size = self.config.limits.request_bytes if request.can_read_body else 0
+        if size <= SMALL_BODY_BYTES or request.path in etcd.STREAM_PATHS:
+            return await handler(request)
+        if not self._bodies.take(size):
+            error = OverloadedError(
+                f"request bodies of {self._bodies.used} bytes are under way on this node, and "
+                f"{self._bodies.limit} are the limit; ask again in a second, or another node"
+            )
+            self.metrics.refusals.labels("bodies").add()
+            if request.path.startswith("/v3") and self._gateway is not None:
+                return self._gateway.refuse(error)
+            return rest.plain(error_reply(error))
+        try:
+            return await handler(request)
+        finally:
+            self._bodies.give_back(size)
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         return web.Response(

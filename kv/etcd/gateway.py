@@ -49,6 +49,19 @@ _LEASE: Final[Schema] = {"ID": int64}
 _SLASHES: Final = re.compile(r"//+")
 
 
+STREAM_PATHS: Final = frozenset(
+    {
+        "/v3/watch",
+        "/v3/lease/keepalive",
+        "/v3/maintenance/snapshot",
+        "/v3/election/observe",
+        "/v3beta/watch",
+        "/v3beta/lease/keepalive",
+    }
+)
+"""Their requests are read message by message, each of them small."""
+
+
 class Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._context: Final = context
@@ -81,6 +94,10 @@ class Gateway:
             "/v3/maintenance/snapshot": self.snapshot,
             "/v3/election/observe": self.observe,
         }
+
+    def refuse(self, error: JanusError) -> web.Response:
+        """For whoever stands in front of this face."""
+        return self._heads.error(error)
 
     def stop(self, reason: str) -> None:
         """Watches end after what waits for them; locks and elections under way are refused."""

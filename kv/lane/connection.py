@@ -36,6 +36,8 @@ HEAD_END: Final = b"\r\n\r\n"
 WINDOW: Final = 32
 KEPT_MAX_BYTES: Final = 64 * 1024
 LARGE_ANSWER_BYTES: Final = 16 * 1024
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""One that is larger and not here whole is aiohttp's (kv/app.py bounds all of them together)."""
 DEFECT: Final = Reply(
     500,
     b"500 Internal Server Error\n\nServer got itself in trouble",
@@ -188,6 +190,9 @@ class Connection(asyncio.Protocol):
                 head, key = found
             stop = end + head.length
             if stop > size:
+                if head.length > LARGE_BODY_BYTES:
+                    self._hand_over(data, at)  # where large bodies share a budget
+                    return
                 self._need = stop - at
                 self._keep(data, at, Waits.BODY)
                 return

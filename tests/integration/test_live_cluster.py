@@ -230,17 +230,41 @@ def test_a_woken_leader_serves_nothing_stale(shared_servers: Servers, rounds: in
 # --- too much -------------------------------------------------------------------------------
 
 
-async def flood_and_look(servers: Servers, name: str) -> tuple[Flood, int]:
+async def flood_and_look(
+    servers: Servers, name: str, connections: int = 300, ahead: int = 32, value_bytes: int = 100
+) -> tuple[Flood, int]:
     """What came of some seconds of it, and the most memory that a node took meanwhile."""
     pids = [server.pid for server in servers.nodes.values()]
     task = asyncio.ensure_future(
-        flood(servers.nodes[name], connections=300, ahead=32, value_bytes=100, seconds=2.0)
+        flood(
+            servers.nodes[name],
+            connections=connections,
+            ahead=ahead,
+            value_bytes=value_bytes,
+            seconds=2.0,
+        )
     )
     most = 0
     while not task.done():
         most = max(most, anonymous_bytes(pids))
         await asyncio.wait({task}, timeout=0.05)
     return task.result(), most
+
+
+def test_large_bodies_share_a_budget(servers: Servers) -> None:
+    """150 connections with a megabyte each under way: without a budget for all of them a node took
+    what they sent together."""
+    leader = servers.leader()
+    server = servers.nodes[leader]
+    result, most = asyncio.run(flood_and_look(servers, leader, 200, 3, 1_000_000))
+    print(f"{result.rate:.0f}/s, {most >> 20} MiB, {dict(result.answers)}")
+    assert result.answers[200] > 0
+    assert result.answers[429] > 0
+    assert result.without_retry_after == 0
+    assert set(result.answers) <= {200, 429, 503, 504}
+    assert most < 400 * MEBIBYTE
+    writes(server, "after-large-bodies", "small", within_s=10.0)
+    assert all(each.running for each in servers.nodes.values())
 
 
 def test_far_too_much_is_refused_and_survived(shared_servers: Servers) -> None:
