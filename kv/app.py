@@ -159,8 +159,7 @@ class App:
         limits = self.config.limits
         runner = web.AppRunner(
             app,
-            handler_cancellation=True,
-            access_log=None,
+            **rest.RUNNER_OPTIONS,
             keepalive_timeout=limits.idle_timeout_s,
             shutdown_timeout=limits.drain_timeout_s,
             max_line_size=limits.header_bytes,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -40,7 +40,7 @@ from storage.errors import JanusError
 
 _log = logging.getLogger(__name__)
 
-RUNNER_OPTIONS: Final = {"handler_cancellation": True, "access_log": None}
+RUNNER_OPTIONS: Final[dict[str, Any]] = {"handler_cancellation": True, "access_log": None}
 ETCD_PREFIXES: Final = ("/v3/", "/v3beta/", "/v3alpha/")
 CLIENT_GONE: Final = 499
 """What is observed where nobody is left to be answered."""

@@ -83,9 +83,6 @@ class Forwarder:
         self.on_answer: Callable[[ProposeResult], None] | None = None
         self.on_batch: Callable[[float], None] | None = None
         """For metrics: how an operation sent on ended, and how many went in a frame."""
-        self.sent_operations = 0
-        self.sent_frames = 0
-        self.served_operations = 0
         link.subscribe(CHANNEL, self._on_frame)
         link.on_peer_change(self._on_peer_change)
 
@@ -148,10 +145,8 @@ class Forwarder:
                 if not self._link.send(peer, CHANNEL, frame):
                     break
                 sent += part
-                self.sent_frames += 1
                 if self.on_batch is not None:
                     self.on_batch(part)
-            self.sent_operations += sent
             for request in requests[sent:]:
                 self._answer(request.number, Refused("the leader's connection is down or full"))
 
@@ -208,7 +203,6 @@ class Forwarder:
             self._reply(peer, Reply(request.number, Status.REFUSED, refusal_body(refused)))
             return
         self._serving[peer] = under_way + 1
-        self.served_operations += 1
         self._execute(request.group, request.command, request.budget_ms / 1000, done)
 
     def _served(self, peer: NodeId, number: int, result: ProposeResult) -> None:

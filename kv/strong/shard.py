@@ -464,10 +464,6 @@ class StrongShard:
         return self.group.term
 
     @property
-    def waiting(self) -> int:
-        return len(self._parked) + len(self._session_waits)
-
-    @property
     def hubs(self) -> Sequence[ShardWatches]:
         return self._hubs
 
