@@ -183,11 +183,16 @@ class GroupHost:
     def forget(self, group_id: int, done: Callable[[], None]) -> None:
         """Erase a replica that was removed from its group, with its data; it may join again. Only
         then: a member that forgot what it had acknowledged could lose it for everyone."""
-        group = self.group(group_id)
-        if group.role is not Role.REMOVED:
+        if self.group(group_id).role is not Role.REMOVED:
             raise InvalidRequestError(
                 f"this node is a member of group {group_id}; remove it from the group first"
             )
+        self.retire(group_id, done)
+
+    def retire(self, group_id: int, done: Callable[[], None]) -> None:
+        """Erase a replica, with its data, of a group that has ended for all its members: no id of
+        such a group is used again, and nobody asks for what it had acknowledged."""
+        group = self.group(group_id)
         group.stop()
         del self._groups[group_id]
         self._dirty.pop(group_id, None)
