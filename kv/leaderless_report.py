@@ -29,11 +29,10 @@ from kv.metrics.from_process import ProcessFigures
 from kv.node import Node
 from kv.report import ANSWER_WITHIN_S, KIND, MEBIBYTE
 from raftgroups.transport import NodeId
-from storage.hints import HintUsage
+from storage.hints import NO_USAGE, HintUsage
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
-NO_HINTS: Final = HintUsage()
 
 
 class LeaderlessReport:
@@ -93,7 +92,7 @@ class LeaderlessReport:
             share=round(shares.get(self._node.node_id, 0.0), 4),
             under_way=regime.coordinator.under_way,
             peers=[
-                self._peer(member, shares, usages.get(member, NO_HINTS))
+                self._peer(member, shares, usages.get(member, NO_USAGE))
                 for member in self._members()
                 if member != self._node.node_id
             ],
@@ -173,9 +172,7 @@ class LeaderlessReport:
         if state is None:
             return NodeState(member, self._name(member), address, "unreachable", "unknown")
         used_mb = state.memory_used_mb
-        return NodeState(
-            member, state.name, address, "alive", "replica", state.keys_count, used_mb
-        )
+        return NodeState(member, state.name, address, "alive", "replica", state.keys_count, used_mb)
 
     def _card(self, node: NodeId) -> Card | None:
         cards = self._node.cards

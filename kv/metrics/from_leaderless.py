@@ -72,18 +72,18 @@ _GAUGES: Final = frozenset({"repairs_under_way"})
 
 
 def leaderless_readings(figures: LeaderlessFigures) -> Iterator[Reading]:
-    yield Reading(UNDER_WAY, (), figures.under_way)
-    yield Reading(WAITING, (), figures.waiting)
-    yield Reading(PENDING, (), figures.pending)
-    yield Reading(REPAIRS, (), figures.counts.get("repairs_under_way", 0))
+    yield UNDER_WAY, (), figures.under_way
+    yield WAITING, (), figures.waiting
+    yield PENDING, (), figures.pending
+    yield REPAIRS, (), figures.counts.get("repairs_under_way", 0)
     for name, count in figures.counts.items():
         if name not in _GAUGES:
-            yield Reading(EVENTS, (name,), count)
+            yield EVENTS, (name,), count
     for name, count in figures.alarms.items():
-        yield Reading(ALARMS, (name,), count)
+        yield ALARMS, (name,), count
     for peer, usage in figures.hints.items():
-        yield Reading(HINTS, (peer,), usage.count)
-        yield Reading(HINT_BYTES, (peer,), usage.size_bytes)
-        yield Reading(OVERFLOWED, (peer,), usage.overflowed)
+        yield HINTS, (peer,), usage.count
+        yield HINT_BYTES, (peer,), usage.size_bytes
+        yield OVERFLOWED, (peer,), usage.overflowed
     for peer, connected in figures.connected.items():
-        yield Reading(CONNECTED, (peer,), int(connected))
+        yield CONNECTED, (peer,), int(connected)

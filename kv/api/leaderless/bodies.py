@@ -30,19 +30,19 @@ class Sibling(Out):
     encoding: Marked = UNSET
 
 
-class KeyReply(Out):
+class KeyReply(Out, kw_only=True):
     """`value`, or `siblings` if there are several concurrent ones: then merge them and put the
     result with `context`."""
 
     key: str
+    value: str | UnsetType = UNSET
+    siblings: list[Sibling] | UnsetType = UNSET
     context: str
+    timestamp: int | UnsetType = UNSET
+    ttl_remaining: float | UnsetType | None = UNSET
     replicas: Nodes
     fallbacks: Nodes
     level: LevelMet | None
-    value: str | UnsetType = UNSET
-    timestamp: int | UnsetType = UNSET
-    ttl_remaining: float | UnsetType | None = UNSET
-    siblings: list[Sibling] | UnsetType = UNSET
     encoding: Marked = UNSET
     key_encoding: Marked = UNSET
 

@@ -22,9 +22,9 @@ from kv.api.leaderless.options import Asked
 from kv.api.reply import Reply
 from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import PLAIN, Keyspace, Wish
+from kv.leaderless.put_core import Written
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.session import Seen, seen_of
-from kv.leaderless.writing import Written
 from kv.regime import Done
 from storage.clock import Clock as Time
 from storage.codec import check_key

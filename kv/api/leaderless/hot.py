@@ -15,7 +15,6 @@ from hashlib import blake2b
 from typing import Final, TypeVar
 
 import msgspec
-from msgspec import UNSET
 
 from kv.api.failures import InvalidBodyError, error_reply
 from kv.api.headers import LEVEL, SESSION
@@ -30,10 +29,10 @@ from kv.leaderless.context import ContextCodec
 from kv.leaderless.dvv import context_of
 from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level
 from kv.leaderless.rules import Live, Write, resolve
 from kv.leaderless.session import Seen, SessionCodec, saw
-from kv.leaderless.writing import Written
 from raftgroups.refusals import KeyNotFoundError
 from storage.codec import check_key, check_value
 from storage.siblings import Clock
@@ -170,26 +169,29 @@ def key_body(
 ) -> KeyReply:
     text, key_mark = shown(key, forms.keys)
     context = codecs.contexts.encode(space.number, key, context_of(found.siblings))
-    replicas, fallbacks, level = found.replicas, found.stand_ins, found.level
     if len(lives) == 1:
         (live,) = lives
         value, mark = shown(live.value, forms.values)
         return KeyReply(
-            text,
-            context,
-            replicas,
-            fallbacks,
-            level,
-            value,
-            live.timestamp >> 16,
-            ttl_left_s(live, now_ms),
-            UNSET,
-            mark,
-            key_mark,
+            key=text,
+            value=value,
+            context=context,
+            timestamp=live.timestamp >> 16,
+            ttl_remaining=ttl_left_s(live, now_ms),
+            replicas=found.replicas,
+            fallbacks=found.stand_ins,
+            level=found.level,
+            encoding=mark,
+            key_encoding=key_mark,
         )
-    siblings = siblings_of(lives, now_ms, forms)
     return KeyReply(
-        text, context, replicas, fallbacks, level, siblings=siblings, key_encoding=key_mark
+        key=text,
+        siblings=siblings_of(lives, now_ms, forms),
+        context=context,
+        replicas=found.replicas,
+        fallbacks=found.stand_ins,
+        level=found.level,
+        key_encoding=key_mark,
     )
 
 

@@ -38,9 +38,9 @@ from kv.errors import WrongRegimeError
 from kv.leaderless.dvv import context_of
 from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import Wish
+from kv.leaderless.put_core import Written
 from kv.leaderless.rules import Increment, Live, Write, counted, resolve
 from kv.leaderless.session import Seen, seen_of
-from kv.leaderless.writing import Written
 from kv.regime import Done, ask
 from raftgroups.refusals import KeyNotFoundError
 from storage.codec import check_key

@@ -1,9 +1,9 @@
 """What stands beside the leaderless REST face: health for probes, and no to etcd's protocol.
 
-    /livez             200 while the process serves
-    /readyz /health    200 if as many nodes are in reach as reads and writes ask for by default
-    /version           what runs
-    /v3/...            501: etcd's semantics need a strong keyspace
+/livez             200 while the process serves
+/readyz /health    200 if as many nodes are in reach as reads and writes ask for by default
+/version           what runs
+/v3/...            501: etcd's semantics need a strong keyspace
 """
 
 from __future__ import annotations
