@@ -31,7 +31,7 @@ from kv.api.context import Api, ApiSettings
 from kv.api.failures import error_reply
 from kv.api.guard import Access
 from kv.budget import ByteBudget
-from kv.config.parts import min_lease_ttl_s
+from kv.config.parts import allowed_hosts, min_lease_ttl_s
 from kv.config.sections import LEADERLESS, Config
 from kv.errors import OverloadedError
 from kv.etcd import gateway as etcd
@@ -179,7 +179,7 @@ class App:
             clock=self.node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
-                Access(config.http.origins, config.http.hosts, config.http.cors),
+                Access(config.http.origins, allowed_hosts(config), config.http.cors),
                 config.limits.request_bytes,
                 min_lease_ttl_s(config),
             ),

@@ -51,6 +51,12 @@ def min_lease_ttl_s(config: Config) -> int:
     return int(config.strong.min_lease_ttl_s)
 
 
+def allowed_hosts(config: Config) -> tuple[str, ...]:
+    """Names under which clients may call this node: those that are listed, and the one that it
+    tells them itself."""
+    return (*config.http.hosts, config.node.advertise.host.lower())
+
+
 def watch_limits(config: Config) -> WatchLimits:
     limits = config.limits
     return WatchLimits(
