@@ -65,6 +65,7 @@ class DirectReader:
         self._clock_ms = clock_ms
 
     shard = SHARD
+    term = 1
 
     @property
     def revision(self) -> int:
