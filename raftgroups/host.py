@@ -183,7 +183,8 @@ class GroupHost:
     def forget(self, group_id: int, done: Callable[[], None]) -> None:
         """Erase a replica that was removed from its group, with its data; it may join again. Only
         then: a member that forgot what it had acknowledged could lose it for everyone."""
-        if self.group(group_id).role is not Role.REMOVED:
+        group = self.group(group_id)
+        if group.role is not Role.REMOVED and not group.blank:
             raise InvalidRequestError(
                 f"this node is a member of group {group_id}; remove it from the group first"
             )
