@@ -124,7 +124,7 @@ class App:
         self.address = self._server.sockets[0].getsockname()[:2]
         await self.node.start()
         if self.config.mode == LEADERLESS:
-            self.leaderless = LeaderlessParts(self.config, self.node)
+            self.leaderless = LeaderlessParts(self.config, self.node, self._loop)
             self._connect_metrics()
             await self._serve_leaderless(self.leaderless)
             return
