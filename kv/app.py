@@ -133,7 +133,7 @@ class App:
             await self._faults.start(control.host, control.port)
         await self.node.start()
         if self.config.mode == LEADERLESS:
-            self.leaderless = LeaderlessParts(self.config, self.node)
+            self.leaderless = LeaderlessParts(self.config, self.node, self._loop)
             self._connect_metrics()
             await self._serve_leaderless(self.leaderless)
             return
