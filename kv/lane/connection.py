@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from kv.api.reply import Reply
 from kv.lane.heads import Head
-from kv.model import Level, SessionToken
+from kv.model import NO_SESSION, Level, SessionToken
 
 if TYPE_CHECKING:
     from kv.lane.lane import Lane
@@ -69,7 +69,9 @@ class Operation:
     def etcd(self, status: int, body: bytes) -> None:
         self.done(status, self.connection.lane.answers.etcd(status, body))
 
-    def rest(self, reply: Reply, level: Level | None, session: SessionToken) -> None:
+    def rest(
+        self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
+    ) -> None:
         self.done(reply.status, self.connection.lane.answers.rest(reply, level, session))
 
     def done(self, status: int, answer: bytes) -> None:
