@@ -24,8 +24,6 @@ CANARIES: Final = frozenset(
         "level-before-all",
         "accept-overlap",
         "birth-without-base",
-        "dedupe-not-inherited",
-        "absorb-unchecked",
     }
 )
 

@@ -140,6 +140,12 @@ class MergeResult(_Result, frozen=True, tag=16):
     epoch: int
 
 
+class MetaAnswer(_Result, frozen=True, tag=32):
+    """Of the meta group: revision is the version of its view, body what meta/commands.py reads."""
+
+    body: bytes
+
+
 Result = (
     PutResult
     | DeleteResult
@@ -156,6 +162,7 @@ Result = (
     | Failure
     | SplitResult
     | MergeResult
+    | MetaAnswer
 )
 TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult
 BatchAnswer = PutResult | DeleteResult | IncrementResult | CasResult

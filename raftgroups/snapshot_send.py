@@ -66,18 +66,19 @@ class SnapshotSender:
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
         be written. Then the machine's ranges are those of the rows that will be read; a moment
-        later an entry may be applied that splits them. And not before everything that leaders
-        before this one committed is applied: who has joined must not meet an older merge in its
-        log, since it has nothing of the shard that was absorbed."""
+        later an entry may be applied that splits them. To a learner not before everything is
+        applied that leaders before this one committed: it must not meet an older merge in its log,
+        since it has nothing of the shard that was absorbed. (A voter was there, and its vote may be
+        what the first entry of this term waits for.)"""
         replica = self._replica
         journal = replica.journal
-        if (
-            replica.installing
-            or journal.durable_applied != replica.raft.applied_index
-            or replica.raft.applied_index < (replica.raft.noop_index or 0)
-        ):
+        if replica.installing or journal.durable_applied != replica.raft.applied_index:
             return
         wanted, self.wanted = self.wanted, {}
+        if replica.raft.applied_index < (replica.raft.noop_index or 0):
+            learners = journal.config.learners
+            self.wanted = {peer: None for peer in wanted if peer in learners}
+            wanted = {peer: None for peer in wanted if peer not in learners}
         limit = replica.services.config.snapshot_streams_max
         for peer in wanted:
             progress = replica.replication.progress.get(peer)

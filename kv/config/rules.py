@@ -5,9 +5,9 @@ person would mend it, and the second half of a sentence that begins with that se
 setting that could not be read is not judged again: the reader drops breaches that touch it.
 
 The rule of safety: what can be reached from outside this machine needs TLS and a proof of who
-comes (for clients `tls.client_ca`, for peers `tls.peer_ca` or `cluster.secret_file` beside a peer
-certificate), or an explicit `insecure = true`. What a node of a cluster advertises must be an
-address that others can dial.
+comes (for clients `tls.client_ca`, for peers `tls.peer_ca`, which a peer certificate always needs),
+or an explicit `insecure = true`. What a node of a cluster advertises must be an address that
+others can dial.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def client_is_protected(config: Config) -> bool:
 
 
 def peer_is_protected(config: Config) -> bool:
-    return bool(config.tls.peer_cert and (config.tls.peer_ca or config.cluster.secret_file))
+    return bool(config.tls.peer_cert and config.tls.peer_ca)
 
 
 def exposed(config: Config) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def _safety(config: Config) -> Iterator[Breach]:
         "node.listen": ("clients", "tls.client_cert, tls.client_key and tls.client_ca"),
         "node.peer_listen": (
             "other nodes",
-            "tls.peer_cert, tls.peer_key and tls.peer_ca (or cluster.secret_file for the last)",
+            "tls.peer_cert, tls.peer_key and tls.peer_ca",
         ),
     }
     for path in exposed(config):

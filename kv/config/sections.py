@@ -385,7 +385,7 @@ class HttpSection:
     hosts: tuple[str, ...] = setting(
         ListOf(HostName(), 'a list, as ["kv.example.org"]'),
         (),
-        "Names under which the node may be called, beside its own addresses and loopback.",
+        "Names under which the node may be called, beside addresses, localhost and node.advertise.",
     )
     cors: str = setting(
         Choice(("off", "listed", "any")),
