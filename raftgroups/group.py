@@ -290,6 +290,22 @@ class Group:
         return not self.replica.installing
 
     @property
+    def changing(self) -> bool:
+        """A change of members or a hand-over is under way, or the group is not formed."""
+        journal = self.replica.journal
+        return self.changes.busy() or journal.config_index > self.replica.raft.applied_index
+
+    @property
+    def config_index(self) -> int:
+        """Where the configuration in force stands in the log."""
+        return self.replica.journal.config_index
+
+    @property
+    def blank(self) -> bool:
+        """It joined, and has heard nothing of its group yet: it has acknowledged nothing."""
+        return not self.replica.journal.config.voters
+
+    @property
     def feature_level(self) -> int:
         """What every member's program supports (raftgroups/levels.py): ask it before proposing what
         older programs would not know. Within the life of a process it only rises."""
@@ -359,6 +375,8 @@ class Group:
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,
+                snapshot_rows=replica.sender.there(peer)[0],
+                snapshot_bytes=replica.sender.there(peer)[1],
             )
             for peer, progress in replica.replication.progress.items()
         }
