@@ -9,7 +9,7 @@ from kv.api.route import Param, Route
 from kv.api.routes import keyspaces
 
 _ALL: Final = "/api/v1/admin/keyspaces"
-_ONE: Final = "/api/v1/admin/keyspaces/{name}"
+_ONE: Final = "/api/v1/admin/keyspaces/{keyspace}"
 _OF: Final = Param("of", "text", "The keyspace whose shards are wanted; all without", high=63)
 
 KEYSPACE_ROUTES: Final = (
