@@ -9,7 +9,7 @@ lost        an acknowledged value is there, unless a write that may have happene
 back        a value that an acknowledged write replaced is not there
 nowhere     a value that nobody wrote, or whose write was surely not done, is never shown
 session     a client that carries its token sees its own last acknowledged write of a key, or what
-            may have replaced it
+            may have replaced it, and nothing that this write, or deletion, had replaced
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class SessionRead:
     asked: float
     answered: float
     values: Values
-    own: str
-    """This client's last acknowledged value of the key, written before."""
+    own: str | None
+    """This client's last acknowledged value of the key, written before; None: it deleted."""
+    gone: Values = frozenset()
+    """What that last write or deletion replaced."""
 
 
 def check_survival(
@@ -130,7 +132,13 @@ def _nowhere(there: Mapping[str, Values], known: Mapping[str, Write]) -> list[st
 def _unseen(reads: Sequence[SessionRead], replacers: Replacers) -> list[str]:
     bad = []
     for read in reads:
-        if read.own in read.values:
+        back = read.gone & read.values
+        if back:
+            bad.append(
+                f"[{read.asked:.6f}] {read.client} at {read.door} sees {sorted(back)} of {read.key} "
+                "again, which it had replaced itself"
+            )
+        if read.own is None or read.own in read.values:
             continue
         by = replacers.get((read.key, read.own), ())
         if not any(each.result is not Result.FAILED and each.asked < read.answered for each in by):

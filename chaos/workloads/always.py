@@ -36,12 +36,12 @@ class ValueWork(Work):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         count = int(self.options["keys"])
-        self._keys = [f"{self.kind}/{number}" for number in range(count)]
+        self._keys = [f"{self.kind}/{setting.seed}/{number}" for number in range(count)]
         self._writes: list[Write] = []
         self._reads: list[SessionRead] = []
         self._final: dict[str, dict[str, frozenset[str]]] = {}
-        self._own: dict[tuple[str, str], str] = {}
-        """By client and key: its last acknowledged value."""
+        self._own: dict[tuple[str, str], Write] = {}
+        """By client and key: its last acknowledged write or deletion."""
         self._tokens: dict[str, str] = {}
 
     async def step(self, caller: Caller) -> Told:
@@ -64,35 +64,43 @@ class ValueWork(Work):
         values, context = shown(told)
         own = self._own.get((caller.name, key))
         if own is not None:
-            read = SessionRead(caller.name, key, told.door, told.asked, told.at, values, own)
-            self._reads.append(read)
+            self._reads.append(
+                SessionRead(
+                    caller.name, key, told.door, told.asked, told.at, values, own.value, own.replaced
+                )
+            )  # fmt: skip
         return told, values, context
 
     async def _write(
         self, caller: Caller, key: str, context: str, replaced: frozenset[str]
     ) -> Told:
-        value = f"{caller.name}.{self.number()}"
-        write = Write(caller.name, key, value, replaced, CLOCK.monotonic())
-        self._writes.append(write)
-        body = {"value": value, **({"context": context} if context else {})}
-        headers = {"Session-Token": self._tokens.get(caller.name, "new")}
-        path = f"/api/v1/keys/{key}"
-        told = await caller.call("PUT", path, body, headers=headers, foreseen=REFUSED)
-        write.result, write.answered = told.result, told.at
-        if told.done:
-            self._keep(caller, told)
-            self._own[caller.name, key] = value
-        return told
+        write = self._begin(caller, key, f"{caller.name}.{self.number()}", replaced)
+        body = {"value": write.value, **({"context": context} if context else {})}
+        return await self._send(caller, "PUT", write, body)
 
     async def _delete(
         self, caller: Caller, key: str, context: str, replaced: frozenset[str]
     ) -> Told:
-        write = Write(caller.name, key, None, replaced, CLOCK.monotonic())
+        write = self._begin(caller, key, None, replaced)
+        return await self._send(caller, "DELETE", write, {"context": context})
+
+    def _begin(
+        self, caller: Caller, key: str, value: str | None, replaced: frozenset[str]
+    ) -> Write:
+        write = Write(caller.name, key, value, replaced, CLOCK.monotonic())
         self._writes.append(write)
-        told = await caller.call(
-            "DELETE", f"/api/v1/keys/{key}", {"context": context}, foreseen=REFUSED
-        )
+        return write
+
+    async def _send(
+        self, caller: Caller, method: str, write: Write, body: Mapping[str, Any]
+    ) -> Told:
+        headers = {"Session-Token": self._tokens.get(caller.name, "new")}
+        path = f"/api/v1/keys/{write.key}"
+        told = await caller.call(method, path, body, headers=headers, foreseen=REFUSED)
         write.result, write.answered = told.result, told.at
+        if told.done:
+            self._keep(caller, told)
+            self._own[caller.name, write.key] = write
         return told
 
     def _keep(self, caller: Caller, told: Told) -> None:
@@ -136,7 +144,7 @@ class CartWork(Work):
 
     async def step(self, caller: Caller) -> Told:
         slot = caller.dice.randrange(len(self._carts))
-        key = f"carts/{slot}-{self._carts[slot]}"
+        key = f"carts/{self.setting.seed}/{slot}-{self._carts[slot]}"
         told = await caller.call("GET", f"/api/v1/keys/{key}")
         if not told.done:
             return told
@@ -175,7 +183,9 @@ class CounterWork(Work):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._keys = [f"counters/{number}" for number in range(int(self.options["keys"]))]
+        self._keys = [
+            f"counters/{setting.seed}/{number}" for number in range(int(self.options["keys"]))
+        ]
         self._certain = dict.fromkeys(self._keys, 0)
         self._unknown = dict.fromkeys(self._keys, 0)
         self._final: dict[str, dict[str, int]] = {}
