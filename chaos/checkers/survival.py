@@ -135,8 +135,8 @@ def _unseen(reads: Sequence[SessionRead], replacers: Replacers) -> list[str]:
         back = read.gone & read.values
         if back:
             bad.append(
-                f"[{read.asked:.6f}] {read.client} at {read.door} sees {sorted(back)} of {read.key} "
-                "again, which it had replaced itself"
+                f"[{read.asked:.6f}] {read.client} at {read.door} sees {sorted(back)} of "
+                f"{read.key} again, which it had replaced itself"
             )
         if read.own is None or read.own in read.values:
             continue

@@ -64,11 +64,8 @@ class ValueWork(Work):
         values, context = shown(told)
         own = self._own.get((caller.name, key))
         if own is not None:
-            self._reads.append(
-                SessionRead(
-                    caller.name, key, told.door, told.asked, told.at, values, own.value, own.replaced
-                )
-            )  # fmt: skip
+            who, when = (caller.name, key, told.door), (told.asked, told.at)
+            self._reads.append(SessionRead(*who, *when, values, own.value, own.replaced))
         return told, values, context
 
     async def _write(
