@@ -52,8 +52,12 @@ class ValueWork(Work):
         if not told.done or caller.dice.random() < 0.3:
             return told
         if values and caller.dice.random() < self.deletes:
-            return await self._delete(caller, key, context, values)
-        return await self._write(caller, key, context, values)
+            told = await self._delete(caller, key, context, values)
+        else:
+            told = await self._write(caller, key, context, values)
+        if told.done and caller.dice.random() < 0.5:  # is it there, is it gone?
+            told, _, _ = await self._read(caller, key)
+        return told
 
     async def _read(self, caller: Caller, key: str) -> tuple[Told, frozenset[str], str]:
         headers = {"Session-Token": self._tokens.get(caller.name, "new")}
