@@ -183,8 +183,8 @@ class Node:
         self.forwarder = Forwarder(
             self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
         )
-        self.leaderless = self._open_leaderless(reserve_bytes)
         self.mail = Mail(self.link, loop)
+        self.leaderless = self._open_leaderless(reserve_bytes)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         self._space_timer: asyncio.TimerHandle | None = None
@@ -199,6 +199,7 @@ class Node:
                 self.settings.leaderless,
                 self.directory,
                 link=self.link,
+                post=self.mail,
                 loop=self._loop,
                 clock=self.clock,
                 reserve_bytes=reserve_bytes,
@@ -250,13 +251,14 @@ class Node:
         self.watchdog.start()
         self._look_at_space()
         self.host.start()
+        formed = FIRST_GROUP not in self.host.groups
         if FIRST_GROUP in self.host.groups:
             self._dial_others()
         else:
             await self._form()
         self._serve(self.host.group(FIRST_GROUP))
         if self.leaderless is not None:
-            self.leaderless.start(self.cards.all)
+            self.leaderless.start(self.cards.all if formed else None)
 
     async def _form(self) -> None:
         assert self.cards is not None
@@ -297,8 +299,6 @@ class Node:
         others = self.cards.others.values()
         self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
         self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
-        if self.leaderless is not None:
-            self.leaderless.regime.set_members(self.cards.all)
 
     def _serve(self, group: Group) -> None:
         shard = StrongShard(
