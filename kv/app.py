@@ -1,7 +1,9 @@
 """The composition root: a configuration in, a node with its faces out.
 
     Config -> Node (kv/node.py) -> Strong -> REST (kv/api), etcd gateway (kv/etcd), metrics
-                                               '------ one port, one listener ------'
+                              |                '------ one port, one listener ------'
+                              '-> Leaderless -> REST (kv/api/leaderless), metrics
+                                               if `mode` says so (kv/leaderless_app.py)
 
 Connections begin in the fast lane (kv/lane), which hands over to aiohttp what is not hot.
 
@@ -19,6 +21,7 @@ import os
 import platform
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -28,17 +31,23 @@ from aiohttp import web
 
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
+from kv.api.context import Node as ApiNode
 from kv.api.failures import error_reply
 from kv.api.guard import Access
+from kv.api.leaderless.face import Face
+from kv.api.leaderless.side import add_side_routes
 from kv.budget import ByteBudget
-from kv.config.parts import min_lease_ttl_s
+from kv.config.parts import allowed_hosts, min_lease_ttl_s
+from kv.config.rules import is_for_tests
 from kv.config.sections import LEADERLESS, Config
 from kv.errors import OverloadedError
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_of
-from kv.lane.assemble import make_lane
+from kv.faulty import NodeFaults
+from kv.lane.assemble import make_lane, make_leaderless_lane
 from kv.lane.lane import Lane, LaneLimits
+from kv.leaderless_app import LeaderlessParts
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
 from kv.metrics.loop_lag import LoopLagProbe
@@ -49,6 +58,7 @@ from kv.node_settings import client_tls, node_settings
 from kv.online_backup import OnlineBackup
 from kv.report import Report
 from storage.errors import InvalidOptionError
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
@@ -72,14 +82,12 @@ class App:
 
     def __init__(self, config: Config, *, loop: asyncio.AbstractEventLoop, on_fatal: Fatal) -> None:
         """Opens the data directory; raises what it, or the configuration, refuses."""
-        if config.mode == LEADERLESS:
-            raise InvalidOptionError(
-                'mode = "leaderless" is not served yet by this version; use mode = "strong"'
-            )
         self.config = config
         self._loop = loop
         self._tls = client_tls(config)
-        self.node = Node(node_settings(config), loop=loop, on_fatal=on_fatal)
+        self._faults = NodeFaults(SystemClock()) if is_for_tests(config) else None
+        settings = replace(node_settings(config), faults=self._faults)
+        self.node = Node(settings, loop=loop, on_fatal=on_fatal)
         self.metrics = Metrics(
             NodeInfo(
                 version("januskv"),
@@ -91,6 +99,7 @@ class App:
             )
         )
         self.report: Report | None = None
+        self.leaderless: LeaderlessParts | None = None
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._runners: list[web.AppRunner] = []
         self._server: asyncio.Server | None = None
@@ -119,7 +128,15 @@ class App:
                 "Choose another node.listen"
             ) from error
         self.address = self._server.sockets[0].getsockname()[:2]
+        if self._faults is not None:
+            control = self.config.testing.control
+            await self._faults.start(control.host, control.port)
         await self.node.start()
+        if self.config.mode == LEADERLESS:
+            self.leaderless = LeaderlessParts(self.config, self.node, self._loop)
+            self._connect_metrics()
+            await self._serve_leaderless(self.leaderless)
+            return
         self.report = Report(self.node, process=process_figures)
         self._connect_metrics()
         self._backup = OnlineBackup(
@@ -129,8 +146,8 @@ class App:
 
     async def _serve(self) -> None:
         """The faces take over, the fast lane in front of them."""
-        limits = self.config.limits
-        api, context = self._api(), self._gateway_context()
+        assert self.report is not None
+        api, context = self._api(self.report), self._gateway_context()
         app = self._faces(api, context)
         server = await self._runner(app)
         assert self._gateway is not None
@@ -141,15 +158,35 @@ class App:
             context=context,
             server=server,
             endpoint=self._endpoint,
-            limits=LaneLimits(
-                limits.connections,
-                limits.header_timeout_s,
-                limits.body_timeout_s,
-                limits.idle_timeout_s,
-            ),
+            limits=self._lane_limits(),
         )
         self.lane.start()
         self._make_protocol = self.lane.make_protocol
+
+    async def _serve_leaderless(self, parts: LeaderlessParts) -> None:
+        """As `_serve`, of a node whose keys are leaderless."""
+        api = self._api(parts.report, parts.face)
+        app = self._application(api)
+        add_side_routes(app, parts.report.trouble)
+        self.lane = make_leaderless_lane(
+            loop=self._loop,
+            api=api,
+            face=parts.face,
+            server=await self._runner(app),
+            endpoint=self._endpoint,
+            limits=self._lane_limits(),
+        )
+        self.lane.start()
+        self._make_protocol = self.lane.make_protocol
+
+    def _lane_limits(self) -> LaneLimits:
+        limits = self.config.limits
+        return LaneLimits(
+            limits.connections,
+            limits.header_timeout_s,
+            limits.body_timeout_s,
+            limits.idle_timeout_s,
+        )
 
     def _protocol(self) -> asyncio.Protocol:
         assert self._make_protocol is not None
@@ -170,20 +207,20 @@ class App:
         assert runner.server is not None
         return runner.server
 
-    def _api(self) -> Api:
+    def _api(self, report: ApiNode, leaderless: Face | None = None) -> Api:
         config = self.config
-        assert self.report is not None
         return Api(
             self.node.strong,
-            self.report,
+            report,
             clock=self.node.clock,
             rng=random.Random(os.urandom(16)),
             settings=ApiSettings(
-                Access(config.http.origins, config.http.hosts, config.http.cors),
+                Access(config.http.origins, allowed_hosts(config), config.http.cors),
                 config.limits.request_bytes,
                 min_lease_ttl_s(config),
             ),
             observe=self._observe,
+            leaderless=leaderless,
         )
 
     def _gateway_context(self) -> GatewayContext:
@@ -205,12 +242,16 @@ class App:
         )
 
     def _faces(self, api: Api, context: GatewayContext) -> web.Application:
+        app = self._application(api)
+        self._gateway = etcd.add_routes(app, context)
+        return app
+
+    def _application(self, api: Api) -> web.Application:
         request_bytes = self.config.limits.request_bytes
         app = web.Application(
             middlewares=[self._measure_gateway, self._bound_bodies], client_max_size=request_bytes
         )
         rest.install_guard(app, api.settings.access, rest.add_routes(app, api).router)
-        self._gateway = etcd.add_routes(app, context)
         app.router.add_get("/metrics", self._serve_metrics)
         return app
 
@@ -235,6 +276,8 @@ class App:
         sources.committers = lambda: {STRONG: node.committer}
         sources.process = process_figures
         sources.etcd_shard = lambda: node.strong.machine.place.shard
+        if self.leaderless is not None:
+            self._connect_leaderless(self.leaderless)
         node.committer.on_commit = self.metrics.commit_observer(STRONG)
         node.strong.on_proposed = self.metrics.proposals.ended
         node.strong.on_overload = self.metrics.refusals.labels("writes_and_reads").add
@@ -242,6 +285,17 @@ class App:
         node.forwarder.on_batch = self.metrics.forward_batch.observe
         self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)
         self._probe.start(node.tasks)
+
+    def _connect_leaderless(self, parts: LeaderlessParts) -> None:
+        node, own, sources = self.node, parts.environment, self.metrics.sources
+        sources.leaderless = parts.figures
+        sources.engines = lambda: {
+            STRONG: node.engine.statistics(),
+            LEADERLESS: own.engine.statistics(),
+        }
+        sources.space = lambda: {STRONG: node.guard, LEADERLESS: own.guard}
+        sources.committers = lambda: {STRONG: node.committer, LEADERLESS: own.committer}
+        own.committer.on_commit = self.metrics.commit_observer(LEADERLESS)
 
     def _endpoint(self, route: str, method: str) -> Endpoint:
         found = self._endpoints.get((route, method))
@@ -318,6 +372,8 @@ class App:
             await self._server.wait_closed()
         if self._backup is not None:
             self._backup.close()
+        if self._faults is not None:
+            self._faults.close()
         await self.node.close()
 
 

@@ -33,6 +33,7 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
+from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -43,6 +44,7 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
 from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
 from raftgroups.transport import NodeId
+from storage.clock import Clock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
@@ -91,6 +93,8 @@ class NodeSettings:
     sync_fatal_s: float = 10.0
     leaderless: LeaderlessSettings | None = None
     """None: this node has no leaderless environment."""
+    faults: NodeFaults | None = None
+    """For tests alone: its disk and clock fail on demand."""
 
 
 Fatal = Callable[[int, str], None]
@@ -104,7 +108,8 @@ class Node:
         self.settings = settings
         self._loop = loop
         self._on_fatal = on_fatal
-        self.clock = SystemClock()
+        faults = settings.faults
+        self.clock: Clock = SystemClock() if faults is None else faults.clock
         self.tasks = Tasks(loop, lambda name, _: on_fatal(EXIT_TASK, f"task {name} died"))
         self.directory = DataDirectory.open(
             settings.data, create=True, cluster_id=settings.cluster_id
@@ -119,6 +124,8 @@ class Node:
                 clock=self.clock,
                 settings=settings.engine_settings,
             )
+            if faults is not None:
+                self.engine = faults.wrap(self.engine)
         except BaseException:
             self.directory.close()
             raise
@@ -205,6 +212,7 @@ class Node:
                 reserve_bytes=reserve_bytes,
                 on_broken=self._broken,
                 on_hung=self._hung,
+                wrap=None if self.settings.faults is None else self.settings.faults.wrap,
             )
         except BaseException:
             self.engine.close()

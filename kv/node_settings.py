@@ -10,10 +10,18 @@ import ssl
 from pathlib import Path
 
 from kv.cluster.link_tls import LinkTls
-from kv.config.parts import compaction_policy, host_config, watch_limits
+from kv.config.parts import (
+    compaction_policy,
+    hint_limits,
+    host_config,
+    keyspace,
+    watch_limits,
+)
 from kv.config.rocks import rocks_options
-from kv.config.sections import Config
+from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
+from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
 from kv.strong.shard import ShardSettings
 from storage.environment import EngineSettings
@@ -53,6 +61,23 @@ def node_settings(config: Config) -> NodeSettings:
             parked_max=config.limits.queue_operations,
             compaction=compaction_policy(config),
             watch_limits=watch_limits(config),
+        ),
+        leaderless=leaderless_settings(config) if config.mode == LEADERLESS else None,
+    )
+
+
+def leaderless_settings(config: Config) -> LeaderlessSettings:
+    space = keyspace(config)
+    return LeaderlessSettings(
+        engine=config.leaderless.engine,
+        engine_settings=EngineSettings(
+            lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
+        ),
+        keyspaces={space.number: space},
+        limits=ReplicaLimits(
+            pending_max=config.limits.queue_operations,
+            pending_max_bytes=config.limits.queue_bytes,
+            hints=hint_limits(config),
         ),
     )
 

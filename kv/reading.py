@@ -36,6 +36,11 @@ class ShardReader(Protocol):
         ...
 
     @property
+    def term(self) -> int:
+        """Of the shard's group, as this node knows it."""
+        ...
+
+    @property
     def revision(self) -> int: ...
 
     @property

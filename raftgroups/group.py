@@ -18,6 +18,7 @@ from raftgroups.machine_api import StateMachine
 from raftgroups.messages import Ack, Append, Message
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
+from raftgroups.readpath import Tell, Together
 from raftgroups.records import operations_command
 from raftgroups.replica import Replica
 from raftgroups.seams import CANDIDATE
@@ -74,17 +75,30 @@ class Group:
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
         """Ask for a linearizable read point, on any replica (a follower asks the leader)."""
-        reason = None
+        refused = self._why_no_reads()
+        if refused is not None:
+            self._services.answer(partial(done, refused))
+        else:
+            self.replica.reads.read(done)
+
+    def read_together(self, tell: Tell) -> Together | Refused:
+        """The same for many reads at once, which cost nothing more than their place in a list."""
+        return self._why_no_reads() or self.replica.reads.open(tell)
+
+    def too_many_reads(self) -> Refused:
+        """Why a Together is full."""
+        return self.replica.reads.too_many()
+
+    def _why_no_reads(self) -> Refused | None:
         if self._stopped:
             reason = "this node stops"
         elif self.replica.installing:
             reason = "a snapshot is being put in place here; try again or ask another node"
         elif not self.replica.may_vote():
             reason = "this node is no member of the group"
-        if reason is not None:
-            self._services.answer(partial(done, Refused(reason, self.replica.leader_hint())))
-            return
-        self.replica.reads.read(done)
+        else:
+            return None
+        return Refused(reason, self.replica.leader_hint())
 
     def transfer(self, target: NodeId, done: Callable[[ChangeResult], None]) -> None:
         """Hand the leadership over: proposals pause, the target catches up, then is told."""
@@ -276,6 +290,22 @@ class Group:
         return not self.replica.installing
 
     @property
+    def changing(self) -> bool:
+        """A change of members or a hand-over is under way, or the group is not formed."""
+        journal = self.replica.journal
+        return self.changes.busy() or journal.config_index > self.replica.raft.applied_index
+
+    @property
+    def config_index(self) -> int:
+        """Where the configuration in force stands in the log."""
+        return self.replica.journal.config_index
+
+    @property
+    def blank(self) -> bool:
+        """It joined, and has heard nothing of its group yet: it has acknowledged nothing."""
+        return not self.replica.journal.config.voters
+
+    @property
     def feature_level(self) -> int:
         """What every member's program supports (raftgroups/levels.py): ask it before proposing what
         older programs would not know. Within the life of a process it only rises."""
@@ -345,6 +375,8 @@ class Group:
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,
+                snapshot_rows=replica.sender.there(peer)[0],
+                snapshot_bytes=replica.sender.there(peer)[1],
             )
             for peer, progress in replica.replication.progress.items()
         }

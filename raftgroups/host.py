@@ -184,7 +184,7 @@ class GroupHost:
         """Erase a replica that was removed from its group, with its data; it may join again. Only
         then: a member that forgot what it had acknowledged could lose it for everyone."""
         group = self.group(group_id)
-        if group.role is not Role.REMOVED:
+        if group.role is not Role.REMOVED and not group.blank:
             raise InvalidRequestError(
                 f"this node is a member of group {group_id}; remove it from the group first"
             )

@@ -2,8 +2,8 @@
 
 Reads do not wait for turns: a probe and its echo depend on nothing that is not on the disk, so they
 leave at once, even while a sync is in flight. `depart` is called once a pass of the loop, so that
-all reads of a pass share one probe. They also share one Reader: the first read of a pass brings it,
-the others only add who is to be told, which is most of what a read costs here.
+all reads that wait share one probe. They also share one Reader, a Together: the first read brings
+it, the others are only appended to it until it leaves, which is all that a read costs here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raftgroups.messages import Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
@@ -25,43 +25,76 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 Told = Callable[[ReadResult], None]
+Tell = Callable[[list[Any], ReadResult], None]
+
+
+class Together:
+    """Reads that ask for their point together. Whoever opened it appends what it likes to `reads`,
+    as long as it has not `left` and holds fewer than `most`; `tell(reads, result)` is called once,
+    from the loop, and nothing is appended after that."""
+
+    __slots__ = ("left", "most", "reads", "tell")
+
+    def __init__(self, tell: Tell, most: int) -> None:
+        self.tell = tell
+        self.most = most
+        self.reads: list[Any] = []
+        self.left = False
 
 
 class ReadPath:
-    """Invariant: `_joinable` is in a Reader that has not been answered and has not left."""
+    """Invariant: `_joinable` are in Readers that have not been answered and have not left."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.points = ReadPoints(replica.services.rng.randrange(0, 1 << 32))
         self._sent_at = 0.0
         self._asked: NodeId | None = None
-        self._joinable: list[Told] | None = None
+        self._joinable: list[Together] = []
+        self._single: Together | None = None
         self._local = 0
-        """Reads of this node that were not told yet."""
+        """Reads of this node that have left and were not told yet."""
 
     def read(self, done: Told) -> None:
+        """One alone. Those of one pass are together all the same."""
+        together = self._single
+        if together is None or together.left:
+            together = self._single = self.open(_tell_each)
+        if len(together.reads) < together.most:
+            together.reads.append(done)
+        else:
+            self._replica.services.answer(partial(done, self.too_many()))
+
+    def open(self, tell: Tell) -> Together:
         replica = self._replica
         services = replica.services
-        if self._local >= services.config.reads_max:
-            reason = f"{self._local} reads wait already; slow down"
-            services.answer(partial(done, Refused(reason, busy=True)))
-            return
-        self._local += 1
-        if self._joinable is not None:
-            self._joinable.append(done)
-            return
-        together = [done]
+        together = Together(tell, max(0, services.config.reads_max - self._local))
+        self._joinable.append(together)
         deadline = replica.now() + services.config.read_timeout_s
         self._arrive(Reader(partial(self._answer, together), deadline))
-        self._joinable = together
+        return together
 
-    def _answer(self, together: list[Told], index: int | None, why: str) -> None:
+    def too_many(self) -> Refused:
+        waiting = self._local + sum(len(each.reads) for each in self._joinable)
+        return Refused(f"{waiting} reads wait already; slow down", busy=True)
+
+    def _answer(self, together: Together, index: int | None, why: str) -> None:
         replica = self._replica
-        if self._joinable is together:
-            self._joinable = None
-        self._local -= len(together)
+        if together.left:
+            self._local -= len(together.reads)
+        else:
+            together.left = True
+            self._joinable.remove(together)
         result = Refused(why, replica.leader_hint()) if index is None else ReadReady(index)
-        replica.services.answer(partial(_tell, together, result))
+        replica.services.answer(partial(together.tell, together.reads, result))
+
+    def _leave(self, index: int) -> None:
+        """With everything that waits."""
+        for together in self._joinable:
+            together.left = True
+            self._local += len(together.reads)
+        self._joinable.clear()
+        self.points.depart(self._replica.raft.term, index)
 
     def _arrive(self, reader: Reader) -> None:
         replica = self._replica
@@ -73,7 +106,6 @@ class ReadPath:
 
     def depart(self) -> None:
         """Let what waits leave, if it may."""
-        self._joinable = None
         points, replica = self.points, self._replica
         raft = replica.raft
         if not points.waiting or points.flight is not None:
@@ -83,13 +115,13 @@ class ReadPath:
                 "read-index-without-own-term" not in replica.services.config.canaries
             ):
                 return
-            points.depart(raft.term, raft.commit_index)
+            self._leave(raft.commit_index)
             if replica.journal.config.majority() == 1:
                 self._confirmed(None)
             else:
                 self._send_probe()
         elif raft.leader is not None and replica.services.connected(raft.leader):
-            points.depart(raft.term, 0)
+            self._leave(0)
             self._send_request(raft.leader)
 
     def _send_probe(self) -> None:
@@ -213,8 +245,8 @@ class ReadPath:
             reader.answer(None, "no read point in time; is there a majority?")
 
 
-def _tell(together: list[Told], result: ReadResult) -> None:
-    for done in together:
+def _tell_each(reads: list[Told], result: ReadResult) -> None:
+    for done in reads:
         try:
             done(result)
         except Exception:

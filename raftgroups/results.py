@@ -123,6 +123,12 @@ class Failure(_Result, frozen=True, tag=14):
     unknown: bool = False
 
 
+class MetaAnswer(_Result, frozen=True, tag=32):
+    """Of the meta group: revision is the version of its view, body what meta/commands.py reads."""
+
+    body: bytes
+
+
 Result = (
     PutResult
     | DeleteResult
@@ -137,6 +143,7 @@ Result = (
     | CasResult
     | BatchResult
     | Failure
+    | MetaAnswer
 )
 TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult
 BatchAnswer = PutResult | DeleteResult | IncrementResult | CasResult

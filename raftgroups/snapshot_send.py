@@ -43,6 +43,11 @@ class Stream:
     """How many chunks there are, once the last was read."""
     positions: dict[int, Position] = field(default_factory=dict)
     """Where each chunk begins that may have to be sent again, and the next one."""
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(rows, bytes) of each chunk that is not acknowledged."""
+    rows_there: int = 0
+    bytes_there: int = 0
+    """Acknowledged."""
     retry_at: float = 0.0
     heard_at: float = 0.0
 
@@ -127,6 +132,9 @@ class SnapshotSender:
         if reply.next_chunk > stream.acknowledged:
             for number in range(stream.acknowledged, reply.next_chunk):
                 stream.positions.pop(number, None)
+                rows, size = stream.sizes.pop(number, (0, 0))
+                stream.rows_there += rows
+                stream.bytes_there += size
             stream.acknowledged = reply.next_chunk
         else:
             stream.sent = reply.next_chunk
@@ -159,6 +167,7 @@ class SnapshotSender:
             checksum,
             data,
         )
+        stream.sizes[number] = (len(rows), len(data))
         stream.sent = number + 1
         stream.positions[stream.sent] = after
         if last:
@@ -177,6 +186,11 @@ class SnapshotSender:
             return page.items, (at, page.items[-1][0] + b"\x00")
         following = at + 1
         return page.items, (following, ranges[following][0] if following < len(ranges) else b"")
+
+    def there(self, peer: NodeId) -> tuple[int, int]:
+        """(rows, bytes) of the snapshot under way that the peer has."""
+        stream = self.streams.get(peer)
+        return (0, 0) if stream is None else (stream.rows_there, stream.bytes_there)
 
     def step(self, now: float) -> None:
         """Each turn: end what is done or lost, ask again where nothing came back."""

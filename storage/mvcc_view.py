@@ -99,8 +99,10 @@ class View:
     # --- one key ---
 
     def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
-        check_key(key)
-        self.check_owned(key)
+        if not 0 < len(key) <= KEY_MAX_BYTES:
+            check_key(key)
+        if key < self._start or (self._end is not None and key >= self._end):
+            raise self._wrong_shard(f"key {key!r} is")
         if revision > 0:
             self.state.check_readable(revision)
         body = self.newest(key)

@@ -21,6 +21,7 @@ Every byte stands in FORMAT-versions.md. This file is pure.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,8 +36,10 @@ U64_MAX: Final = (1 << 64) - 1
 _TOMBSTONE: Final = 1
 _EXPIRES: Final = 2
 _WITHOUT_VALUE: Final = 4
-_KNOWN_FLAGS: Final = _TOMBSTONE | _EXPIRES
+_PART: Final = 8
+_KNOWN_FLAGS: Final = _TOMBSTONE | _EXPIRES | _PART
 _U64: Final = struct.Struct(">Q")
+_WHOLE: Final = re.compile(rb"-?\d{1,40}\Z")
 
 
 class MalformedSetError(StorageError):
@@ -110,6 +113,8 @@ class Version:
     """Hybrid logical clock, u64: milliseconds << 16 | counter."""
     expiry_ms: int = 0
     """Wall-clock milliseconds from which the version counts as deleted; 0 is never."""
+    part: bool = False
+    """The value is what one actor has added to a counter: readers are told the sum of all parts."""
 
     def dead(self, now_ms: int) -> bool:
         return self.value is None or 0 < self.expiry_ms <= now_ms
@@ -256,6 +261,8 @@ def _write_version(out: bytearray, version: Version, for_digest: bool) -> None:
     flags = (_TOMBSTONE if value is None else 0) | (_EXPIRES if version.expiry_ms else 0)
     if for_digest and flags & _EXPIRES:
         flags, value = _EXPIRES | _WITHOUT_VALUE, None
+    if version.part:
+        flags |= _PART
     out.append(flags)
     out += _U64.pack(version.timestamp)
     if flags & _EXPIRES:
@@ -310,4 +317,7 @@ def _read_version(data: bytes, at: int, actors: list[Actor]) -> tuple[Version, i
         at += size
         if len(value) != size:
             raise IndexError
-    return Version(Dot(*actors[place], n), value, timestamp, expiry_ms), at
+    part = bool(flags & _PART)
+    if part and value is not None and not _WHOLE.match(value):
+        raise MalformedSetError(f"a part of a counter is no whole number: {value[:50]!r}")
+    return Version(Dot(*actors[place], n), value, timestamp, expiry_ms, part), at

@@ -20,8 +20,8 @@ from kv.leaderless.dvv import Context, context_of
 from kv.leaderless.get_core import Found, GetResult
 from kv.leaderless.keyspace import Keyspace, Wish
 from kv.leaderless.parts import CoordinatorSettings
+from kv.leaderless.put_core import Written
 from kv.leaderless.rules import SetLimits, Write
-from kv.leaderless.writing import Written
 from storage.errors import JanusError, Outcome
 from storage.siblings import SiblingSet
 

@@ -30,6 +30,7 @@ from kv.api.failures import (
 )
 from kv.api.guard import Access, cors_headers, preflight_headers
 from kv.api.hot import encode
+from kv.api.leaderless.table import ROUTES as LEADERLESS_ROUTES
 from kv.api.openapi import document
 from kv.api.reply import Reply
 from kv.api.route import Route
@@ -49,12 +50,15 @@ _HEALTH_METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 
 
 class Face:
-    """The routes of the table over one Api."""
+    """The routes of the table of a regime over one Api."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self.router: Final = Router(ROUTES)
-        self._openapi: Final = encode(document(ROUTES, version("januskv")))
+        leaderless = api.leaderless is not None
+        routes = LEADERLESS_ROUTES if leaderless else ROUTES
+        regime = "leaderless" if leaderless else "strong"
+        self.router: Final = Router(routes)
+        self._openapi: Final = encode(document(routes, version("januskv"), regime))
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         started = self._api.clock.monotonic()

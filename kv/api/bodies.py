@@ -58,6 +58,11 @@ class ErrorBody(Out):
     version: Version | UnsetType = UNSET
     compact_revision: Revision | UnsetType = UNSET
     near: list[str] | UnsetType = UNSET
+    context: str | UnsetType = UNSET
+    """Leaderless: of a key that was deleted."""
+    got: int | UnsetType = UNSET
+    """Leaderless: how many replicas have the write."""
+    required: int | UnsetType = UNSET
 
 
 # --- one key ---------------------------------------------------------------------------------
@@ -338,7 +343,7 @@ class NodeState(Out):
     name: str
     address: str
     status: Literal["alive", "unreachable", "joining", "leaving"]
-    role: Literal["leader", "follower", "candidate", "learner", "removed", "unknown"]
+    role: Literal["leader", "follower", "candidate", "learner", "removed", "replica", "unknown"]
     keys_count: int | None = None
     memory_used_mb: float | None = None
     lag: int | None = None
@@ -356,18 +361,51 @@ class ClusterState(Out):
     cluster_id: str
     nodes: list[NodeState]
     shards: list[ShardState]
-    total_keys: int
+    total_keys: int | None
     replication_factor: int
 
 
+class PeerState(Out):
+    """Another node of the leaderless ring, as this one sees it. `share`: of all copies. `phi`: how
+    surely it is down, null while nothing measures it. `hints`: writes kept here for it;
+    `overflowed` of them were not kept, and wait for a repair."""
+
+    node_id: str
+    name: str
+    address: str
+    connected: bool
+    share: float
+    phi: float | None
+    hints: int
+    hints_bytes: int
+    overflowed: int
+
+
+class LeaderlessStatus(Out):
+    """`counts` and `alarms` run from the start of the process."""
+
+    n: int
+    r: int
+    w: int
+    strict: bool
+    merge: str
+    ring_epoch: str
+    share: float
+    under_way: int
+    peers: list[PeerState]
+    counts: dict[str, int]
+    alarms: dict[str, int]
+
+
 class NodeStatus(Out):
-    """This node."""
+    """This node. In leaderless mode there is no role, term or revision (they are 0), and keys are
+    not counted."""
 
     node_id: str
     name: str
     version: str
     mode: Literal["strong", "leaderless"]
-    role: Literal["leader", "follower", "candidate", "learner", "removed", "unknown"]
+    role: Literal["leader", "follower", "candidate", "learner", "removed", "replica", "unknown"]
     leader: str | None
     term: int
     revision: Revision
@@ -378,9 +416,10 @@ class NodeStatus(Out):
     uptime_s: float
     data_bytes: int
     memory_used_mb: float
-    keys_count: int
+    keys_count: int | None
     watchers: int
     problems: list[str]
+    leaderless: LeaderlessStatus | UnsetType = UNSET
 
 
 class TransferBody(In):

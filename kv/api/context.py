@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from kv.api.bodies import ClusterState, NodeStatus
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
+from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
 from kv.errors import StoppingError, UnavailableError
 from kv.regime import Strong
@@ -57,13 +58,16 @@ class Api:
         rng: Rng,
         settings: ApiSettings | None = None,
         observe: Observe | None = None,
+        leaderless: Face | None = None,
     ) -> None:
+        """`leaderless`: the keyspace `default` is of that regime, and is served from there."""
         self.strong: Final = strong
         self.node: Final = node
         self.clock: Final = clock
         self.rng: Final = rng
         self.settings: Final = settings or ApiSettings()
         self.observe: Final = observe
+        self.leaderless: Final = leaderless
         self._shard = 0
         self._watches: ShardWatches | None = None
         self._stopping = False

@@ -21,6 +21,7 @@ import msgspec
 from kv.api.bodies import ErrorBody
 from kv.api.reply import JSON, Reply
 from kv.errors import OverloadedError
+from kv.leaderless.quorum import WriteQuorumError
 from storage.errors import CompactedError, InvalidRequestError, JanusError, Outcome
 
 REQUEST_MAX_BYTES: Final = 1536 * 1024
@@ -133,6 +134,9 @@ _STATUS: Final[dict[str, int]] = {
     "lock_held": 409,
     "lock_lost": 409,
     "answer_not_kept": 409,
+    "has_siblings": 409,
+    "not_a_counter": 409,
+    "too_many_siblings": 409,
     "token_reused": 409,
     "token_too_old": 409,
     "compacted": 410,
@@ -173,6 +177,8 @@ def error_reply(error: JanusError) -> Reply:
         body.compact_revision = error.compact_revision
     elif isinstance(error, VersionedError):
         body.version = error.version
+    elif isinstance(error, WriteQuorumError):
+        body.got, body.required = error.got, error.required
     elif isinstance(error, NoSuchRouteError):
         body.near = list(error.near)
     elif isinstance(error, MethodNotAllowedError):

@@ -42,12 +42,15 @@ _REPLY_HEADERS: Final[dict[str, tuple[str, Schema]]] = {
     "Session-Token": ("Send it with the next request.", {"type": "string"}),
     "Revision": ("The shard's revision.", {"type": "integer"}),
     "ETag": ("The key's version.", {"type": "string", "pattern": ETAG_PATTERN}),
+    "X-Causal-Context": ("Send it with the next write of the key.", {"type": "string"}),
+    "Replicas": ("The nodes that answered.", {"type": "string"}),
+    "Fallbacks": ("Those that stand in for owners.", {"type": "string"}),
     "Retry-After": ("Seconds.", {"type": "integer"}),
     "Allow": ("The methods that are served.", {"type": "string"}),
 }
 
 
-def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
+def document(routes: Iterable[Route], version: str, regime: str = "strong") -> dict[str, Any]:
     routes = tuple(routes)
     types = _types_of(routes)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -61,7 +64,7 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         "info": {
             "title": "JanusKV",
             "version": version,
-            "summary": "A replicated key-value store: the REST face of the strong regime.",
+            "summary": f"A replicated key-value store: the REST face of the {regime} regime.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -169,7 +172,7 @@ def _reply(
     if content:
         reply["content"] = content
     if route.sees_data:
-        reply["headers"] = _references(("Consistency-Level", "Session-Token", "Revision", "ETag"))
+        reply["headers"] = _references(route.shows)
     return reply
 
 

@@ -117,6 +117,8 @@ class Route:
     raw_reply: bool = False
     sees_data: bool = True
     """The reply says up to where the caller has now seen."""
+    shows: tuple[str, ...] = ("Consistency-Level", "Session-Token", "Revision", "ETag")
+    """The headers in which it does."""
 
     @property
     def param(self) -> str | None:

@@ -29,7 +29,7 @@ from typing import Final
 
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
-from kv.config.sections import MODES
+from kv.config.sections import LEADERLESS, MODES, STRONG
 from storage.errors import InvalidOptionError
 from storage.system_clock import SystemClock
 
@@ -82,7 +82,7 @@ class ClusterCommand:
         )
         parser.add_argument("--mode", choices=MODES, default="strong")
         parser.add_argument(
-            "--engine", choices=("lmdb", "rocksdb", "memory"), help="of the strong regime"
+            "--engine", choices=("lmdb", "rocksdb", "memory"), help="of the regime of --mode"
         )
         parser.add_argument(
             "--ready-file",
@@ -94,12 +94,19 @@ class ClusterCommand:
     def run(self, args: argparse.Namespace) -> int:
         members = plan(args.data, args.nodes, args.base_port)
         prepare(args.data, members, mode=args.mode, engine=args.engine)
-        return Local(members, args.ready_file).run()
+        return Local(members, args.ready_file, args.mode).run()
 
 
-def curl_lines(members: Sequence[Member]) -> list[str]:
-    """Five calls that work as printed, on different nodes."""
+def curl_lines(members: Sequence[Member], mode: str) -> list[str]:
+    """Calls that work as printed, on different nodes."""
     first, second, third = (members[number % len(members)].url for number in range(3))
+    if mode == LEADERLESS:
+        return [
+            f'curl -X PUT {first}/api/v1/keys/greeting -d \'{{"value": "hello"}}\'',
+            f'curl -X PUT {third}/api/v1/keys/greeting -d \'{{"value": "hallo"}}\'',
+            f"curl {second}/api/v1/keys/greeting   # both: write again with their context",
+            f"curl -X POST {third}/api/v1/keys/visits/incr -d '{{\"delta\": 1}}'",
+        ]
     return [
         f'curl -X PUT {first}/api/v1/keys/greeting -d \'{{"value": "hello"}}\'',
         f"curl {second}/api/v1/keys/greeting",
@@ -127,17 +134,23 @@ def plan(data: Path, nodes: int, base_port: int) -> list[Member]:
 
 
 def prepare(data: Path, members: Sequence[Member], *, mode: str, engine: str | None) -> None:
-    """Write the configurations. The cluster's id and size stay what they were at the first run."""
+    """Write the configurations. The cluster's id, size and mode stay what they were at first."""
     state_path = data / STATE_NAME
     data.mkdir(parents=True, exist_ok=True)
     if state_path.exists():
         try:
             state = json.loads(state_path.read_text())
             cluster_id, size = str(state["id"]), int(state["nodes"])
+            was = str(state.get("mode", STRONG))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidOptionError(
                 f"{state_path} is damaged ({error}); name another --data directory"
             ) from error
+        if was != mode:
+            raise InvalidOptionError(
+                f"{data} holds a {was} cluster, whose keys a {mode} one would not show; give "
+                f"--mode {was}, or another --data"
+            )
         if size != len(members):
             raise InvalidOptionError(
                 f"{data} holds a cluster of {size} nodes; give --nodes {size}, or another --data"
@@ -148,7 +161,8 @@ def prepare(data: Path, members: Sequence[Member], *, mode: str, engine: str | N
         )
     else:
         cluster_id = f"local-{secrets.token_hex(4)}"
-        state_path.write_text(json.dumps({"id": cluster_id, "nodes": len(members)}) + "\n")
+        state = {"id": cluster_id, "nodes": len(members), "mode": mode}
+        state_path.write_text(json.dumps(state) + "\n")
     for member in members:
         member.home.mkdir(exist_ok=True)
         member.config.write_text(_config(member, members, cluster_id, mode, engine))
@@ -158,7 +172,7 @@ def _config(
     member: Member, members: Sequence[Member], cluster_id: str, mode: str, engine: str | None
 ) -> str:
     initial = ",\n".join(f'    {{name = "{each.name}", peer = "{each.peer}"}}' for each in members)
-    engine_lines = f'\n[strong]\nengine = "{engine}"\n' if engine else ""
+    engine_lines = f'\n[{mode}]\nengine = "{engine}"\n' if engine else ""
     return f"""# Written by januskv cluster at each start.
 mode = "{mode}"
 
@@ -179,8 +193,11 @@ initial = [
 class Local:
     """The processes of one run. Whatever happens, none of them outlives it."""
 
-    def __init__(self, members: Sequence[Member], ready_file: Path | None) -> None:
+    def __init__(
+        self, members: Sequence[Member], ready_file: Path | None, mode: str = STRONG
+    ) -> None:
         self._members = members
+        self._mode = mode
         self._ready_file = ready_file
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = False
@@ -246,7 +263,7 @@ class Local:
             pid = self._children[member.name].pid
             out.write(f"{member.name:<6}{member.url:<26}{member.peer:<18}{pid:<9}{member.log}\n")
         out.write("\ntry it, from another terminal:\n")
-        out.writelines(f"  {line}\n" for line in curl_lines(self._members))
+        out.writelines(f"  {line}\n" for line in curl_lines(self._members, self._mode))
         out.write("\nready; ctrl-C stops all of them\n")
         out.flush()
         if self._ready_file is not None:

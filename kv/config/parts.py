@@ -7,6 +7,7 @@ part offers and a file does not is left at the part's own default.
 from __future__ import annotations
 
 from kv.config.sections import ENTRY_MAX_BYTES, Config
+from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.rules import SetLimits
 from kv.watch.watcher import WatchLimits
 from raftgroups.config import HostConfig
@@ -51,6 +52,12 @@ def min_lease_ttl_s(config: Config) -> int:
     return int(config.strong.min_lease_ttl_s)
 
 
+def allowed_hosts(config: Config) -> tuple[str, ...]:
+    """Names under which clients may call this node: those that are listed, and the one that it
+    tells them itself."""
+    return (*config.http.hosts, config.node.advertise.host.lower())
+
+
 def watch_limits(config: Config) -> WatchLimits:
     limits = config.limits
     return WatchLimits(
@@ -63,6 +70,18 @@ def watch_limits(config: Config) -> WatchLimits:
 
 def set_limits(config: Config) -> SetLimits:
     return SetLimits(siblings=config.leaderless.siblings)
+
+
+def keyspace(config: Config) -> Keyspace:
+    """The keyspace `default` of a node whose mode is leaderless."""
+    section = config.leaderless
+    return Keyspace(
+        n=section.n,
+        r=section.r,
+        w=section.w,
+        strict=not section.sloppy,
+        limits=set_limits(config),
+    )
 
 
 def hint_limits(config: Config) -> HintLimits:

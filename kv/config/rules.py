@@ -5,9 +5,9 @@ person would mend it, and the second half of a sentence that begins with that se
 setting that could not be read is not judged again: the reader drops breaches that touch it.
 
 The rule of safety: what can be reached from outside this machine needs TLS and a proof of who
-comes (for clients `tls.client_ca`, for peers `tls.peer_ca` or `cluster.secret_file` beside a peer
-certificate), or an explicit `insecure = true`. What a node of a cluster advertises must be an
-address that others can dial.
+comes (for clients `tls.client_ca`, for peers `tls.peer_ca`, which a peer certificate always needs),
+or an explicit `insecure = true`. What a node of a cluster advertises must be an address that
+others can dial.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Breach(NamedTuple):
 
 
 def breaches(config: Config) -> Iterator[Breach]:
-    for rule in (_safety, _tls, _addresses, _membership, _strong, _leaderless, _limits, _storage):
+    for rule in _RULES:
         yield from rule(config)
 
 
@@ -45,7 +45,7 @@ def client_is_protected(config: Config) -> bool:
 
 
 def peer_is_protected(config: Config) -> bool:
-    return bool(config.tls.peer_cert and (config.tls.peer_ca or config.cluster.secret_file))
+    return bool(config.tls.peer_cert and config.tls.peer_ca)
 
 
 def exposed(config: Config) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ def _safety(config: Config) -> Iterator[Breach]:
         "node.listen": ("clients", "tls.client_cert, tls.client_key and tls.client_ca"),
         "node.peer_listen": (
             "other nodes",
-            "tls.peer_cert, tls.peer_key and tls.peer_ca (or cluster.secret_file for the last)",
+            "tls.peer_cert, tls.peer_key and tls.peer_ca",
         ),
     }
     for path in exposed(config):
@@ -269,3 +269,49 @@ def _storage(config: Config) -> Iterator[Breach]:
             f"is {duration_text(age_s)}; RocksDB counts in whole seconds, so write "
             f'"{int(age_s) + 1} s"',
         )
+
+
+# --- tests -----------------------------------------------------------------------------------
+
+
+def is_for_tests(config: Config) -> bool:
+    """It takes orders to lose data."""
+    control: Address | None = config.testing.control
+    return control is not None
+
+
+def _testing(config: Config) -> Iterator[Breach]:
+    """A node that can be told to lose data must not be one that anybody relies on."""
+    if not is_for_tests(config):
+        return
+    testing, node = config.testing, config.node
+    if not testing.data_loss_is_meant:
+        yield Breach(
+            ("testing.control", "testing.data_loss_is_meant"),
+            "lets anybody on this machine make the node lose data; remove it, or write "
+            "testing.data_loss_is_meant = true if that is what the node is for",
+        )
+    doors = (testing.control, node.listen, node.peer_listen)
+    real = [str(door) for door in doors if not is_loopback(door.host)]
+    real += ["tls"] if config.tls.client_cert or config.tls.peer_cert else []
+    real += ["cluster.secret_file"] if config.cluster.secret_file else []
+    real += ["insecure"] if config.insecure else []
+    if real:
+        yield Breach(
+            ("testing.control", "node.listen", "node.peer_listen", "tls", "insecure"),
+            f"is for tests on loopback alone, and this node looks like a real one ({real[0]}); "
+            "remove testing.control",
+        )
+
+
+_RULES: Final = (
+    _safety,
+    _tls,
+    _addresses,
+    _membership,
+    _strong,
+    _leaderless,
+    _limits,
+    _storage,
+    _testing,
+)

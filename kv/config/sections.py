@@ -385,12 +385,26 @@ class HttpSection:
     hosts: tuple[str, ...] = setting(
         ListOf(HostName(), 'a list, as ["kv.example.org"]'),
         (),
-        "Names under which the node may be called, beside its own addresses and loopback.",
+        "Names under which the node may be called, beside addresses, localhost and node.advertise.",
     )
     cors: str = setting(
         Choice(("off", "listed", "any")),
         "listed",
         'Who gets CORS headers: the listed origins, or "any" as in etcd.',
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FaultySection:
+    """For tests of whole clusters: a node that loses data when it is told to (kv/faulty.py)."""
+
+    control: Address = setting(  # noqa: RUF009  nothing is shared: it is a field
+        AddressKind(optional=True),
+        None,
+        "A loopback address that takes orders to fail. Empty: this node is not for tests.",
+    )
+    data_loss_is_meant: bool = setting(
+        Flag(), False, "Must be true with control: what it holds is expected to be lost."
     )
 
 
@@ -414,6 +428,7 @@ class Config:
     limits: LimitsSection = field(default_factory=LimitsSection)
     log: LogSection = field(default_factory=LogSection)
     http: HttpSection = field(default_factory=HttpSection)
+    testing: FaultySection = field(default_factory=FaultySection)
 
 
 def walk(section: type[Any] = Config, path: str = "") -> Iterator[tuple[str, type[Any]]]:

@@ -9,6 +9,7 @@ loop. The body is complete and begins where the HTTP body does; the caller adds 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from kv.etcd.answers import Headers
@@ -18,18 +19,19 @@ from kv.etcd.errors import EtcdError, Grpc, RequestTooLargeError, encode_error
 from kv.etcd.translate import (
     decode_compaction,
     decode_delete,
+    decode_one_key,
     decode_put,
     decode_range,
     decode_txn,
     message_bytes,
 )
 from kv.model import LOCAL_READ, PLAIN_READ
+from kv.reading import ShardReader
 from raftgroups.commands import Command, Put
 from raftgroups.results import (
     CompactResult,
     DeleteResult,
     PutResult,
-    RangeAnswer,
     Result,
     TxnResult,
 )
@@ -62,23 +64,24 @@ class HotCalls:
         }
 
     def range(self, body: bytes, done: Answered) -> None:
+        key = decode_one_key(body)
+        if key is not None:
+            self._strong.read(partial(self._one_key, key), partial(_answer, done))
+            return
         try:
             operation, serializable = decode_range(body)
         except JanusError as error:
             done(*encode_error(error))
             return
 
-        def answered(answer: RangeAnswer | JanusError) -> None:
-            if isinstance(answer, JanusError):
-                done(*encode_error(answer))
-            else:
-                done(200, self._headers.encode_range(answer, self._strong.term))
+        def evaluate(reader: ShardReader) -> bytes:
+            return self._headers.encode_range(reader.range(operation), reader.term)
 
-        self._strong.read(
-            lambda reader: reader.range(operation),
-            answered,
-            LOCAL_READ if serializable else PLAIN_READ,
-        )
+        options = LOCAL_READ if serializable else PLAIN_READ
+        self._strong.read(evaluate, partial(_answer, done), options)
+
+    def _one_key(self, key: bytes, reader: ShardReader) -> bytes:
+        return self._headers.encode_one(reader.get(key), reader.revision, reader.term)
 
     def put(self, body: bytes, done: Answered) -> None:
         self._write(decode_put, PutResult, self._headers.encode_put, body, done)
@@ -107,8 +110,11 @@ class HotCalls:
             else:
                 done(*encode_error(unexpected(answer)))
 
+        def evaluate(reader: ShardReader) -> bytes:
+            return self._headers.encode_txn(reader.read_txn(txn), reader.term)
+
         if is_read_only(txn):
-            self._strong.read(lambda reader: reader.read_txn(txn), answered)
+            self._strong.read(evaluate, partial(_answer, done))
         else:
             self._strong.write(txn, answered)
 
@@ -152,3 +158,12 @@ class HotCalls:
             raise RequestTooLargeError(
                 f"a request of {size} bytes is over the limit of {limits.request_bytes}"
             )
+
+
+def _answer(done: Answered, answer: bytes | JanusError) -> None:
+    """What was read, as a body."""
+    if type(answer) is bytes:
+        done(200, answer)
+    else:
+        assert isinstance(answer, JanusError)
+        done(*encode_error(answer))

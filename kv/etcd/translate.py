@@ -1,5 +1,6 @@
 """The key-value calls of etcd's JSON gateway: body -> command. Pure. (The way back: answers.py.)
 
+    decode_one_key(body)        the key, if the body is of a range in its shortest form
     decode_range(body)          RangeCall: a Range and whether it may be local
     decode_put(body)            Put
     decode_delete(body)         Delete
@@ -17,6 +18,8 @@ Here only what is cheap is refused: an empty key, a put with a value and `ignore
 
 from __future__ import annotations
 
+from binascii import Error as Base64Error
+from binascii import a2b_base64
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -228,6 +231,18 @@ def _operation_of(fields: Message) -> _OperationBody:
 
 class _UnusualError(Exception):
     """The fast path met something that it leaves to the exact decoder."""
+
+
+def decode_one_key(body: bytes) -> bytes | None:
+    """The key of a range that names one key and nothing else, written without a blank or an escape
+    (a quarter of what `decode_range` costs). None: look closer."""
+    if body[:8] != b'{"key":"' or body[-2:] != b'"}':
+        return None
+    try:
+        key = a2b_base64(body[8:-2], strict_mode=True)  # which no quote or escape passes
+    except Base64Error:
+        return None
+    return key if 0 < len(key) <= KEY_MAX_BYTES else None
 
 
 def decode_range(body: bytes) -> RangeCall:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from kv.api.reply import Reply
 from kv.lane.heads import Head
-from kv.model import Level, SessionToken
+from kv.model import NO_SESSION, Level, SessionToken
 
 if TYPE_CHECKING:
     from kv.lane.lane import Lane
@@ -69,7 +69,9 @@ class Operation:
     def etcd(self, status: int, body: bytes) -> None:
         self.done(status, self.connection.lane.answers.etcd(status, body))
 
-    def rest(self, reply: Reply, level: Level | None, session: SessionToken) -> None:
+    def rest(
+        self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
+    ) -> None:
         self.done(reply.status, self.connection.lane.answers.rest(reply, level, session))
 
     def done(self, status: int, answer: bytes) -> None:
@@ -79,7 +81,7 @@ class Operation:
         if connection.transport is None:
             status = GONE
         self.head.endpoint.ended(status, connection.lane.monotonic() - self.started_s)
-        connection.answered(self)
+        connection.answered(self, answer)
 
 
 class Connection(asyncio.Protocol):
@@ -140,8 +142,15 @@ class Connection(asyncio.Protocol):
         self.lane.lost(self)
 
     def data_received(self, data: bytes) -> None:
-        self._seen = self.lane.tick
+        lane = self.lane
+        self._seen = lane.tick
         if self._waits is Waits.NOTHING:
+            if not (self._queue or self._paused or self._closing):
+                end = data.find(HEAD_END) + 4
+                head = lane.heads.known.get(data[:end])
+                if head is not None and end + head.length == len(data):
+                    self._begin(head, b"", data[end:])  # one whole request, alone: nearly all are
+                    return
             self._advance(data)
         elif self._refused and self.transport is not None:
             self.transport.close()
@@ -208,7 +217,7 @@ class Connection(asyncio.Protocol):
         operation = Operation(self, head, lane.monotonic())
         self._queue.append(operation)
         self._alone = head.alone
-        head.endpoint.began()
+        head.endpoint.in_flight.value += 1
         try:
             if head.call is not None:
                 head.call(body, operation.etcd)
@@ -271,11 +280,18 @@ class Connection(asyncio.Protocol):
 
     # --- out ------------------------------------------------------------------------------------
 
-    def answered(self, operation: Operation) -> None:
+    def answered(self, operation: Operation, answer: bytes) -> None:
         queue = self._queue
         if queue[0] is not operation:
             return  # it waits for those before it
         out = self._out
+        if len(queue) == 1 and not (out or self._kept or self._closing or self._eof):
+            queue.clear()
+            self._alone = False
+            if self.transport is not None:
+                self.transport.write(answer)
+                self._window = WINDOW if len(answer) <= LARGE_ANSWER_BYTES else 1
+            return
         while queue and queue[0].answer is not None:
             out.append(queue[0].answer)
             queue.popleft()

@@ -40,7 +40,7 @@ from kv.lane.keys import (
     PUT,
     TEMPLATE,
     KeyCall,
-    KeyOptions,
+    ParseOptions,
     parse_options,
 )
 from kv.metrics.metrics import Endpoint
@@ -77,7 +77,7 @@ class Head:
     endpoint: Endpoint
     call: HotCall | None = None
     key_call: KeyCall | None = None
-    options: KeyOptions = NO_OPTIONS
+    options: object = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class Heads:
         etcd: Mapping[str, HotCall],
         etcd_body_max_bytes: int,
         keys: Mapping[str, KeyCall],
+        parse: ParseOptions = parse_options,
         key_body_max_bytes: int,
         endpoint: Callable[[str, str], Endpoint],
     ) -> None:
@@ -109,6 +110,7 @@ class Heads:
         self._etcd = etcd
         self._etcd_body_max_bytes = etcd_body_max_bytes
         self._keys = keys
+        self._parse_options = parse
         self._key_body_max_bytes = key_body_max_bytes
         self._endpoint = endpoint
         self.known: Final[dict[bytes, Head]] = {}
@@ -189,7 +191,7 @@ class Heads:
         if length is None or length > self._key_body_max_bytes:
             return None
         try:
-            options = parse_options(method, message.headers)
+            options = self._parse_options(method, message.headers)
         except JanusError:
             return None  # aiohttp's lane says what is wrong
         template = TEMPLATE + CAS if method == POST else TEMPLATE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from kv.api import hot
 from kv.api.failures import defect_reply, error_reply
@@ -59,9 +59,18 @@ class KeyOptions(NamedTuple):
 
 
 NO_OPTIONS: Final = KeyOptions()
-Replied = Callable[[Reply, Level | None, SessionToken], None]
-KeyCall = Callable[[bytes, bytes, KeyOptions, Replied], None]
-"""(key, body, options, replied)"""
+
+
+class Replied(Protocol):
+    def __call__(
+        self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
+    ) -> None: ...
+
+
+KeyCall = Callable[[bytes, bytes, Any, Replied], None]
+"""(key, body, options, replied); the options are what the regime's parser made of the head."""
+ParseOptions = Callable[[str, Mapping[str, str]], object]
+"""(method, headers). Raises what the aiohttp lane would answer."""
 
 
 def parse_options(method: str, headers: Mapping[str, str]) -> KeyOptions:

@@ -18,11 +18,12 @@ from kv.errors import KeyspaceNotFoundError, OverloadedError, StoppingError
 from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import PLAIN, Keyspace, Wish, read_quorum, write_quorum
 from kv.leaderless.parts import Parts
+from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Quorum, UnavailableError
 from kv.leaderless.reading import GetOperation
 from kv.leaderless.rules import Increment, Write, check_value_for_rule
 from kv.leaderless.view import Place
-from kv.leaderless.writing import PutOperation, Written
+from kv.leaderless.writing import PutOperation
 from kv.regime import Done
 from storage.codec import check_key, check_value
 from storage.errors import InvalidRequestError, JanusError

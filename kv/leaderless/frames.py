@@ -200,6 +200,7 @@ proved_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[int | None]])
 settled_decoder: Final = msgspec.msgpack.Decoder(tuple[bool, int])
 _T = TypeVar("_T")
 _decode_error: Final = msgspec.msgpack.Decoder(ErrorBody).decode
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode_frames(ring: bytes, messages: Sequence[Message]) -> list[tuple[bytes, list[Message]]]:
@@ -211,7 +212,7 @@ def decode_frame(frame: bytes) -> tuple[bytes, list[Message]]:
     """The sender's ring and its messages. Raises MalformedFrameError, and nothing else."""
     try:
         decoded = _decode(frame)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MalformedFrameError(f"a frame of {len(frame)} bytes is none of ours") from error
     if decoded.version != VERSION:
         raise MalformedFrameError(f"a frame of version {decoded.version}; this program has 1")
@@ -234,7 +235,7 @@ def decode_written(body: bytes) -> WrittenBody:
     """Raises MalformedFrameError."""
     try:
         return _decode_written(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MalformedFrameError("the answer to a write cannot be read") from error
 
 
@@ -242,7 +243,7 @@ def decode_error(body: bytes) -> ErrorBody:
     """Raises MalformedFrameError."""
     try:
         return _decode_error(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MalformedFrameError("an error cannot be read") from error
 
 

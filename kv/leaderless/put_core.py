@@ -34,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kv.leaderless.dvv import Context
 from kv.leaderless.quorum import Level, Quorum, WriteQuorumError, level_met
 from raftgroups.transport import NodeId
 
@@ -71,6 +72,18 @@ def first_absent(owners: Iterable[NodeId], unreachable: Iterable[NodeId]) -> Nod
     """For which owner a minter that is none of them stands in: it stores that hint as it mints."""
     absent = set(unreachable)
     return next((owner for owner in owners if owner in absent), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a client is told of a write."""
+
+    context: Context
+    replicas: tuple[NodeId, ...]
+    """Who has it, synced, in the order of their answers."""
+    stand_ins: tuple[NodeId, ...]
+    """Those of them that are no owners."""
+    level: Level | None
 
 
 class PutCore:

@@ -1,7 +1,8 @@
 """What a write makes of a record, and what a reader is told, by the keyspace's merge rule.
 
     rule      a write replaces                    a reader gets
-    siblings  what its context covers             every live version
+    siblings  what its context covers             every live version; parts of a counter as one
+              incr: its minter's own last part    (their sum)
     lww       all that the minter holds           the version of the highest timestamp
     max       all that the minter holds           the largest number
     union     all that the minter holds           the union of the lists
@@ -19,6 +20,11 @@ A counter is a PN-counter whose parts are versions: each actor has one, the sign
 added at it, and its next replaces its last. A part's order is its dot's, so there is no need for
 separate sums of plus and minus. A delete with a context removes the parts that its reader saw;
 an increment concurrent with it brings its own actor's part back, whole.
+
+Where siblings are kept, a key becomes a counter with its first increment: its parts are marked, and
+plain values and parts of one key are siblings of each other. So a put beside an increment loses
+neither; the next increment is refused until somebody has decided. In a `counter` keyspace every
+value is a part, and nothing is marked.
 
 A delete is a version without a value. It is dead, as an expired one is, and readers are not told of
 it. The next write of the key replaces it whatever its context; else it stays until the whole key is
@@ -58,6 +64,12 @@ class Rule(StrEnum):
     MAX = "max"
     UNION = "union"
     COUNTER = "counter"
+
+
+class NoCounterError(InvalidRequestError):
+    """An increment of a key that holds something else."""
+
+    code = "not_a_counter"
 
 
 class ValueRuleError(InvalidRequestError):
@@ -123,10 +135,11 @@ def apply_write(
         kept = _kept(rule, siblings, change)
         value = _folded(rule, siblings, change.value)
     _check_limits(kept, value, limits or SetLimits())
+    part = rule is Rule.SIBLINGS and isinstance(change, Increment)
     dot, epoch = minter.mint(record, context.clock)
     seen = max((version.timestamp for version in siblings.versions), default=0)
     timestamp = clock.next(now_ms, above=max(seen, context.timestamp))
-    versions = sorted([*kept, Version(dot, value, timestamp, change.expiry_ms)], key=_dot)
+    versions = sorted([*kept, Version(dot, value, timestamp, change.expiry_ms, part)], key=_dot)
     known = siblings.clock
     if context.clock:
         known = join(known, context.clock, minter.canaries)
@@ -174,10 +187,16 @@ def _folded(rule: Rule, siblings: SiblingSet, value: bytes | None) -> bytes | No
 def _increment(
     rule: Rule, siblings: SiblingSet, delta: int, minter: Minter, record: Record | None
 ) -> tuple[list[Version], bytes]:
-    if rule is not Rule.COUNTER:
+    if rule not in (Rule.COUNTER, Rule.SIBLINGS):
         raise ValueRuleError(
-            f"this keyspace merges by {rule}: only a keyspace that merges by counter can increment "
-            "without losing concurrent increments; read, add and put with the context instead"
+            f"this keyspace merges by {rule}: only one that merges by counter or siblings can "
+            "increment without losing concurrent increments; read, add and put with the context"
+        )
+    living = [version for version in siblings.versions if version.value is not None]
+    if rule is Rule.SIBLINGS and not all(version.part for version in living):
+        raise NoCounterError(
+            "the key holds a value that no increment made, and it cannot be added to; delete it, "
+            "with the context of a read, or count under another key"
         )
     own = (minter.node, minter.incarnation, record.epoch if record is not None else 0)
     total, kept = delta, []
@@ -190,7 +209,7 @@ def _increment(
 
 
 def _check_limits(kept: list[Version], value: bytes | None, limits: SetLimits) -> None:
-    count = len(kept) + 1
+    count = sum(not version.part for version in kept) + 1
     size_bytes = sum(len(version.value or b"") for version in kept) + len(value or b"")
     if kept and (count > limits.siblings or size_bytes > limits.size_bytes):
         raise SiblingLimitError(
@@ -208,8 +227,10 @@ def resolve(rule: Rule, siblings: SiblingSet, now_ms: int) -> tuple[Live, ...]:
     if rule is Rule.LWW:
         latest = max(siblings.versions, key=lambda v: (v.timestamp, v.dot), default=None)
         return _lives([latest] if latest is not None else [], now_ms)
+    if rule is Rule.SIBLINGS:
+        return _siblings(siblings.versions, now_ms)
     lives = _lives(siblings.versions, now_ms)
-    if rule is Rule.SIBLINGS or not lives:
+    if not lives:
         return lives
     values = [live.value for live in lives]
     if rule is Rule.MAX:
@@ -217,14 +238,43 @@ def resolve(rule: Rule, siblings: SiblingSet, now_ms: int) -> tuple[Live, ...]:
     elif rule is Rule.UNION:
         value = _union(values)
     else:
-        value = b"%d" % sum(int(part) for part in values)
+        value = _sum(values)
+    return (_as_one(lives, value),)
+
+
+def _siblings(versions: tuple[Version, ...], now_ms: int) -> tuple[Live, ...]:
+    """Plain values as they are, parts of a counter as their sum, behind them."""
+    if not any(version.part for version in versions):  # nearly always
+        return _lives(versions, now_ms)
+    plain = _lives((version for version in versions if not version.part), now_ms)
+    parts = _lives((version for version in versions if version.part), now_ms)
+    if not parts:
+        return plain
+    return (*plain, _as_one(parts, _sum([part.value for part in parts])))
+
+
+def _sum(values: list[bytes]) -> bytes:
+    return b"%d" % sum(int(part) for part in values)
+
+
+def _as_one(lives: tuple[Live, ...], value: bytes) -> Live:
+    """It lives as long as one of them does."""
     lasting = any(not live.expiry_ms for live in lives)
-    return (
-        Live(
-            value,
-            max(live.timestamp for live in lives),
-            0 if lasting else max(live.expiry_ms for live in lives),
-        ),
+    return Live(
+        value,
+        max(live.timestamp for live in lives),
+        0 if lasting else max(live.expiry_ms for live in lives),
+    )
+
+
+def counted(rule: Rule, siblings: SiblingSet, now_ms: int) -> int:
+    """The sum of the parts of a counter that live, whatever else the key holds."""
+    return sum(
+        int(version.value)
+        for version in siblings.versions
+        if (version.part or rule is Rule.COUNTER)
+        and version.value is not None
+        and not version.dead(now_ms)
     )
 
 

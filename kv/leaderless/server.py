@@ -35,11 +35,10 @@ from kv.leaderless.get_core import Failed
 from kv.leaderless.maintenance import Maintenance
 from kv.leaderless.messenger import SendReply
 from kv.leaderless.parts import NOT_YET, Parts
-from kv.leaderless.put_core import Answer, Stored
+from kv.leaderless.put_core import Answer, Stored, Written
 from kv.leaderless.quorum import Quorum
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.wire_errors import body_of
-from kv.leaderless.writing import Written
 from raftgroups.transport import NodeId
 from storage.codec import check_key
 from storage.errors import InvalidRequestError, JanusError

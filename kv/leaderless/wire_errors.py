@@ -12,7 +12,7 @@ from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError
 from kv.leaderless.dvv import SiblingLimitError, StaleIncarnationError
 from kv.leaderless.frames import ErrorBody
 from kv.leaderless.quorum import LevelError, UnavailableError, WriteQuorumError
-from kv.leaderless.rules import ValueRuleError
+from kv.leaderless.rules import NoCounterError, ValueRuleError
 from storage.errors import (
     EmptyKeyError,
     JanusError,
@@ -27,6 +27,7 @@ _PLAIN: Final[dict[str, type[JanusError]]] = {
         EmptyKeyError,
         KeyTooLongError,
         LevelError,
+        NoCounterError,
         NoSpaceError,
         OutcomeUnknownError,
         SiblingLimitError,

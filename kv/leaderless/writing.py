@@ -19,7 +19,6 @@ again with it replaces those, never a sibling that he was not shown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -40,8 +39,8 @@ from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.messenger import Lost, NotSent
 from kv.leaderless.messenger import Outcome as Told
 from kv.leaderless.parts import UNREADABLE, Parts
-from kv.leaderless.put_core import Answer, PutCore, Send, first_absent
-from kv.leaderless.quorum import Level, Quorum, UnavailableError, level_met, refuse_hopeless
+from kv.leaderless.put_core import Answer, PutCore, Send, Written, first_absent
+from kv.leaderless.quorum import Quorum, UnavailableError, level_met, refuse_hopeless
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.view import Place
 from kv.leaderless.wire_errors import error_of
@@ -58,16 +57,6 @@ gives up."""
 
 CANNOT_TAKE_IT: Final = (NoSpaceError, OverloadedError, StoppingError, UnavailableError)
 """A node's reasons not to take a write that another node may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    context: Context
-    replicas: tuple[NodeId, ...]
-    """Who has it, synced, in the order of their answers."""
-    stand_ins: tuple[NodeId, ...]
-    """Those of them that are no owners."""
-    level: Level | None
 
 
 class PutOperation:

@@ -12,6 +12,7 @@ Invariant: every name in `definitions()` is on every page, with its help and typ
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
@@ -52,7 +53,7 @@ class Endpoint:
 
     Both together take 0.32 us (measured as in instruments.py)."""
 
-    __slots__ = ("_codes", "_in_flight", "_make", "_seconds")
+    __slots__ = ("_codes", "_make", "_seconds", "in_flight")
 
     def __init__(
         self,
@@ -62,17 +63,20 @@ class Endpoint:
         make: Callable[[int], Counter],
     ) -> None:
         self._seconds = seconds
-        self._in_flight = in_flight
+        self.in_flight = in_flight
+        """`in_flight.value += 1` is `began`, for whoever counts every call."""
         self._codes = codes
         self._make = make
 
     def began(self) -> None:
-        self._in_flight.value += 1
+        self.in_flight.value += 1
 
     def ended(self, code: int, seconds: float) -> None:
         """However it ended; 499 if the client went away before its answer."""
-        self._in_flight.value -= 1
-        self._seconds.observe(seconds)
+        self.in_flight.value -= 1
+        histogram = self._seconds
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without a call
+        histogram.total += seconds
         counter = self._codes.get(code)
         if counter is None:
             counter = self._codes[code] = self._make(code)

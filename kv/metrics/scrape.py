@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Final, TypeVar
 
-from kv.metrics import from_etcd, from_link, from_process, from_raft, from_storage, from_store
+from kv.metrics import (
+    from_etcd,
+    from_leaderless,
+    from_link,
+    from_process,
+    from_raft,
+    from_storage,
+    from_store,
+)
+from kv.metrics.from_leaderless import LeaderlessFigures
 from kv.metrics.from_link import LinkFigures
 from kv.metrics.from_process import ProcessFigures
 from kv.metrics.from_storage import CommitterFigures
@@ -30,6 +39,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     *from_link.DEFINITIONS,
     *from_store.DEFINITIONS,
     *from_storage.DEFINITIONS,
+    *from_leaderless.DEFINITIONS,
     *from_process.DEFINITIONS,
     *from_etcd.DEFINITIONS,
 )
@@ -53,6 +63,7 @@ class Sources:
     """By regime ("strong", "leaderless"), like the next two."""
     space: Callable[[], Mapping[str, SpaceGuard]] | None = None
     committers: Callable[[], Mapping[str, CommitterFigures]] | None = None
+    leaderless: Callable[[], LeaderlessFigures] | None = None
     process: Callable[[], ProcessFigures] | None = None
     etcd_shard: Callable[[], int | None] | None = None
     """The shard that `/v3` serves, if this node has it: the one that the etcd names speak of."""
@@ -113,6 +124,9 @@ class Scraper:
         yield from from_storage.space_readings(self._ask("space", sources.space) or {})
         committers = self._ask("committers", sources.committers) or {}
         yield from from_storage.committer_readings(committers)
+        leaderless = self._ask("leaderless", sources.leaderless)
+        if leaderless is not None:
+            yield from from_leaderless.leaderless_readings(leaderless)
         if process is not None:
             yield from from_process.process_readings(process)
         number = self._ask("etcd_shard", sources.etcd_shard)

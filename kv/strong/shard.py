@@ -33,6 +33,7 @@ from kv.strong.admission import check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
+from kv.strong.joined import JoinedReads
 from kv.strong.machine import ServedMachine
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.reader import ReplicaReader
@@ -99,6 +100,14 @@ class StrongShard:
             policy=settings.compaction,
         )
         self._reader = ReplicaReader(machine, machine.place.shard, self.duties.now_ms)
+        self._joined = JoinedReads(
+            group,
+            self.local,
+            self._go_on,
+            scheduler=scheduler,
+            clock=clock,
+            deadline_s=settings.deadline_s,
+        )
         self._parked: deque[Operation] = deque()
         self._retry_timer: Timer | None = None
         self._session_waits: list[SessionRead] = []
@@ -233,6 +242,9 @@ class StrongShard:
         if self._stopped:
             self._scheduler.call_soon(done, StoppingError("this node is stopping"))
             return
+        if options is PLAIN_READ:
+            self._joined.read(evaluate, done)
+            return
         level = options.level
         deadline_s = self._deadline(options.deadline_s)
         read: Read
@@ -251,6 +263,16 @@ class StrongShard:
             self._scheduler.call_soon(done, error)
             return
         self._start(read, options.deadline_s)
+
+    def _go_on(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        refused: Refused,
+    ) -> None:
+        """With a read that was refused among others."""
+        self.refused(Read(self, done, deadline_s, evaluate), refused)
 
     def evaluate(self, read: Read) -> None:
         if read.answered:
@@ -287,6 +309,7 @@ class StrongShard:
             raise UnavailableError(
                 "a snapshot is being put in place on this node; ask again, or another node"
             )
+        self._reader.term = self.group.term
         return self._reader
 
     # --- waiting and answering --------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every curl line of kv/api/REST.md works against a node, as printed."""
+"""Every curl line of kv/api/REST.md and LEADERLESS.md works against a node, as printed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "kv" / "api" / "REST.md"
+DOCUMENTS = {"strong": ("REST.md", 40), "leaderless": ("LEADERLESS.md", 25)}
+"""By mode, and how many lines there are at least."""
 TIMED_OUT = 28
 """What curl answers when --max-time is over: how the streams of the document end."""
-EXPECTED = {'If-Match: "1"': "version_mismatch", "leader/transfer": "unavailable"}
+EXPECTED = {
+    'If-Match: "1"': "version_mismatch",
+    "leader/transfer": "unavailable",
+    "400 wrong_regime": "wrong_regime",
+}
 """Lines that show a refusal, and its code."""
 
 pytestmark = [
@@ -35,8 +40,14 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture(scope="module", params=sorted(DOCUMENTS))
+def mode(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("rest") / "data"
     url = f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen(
@@ -45,6 +56,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "-m",
             "kv.cli.main",
             "serve",
+            "--mode",
+            mode,
             "--data",
             str(data),
             "--listen",
@@ -78,17 +91,20 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the node does not serve")
 
 
-def commands() -> list[str]:
-    text = DOCUMENT.read_text(encoding="utf-8")
+def commands(name: str) -> list[str]:
+    text = (ROOT / "kv" / "api" / name).read_text(encoding="utf-8")
     found = []
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        found += [line for line in re.split(r"\n(?=curl |J=)", block.strip()) if "curl" in line]
+        found += [
+            line for line in re.split(r"\n(?=curl |[A-Z]+=)", block.strip()) if "curl" in line
+        ]
     return found
 
 
-def test_every_line(url: str) -> None:
-    lines = commands()
-    assert len(lines) > 40
+def test_every_line(mode: str, url: str) -> None:
+    name, least = DOCUMENTS[mode]
+    lines = commands(name)
+    assert len(lines) > least
     for line in lines:
         done = subprocess.run(
             ["bash", "-c", f"J={url}\n{line}"],

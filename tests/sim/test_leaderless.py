@@ -16,11 +16,11 @@ from kv.leaderless.dvv import Context, context_of
 from kv.leaderless.get_core import GetResult, SessionNotReachedError
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace, Wish
+from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level, LevelError, UnavailableError, WriteQuorumError
 from kv.leaderless.replica import ReplicaLimits
 from kv.leaderless.rules import Increment, Rule, SetLimits, Write
 from kv.leaderless.view import RingView
-from kv.leaderless.writing import Written
 from raftgroups.transport import NodeId
 from storage.errors import JanusError, KeyTooLongError, NoSpaceError, Outcome
 from storage.hints import HintLimits

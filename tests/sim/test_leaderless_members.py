@@ -16,11 +16,11 @@ from kv.leaderless.get_core import GetResult
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Wish
 from kv.leaderless.maintenance import MaintenanceSettings
+from kv.leaderless.put_core import Written
 from kv.leaderless.reap import Canary
 from kv.leaderless.reaper import ReapSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.leaderless.rules import Write
-from kv.leaderless.writing import Written
 from storage.buckets import EMPTY_LEAF
 from storage.hints import HintLimits
 

@@ -12,9 +12,9 @@ from kv.leaderless.dvv import context_of
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.get_core import Found, GetResult
 from kv.leaderless.keyspace import Wish
+from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level, UnavailableError
 from kv.leaderless.rules import Write
-from kv.leaderless.writing import Written
 from kv.node import Node
 from kv.regime import ask
 from storage.environment import LMDB, MEMORY, ROCKSDB

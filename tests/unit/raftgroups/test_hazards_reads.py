@@ -9,6 +9,7 @@ import pytest
 
 from raftgroups.messages import Append, Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import ReadReady, Refused
+from raftgroups.readpath import Together
 from raftgroups.reads import Reader, ReadPoints
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
@@ -81,6 +82,54 @@ def test_hazard_f_reads_of_one_pass_share_a_probe(make_cluster: Make) -> None:
         cluster["a"].group.read(results.append)
     cluster.until(lambda: len(results) == 50)
     assert len(cluster.sent(Probe)) == 2
+
+
+def test_hazard_f_reads_join_what_waits_and_not_what_has_left(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    group = cluster["a"].group
+    cluster.network.hold("b", "a")
+    cluster.network.hold("c", "a")
+    told: list[tuple[list[str], object]] = []
+    first = group.read_together(lambda reads, result: told.append((reads, result)))
+    assert isinstance(first, Together)
+    first.reads.append("before the probe left")
+    cluster.run(0.01)
+    assert first.left
+    second = group.read_together(lambda reads, result: told.append((reads, result)))
+    assert isinstance(second, Together)
+    second.reads.append("while it flies")
+    cluster.run(0.01)
+    assert not second.left, "nothing may leave while a probe is in flight"
+    second.reads.append("a pass later")
+    cluster.network.release("b", "a")
+    cluster.network.release("c", "a")
+    cluster.until(lambda: len(told) == 2)
+    assert [reads for reads, _ in told] == [
+        ["before the probe left"],
+        ["while it flies", "a pass later"],
+    ]
+    assert len({probe.probe for probe in cluster.sent(Probe)}) == 2
+
+
+def test_reads_are_bounded_whether_they_wait_or_fly(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    group = cluster["a"].group
+    most = cluster["a"].host.config.reads_max
+    cluster.network.hold("b", "a")
+    cluster.network.hold("c", "a")
+    flying = group.read_together(lambda reads, result: None)
+    assert isinstance(flying, Together)
+    assert flying.most == most
+    flying.reads += ["read"] * (most - 2)
+    cluster.run(0.01)
+    waiting = group.read_together(lambda reads, result: None)
+    assert isinstance(waiting, Together)
+    assert waiting.most == 2
+    cluster.network.release("b", "a")
+    cluster.run(0.1)
+    after = group.read_together(lambda reads, result: None)
+    assert isinstance(after, Together)
+    assert after.most == most
 
 
 def test_hazard_f_the_index_is_taken_when_the_probe_leaves() -> None:

@@ -22,7 +22,16 @@ from yarl import URL
 from kv.api.app import RUNNER_OPTIONS, make_app
 from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
 from kv.api.context import Api, ApiSettings
+from kv.api.leaderless.face import Face
+from kv.api.leaderless.hot import Codecs
+from kv.cluster.mail import Mail
 from kv.errors import UnavailableError
+from kv.leaderless.assembly import Leaderless
+from kv.leaderless.context import ContextCodec
+from kv.leaderless.keyspace import PLAIN, Keyspace, Wish
+from kv.leaderless.listing import Lister
+from kv.leaderless.rules import Rule
+from kv.leaderless.session import SessionCodec
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
@@ -30,7 +39,9 @@ from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, Compact, Expire, Range, Tick, Txn, encode
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
+from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.clock import ManualClock
+from storage.committer import Committer, InlineWriter
 from storage.errors import JanusError
 from storage.latest import Latest
 from storage.memory import MemoryEngine
@@ -56,6 +67,7 @@ class DirectReader:
         self._clock_ms = clock_ms
 
     shard = SHARD
+    term = 1
 
     @property
     def revision(self) -> int:
@@ -234,6 +246,81 @@ class OneNode:
         return target or "n2"
 
 
+class NoLink:
+    """A Link of a node that has no peers."""
+
+    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+        return False
+
+    def connected(self, peer: NodeId) -> bool:
+        return False
+
+    def subscribe(self, channel: str, handler: FrameHandler) -> None:
+        pass
+
+    def on_peer_change(self, handler: PeerHandler) -> None:
+        pass
+
+    def set_peer(self, peer: NodeId, address: tuple[str, int]) -> None:
+        pass
+
+    def remove_peer(self, peer: NodeId) -> None:
+        pass
+
+
+class Single:
+    """A leaderless node in memory, alone. `fail`: what the next calls are answered with instead."""
+
+    def __init__(self, rule: Rule = Rule.SIBLINGS) -> None:
+        loop, clock, rng = asyncio.get_running_loop(), SystemClock(), Random(11)
+        engine = MemoryEngine(clock=clock)
+        committer = Committer(
+            engine,
+            InlineWriter(clock),
+            loop,
+            clock,
+            on_fatal=lambda error: self.fatal.append(error),
+        )
+        self.fatal: list[BaseException] = []
+        self.space = Keyspace(rule=rule)
+        self.own = Leaderless(
+            node=NodeId("n1"),
+            directory_incarnation=1,
+            engine=engine,
+            committer=committer,
+            link=NoLink(),
+            post=Mail(NoLink(), loop),
+            clock=clock,
+            scheduler=loop,
+            rng=rng,
+            keyspaces={self.space.number: self.space},
+        )
+        self.own.start([NodeId("n1")])
+        self.fail: JanusError | None = None
+        self.wishes: list[Wish] = []
+        codecs = Codecs(ContextCodec([b"secret"]), SessionCodec([b"secret"]))
+        lister = Lister(self.own, Mail(NoLink(), loop, "look"))
+        self.face = Face(self, self.space, codecs, clock, lister)
+
+    def put(self, keyspace: int, key: bytes, change: Any, done: Any, wish: Wish = PLAIN) -> None:
+        self.wishes.append(wish)
+        if self.fail is not None:
+            asyncio.get_running_loop().call_soon(done, self.fail)
+            return
+        self.own.coordinator.put(keyspace, key, change, done, wish)
+
+    def get(self, keyspace: int, key: bytes, done: Any, wish: Wish = PLAIN, **more: Any) -> None:
+        self.wishes.append(wish)
+        if self.fail is not None:
+            asyncio.get_running_loop().call_soon(done, self.fail)
+            return
+        self.own.coordinator.get(keyspace, key, done, wish, **more)
+
+    def stop(self) -> None:
+        self.own.stop()
+        assert self.fatal == []
+
+
 class Answer(NamedTuple):
     status: int
     body: Any
@@ -322,7 +409,7 @@ MakeRest = Callable[..., Awaitable[Rest]]
 async def make_rest() -> AsyncIterator[MakeRest]:
     made: list[tuple[Rest, web.AppRunner]] = []
 
-    async def make(settings: ApiSettings | None = None) -> Rest:
+    async def make(settings: ApiSettings | None = None, leaderless: Single | None = None) -> Rest:
         strong, node = Direct(), OneNode()
         observed: list[tuple[str, str, int, float]] = []
         api = Api(
@@ -332,6 +419,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
             rng=Random(7),
             settings=settings,
             observe=lambda *facts: observed.append(facts),
+            leaderless=None if leaderless is None else leaderless.face,
         )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()

@@ -92,6 +92,8 @@ def test_every_error_class_has_a_documented_status() -> None:
             ("near", ()),
             ("allowed", ("GET",)),
             ("retry_after_s", 1.0),
+            ("got", 1),
+            ("required", 2),
         ):
             setattr(error, name, value)
         reply = error_reply(error)

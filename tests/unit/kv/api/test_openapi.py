@@ -21,13 +21,16 @@ from schemathesis.config import SchemathesisConfig
 
 from kv.api.app import RUNNER_OPTIONS, make_app
 from kv.api.context import Api
+from kv.api.leaderless.table import REFUSED
+from kv.api.leaderless.table import ROUTES as LEADERLESS
 from kv.api.openapi import document
+from kv.api.route import Route
 from kv.api.router import Router
 from kv.api.table import ROUTES
 from raftgroups.commands import LeaseGrant, Put
 from storage.system_clock import SystemClock
 
-from .conftest import Direct, OneNode, Rest
+from .conftest import Direct, OneNode, Rest, Single
 
 
 async def test_it_is_served(rest: Rest) -> None:
@@ -48,15 +51,17 @@ async def test_it_is_served(rest: Rest) -> None:
     assert len(names) == len(set(names))
 
 
-def test_every_schema_in_it_is_one() -> None:
-    for schema in document(ROUTES, "0")["components"]["schemas"].values():
+@pytest.mark.parametrize("routes", [ROUTES, LEADERLESS])
+def test_every_schema_in_it_is_one(routes: tuple[Route, ...]) -> None:
+    for schema in document(routes, "0")["components"]["schemas"].values():
         jsonschema_rs.meta.validate(
             {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"}
         )
 
 
-def test_every_reference_leads_somewhere() -> None:
-    whole = document(ROUTES, "0")
+@pytest.mark.parametrize("routes", [ROUTES, LEADERLESS])
+def test_every_reference_leads_somewhere(routes: tuple[Route, ...]) -> None:
+    whole = document(routes, "0")
     found: list[str] = []
 
     def walk(node: Any) -> None:
@@ -77,9 +82,10 @@ def test_every_reference_leads_somewhere() -> None:
             node = node[name]
 
 
-def test_every_route_is_found_by_its_own_path() -> None:
-    router = Router(ROUTES)
-    for route in ROUTES:
+@pytest.mark.parametrize("routes", [ROUTES, LEADERLESS])
+def test_every_route_is_found_by_its_own_path(routes: tuple[Route, ...]) -> None:
+    router = Router(routes)
+    for route in routes:
         path = route.template.replace("{id}", "7").replace("{key}", "a").replace("{name}", "n")
         found, argument = router.find(route.method, path.encode())
         assert found is route
@@ -92,7 +98,8 @@ def test_every_route_is_found_by_its_own_path() -> None:
 class Served:
     """The face on a loop of its own, since schemathesis is not asynchronous."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaderless: bool) -> None:
+        self.leaderless = leaderless
         self.url = ""
         self.schema: Any = None
         self.ready = threading.Event()
@@ -110,7 +117,9 @@ class Served:
         for number in range(5):
             strong.apply(Put(b"%d" % number, b"%d" % number))
         strong.apply(LeaseGrant(1, 1000))
-        api = Api(strong, OneNode(), clock=SystemClock(), rng=Random(3))
+        single = Single() if self.leaderless else None
+        face = None if single is None else single.face
+        api = Api(strong, OneNode(), clock=SystemClock(), rng=Random(3), leaderless=face)
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -119,11 +128,13 @@ class Served:
         await self.stop.wait()
         await runner.cleanup()
         strong.stop()
+        if single is not None:
+            single.stop()
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    server = Served()
+@pytest.fixture(scope="module", params=["strong", "leaderless"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    server = Served(request.param == "leaderless")
     server.thread.start()
     assert server.ready.wait(10)
     config = SchemathesisConfig.from_dict(
@@ -146,7 +157,17 @@ tested in test_paths.py, since OPTIONS is answered everywhere."""
 
 
 @pytest.mark.parametrize(
-    ("method", "template"), [(route.method, route.template) for route in ROUTES]
+    ("served", "method", "template"),
+    [
+        *(("strong", route.method, route.template) for route in ROUTES),
+        *(
+            ("leaderless", route.method, route.template)
+            for route in LEADERLESS
+            if route not in REFUSED
+        ),
+        ("leaderless", REFUSED[0].method, REFUSED[0].template),
+    ],
+    indirect=["served"],
 )
 def test_schemathesis_finds_no_violation(served: Served, method: str, template: str) -> None:
     operation = served.schema[template][method]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kv.config.parts import compaction_policy, host_config, min_lease_ttl_s
+from kv.config.parts import allowed_hosts, compaction_policy, host_config, min_lease_ttl_s
 from kv.config.reading import ConfigError, parse_config
 from kv.config.rocks import rocks_options
 from kv.config.rules import breaches, exposed
@@ -41,6 +41,14 @@ def test_defaults_break_no_rule_and_are_the_defaults_of_the_parts() -> None:
     assert rocks_options(config) == RocksOptions()
     assert min_lease_ttl_s(config) == MINIMUM_TTL_S
     assert warnings(config) == ()
+
+
+def test_a_node_may_be_called_by_the_name_that_it_advertises() -> None:
+    config = parse_config(
+        'insecure = true\n[node]\nadvertise = "KV-1.example.org:7400"\n'
+        '[http]\nhosts = ["kv.example"]\n'
+    )
+    assert allowed_hosts(config) == ("kv.example", "kv-1.example.org")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "kv.example.org", "[::]", "[2001:db8::1]"])

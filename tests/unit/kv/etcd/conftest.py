@@ -64,6 +64,7 @@ class DirectReader:
     """A ShardReader of the machine as it is."""
 
     shard = 1
+    term = TERM
 
     def __init__(self, strong: DirectStrong) -> None:
         self._machine = strong.machine

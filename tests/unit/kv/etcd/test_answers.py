@@ -113,6 +113,13 @@ def test_a_result_is_the_message_of_the_protocol(result: Any, term: int) -> None
     assert shown == expected(result.revision, term, fields_of(result))
 
 
+@given(kvs | st.none(), counts, counts)
+def test_a_range_of_one_key_is_a_range(found: KeyValue | None, revision: int, term: int) -> None:
+    items = () if found is None else (found,)
+    answer = RangeAnswer(revision, items, False, len(items))
+    assert HEADERS.encode_one(found, revision, term) == HEADERS.encode_range(answer, term)
+
+
 @pytest.mark.parametrize("revision", [0, 1, 2**63 - 1])
 @pytest.mark.parametrize("term", [0, 1, 7])
 def test_headers_leave_zeros_out(revision: int, term: int) -> None:

@@ -17,6 +17,7 @@ from kv.etcd.protojson import INT64_MAX, INT64_MIN, MalformedBodyError, camel_ca
 from kv.etcd.translate import (
     decode_compaction,
     decode_delete,
+    decode_one_key,
     decode_put,
     decode_range,
     decode_txn,
@@ -34,6 +35,7 @@ from raftgroups.commands import (
     SortTarget,
     Txn,
 )
+from storage.codec import KEY_MAX_BYTES
 from storage.errors import JanusError
 
 Decode = Callable[[bytes], Any]
@@ -277,6 +279,41 @@ def test_a_command_survives_its_document(command: Any, as_strings: bool) -> None
     else:
         decode = decode_put if isinstance(command, Put) else decode_delete
         assert decode(body) == command
+
+
+BASE64ISH = st.text(alphabet='AQgw0+/-_="\\ }{u,:é\n', max_size=12)
+"""Characters that may be read in different ways."""
+
+
+@given(st.one_of(BASE64ISH, st.binary(max_size=500).map(b64)))
+@example("YR==")  # bits that mean nothing are set
+@example("YQ=")
+@example("YQ")
+@example("YQ==YQ==")
+@example('YQ==","key":"Yg==')
+@example(b64(b"k" * KEY_MAX_BYTES))
+@example(b64(b"k" * (KEY_MAX_BYTES + 1)))
+def test_the_shortest_form_of_a_range_means_what_it_means_in_full(text: str) -> None:
+    body = b'{"key":"%b"}' % text.encode()
+    key = decode_one_key(body)
+    if key is not None:
+        assert decode_range(body) == (Range(key), False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"key":"YQ=="} ',
+        b'{"key": "YQ=="}',
+        b'{"key":""}',
+        b'{"key":"YQ==","limit":1}',
+        b'"}',
+        b"",
+    ],
+)
+def test_any_other_form_is_looked_at_closer(body: bytes) -> None:
+    assert decode_one_key(body) is None
+    assert decode_one_key(b'{"key":"YQ=="}') == b"a"
 
 
 # --- single rules -----------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Direct:
         self.machine = ShardMachine(Latest(MemoryEngine(), ManualClock()), PLACE)
         self.machine.restored(0)
         self.reader = ReplicaReader(self.machine, PLACE.shard, lambda: 1_000)
+        self.reader.term = self.term
         self.delays = Random(seed)
         self.index = 0
         self.down: JanusError | None = None

@@ -13,6 +13,7 @@ from kv.leaderless.hlc import HybridClock
 from kv.leaderless.rules import (
     Increment,
     Live,
+    NoCounterError,
     Rule,
     SetLimits,
     ValueRuleError,
@@ -317,10 +318,38 @@ def test_putting_and_deleting_a_counter(replica: Make) -> None:
     assert len(a.siblings.versions) == 1
 
 
-@pytest.mark.parametrize("rule", [rule for rule in Rule if rule is not Rule.COUNTER])
-def test_only_counters_increment(replica: Make, rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [Rule.LWW, Rule.MAX, Rule.UNION])
+def test_only_counters_and_siblings_increment(replica: Make, rule: Rule) -> None:
     with pytest.raises(ValueRuleError, match=f"merges by {rule}"):
         replica(rule).incr(1)
+
+
+def test_a_key_that_was_incremented_is_a_counter_among_siblings(replica: Make) -> None:
+    a, b = replica(Rule.SIBLINGS, "a"), replica(Rule.SIBLINGS, "b")
+    a.incr(5)
+    b.incr(-2)
+    _exchange(a, b)
+    a.incr(1)
+    assert a.values == [b"4"]
+    assert [version.part for version in a.siblings.versions] == [True, True]
+    b.put(b"reset")
+    _exchange(a, b)
+    assert a.values == [b"reset", b"4"]
+    with pytest.raises(NoCounterError, match="no increment made"):
+        a.incr(1)
+    a.put(None, a.context)
+    a.incr(7)
+    assert a.values == [b"7"]
+
+
+def test_a_counter_may_have_more_parts_than_siblings_are_allowed(replica: Make) -> None:
+    limits = SetLimits(siblings=2)
+    replicas = [replica(Rule.SIBLINGS, node, limits=limits) for node in "abcd"]
+    for each in replicas:
+        each.incr(1)
+    _exchange(*replicas)
+    replicas[0].incr(1)
+    assert replicas[0].values == [b"5"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kv.cluster.link_config import ChannelStatus, LinkStatus, PeerStatus
 from kv.metrics import Metrics, NodeInfo
+from kv.metrics.from_leaderless import HintFigures, LeaderlessFigures
 from kv.metrics.from_process import ProcessFigures
 from kv.metrics.from_store import ShardFigures
 from kv.watch.roster import HubStatistics
@@ -83,6 +84,15 @@ def metrics() -> Metrics:
     sources.engines = lambda: {"strong": engine_statistics()}
     sources.space = lambda: {"strong": space}
     sources.committers = lambda: {"strong": SimpleNamespace(turns=80, commits=60, stalls=2)}
+    sources.leaderless = lambda: LeaderlessFigures(
+        under_way=3,
+        waiting=2,
+        pending=1,
+        counts={"puts": 7, "repairs_under_way": 4},
+        alarms={"damaged_record": 1},
+        hints={"n2": HintFigures(5, 500, 6)},
+        connected={"n2": True},
+    )
     sources.process = lambda: ProcessFigures(cpu_s=1.5, resident_bytes=9, open_fds=3)
     sources.etcd_shard = lambda: 5
     metrics.endpoint("/v1/kv/{key}", "GET", "linearizable").began()

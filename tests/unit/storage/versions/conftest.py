@@ -43,16 +43,22 @@ def sibling_sets(draw: st.DrawFn) -> SiblingSet:
         numbers = {n for n in (1, reached // 2, reached) if 0 < n <= reached}
         seen += [Dot(*actor, n) for n in numbers | set(clock.beyond.get(actor, ()))]
     dots = draw(st.sets(st.sampled_from(seen), max_size=4)) if seen else set()
+    plain, part = st.binary(max_size=300), st.integers().filter(_fits).map(b"%d".__mod__)
     versions = [
         Version(
             dot,
-            draw(st.one_of(st.none(), st.binary(max_size=300))),
+            draw(st.one_of(st.none(), part if (is_part := draw(st.booleans())) else plain)),
             draw(U64),
             draw(st.one_of(st.just(0), st.integers(1, 1 << 42))),
+            is_part,
         )
         for dot in sorted(dots)
     ]
     return SiblingSet(tuple(versions), clock)
+
+
+def _fits(number: int) -> bool:
+    return abs(number) < 10**40
 
 
 def simple_merge(a: SiblingSet, b: SiblingSet) -> SiblingSet:

@@ -157,3 +157,12 @@ def test_a_set_is_reapable_once_nothing_in_it_lives() -> None:
     assert brief.dead(500)
     assert deleted.dead(0)
     assert not lasting.dead(1 << 60)
+
+
+def test_a_part_of_a_counter_keeps_its_mark_and_must_be_a_number() -> None:
+    part = _set(Version(Dot(*A, 1), b"-5", 9, part=True), clock=Clock({A: 1}))
+    assert decode_set(encode_set(part)) == part
+    plain = _set(Version(Dot(*A, 1), b"-5", 9), clock=Clock({A: 1}))
+    assert encode_set(plain, for_digest=True) != encode_set(part, for_digest=True)
+    with pytest.raises(MalformedSetError, match="no whole number"):
+        decode_set(encode_set(part).replace(b"-5", b"xx"))

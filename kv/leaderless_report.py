@@ -1,0 +1,206 @@
+"""What a node in leaderless mode says of itself and of its cluster, to operators.
+
+As kv/report.py does it for the strong regime: numbers of other nodes are asked for over the peer
+link when somebody wants to see them, and a node that does not answer in time is unreachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+
+from kv.api.bodies import (
+    ClusterState,
+    LeaderlessStatus,
+    NodeState,
+    NodeStatus,
+    PeerState,
+)
+from kv.cluster.cards import Card
+from kv.cluster.mail import NoAnswerError
+from kv.errors import WrongRegimeError
+from kv.leaderless.environment import LeaderlessEnvironment
+from kv.leaderless.keyspace import Keyspace
+from kv.metrics.from_process import ProcessFigures
+from kv.node import Node
+from kv.report import ANSWER_WITHIN_S, KIND, MEBIBYTE
+from raftgroups.transport import NodeId
+from storage.hints import NO_USAGE, HintUsage
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
+
+
+class LeaderlessReport:
+    """Implements kv/api/context.py Node."""
+
+    def __init__(
+        self,
+        node: Node,
+        environment: LeaderlessEnvironment,
+        space: Keyspace,
+        *,
+        process: Callable[[], ProcessFigures],
+    ) -> None:
+        self._node = node
+        self._environment = environment
+        self._space = space
+        self._process = process
+        self._started_s = node.clock.monotonic()
+        self._shares: tuple[bytes, dict[NodeId, float]] = (b"", {})
+        node.mail.on(KIND, self._told)
+
+    def status(self) -> NodeStatus:
+        node = self._node
+        return NodeStatus(
+            node_id=node.node_id,
+            name=node.settings.name,
+            version=version("januskv"),
+            mode="leaderless",
+            role="replica",
+            leader=None,
+            term=0,
+            revision=0,
+            compact_revision=0,
+            applied_index=0,
+            commit_index=0,
+            lag=0,
+            uptime_s=round(node.clock.monotonic() - self._started_s, 3),
+            data_bytes=self._environment.engine.statistics().disk_bytes,
+            memory_used_mb=round((self._process().anonymous_bytes or 0) / MEBIBYTE, 1),
+            keys_count=None,
+            watchers=0,
+            problems=self._problems(),
+            leaderless=self._regime(),
+        )
+
+    def _regime(self) -> LeaderlessStatus:
+        regime, space = self._environment.regime, self._space
+        usages = regime.replica.hint_usages()
+        shares = self._shares_now()
+        return LeaderlessStatus(
+            n=space.n,
+            r=_count(space.r),
+            w=_count(space.w),
+            strict=space.strict,
+            merge=space.rule.value,
+            ring_epoch=regime.view.epoch.hex(),
+            share=round(shares.get(self._node.node_id, 0.0), 4),
+            under_way=regime.coordinator.under_way,
+            peers=[
+                self._peer(member, shares, usages.get(member, NO_USAGE))
+                for member in self._members()
+                if member != self._node.node_id
+            ],
+            counts={
+                **regime.parts.counts,
+                "minted": regime.replica.minted,
+                "stored": regime.replica.stored,
+                "hints_replayed": regime.handoff.replayed,
+                "foreign_rings": regime.messenger.foreign_rings,
+            },
+            alarms=dict(regime.replica.alarms),
+        )
+
+    def _peer(self, member: NodeId, shares: dict[NodeId, float], usage: HintUsage) -> PeerState:
+        card = self._card(member)
+        return PeerState(
+            member,
+            self._name(member),
+            "" if card is None else card.client,
+            self._environment.regime.reachable(member),
+            round(shares.get(member, 0.0), 4),
+            None,
+            usage.count,
+            usage.size_bytes,
+            usage.overflowed,
+        )
+
+    def _members(self) -> list[NodeId]:
+        return sorted(self._environment.regime.view.ring.members)
+
+    def _shares_now(self) -> dict[NodeId, float]:
+        """Walking the ring takes a while; it is done once a ring."""
+        view = self._environment.regime.view
+        if self._shares[0] != view.epoch:
+            self._shares = view.epoch, view.ring.load(self._space.n)
+        return self._shares[1]
+
+    def _problems(self) -> list[str]:
+        node, regime = self._node, self._environment.regime
+        found = [f"{alarm} on {self._name(who)}" for who, alarm in node.alarms]
+        found += [f"{kind}, {count} times" for kind, count in sorted(regime.replica.alarms.items())]
+        if node.draining:
+            found.append("this node is stopping")
+        found += [
+            f"not connected with {self._name(peer)}"
+            for peer in self._members()
+            if not regime.reachable(peer)
+        ]
+        return found
+
+    def _told(self, peer: NodeId, body: bytes) -> bytes:
+        return _encode(self.status())
+
+    async def cluster(self) -> ClusterState:
+        members = self._members()
+        states = await asyncio.gather(*(self._ask(member) for member in members))
+        nodes = [self._state_of(*each) for each in zip(members, states, strict=True)]
+        return ClusterState(
+            cluster_id=self._node.cluster_id,
+            nodes=nodes,
+            shards=[],
+            total_keys=None,
+            replication_factor=min(self._space.n, len(members)),
+        )
+
+    async def _ask(self, member: NodeId) -> NodeStatus | None:
+        if member == self._node.node_id:
+            return self.status()
+        try:
+            return _decode(await self._node.mail.ask(member, KIND, b"", ANSWER_WITHIN_S))
+        except (NoAnswerError, msgspec.DecodeError):
+            return None
+
+    def _state_of(self, member: NodeId, state: NodeStatus | None) -> NodeState:
+        card = self._card(member)
+        address = "" if card is None else card.client or f"{card.peer[0]}:{card.peer[1]}"
+        if state is None:
+            return NodeState(member, self._name(member), address, "unreachable", "unknown")
+        used_mb = state.memory_used_mb
+        return NodeState(member, state.name, address, "alive", "replica", state.keys_count, used_mb)
+
+    def _card(self, node: NodeId) -> Card | None:
+        cards = self._node.cards
+        return None if cards is None else cards.all.get(node)
+
+    def _name(self, node: NodeId) -> str:
+        card = self._card(node)
+        return node if card is None else card.name
+
+    async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
+        raise WrongRegimeError("nobody leads a leaderless keyspace: every node takes every write")
+
+    # --- is it ready? -------------------------------------------------------------------------
+
+    def trouble(self) -> str:
+        """Why this node cannot serve what its keyspace asks for by default; empty: it can."""
+        if self._node.draining:
+            return "this node is stopping"
+        regime, space = self._environment.regime, self._space
+        members = regime.view.ring.members
+        reached = sum(regime.reachable(member) for member in members)
+        n = min(space.n, len(members))
+        needed = min(n, max(_count(space.r), _count(space.w)))
+        if reached < needed:
+            return f"{reached} of {needed} nodes that a request asks for by default are in reach"
+        return ""
+
+
+def _count(number: int | str) -> int:
+    assert isinstance(number, int), "the keyspaces of a configuration have numbers"
+    return number

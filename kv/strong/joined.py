@@ -1,0 +1,105 @@
+"""Linearizable reads that name nothing of their own (deadline, session): nearly all there are.
+
+    read --> a place in what waits here --(one read point for all of it)--> each evaluated, answered
+                                                     '--> Refused: each goes on alone (`refused`)
+
+They wait as pairs in the list that the group's next read point takes along, so a read costs no
+object, timer or call below this file. Invariants: as regime.py says of `read`; each is answered, or
+handed to `refused`, exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from kv.regime import Done
+from kv.strong.reader import ReplicaReader
+from raftgroups.group import Group
+from raftgroups.outcomes import ReadResult, Refused
+from raftgroups.readpath import Together
+from storage.clock import Clock, Scheduler
+from storage.errors import JanusError
+
+_log = logging.getLogger(__name__)
+
+Evaluate = Callable[[ReplicaReader], Any]
+Pair = tuple[Evaluate, Done[Any]]
+GoOn = Callable[[Evaluate, Done[Any], float, Refused], None]
+"""(evaluate, done, deadline, why not now)"""
+
+
+class JoinedReads:
+    def __init__(
+        self,
+        group: Group,
+        local: Callable[[], ReplicaReader],
+        refused: GoOn,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        deadline_s: float,
+    ) -> None:
+        """`local` gives the replica's state, or raises a JanusError."""
+        self._group = group
+        self._local = local
+        self._refused = refused
+        self._scheduler = scheduler
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._together: Together | None = None
+
+    def read(self, evaluate: Evaluate, done: Done[Any]) -> None:
+        together = self._together
+        if together is not None and not together.left and len(together.reads) < together.most:
+            together.reads.append((evaluate, done))
+        else:
+            self._open(evaluate, done)
+
+    def _open(self, evaluate: Evaluate, done: Done[Any]) -> None:
+        tell = partial(self._tell, self._clock.monotonic() + self._deadline_s)
+        opened: Together | Refused
+        if self._together is not None and not self._together.left:
+            opened = self._group.too_many_reads()
+        else:
+            opened = self._group.read_together(tell)
+        if isinstance(opened, Together):
+            self._together = opened
+            if opened.most:
+                opened.reads.append((evaluate, done))
+                return
+            opened = self._group.too_many_reads()
+        self._scheduler.call_soon(tell, [(evaluate, done)], opened)
+
+    def _tell(self, deadline_s: float, reads: Sequence[Pair], result: ReadResult) -> None:
+        if isinstance(result, Refused):
+            for evaluate, done in reads:
+                self._refused(evaluate, done, deadline_s, result)
+            return
+        try:
+            reader = self._local()
+        except JanusError as error:
+            for _, done in reads:
+                _answer(done, error)
+            return
+        for evaluate, done in reads:
+            try:
+                answer = evaluate(reader)
+            except JanusError as error:
+                answer = error
+            except Exception:  # noqa: BLE001 - as below
+                _log.exception("the evaluation of a read raised; its defect, the node goes on")
+                continue
+            try:
+                done(answer)
+            except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+                _log.exception("a done callback raised; its defect, the node goes on")
+
+
+def _answer(done: Done[Any], answer: Any) -> None:
+    try:
+        done(answer)
+    except Exception:  # noqa: BLE001 - as above
+        _log.exception("a done callback raised; its defect, the node goes on")

@@ -1,0 +1,157 @@
+"""Plain linearizable reads share a place in what waits for the next read point."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kv.errors import UnavailableError
+from kv.strong.joined import JoinedReads
+from raftgroups.outcomes import ReadReady, ReadResult, Refused
+from raftgroups.readpath import Together
+
+
+class Points:
+    """The part of a Group that gives read points."""
+
+    def __init__(self) -> None:
+        self.most = 3
+        self.why_not: Refused | None = None
+        self.opened: list[Together] = []
+
+    def read_together(self, tell: Callable[[list[Any], ReadResult], None]) -> Together | Refused:
+        if self.why_not is not None:
+            return self.why_not
+        self.opened.append(Together(tell, self.most))
+        return self.opened[-1]
+
+    def too_many_reads(self) -> Refused:
+        return Refused("too many", busy=True)
+
+    def tell(self, at: int, result: ReadResult) -> None:
+        together = self.opened[at]
+        together.left = True
+        together.tell(together.reads, result)
+
+
+class Rig:
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.points = Points()
+        self.local: Any = "replica"
+        self.answers: list[Any] = []
+        self.refused: list[tuple[Any, float, Refused]] = []
+        self.joined = JoinedReads(
+            self.points,  # type: ignore[arg-type]
+            self._local,
+            self._refused,
+            scheduler=loop,
+            clock=loop.clock,
+            deadline_s=5.0,
+        )
+
+    def _local(self) -> Any:
+        if isinstance(self.local, UnavailableError):
+            raise self.local
+        return self.local
+
+    def _refused(self, evaluate: Any, done: Any, deadline_s: float, refused: Refused) -> None:
+        self.refused.append((evaluate(None), deadline_s, refused))
+
+    def read(self, name: str) -> None:
+        self.joined.read(lambda reader: (name, reader), self.answers.append)
+
+
+@pytest.fixture
+def rig(loop: Any) -> Rig:
+    return Rig(loop)
+
+
+def test_reads_join_what_waits_and_never_what_has_left(rig: Rig) -> None:
+    rig.read("a")
+    rig.read("b")
+    assert len(rig.points.opened) == 1
+    rig.points.opened[0].left = True
+    rig.read("late")
+    assert len(rig.points.opened) == 2
+    rig.points.tell(0, ReadReady(7))
+    assert rig.answers == [("a", "replica"), ("b", "replica")]
+    rig.points.tell(1, ReadReady(7))
+    assert rig.answers[2:] == [("late", "replica")]
+
+
+def test_a_refusal_lets_each_go_on_alone_until_the_deadline_of_the_first(rig: Rig) -> None:
+    rig.read("a")
+    rig.loop.advance(1.0)
+    rig.read("b")
+    rig.points.tell(0, Refused("no leader"))
+    assert [(name, at) for (name, _), at, _ in rig.refused] == [("a", 5.0), ("b", 5.0)]
+    assert rig.answers == []
+
+
+def test_what_is_over_the_limit_is_refused_as_busy_and_not_inside_the_call(rig: Rig) -> None:
+    for name in "abcd":
+        rig.read(name)
+    assert rig.refused == []
+    rig.loop.run()
+    assert [(name, refused.busy) for (name, _), _, refused in rig.refused] == [("d", True)]
+    rig.points.tell(0, ReadReady(1))
+    assert [name for name, _ in rig.answers] == ["a", "b", "c"]
+
+
+def test_a_group_that_cannot_read_refuses_later_and_is_asked_again(rig: Rig) -> None:
+    rig.points.why_not = Refused("this node stops")
+    rig.read("a")
+    assert rig.refused == []
+    rig.loop.run()
+    assert [name for (name, _), _, _ in rig.refused] == ["a"]
+    rig.points.why_not = None
+    rig.read("b")
+    assert len(rig.points.opened) == 1
+
+
+def test_a_group_whose_other_reads_take_all_room_refuses(rig: Rig) -> None:
+    rig.points.most = 0
+    rig.read("a")
+    rig.read("b")
+    rig.loop.run()
+    assert [refused.busy for _, _, refused in rig.refused] == [True, True]
+    assert len(rig.points.opened) == 1
+
+
+def test_one_defect_costs_nobody_else_his_answer(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    rig.read("a")
+    rig.joined.read(broken, rig.answers.append)
+    rig.joined.read(lambda reader: reader, broken)
+    with caplog.at_level(logging.ERROR):
+        rig.points.tell(0, ReadReady(1))
+    rig.read("b")
+    rig.points.tell(1, ReadReady(1))
+    assert [name for name, _ in rig.answers] == ["a", "b"]
+    assert len(caplog.records) == 2
+
+
+def test_a_replica_that_is_being_replaced_answers_why(rig: Rig) -> None:
+    rig.local = UnavailableError("a snapshot is being put in place")
+    rig.read("a")
+    rig.points.tell(0, ReadReady(1))
+    assert rig.answers == [rig.local]
+
+
+def test_an_evaluation_that_refuses_is_the_answer(rig: Rig) -> None:
+    error = UnavailableError("compacted")
+
+    def refuse(_: object) -> None:
+        raise error
+
+    rig.joined.read(refuse, rig.answers.append)
+    rig.points.tell(0, ReadReady(1))
+    assert rig.answers == [error]

@@ -1,0 +1,251 @@
+"""The rules of the meta group, one by one."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace as with_fields
+
+from raftgroups.meta.commands import (
+    AllocateIds,
+    AlterKeyspace,
+    BeginOperation,
+    CreateKeyspace,
+    DropKeyspace,
+    EndOperation,
+    Ids,
+    OperationMade,
+    PutNode,
+    RemoveNode,
+    ReportErased,
+    ReportFormed,
+    SetNodeState,
+    SetReplicas,
+    StepOperation,
+)
+from raftgroups.meta.records import (
+    KeyspaceOptions,
+    KeyspaceState,
+    NodeState,
+    OperationRecord,
+    Quotas,
+    Regime,
+    ShardState,
+)
+from raftgroups.meta.refusals import (
+    InvalidKeyspaceError,
+    InvalidShardsError,
+    KeyspaceExistsError,
+    KeyspaceNotFoundError,
+    NodeInUseError,
+    OperationNotFoundError,
+    ShardBusyError,
+    StaleEpochError,
+    StaleStepError,
+    UnknownNodeError,
+)
+from raftgroups.meta.rules import execute
+from raftgroups.meta.view import MetaView
+from tests.unit.raftgroups.meta.conftest import after, bootstrap, new_shards, node
+
+SPLIT = OperationRecord(0, "split", "begin", shards=(2,), key=b"9")
+
+
+def begin_split(view: MetaView) -> tuple[MetaView, OperationRecord]:
+    command = BeginOperation(SPLIT, (view.shards[2].epoch,), new_shards=1, new_segments=2)
+    view, answer = execute(view, command, 5)
+    assert isinstance(answer, OperationMade)
+    return view, answer.record
+
+
+# --- the beginning ---
+
+
+def test_a_cluster_begins_with_its_shards_once(begun: MetaView) -> None:
+    assert begun.version == 1
+    assert [each.shard for each in begun.shards_of(1)] == [1, 2, 3, 4]
+    assert {each.state for each in begun.shards_of(1)} == {ShardState.FORMING}
+    assert begun.meta_replicas == ("a", "b", "c")
+    again, _ = execute(begun, bootstrap(7), 9)
+    assert again is begun
+
+
+def test_groups_that_were_there_are_not_formed_again() -> None:
+    view = after(MetaView(), bootstrap(1, formed=True))
+    (shard,) = view.shards_of(1)
+    assert (shard.shard, shard.state, shard.founders) == (1, ShardState.ACTIVE, ())
+    assert shard.replicas == ("a", "b", "c")
+
+
+def test_a_shard_is_active_once_all_its_replicas_formed_it(begun: MetaView) -> None:
+    view = after(begun, ReportFormed("a", (1, 2)), ReportFormed("b", (1,)))
+    assert view.shards[1].state is ShardState.FORMING
+    view = after(view, ReportFormed("c", (1,)), ReportFormed("c", (1,)), ReportFormed("z", (1, 2)))
+    assert view.shards[1].state is ShardState.ACTIVE
+    assert view.shards[2].formed == ("a",)
+
+
+# --- nodes ---
+
+
+def test_a_node_is_renewed_but_keeps_its_state(begun: MetaView) -> None:
+    view = after(begun, SetNodeState("a", NodeState.DRAINING))
+    view = after(view, PutNode(with_fields(node("a", 11), name="other")))
+    assert view.nodes["a"].name == "other"
+    assert view.nodes["a"].state is NodeState.DRAINING
+    same, _ = execute(view, PutNode(view.nodes["a"]), 99)
+    assert same is view
+
+
+def test_a_node_with_another_directory_is_no_renewal(begun: MetaView) -> None:
+    with pytest.raises(NodeInUseError):
+        execute(begun, PutNode(node("a", 99)), 0)
+
+
+def test_a_dead_node_does_not_come_back(begun: MetaView) -> None:
+    view = after(begun, SetNodeState("a", NodeState.DEAD))
+    with pytest.raises(NodeInUseError):
+        execute(view, SetNodeState("a", NodeState.ACTIVE), 0)
+
+
+def test_a_node_with_replicas_is_not_removed(begun: MetaView) -> None:
+    with pytest.raises(NodeInUseError):
+        execute(begun, RemoveNode("a"), 0)
+    view = after(begun, PutNode(node("d", 14)), RemoveNode("d"))
+    assert "d" not in view.nodes
+    with pytest.raises(UnknownNodeError):
+        execute(view, RemoveNode("d"), 0)
+
+
+# --- keyspaces ---
+
+
+def test_a_keyspace_gets_fresh_ids(begun: MetaView) -> None:
+    view = after(begun, CreateKeyspace("orders", Regime.STRONG, KeyspaceOptions(), new_shards(2)))
+    made = view.keyspace_named("orders")
+    assert made is not None
+    assert made.keyspace == 2
+    assert [(each.shard, each.segment) for each in view.shards_of(2)] == [(5, 5), (6, 6)]
+    with pytest.raises(KeyspaceExistsError):
+        execute(view, CreateKeyspace("orders", Regime.STRONG, KeyspaceOptions(), new_shards(1)), 0)
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "-x", "a" * 64, "a/b", "ä"])
+def test_names_that_no_url_could_take(begun: MetaView, name: str) -> None:
+    with pytest.raises(InvalidKeyspaceError):
+        execute(begun, CreateKeyspace(name, Regime.STRONG, KeyspaceOptions(), new_shards(1)), 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        KeyspaceOptions(replication=0),
+        KeyspaceOptions(quotas=Quotas(keys=-1)),
+        KeyspaceOptions(split_bytes=100, merge_bytes=51),
+    ],
+)
+def test_options_that_cannot_be(begun: MetaView, options: KeyspaceOptions) -> None:
+    with pytest.raises(InvalidKeyspaceError):
+        execute(begun, CreateKeyspace("x", Regime.STRONG, options, new_shards(1)), 0)
+
+
+def test_ranges_with_a_gap_are_refused(begun: MetaView) -> None:
+    first, *rest = new_shards(3)
+    with pytest.raises(InvalidShardsError):
+        execute(begun, CreateKeyspace("x", Regime.STRONG, KeyspaceOptions(), tuple(rest)), 0)
+    twice = (first, first, *rest)
+    with pytest.raises(InvalidShardsError):
+        execute(begun, CreateKeyspace("x", Regime.STRONG, KeyspaceOptions(), twice), 0)
+
+
+def test_options_change_only_from_what_was_seen(begun: MetaView) -> None:
+    options = KeyspaceOptions(shards_max=9)
+    view = after(begun, AlterKeyspace("default", KeyspaceOptions(), options))
+    assert view.keyspaces[1].options == options
+    with pytest.raises(StaleEpochError):
+        execute(view, AlterKeyspace("default", KeyspaceOptions(), KeyspaceOptions()), 0)
+
+
+def test_a_dropped_keyspace_goes_when_its_replicas_are_gone(begun: MetaView) -> None:
+    view = after(begun, CreateKeyspace("x", Regime.STRONG, KeyspaceOptions(), new_shards(1)))
+    view = after(view, DropKeyspace("x"))
+    assert view.keyspaces[2].state is KeyspaceState.DROPPING
+    assert view.shards[5].state is ShardState.RETIRED
+    view = after(view, ReportErased("a", (5,)), ReportErased("b", (5,)))
+    assert 2 in view.keyspaces
+    view = after(view, ReportErased("c", (5,)))
+    assert 2 not in view.keyspaces
+    assert 5 not in view.shards
+    with pytest.raises(KeyspaceNotFoundError):
+        execute(view, DropKeyspace("x"), 0)
+
+
+def test_default_is_not_dropped(begun: MetaView) -> None:
+    with pytest.raises(InvalidKeyspaceError):
+        execute(begun, DropKeyspace("default"), 0)
+
+
+# --- shards and operations ---
+
+
+def test_ids_are_given_once(begun: MetaView) -> None:
+    view, first = execute(begun, AllocateIds(2, 3), 0)
+    view, second = execute(view, AllocateIds(1, 1), 0)
+    assert (first, second) == (Ids(5, 5), Ids(7, 8))
+
+
+def test_replicas_change_at_the_epoch_that_was_seen(begun: MetaView) -> None:
+    view = after(begun, SetReplicas(1, 1, ("a", "b")))
+    assert (view.shards[1].epoch, view.shards[1].replicas) == (2, ("a", "b"))
+    with pytest.raises(StaleEpochError):
+        execute(view, SetReplicas(1, 1, ("a",)), 0)
+
+
+def test_a_split_in_steps(begun: MetaView) -> None:
+    view, made = begin_split(begun)
+    assert (made.new_shards, made.new_segments, made.began_ms) == ((5,), (5, 6), 5)
+    with pytest.raises(ShardBusyError):
+        begin_split(view)
+    view = after(view, StepOperation(made.operation, "begin", "proposed"))
+    parent = view.shards[2]
+    left = with_fields(parent, end=b"9", segment=5)
+    right = with_fields(parent, shard=5, start=b"9", segment=6)
+    end = EndOperation(made.operation, "proposed", ((2, parent.epoch),), (left, right))
+    with pytest.raises(StaleStepError):
+        execute(view, StepOperation(made.operation, "begin", "proposed"), 0)
+    view = after(view, end)
+    table = view.table(1)
+    assert table is not None
+    assert table.of_key(b"8").shard == 2
+    assert table.of_key(b"9").shard == 5
+    assert view.shards[5].epoch == view.shards[2].epoch == parent.epoch + 1
+    assert not view.operations
+    with pytest.raises(OperationNotFoundError):
+        execute(view, end, 0)
+
+
+def test_a_replacement_covers_exactly_what_was_there(begun: MetaView) -> None:
+    view, made = begin_split(begun)
+    parent = view.shards[2]
+    for shards in (
+        (with_fields(parent, end=b"9"),),
+        (with_fields(parent, end=b"9"), with_fields(parent, shard=5, start=b"8")),
+        (with_fields(parent, end=b"9"), with_fields(parent, shard=99, start=b"9")),
+        (with_fields(parent, end=b"9"), with_fields(parent, shard=5, start=b"9", segment=77)),
+        (),
+    ):
+        with pytest.raises(InvalidShardsError):
+            execute(view, EndOperation(made.operation, "begin", ((2, parent.epoch),), shards), 0)
+
+
+def test_the_same_step_again_is_another_attempt(begun: MetaView) -> None:
+    view, made = begin_split(begun)
+    view = after(view, StepOperation(made.operation, "begin", "begin", "waits", 0.5))
+    assert (view.operations[1].attempts, view.operations[1].note) == (1, "waits")
+    view = after(view, StepOperation(made.operation, "begin", "next"))
+    assert view.operations[1].attempts == 0
+
+
+def test_given_up_leaves_the_shards_as_they_were(begun: MetaView) -> None:
+    view, made = begin_split(begun)
+    after_all = after(view, EndOperation(made.operation, "begin"))
+    assert after_all.shards == begun.shards
