@@ -7,6 +7,8 @@
 - News that change the ring are passed on at once, to `eager` peers; else they would wait for the
   next round of everybody. A peer whose messages bear another ring is asked at once too (`ask`).
 - Heartbeats, whoever brought them, feed the failure detector (phi.py). `down` stays in this node.
+- A node that has kept nothing (`fresh`) says nothing of itself before it has heard whether others
+  know it: it may have lost its disk, or be no founder although its configuration says so.
 - What changes this node's own record is kept on the disk before anybody hears of it: while `keep`
   has not answered, this node says nothing. Its generation rises at each start in the same way.
 
@@ -18,11 +20,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from kv.cluster import gossip_wire as wire
-from kv.cluster.membership import Death, Learned, Membership, NodeInfo
+from kv.cluster.membership import Death, Learned, Membership, NodeInfo, Status, Version
 from kv.cluster.phi import Health, PhiDetector
 from kv.cluster.said_once import SaidOnce
 from raftgroups.transport import NodeId
@@ -145,7 +147,7 @@ class Gossip:
             for node in self.membership.infos
         }
         targets = self.membership.targets(linked, self._rng, fanout=self._settings.fanout)
-        body = wire.encode_digest(self.membership.digest()) if targets else b""
+        body = wire.encode_digest(self._digest()) if targets else b""
         for target in targets:
             self._tell(target, DIGEST, body)
 
@@ -194,7 +196,7 @@ class Gossip:
         now_s = self._clock.monotonic()
         if now_s - self._asked_s.get(peer, -ASK_AGAIN_S) >= ASK_AGAIN_S:
             self._asked_s[peer] = now_s
-            self._tell(peer, DIGEST, wire.encode_digest(self.membership.digest()))
+            self._tell(peer, DIGEST, wire.encode_digest(self._digest()))
 
     # --- this node's own changes ----------------------------------------------------------
 
@@ -232,6 +234,15 @@ class Gossip:
 
     # --- messages -------------------------------------------------------------------------
 
+    def _digest(self) -> dict[NodeId, Version]:
+        digest = self.membership.digest()
+        if self._fresh:
+            del digest[self.membership.me]
+        return digest
+
+    def _without_own(self, infos: tuple[NodeInfo, ...]) -> tuple[NodeInfo, ...]:
+        return tuple(info for info in infos if info.node != self.membership.me)
+
     def _tell(self, peer: NodeId, kind: str, body: bytes) -> None:
         if self._keeping or self._stopped or not self._started:
             return
@@ -245,8 +256,26 @@ class Gossip:
             self._said.warn(f"peer {peer}", "malformed_gossip", str(error))
             return
         answer = self.membership.answer(digest)
+        if self._fresh:
+            answer = replace(answer, newer=self._without_own(answer.newer))
         if answer.newer or answer.wanted or answer.deaths:
             self._tell(peer, ANSWER, wire.encode_answer(answer))
+
+    def _heard_of_itself(self, newer: tuple[NodeInfo, ...]) -> Learned | None:
+        """What a fresh node makes of an answer. Whoever knows it has its record among what he
+        answers, because it named none; who knows others and not this node has never been in one
+        cluster with it, whatever its configuration says: it joins then."""
+        known = [info for info in newer if info.node == self.membership.me]
+        if not newer:
+            return None
+        self._fresh = False
+        if known and known[0].version > self.membership.mine.version:
+            self.membership.outbid(known[0])
+            return Learned(ring_changed=True, forgot=True)
+        if not known and self.membership.mine.status is Status.NORMAL:
+            self.membership.change_mine(status=Status.JOINING)
+            return Learned(ring_changed=True, forgot=True)
+        return Learned(ring_changed=True)
 
     def _on_answer(self, peer: NodeId, body: bytes) -> None:
         try:
@@ -254,11 +283,19 @@ class Gossip:
         except wire.MalformedGossipError as error:
             self._said.warn(f"peer {peer}", "malformed_gossip", str(error))
             return
+        newer = answer.newer
+        if self._fresh:
+            learned = self._heard_of_itself(newer)
+            newer = self._without_own(newer)
+            if learned is not None:
+                self._news(learned)
         records = self.membership.records(answer.wanted)
+        if self._fresh:
+            records = self._without_own(records)
         deaths = self.membership.deaths.values()
         if records or deaths:
             self._tell(peer, RECORDS, wire.encode_records(records, deaths))
-        self._take(answer.newer, answer.deaths)
+        self._take(newer, answer.deaths)
 
     def _on_records(self, peer: NodeId, body: bytes) -> None:
         try:
@@ -274,10 +311,8 @@ class Gossip:
         learned = self.membership.apply(records, deaths)
         for node in learned.heard:
             self._alive(node)
-        if learned.usurped is not None and self._fresh:
-            self._fresh = False
-            self.membership.outbid(learned.usurped)
-            learned.usurped, learned.ring_changed, learned.forgot = None, True, True
+        if self._fresh:
+            learned.usurped = None  # an answer is coming that says more
         self._news(learned)
 
     def _alive(self, node: NodeId) -> None:
@@ -295,7 +330,7 @@ class Gossip:
 
     def _pass_on(self) -> None:
         peers = [n for n in self.membership.infos if n != self.membership.me and self._connected(n)]
-        body = wire.encode_digest(self.membership.digest())
+        body = wire.encode_digest(self._digest())
         for _ in range(min(self._settings.eager, len(peers))):
             peer = peers.pop(self._rng.randrange(0, len(peers)))
             self._tell(peer, DIGEST, body)

@@ -138,7 +138,7 @@ class Members:
             changed=self._changed,
             settings=settings.gossip,
             met=self._met,
-            fresh=kept is None,
+            fresh=kept is None and (founders is None or len(self.membership.infos) > 1),
         )
         self.gossip.start()
 

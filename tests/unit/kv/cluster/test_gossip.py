@@ -193,3 +193,13 @@ def test_a_later_format_is_refused() -> None:
     body = wire.encode_kept(wire.Kept(INFO, (), (), {}))
     with pytest.raises(wire.MalformedGossipError, match="format 2"):
         wire.decode_kept(body[:1] + b"\x02" + body[2:])
+
+
+def test_a_founder_that_the_cluster_does_not_know_joins_instead() -> None:
+    nodes = Nodes(3)
+    nodes.run(5.0)
+    stranger = nodes.add(NodeId("n9"), fresh=True)
+    nodes.run(5.0)
+    assert stranger.membership.mine.status is Status.JOINING
+    assert any(each.forgot for each in nodes.learned[NodeId("n9")])
+    assert nodes.gossips[NodeId("n0")].membership.infos[NodeId("n9")].status is Status.JOINING
