@@ -20,7 +20,7 @@ from kv.api.keyspace_bodies import (
 )
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
-from kv.errors import KeyspaceNotFoundError, StoppingError
+from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
 from kv.model import DEFAULT_KEYSPACE
 from kv.regime import Strong
 from kv.watch.watches import Watches
@@ -108,7 +108,7 @@ class Api:
     @property
     def keyspaces(self) -> Keyspaces:
         if self._keyspaces is None:
-            raise KeyspaceNotFoundError("this node has no map of keyspaces; only 'default' exists")
+            raise UnavailableError("this node has no map of keyspaces; ask another one")
         return self._keyspaces
 
     def of_keyspace(self, name: str) -> Api:
