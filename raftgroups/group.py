@@ -214,7 +214,7 @@ class Group:
         if self.changes.busy():
             nearest = min(nearest, self.changes.deadline())
         if not replica.reads.points.idle:
-            nearest = min(nearest, replica.reads.points.deadline())
+            nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:
             nearest = min(nearest, replica.sender.deadline())
         return nearest
@@ -246,13 +246,13 @@ class Group:
         for done in waiting:
             self._services.answer(partial(done, result))
 
-    def stop(self) -> None:
+    def stop(self, why: str = "this node stops") -> None:
         self._stopped = True
         self.replica.sender.stop()
-        self._answer_all(self._proposals.drop_queued(), Unknown("this node stops"))
-        self._answer_all(self._proposals.drop_appended(), Unknown("this node stops"))
+        self._answer_all(self._proposals.drop_queued(), Unknown(why))
+        self._answer_all(self._proposals.drop_appended(), Unknown(why))
         for reader in self.replica.reads.points.drop_all():
-            reader.answer(None, "this node stops")
+            reader.answer(None, why)
         self.changes.stop()
 
     # --- numbers -------------------------------------------------------------------------
