@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus
+from kv.api.bodies import ClusterState, NodeStatus, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.keyspace_bodies import (
@@ -38,6 +38,10 @@ class Node(Protocol):
 
     async def cluster(self) -> ClusterState:
         """As far as it can be known in time: a node that does not answer is `unreachable`."""
+        ...
+
+    def ring(self) -> RingState:
+        """Raises WrongRegimeError where nothing is leaderless."""
         ...
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:

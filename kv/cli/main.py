@@ -39,6 +39,7 @@ BUILT_IN: Final = {
     "txn": "kv.cli.txn:TxnCommand",
     "lease": "kv.cli.lease:LeaseCommand",
     "lock": "kv.cli.lock:LockCommand",
+    "ring": "kv.cli.ring:RingCommand",
     "status": "kv.cli.status:StatusCommand",
     "health": "kv.cli.status:HealthCommand",
     "keyspace": "kv.cli.keyspace:KeyspaceCommand",
