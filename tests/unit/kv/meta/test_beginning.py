@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kv.meta.beginning import fresh, implied_view, meta_hosts, upgraded
+from kv.meta.beginning import fresh, implied_view, meta_hosts, new_shards, upgraded
 from kv.meta.map_file import FILE_NAME, read_map, write_map
-from kv.meta.placing import spread
 from raftgroups.meta.records import KeyspaceOptions, NodeRecord, NodeState, ShardState
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import MetaView
@@ -37,28 +36,17 @@ def test_hosts_of_the_meta_group_are_an_odd_few() -> None:
 @pytest.mark.parametrize(("count", "shards"), [(1, 1), (3, 8), (4, 8), (5, 13), (10, 64)])
 def test_no_node_has_more_than_its_share(count: int, shards: int) -> None:
     members = nodes(count)
-    copies = min(3, count)
-    placed = spread(members, shards, 3, {})
-    assert all(len(set(place)) == copies for place in placed)
-    load = Counter(node for place in placed for node in place)
+    made = new_shards(members, shards, 3)
+    assert all(len(set(each.founders)) == min(3, count) for each in made)
+    load = Counter(node for each in made for node, _ in each.founders)
     assert max(load.values()) - min(load[each.node] for each in members) <= 1
-    assert placed == spread(list(reversed(members)), shards, 3, {})
-
-
-def test_copies_stand_in_racks_of_their_own() -> None:
-    members = nodes(9, racks=3)
-    racks = {each.node: each.rack for each in members}
-    placed = spread(members, 12, 3, {})
-    apart = sum(len({racks[node] for node in place}) == 3 for place in placed)
-    assert apart >= 10  # where room and racks disagree, room decides
+    assert made == new_shards(list(reversed(members)), shards, 3)
 
 
 def test_nodes_that_drain_get_nothing() -> None:
-    members = nodes(4)
     draining = NodeRecord("gone", 9, "gone", ("127.0.0.1", 1), state=NodeState.DRAINING)
-    placed = spread([*members, draining], 8, 3, {"gone": 0})
-    assert all("gone" not in place for place in placed)
-    assert spread([draining], 2, 3, {}) == [(), ()]
+    made = new_shards([*nodes(4), draining], 8, 3)
+    assert all("gone" not in dict(each.founders) for each in made)
 
 
 def test_a_fresh_cluster_is_taken_by_the_rules() -> None:
