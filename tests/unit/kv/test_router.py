@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kv.api.queries import last_key_before
+from kv.api.listing import last_key_before
 from kv.router import HOME, CrossShardError, leases_of, of_key, one_shard, scope_of
 from raftgroups.commands import (
     BatchWrite,
