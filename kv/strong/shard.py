@@ -104,6 +104,7 @@ class StrongShard:
             group,
             self.local,
             self._go_on,
+            self._move_joined,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
@@ -300,6 +301,17 @@ class StrongShard:
             operation.timer.cancel()
         self.on_moved(operation, error)
         return True
+
+    def _move_joined(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        error: WrongShardError,
+    ) -> None:
+        read = Read(self, done, deadline_s, evaluate)
+        if not self._move(read, error):
+            self._answer(read, error)
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)
