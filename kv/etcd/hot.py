@@ -81,7 +81,8 @@ class HotCalls:
         self._strong.read(evaluate, partial(_answer, done), options)
 
     def _one_key(self, key: bytes, reader: ShardReader) -> bytes:
-        return self._headers.encode_one(reader.get(key), reader.revision, reader.term)
+        view = reader.view
+        return self._headers.encode_one(view.get(key), view.state.revision, reader.term)
 
     def put(self, body: bytes, done: Answered) -> None:
         self._write(decode_put, PutResult, self._headers.encode_put, body, done)
