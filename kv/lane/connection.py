@@ -74,7 +74,9 @@ class Operation(msgspec.Struct):
             answer = answers.etcd(status, body)
         self.connection.answered(self, status, answer)
 
-    def rest(self, reply: Reply, level: Level | None, session: SessionToken) -> None:
+    def rest(
+        self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
+    ) -> None:
         answer = self.connection.lane.answers.rest(reply, level, session)
         self.connection.answered(self, reply.status, answer)
 
@@ -290,8 +292,8 @@ class Connection(asyncio.Protocol):
                 transport.write(answer)
                 self._window = WINDOW if len(answer) <= LARGE_ANSWER_BYTES else 1
             return
-        while queue and (answer := queue[0].answer) is not None:
-            out.append(answer)
+        while queue and (ready := queue[0].answer) is not None:
+            out.append(ready)
             queue.popleft()
         if not queue:
             self._alone = False
