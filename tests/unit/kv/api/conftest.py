@@ -294,11 +294,13 @@ class Single:
             engine=engine,
             committer=committer,
             link=NoLink(),
+            post=Mail(NoLink(), loop),
             clock=clock,
             scheduler=loop,
             rng=rng,
             keyspaces={self.space.number: self.space},
         )
+        self.own.start([NodeId("n1")])
         self.fail: JanusError | None = None
         self.wishes: list[Wish] = []
         codecs = Codecs(ContextCodec([b"secret"]), SessionCodec([b"secret"]))
