@@ -145,7 +145,7 @@ class StrongShard:
             self._scheduler.call_soon(done, error)
             return
         deadline_s = self._deadline(options.deadline_s)
-        write = Write(self, done, deadline_s, payload, token is not None)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
         self._start(write, options.deadline_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -259,12 +259,12 @@ class StrongShard:
         deadline_s = self._deadline(options.deadline_s)
         read: Read
         if level is Level.LINEARIZABLE:
-            read = Read(self, done, deadline_s, evaluate)
+            read = Read(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.EVENTUAL:
-            read = LocalRead(self, done, deadline_s, evaluate)
+            read = LocalRead(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.SESSION:
             seen = options.session.revisions.get(self.machine.place.shard, 0)
-            read = SessionRead(self, done, deadline_s, evaluate, seen)
+            read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
@@ -282,7 +282,7 @@ class StrongShard:
         refused: Refused,
     ) -> None:
         """With a read that was refused among others."""
-        self.refused(Read(self, done, deadline_s, evaluate), refused)
+        self.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
 
     def evaluate(self, read: Read) -> None:
         if read.answered:
@@ -314,7 +314,7 @@ class StrongShard:
         deadline_s: float,
         error: WrongShardError,
     ) -> None:
-        read = Read(self, done, deadline_s, evaluate)
+        read = Read(self, done, deadline_s, evaluate=evaluate)
         if not self._move(read, error):
             self._answer(read, error)
 
