@@ -27,6 +27,7 @@ import msgspec
 
 from kv.api.reply import Reply
 from kv.lane.heads import Head
+from kv.metrics.metrics import Endpoint
 from kv.model import NO_SESSION, Level, SessionToken
 
 if TYPE_CHECKING:
@@ -66,19 +67,25 @@ class Operation(msgspec.Struct):
     started_s: float
     answer: bytes | None = None
 
-    def etcd(self, status: int, body: bytes) -> None:
+    def etcd(self, status: int, body: bytes, level: Level = Level.LINEARIZABLE) -> None:
         answers = self.connection.lane.answers
         if status == 200:
             answer = b"%b%d%b%b" % (answers.good, len(body), answers.tail, body)
+            self.connection.answered(self, status, answer, self.endpoint(level))
         else:
             answer = answers.etcd(status, body)
-        self.connection.answered(self, status, answer)
+            self.connection.answered(self, status, answer, self.head.endpoint)
 
     def rest(
         self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
     ) -> None:
         answer = self.connection.lane.answers.rest(reply, level, session)
-        self.connection.answered(self, reply.status, answer)
+        endpoint = self.head.endpoint if level is None else self.endpoint(level)
+        self.connection.answered(self, reply.status, answer, endpoint)
+
+    def endpoint(self, level: Level) -> Endpoint:
+        head = self.head
+        return head.met if level is Level.LINEARIZABLE else head.endpoint.at(level.lower())
 
 
 class Connection(asyncio.Protocol):
@@ -225,7 +232,7 @@ class Connection(asyncio.Protocol):
             _log.exception("a defect in a call of the fast lane")
             if operation.answer is None:
                 self._closing = True
-                self.answered(operation, DEFECT.status, lane.answers.closing(DEFECT))
+                self.answered(operation, DEFECT.status, lane.answers.closing(DEFECT), head.endpoint)
 
     def _keep(self, data: bytes, at: int, waits: Waits) -> None:
         if waits is not self._waits:
@@ -277,12 +284,14 @@ class Connection(asyncio.Protocol):
 
     # --- out ------------------------------------------------------------------------------------
 
-    def answered(self, operation: Operation, status: int, answer: bytes) -> None:
+    def answered(
+        self, operation: Operation, status: int, answer: bytes, endpoint: Endpoint
+    ) -> None:
         assert operation.answer is None, "an operation was answered twice"
         operation.answer = answer
         lane, transport, queue, out = self.lane, self.transport, self._queue, self._out
         took_s = lane.monotonic() - operation.started_s
-        operation.head.endpoint.ended(GONE if transport is None else status, took_s)
+        endpoint.ended(GONE if transport is None else status, took_s)
         if queue[0] is not operation:
             return  # it waits for those before it
         if len(queue) == 1 and not (out or self._kept or self._closing or self._eof):

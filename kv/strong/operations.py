@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Operation(msgspec.Struct, eq=False):
-    """Invariant: answered at most once. (Structs, because they are made in a quarter of the time.)"""
+    """Invariant: answered at most once. (A Struct: it is made in a quarter of the time.)"""
 
     changes: ClassVar[bool] = False
     """A write: without an answer it may have been done."""
