@@ -67,6 +67,7 @@ class ShardNode(SimNode):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.installed_level = self.level = NEWER_LEVEL
+        self._forgetting: set[int] = set()
 
     def shard(self, group_id: int) -> SimShard | None:
         """A replica that has a state."""
@@ -104,6 +105,7 @@ class ShardNode(SimNode):
         return machine
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
+        self._forgetting.clear()
         host.on_birth = self._born
         host.on_end = self._ended
         host.on_unknown_group = self._unknown
@@ -119,7 +121,8 @@ class ShardNode(SimNode):
         self.cluster.ended(group_id)
 
     def _unknown(self, group_id: int, peer: NodeId) -> None:
-        if self.label in self.cluster.members(group_id) and group_id in self.cluster.groups:
+        known = group_id in self.cluster.groups and group_id not in self._forgetting
+        if known and self.label in self.cluster.members(group_id):
             self.world.trace(f"{self.label} g{group_id} is not here")
             self._join(group_id)
 
@@ -134,16 +137,25 @@ class ShardNode(SimNode):
         assert self.host is not None
         self.world.trace(f"{self.label} g{group_id} is forgotten")
         self.to_join.pop(group_id, None)
-        self.to_form = {
-            group: voters for group, voters in self.to_form.items() if group != group_id
-        }
-        self.host.forget(group_id, lambda: None)
+        self.to_form = {each: v for each, v in self.to_form.items() if each != group_id}
+        self._forgetting.add(group_id)
+
+        def done() -> None:
+            self._forgetting.discard(group_id)
+            if group_id in self.to_join:
+                self._join(group_id)
+
+        self.host.forget(group_id, done)
 
     def join(self, group_id: int) -> None:
         group = None if self.host is None else self.host.groups.get(group_id)
         if group is not None and group.role is Role.REMOVED:
             self.forget(group_id)
         super().join(group_id)
+
+    def _join(self, group_id: int) -> None:
+        if group_id not in self._forgetting:
+            super()._join(group_id)
 
 
 class ShardCluster(Cluster):
