@@ -140,7 +140,7 @@ class Admin:
                 return
         self.replaced = victim
         for group_id, group in victim.groups():
-            if group.role is not Role.REMOVED:
+            if group.role is not Role.REMOVED and group_id in self.cluster.groups:
                 self._missing[group_id] = None
         victim.replace_disk(self.cluster.groups)
         assert victim.host is not None
