@@ -78,11 +78,12 @@ class WatchHub:
         revision: int,
         compact_revision: int = 0,
         limits: WatchLimits | None = None,
+        first_identity: int = 0,
     ) -> None:
         assert compact_revision <= revision
         self._encode = encode
         self._limits: Final = limits or WatchLimits()
-        self._roster: Final = Roster(revision, self._limits)
+        self._roster: Final = Roster(revision, self._limits, first_identity)
         self.compact_revision = compact_revision
         self._timers: dict[int, float] = {}
         """When to say progress, soonest first, since all intervals are equal."""
@@ -138,6 +139,17 @@ class WatchHub:
         for watcher in list(self._roster.watchers.values()):
             if watcher.state is not State.ENDED:
                 self._roster.end(watcher, Cancelled(CancelReason.CLOSED, message))
+
+    def narrowed(self, start: bytes, end: bytes | None, message: str) -> None:
+        """The shard holds only these keys from now on: whoever watches others is told the end,
+        after what waits for it. Its next event may be in another shard."""
+        for watcher in list(self._roster.watchers.values()):
+            keys = watcher.group.keys
+            inside = keys.start >= start and (
+                end is None or (keys.end is not None and keys.end <= end)
+            )
+            if not inside and watcher.state is not State.ENDED:
+                self._roster.end(watcher, Cancelled(CancelReason.SPLIT, message))
 
     # --- the shard ---
 

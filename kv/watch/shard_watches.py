@@ -61,9 +61,14 @@ class ShardWatches:
         scheduler: Scheduler,
         clock: Clock,
         limits: WatchLimits | None = None,
+        first_identity: int = 0,
     ) -> None:
         self._hub = WatchHub(
-            encode, revision=revision, compact_revision=compact_revision, limits=limits
+            encode,
+            revision=revision,
+            compact_revision=compact_revision,
+            limits=limits,
+            first_identity=first_identity,
         )
         self._read = read
         self._scheduler = scheduler
@@ -147,6 +152,10 @@ class ShardWatches:
 
     def jumped(self, revision: int, compact_revision: int) -> None:
         self._hub.jumped(revision, compact_revision)
+        self._soon()
+
+    def narrowed(self, start: bytes, end: bytes | None, message: str) -> None:
+        self._hub.narrowed(start, end, message)
         self._soon()
 
     # --- the pass: hand out, catch up ---
