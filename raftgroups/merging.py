@@ -30,6 +30,7 @@ from raftgroups.membership import Config
 from raftgroups.refusals import MergeOverError
 from raftgroups.results import Failure, MergeResult
 from raftgroups.transport import NodeId
+from storage.errors import KeyRange
 from storage.mvcc_state import ShardState
 
 
@@ -43,6 +44,7 @@ class Seen:
     """A shard as its leader shows it."""
 
     state: ShardState
+    place: KeyRange
     config: Config
     settled_config: bool
     """The configuration in force is applied."""
@@ -56,7 +58,8 @@ class Seen:
             return None
         journal = group.replica.journal
         applied = group.replica.raft.applied_index
-        return cls(machine.shard.state, journal.config, journal.config_index <= applied, applied)
+        state, place = machine.shard.state, machine.view.place
+        return cls(state, place, journal.config, journal.config_index <= applied, applied)
 
 
 class Merge:
@@ -97,6 +100,9 @@ class Merge:
             return self._back(left, right)
         if right is None:
             return None
+        if left.state.keyspace != right.state.keyspace or left.place.end != right.place.start:
+            self._giving_up = True  # one of them was split or merged otherwise
+            return None
         if not left.state.merging_with:
             return self.left, MergeBegin(self.right)
         if left.state.merging_with != self.right:
@@ -120,7 +126,12 @@ class Merge:
             and members == {**left.config.voters, **left.config.learners}
             and all(durable.get(node, -1) >= index for node in members)
         )
-        return (self.left, Absorb(self.right, merge, index, self.segment)) if ready else None
+        if not ready:
+            return None
+        start = right.place.start
+        return self.left, Absorb(
+            self.right, merge, index, self.segment, right.state.keyspace, start
+        )
 
     def _back(self, left: Seen, right: Seen | None) -> tuple[int, Command] | None:
         if left.state.merging_with == self.right:

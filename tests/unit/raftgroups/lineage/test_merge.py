@@ -19,11 +19,16 @@ from raftgroups.commands import (
     Token,
     encode,
 )
+from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.outcomes import Refused
+from raftgroups.refusals import ReplicaBehindError
 from raftgroups.results import MergeResult
+from storage.clock import ManualClock
 from storage.errors import CompactedError, KeyRange
+from storage.latest import Latest
+from storage.memory import MemoryEngine
 from storage.mvcc_events import read_events, segment_range
-from tests.unit.raftgroups.lineage.conftest import ShardCluster, read_all
+from tests.unit.raftgroups.lineage.conftest import KEYSPACE, ShardCluster, read_all
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def test_a_frozen_shard_neither_reads_nor_writes(pair: ShardCluster) -> None:
         assert isinstance(results.pop(), Refused)
     pair.give_up(1, 2, merge)
     assert pair.do(2, Put(b"x"), Token(b"c", 1)).revision == 10
-    assert pair.do(1, Absorb(2, merge, 5, 90)).code == "merge_over"
+    assert pair.do(1, Absorb(2, merge, 5, 90, KEYSPACE, b"m")).code == "merge_over"
     assert pair.do(2, Thaw(merge + 1)).merge == merge + 1
 
 
@@ -120,11 +125,24 @@ def test_late_commands_of_an_attempt_do_nothing(pair: ShardCluster) -> None:
     assert again > merge
     assert pair.do(2, Freeze(1, merge)).code == "not_now"
     assert pair.do(2, Thaw(merge)).code == "merge_over"
-    assert pair.do(1, Absorb(2, merge, index, 90)).code == "merge_over"
+    assert pair.do(1, Absorb(2, merge, index, 90, KEYSPACE, b"m")).code == "merge_over"
     assert pair.do(1, MergeBegin(2)).code == "not_now"
-    assert isinstance(pair.do(1, Absorb(2, again, frozen, 91)), MergeResult)
+    assert isinstance(pair.do(1, Absorb(2, again, frozen, 91, KEYSPACE, b"m")), MergeResult)
 
     assert pair.do(1, MergeAbort(again)).code == "merge_over"
+
+
+def test_a_refusal_depends_on_the_left_log_alone() -> None:
+    """A replica that has lost what it applied decides once more, when its own right replica has
+    gone on, or is gone: it must refuse what the others have refused."""
+    place = ShardPlace(1, 1, KEYSPACE, 1, b"", b"m")
+    machine = ShardMachine(Latest(MemoryEngine(), ManualClock()), place)
+    machine.apply(2, encode(MergeBegin(2)))
+    for keyspace, start in ((KEYSPACE, b"n"), (KEYSPACE + 1, b"m")):
+        result: Any = machine.apply(3, encode(Absorb(2, 2, 9, 90, keyspace, start)))
+        assert result.code == "not_now"
+    with pytest.raises(ReplicaBehindError):
+        machine.apply(4, encode(Absorb(2, 2, 9, 90, KEYSPACE, b"m")))
 
 
 def test_remembered_answers_are_united_and_clocks_moved(pair: ShardCluster) -> None:
@@ -214,7 +232,7 @@ def test_without_the_right_replica_the_node_stops(pair: ShardCluster) -> None:
     index = pair.do(2, Freeze(1, merge)).index
     others = [node for node in pair.alive() if node is not late]
     pair.until(lambda: all(n.host.group(2).status().durable_applied_index >= index for n in others))
-    pair.do(1, Absorb(2, merge, index, 50))
+    pair.do(1, Absorb(2, merge, index, 50, KEYSPACE, b"m"))
     pair.until(lambda: late.fatal is not None)
     assert "should be frozen" in str(late.fatal)
 
