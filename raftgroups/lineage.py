@@ -34,8 +34,9 @@ From 1 on the left shard takes no split and no change of members; from 2 on the 
 nothing but Thaw and answers no read, because its successor may serve these keys already elsewhere.
 With 4, each replica takes in the right replica of its own node, whose group ends in the same batch:
 `GroupHost.on_end` is told. Whether Absorb or MergeAbort comes first in the left log decides; the
-loser is refused (`merge_over`; what an entry is refused for must stand in the left log alone, or
-a replica that applies it again later would decide otherwise), and only after MergeAbort was answered may the right one be thawed.
+loser is refused (`merge_over`), and only after MergeAbort was answered may the right one be thawed.
+What an Absorb is refused for stands in the left log and in the command, never in the right replica:
+whoever applies the entry once more, after a crash, may have one that has long gone on.
 If 3 takes too long (a replica is down): give up. Whoever finds a frozen shard whose attempt the
 left shard does not know any more may thaw it; if the left one has absorbed it, nothing is to be
 done.
