@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus
+from kv.api.bodies import ClusterState, NodeStatus, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.keyspace_bodies import (
@@ -20,7 +20,7 @@ from kv.api.keyspace_bodies import (
 )
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
-from kv.errors import KeyspaceNotFoundError, StoppingError
+from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
 from kv.model import DEFAULT_KEYSPACE
 from kv.regime import Strong
 from kv.watch.watches import Watches
@@ -38,6 +38,10 @@ class Node(Protocol):
 
     async def cluster(self) -> ClusterState:
         """As far as it can be known in time: a node that does not answer is `unreachable`."""
+        ...
+
+    def ring(self) -> RingState:
+        """Raises WrongRegimeError where nothing is leaderless."""
         ...
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
@@ -108,7 +112,7 @@ class Api:
     @property
     def keyspaces(self) -> Keyspaces:
         if self._keyspaces is None:
-            raise KeyspaceNotFoundError("this node has no map of keyspaces; only 'default' exists")
+            raise UnavailableError("this node has no map of keyspaces; ask another one")
         return self._keyspaces
 
     def of_keyspace(self, name: str) -> Api:
