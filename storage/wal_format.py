@@ -1,0 +1,120 @@
+"""The bytes of the write-ahead log (storage/wal.py). Pure; every byte stands in FORMAT.md.
+
+A segment is a file: a header, then records one behind the other, then whatever was there before.
+A record is one batch. Its number is one above that of the record before it, through all segments;
+a reader takes what has the number that it expects and a right checksum, and stops at the first that
+has not. So the rest of an older use of the file ends the log as well as zeros do: its numbers are
+too small.
+
+The header's `folded` says: every record up to this number is in the tree, synced. It is what makes
+older segments meaningless; they are removed or used again only after it is on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from storage.engine import Op, Operation
+
+WAL_FORMAT: Final = 1
+HEADER_BYTES: Final = 64
+_MAGIC: Final = b"januswal"
+_HEADER: Final = Struct("<8sIQQQ")
+_CHECKSUM: Final = Struct("<I")
+_RECORD: Final = Struct("<IQ")
+RECORD_HEAD_BYTES: Final = _CHECKSUM.size + _RECORD.size
+_OPERATION: Final = Struct("<BII")
+_UNBOUNDED: Final = 3
+"""A DELETE_RANGE without an end."""
+_PUT: Final = Op.PUT
+_DELETE: Final = Op.DELETE
+
+
+class SegmentHeader(NamedTuple):
+    number: int
+    """Of the segment; names its file."""
+    first: int
+    """The number of its first record."""
+    folded: int
+    """Every record up to this one is in the tree. Invariant: below `first`."""
+
+
+class NewerSegmentError(ValueError):
+    """A segment of a format that this version does not read."""
+
+
+def pack_header(header: SegmentHeader) -> bytes:
+    body = _HEADER.pack(_MAGIC, WAL_FORMAT, *header)
+    return (body + _CHECKSUM.pack(crc32(body))).ljust(HEADER_BYTES, b"\0")
+
+
+def read_header(data: bytes) -> SegmentHeader | None:
+    """None: no header, or one that was being written when the power went."""
+    body, checksum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + _CHECKSUM.size]
+    if len(data) < HEADER_BYTES or checksum != _CHECKSUM.pack(crc32(body)):
+        return None
+    magic, version, number, first, folded = _HEADER.unpack(body)
+    if magic != _MAGIC:
+        return None
+    if version != WAL_FORMAT:
+        raise NewerSegmentError(f"it is of format {version} and this version reads {WAL_FORMAT}")
+    return SegmentHeader(number, first, folded)
+
+
+def pack_record(number: int, operations: Sequence[Operation]) -> bytes:
+    pack = _OPERATION.pack
+    parts = [b""]
+    add = parts.append
+    size = 0
+    for op, key, value in operations:
+        if op is _PUT:
+            assert value is not None
+            head = pack(0, len(key), len(value))
+            add(head)
+            add(key)
+            add(value)
+            size += 9 + len(key) + len(value)
+        elif op is _DELETE:
+            add(pack(1, len(key), 0) + key)
+            size += 9 + len(key)
+        else:
+            end = value or b""
+            kind = _UNBOUNDED if value is None else 2
+            add(pack(kind, len(key), len(end)) + key + end)
+            size += 9 + len(key) + len(end)
+    parts[0] = _RECORD.pack(size, number)
+    covered = b"".join(parts)
+    return _CHECKSUM.pack(crc32(covered)) + covered
+
+
+def read_record(data: bytes | memoryview, at: int, number: int) -> tuple[int, int] | None:
+    """Where the operations of this record begin and end; None if it is not there, whole."""
+    begin = at + RECORD_HEAD_BYTES
+    if begin > len(data):
+        return None
+    size, found = _RECORD.unpack_from(data, at + _CHECKSUM.size)
+    end = begin + size
+    if found != number or end > len(data):
+        return None
+    if _CHECKSUM.unpack_from(data, at)[0] != crc32(data[at + _CHECKSUM.size : end]):
+        return None
+    return begin, end
+
+
+def read_operations(data: bytes | memoryview, at: int, end: int) -> Iterator[Operation]:
+    while at < end:
+        kind, key_bytes, value_bytes = _OPERATION.unpack_from(data, at)
+        at += _OPERATION.size
+        key = bytes(data[at : at + key_bytes])
+        at += key_bytes
+        value = bytes(data[at : at + value_bytes])
+        at += value_bytes
+        if kind == _PUT:
+            yield _PUT, key, value
+        elif kind == _DELETE:
+            yield _DELETE, key, None
+        else:
+            yield Op.DELETE_RANGE, key, None if kind == _UNBOUNDED else value
