@@ -84,7 +84,7 @@ class Changes:
             return f"the change of {self.change.node} is under way; one change at a time"
         if self.transfer is not None or not (replica.journal.config.formed or removal):
             return self.why_no_proposals()
-        return why_not_now(
+        return replica.why_no_change() or why_not_now(
             config_index=replica.journal.config_index,
             applied_index=replica.raft.applied_index,
             noop_index=replica.raft.noop_index,
@@ -243,8 +243,12 @@ class Changes:
         progress = replica.replication.progress.get(change.node)
         if progress is None or progress.incarnation is None:
             return
-        missing = replica.journal.last_index - replica.raft.match_index(change.node)
-        if missing <= CAUGHT_UP_ENTRIES and replica.raft.match_index(change.node):
+        match = replica.raft.match_index(change.node)
+        # An acknowledgement from before it was admitted may be of an earlier replica there, which
+        # was removed and has forgotten it. Nothing from its admission on was ever sent to that one.
+        if match < replica.journal.config_index:
+            return
+        if replica.journal.last_index - match <= CAUGHT_UP_ENTRIES:
             config = replica.journal.config.promoted(change.node, progress.incarnation)
             change.index = self._propose(config)
 

@@ -214,7 +214,7 @@ class Group:
         if self.changes.busy():
             nearest = min(nearest, self.changes.deadline())
         if not replica.reads.points.idle:
-            nearest = min(nearest, replica.reads.points.deadline())
+            nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:
             nearest = min(nearest, replica.sender.deadline())
         return nearest
@@ -246,13 +246,13 @@ class Group:
         for done in waiting:
             self._services.answer(partial(done, result))
 
-    def stop(self) -> None:
+    def stop(self, why: str = "this node stops") -> None:
         self._stopped = True
         self.replica.sender.stop()
-        self._answer_all(self._proposals.drop_queued(), Unknown("this node stops"))
-        self._answer_all(self._proposals.drop_appended(), Unknown("this node stops"))
+        self._answer_all(self._proposals.drop_queued(), Unknown(why))
+        self._answer_all(self._proposals.drop_appended(), Unknown(why))
         for reader in self.replica.reads.points.drop_all():
-            reader.answer(None, "this node stops")
+            reader.answer(None, why)
         self.changes.stop()
 
     # --- numbers -------------------------------------------------------------------------
@@ -288,6 +288,22 @@ class Group:
     def readable(self) -> bool:
         """No snapshot is being put in place: the machine has a state."""
         return not self.replica.installing
+
+    @property
+    def changing(self) -> bool:
+        """A change of members or a hand-over is under way, or the group is not formed."""
+        journal = self.replica.journal
+        return self.changes.busy() or journal.config_index > self.replica.raft.applied_index
+
+    @property
+    def config_index(self) -> int:
+        """Where the configuration in force stands in the log."""
+        return self.replica.journal.config_index
+
+    @property
+    def blank(self) -> bool:
+        """It joined, and has heard nothing of its group yet: it has acknowledged nothing."""
+        return not self.replica.journal.config.voters
 
     @property
     def feature_level(self) -> int:
@@ -359,6 +375,8 @@ class Group:
                 silent_s=now - progress.heard_at,
                 connected=self._services.connected(peer),
                 snapshot=progress.snapshot,
+                snapshot_rows=replica.sender.there(peer)[0],
+                snapshot_bytes=replica.sender.there(peer)[1],
             )
             for peer, progress in replica.replication.progress.items()
         }

@@ -40,6 +40,9 @@ class PeerStatus:
     connected: bool
     snapshot: bool
     """A snapshot is being sent to it."""
+    snapshot_rows: int = 0
+    snapshot_bytes: int = 0
+    """What it has of that snapshot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Cluster:
         memory: int = 60,
         sink: Callable[[str], None] | None = None,
         make_host: Callable[..., GroupHost] = GroupHost,
+        make_node: Callable[..., SimNode] = SimNode,
     ) -> None:
         self.config = config
         self.drawn = drawn
@@ -36,7 +37,7 @@ class Cluster:
         self.observer = Observer(self.world)
         self.groups = list(range(FIRST_GROUP, FIRST_GROUP + config.groups))
         self.nodes = [
-            SimNode(
+            make_node(
                 self.world,
                 self.network,
                 self.observer,

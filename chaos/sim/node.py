@@ -24,7 +24,8 @@ from raftgroups.config import HostConfig
 from raftgroups.errors import NewerLevelError
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
-from raftgroups.transport import NodeId
+from raftgroups.machine_api import StateMachine
+from raftgroups.transport import Link, NodeId
 from storage.committer import Committer
 from storage.engine import Batch, iterate
 from storage.errors import WriteFailedError
@@ -141,12 +142,16 @@ class SimNode:
         for peer in self.peers:
             link.set_peer(peer, (str(peer), 1))
         self.host = host
+        self._assembled(host, link, scheduler)
         host.start()
         for group_id, voters in sorted(self.to_form.items()):
             if group_id not in host.groups:
                 host.create(group_id, voters)
         for group_id in self.to_join:
             self._join(group_id)
+
+    def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
+        """For what stands on the host, before it begins."""
 
     def join(self, group_id: int) -> None:
         """Told to join a group: it does so now, and again if it forgets in a crash."""
@@ -157,7 +162,7 @@ class SimNode:
         if self.host is not None and group_id not in self.host.groups:
             self.host.join(group_id)
 
-    def _make_machine(self, group_id: int) -> RegisterMachine:
+    def _make_machine(self, group_id: int) -> StateMachine:
         last_index = 0
 
         def applied(record: AppliedRecord) -> None:

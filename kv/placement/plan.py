@@ -223,7 +223,7 @@ class _Planner:
             if step is not None:
                 steps.append(step)
             elif set(wanted[group.group]) == set(group.voters) and not group.learners:
-                calm.append(group)
+                calm += [group] if self._may_be_led_elsewhere(group) else []
         if self.limits.balance:
             steps += self._balance_leaders(calm)
         return Plan(
@@ -350,7 +350,8 @@ class _Planner:
         return self._step(Kind.TRANSFER, group, heir, why)
 
     def _is_draining(self, node: NodeId) -> bool:
-        return self.nodes[node].standing is Standing.DRAINING
+        found = self.nodes.get(node)
+        return found is not None and found.standing is Standing.DRAINING
 
     def _why(self, group: GroupView) -> Why:
         """What the replica that is being added is for."""
@@ -364,6 +365,11 @@ class _Planner:
         return Why.DRAIN if self._is_draining(node) else Why.TIDY
 
     # --- leaderships ------------------------------------------------------------------------------
+
+    def _may_be_led_elsewhere(self, group: GroupView) -> bool:
+        """The meta group's leader plans: it changes for a drain, not for balance."""
+        assert group.leader is not None
+        return group.group != META_GROUP or self._is_draining(group.leader)
 
     def _balance_leaders(self, calm: Sequence[GroupView]) -> list[Step]:
         """Off nodes that are drained, then from nodes with many to nodes with few."""

@@ -515,3 +515,58 @@ def test_a_removed_replica_can_be_erased_and_join_again(make_cluster: Make) -> N
     cluster.put(b"y")
     cluster.converge()
     assert gone.machine.rows() == [b"x", b"y"]
+
+
+def test_a_late_acknowledgement_of_an_earlier_replica_promotes_nobody(make_cluster: Make) -> None:
+    """It was removed, forgot everything, and was admitted again, under one incarnation."""
+    cluster = steady(make_cluster, change_timeout_s=2.0)
+    removed = changed(cluster, "remove", "c")
+    cluster.until(lambda: cluster["c"].group.role is Role.REMOVED)
+    done: list[bool] = []
+    cluster["c"].host.forget(1, lambda: done.append(True))
+    cluster.until(lambda: bool(done))
+    cluster["c"].host.join(1)
+    cluster.network.hold("c", "a")
+    changed(cluster, "add_learner", "c")
+    term = cluster["a"].group.term
+    late = Ack(1, term, removed.index, success=True, reset=False)
+    cluster.inject("c", "a", late, incarnation=cluster["c"].host.incarnation)
+    results = change(cluster, "promote", "c", on=cluster["a"])
+    cluster.run(0.5)
+    assert cluster["a"].group.status().voters == (A, B)
+    cluster.network.release("c", "a")
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], Done)
+    cluster.converge()
+
+
+def test_an_invited_replica_that_was_never_admitted_can_be_erased(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    made = cluster.start(D)
+    made.host.join(1)
+    assert made.group.blank
+    assert not cluster["a"].group.blank
+    made.host.forget(1, lambda: None)
+    cluster.until(lambda: not made.host.groups)
+
+
+def test_a_snapshot_under_way_tells_how_far_it_is(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, snapshot_chunk_bytes=200, snapshot_window_chunks=1)
+    for number in range(30):
+        cluster.put(b"%d" % number * 20)
+    cluster["a"].group.compact(0)
+    cluster.run(0.1)
+    made = cluster.start(D)
+    made.host.join(1)
+    changed(cluster, "add_learner", "d")
+    seen: list[tuple[int, int]] = []
+
+    def there() -> bool:
+        peer = cluster["a"].group.status().peers[D]
+        seen.append((peer.snapshot_rows, peer.snapshot_bytes))
+        return bool(peer.lag == 0)
+
+    cluster.until(there)
+    rows, sizes = max(seen)
+    assert rows > 1
+    assert sizes > 100

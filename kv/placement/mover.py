@@ -1,0 +1,305 @@
+"""The planner's shell: while this node leads the meta group, replicas go where they should be.
+
+    look (ten times a second while something moves, else once)
+      ask every node of the map for its report
+      what was heard lately --> observed.py --> corrections of the map, proposed
+                                           '--> plan.py --> steps: invitations and orders, sent
+
+Nothing here is remembered that is not seen again: whoever leads the meta group next begins by
+asking. What is sent may be lost; it is seen not to be done, and sent again. What limits the pace
+are plan.Limits, and that leaderships are balanced one by one, some seconds apart.
+
+ADD is two messages: the node is invited first, and only when its report shows an empty replica is
+the group's leader told to admit it. So whoever is admitted has forgotten whatever it knew before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from kv.cluster.ring import Ring
+from kv.cluster.said_once import SaidOnce
+from kv.placement.attendant import ASK, INVITE, ORDER, REPORT, Attendant, Notes, question
+from kv.placement.messages import (
+    Filling,
+    Invite,
+    Order,
+    ReplicaReport,
+    ReplicaRole,
+    Report,
+    decode_report,
+    encode,
+)
+from kv.placement.observed import FRESH_S, Heard, Observation, corrections, observe
+from kv.placement.plan import Kind, Limits, NodeView, Plan, Standing, Step, Why, plan, ring_of_nodes
+from raftgroups.meta.commands import MetaCommand
+from raftgroups.meta.view import MetaView
+from raftgroups.transport import NodeId
+from storage.clock import Clock, Scheduler, Timer
+
+_log = logging.getLogger(__name__)
+
+FIRST_LOOKS_S: Final = 2.0
+"""A new planner waits so long for the first report of every node before it acts."""
+PROPOSE_AGAIN_S: Final = 1.0
+CORRECTIONS_MAX: Final = 16
+"""Proposed in one look."""
+LEADERS_EVERY_S: Final = 2.0
+CALM_S: Final = 5.0
+"""Leaderships are balanced once this node has planned for so long: after a failure they are first
+where they could be."""
+
+
+class Meta(Protocol):
+    """What the mover needs of the meta group."""
+
+    @property
+    def leads(self) -> bool: ...
+
+    @property
+    def view(self) -> MetaView: ...
+
+    def propose(self, command: MetaCommand) -> None:
+        """Nobody waits for the answer: a later view shows it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MoverSettings:
+    limits: Limits = field(default_factory=Limits)
+    dead_after_s: float = 0.0
+    """A node that is silent for so long is declared dead; 0: only by an operator."""
+    busy_s: float = 0.1
+    idle_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A replica being filled, for people."""
+
+    group: int
+    leader: NodeId
+    filling: Filling
+    rows: int
+    """About as many it will have."""
+
+
+class Mover:
+    """For the node's loop only."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        meta: Meta,
+        notes: Notes,
+        attendant: Attendant,
+        scheduler: Scheduler,
+        clock: Clock,
+        settings: MoverSettings,
+    ) -> None:
+        self._node_id = node_id
+        self._meta = meta
+        self._notes = notes
+        self._attendant = attendant
+        self._scheduler = scheduler
+        self._clock = clock
+        self.settings = settings
+        self._said = SaidOnce(_log)
+        self._number = 0
+        self._asked_at: dict[int, float] = {}
+        self._heard: dict[NodeId, Heard] = {}
+        self._since: float | None = None
+        """Since when this node plans."""
+        self._proposed: dict[MetaCommand, float] = {}
+        self._leaders_at = float("-inf")
+        self._ring: tuple[tuple[tuple[NodeId, float], ...], Ring] | None = None
+        self._timer: Timer | None = None
+        self._stopped = False
+        self.seen: Observation | None = None
+        self.plan: Plan | None = None
+        """Of the last look; None while this node does not plan."""
+        self.on_step: Callable[[Step], None] | None = None
+        """For metrics and the simulator: what is sent."""
+        notes.on(REPORT, self._reported)
+
+    def start(self) -> None:
+        self._look_again()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def hurry(self) -> None:
+        """Something was asked for: look now."""
+        if self._timer is not None and not self._stopped:
+            self._timer.cancel()
+            self._timer = self._scheduler.call_later(0.0, self._look_again)
+
+    def _look_again(self) -> None:
+        busy = self._look()
+        delay_s = self.settings.busy_s if busy else self.settings.idle_s
+        self._timer = self._scheduler.call_later(delay_s, self._look_again)
+
+    # --- a look -------------------------------------------------------------------------------
+
+    def _look(self) -> bool:
+        """True: something is under way."""
+        now_s = self._clock.monotonic()
+        view = self._meta.view
+        if not self._meta.leads or not view.version:
+            self._forget()
+            return False
+        if self._since is None:
+            _log.info("this node plans where replicas live")
+            self._since = now_s
+        since_s = self._since
+        known = {NodeId(node) for node in view.nodes}
+        self._heard = {node: self._heard.get(node) or Heard(since_s) for node in sorted(known)}
+        self._ask(now_s)
+        first = now_s - since_s < FIRST_LOOKS_S
+        if first and any(each.report is None for each in self._heard.values()):
+            return True
+        return self._act(now_s, view)
+
+    def _forget(self) -> None:
+        self._since = None
+        self._heard.clear()
+        self._asked_at.clear()
+        self._proposed.clear()
+        self.seen = self.plan = None
+
+    def _ask(self, now_s: float) -> None:
+        self._number += 1
+        self._asked_at = {n: at for n, at in self._asked_at.items() if now_s - at < FRESH_S}
+        self._asked_at[self._number] = now_s
+        for node in self._heard:
+            if node == self._node_id:
+                self._heard[node] = Heard(now_s, self._attendant.report(self._number))
+            else:
+                self._notes.tell(node, ASK, question(self._number))
+
+    def _reported(self, peer: NodeId, body: bytes) -> None:
+        try:
+            report = decode_report(body)
+        except msgspec.DecodeError as error:
+            self._said.warn(f"peer {peer}", "malformed_report", f"cannot be read: {error}")
+            return
+        asked_s = self._asked_at.get(report.number)
+        known = self._heard.get(peer)
+        if asked_s is not None and known is not None and asked_s >= known.at_s:
+            # It was true at some moment since it was asked for: that counts, not when it came.
+            self._heard[peer] = Heard(asked_s, report)
+
+    def _fresh(self, now_s: float) -> dict[NodeId, Report]:
+        return {
+            node: each.report
+            for node, each in self._heard.items()
+            if each.report is not None and now_s - each.at_s < FRESH_S
+        }
+
+    def _act(self, now_s: float, view: MetaView) -> bool:
+        reports = self._fresh(now_s)
+        seen = self.seen = observe(view, reports)
+        corrected = self._correct(now_s, view, seen)
+        found = self.plan = plan(
+            seen.nodes, seen.groups, self.settings.limits, self._ring_of(seen.nodes)
+        )
+        self._invite_again(view, seen, reports)
+        for step in found.steps:
+            self._take(step, now_s, view, seen, reports)
+        return corrected or not found.finished
+
+    def _ring_of(self, nodes: list[NodeView]) -> Ring:
+        key = tuple((node.node, node.weight) for node in nodes if node.standing is Standing.ACTIVE)
+        if self._ring is None or self._ring[0] != key:
+            self._ring = (key, ring_of_nodes(nodes))
+        return self._ring[1]
+
+    def _correct(self, now_s: float, view: MetaView, seen: Observation) -> bool:
+        wanted = corrections(
+            view, seen, self._heard, now_s=now_s, dead_after_s=self.settings.dead_after_s
+        )
+        recent = {c: at for c, at in self._proposed.items() if now_s - at < PROPOSE_AGAIN_S}
+        self._proposed = recent
+        for command in [c for c in wanted if c not in recent][:CORRECTIONS_MAX]:
+            self._proposed[command] = now_s
+            self._meta.propose(command)
+        return bool(wanted)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _take(
+        self,
+        step: Step,
+        now_s: float,
+        view: MetaView,
+        seen: Observation,
+        reports: dict[NodeId, Report],
+    ) -> None:
+        if step.why is Why.LEADERS:
+            assert self._since is not None
+            last_s = max(self._leaders_at + LEADERS_EVERY_S, self._since + CALM_S)
+            if now_s < last_s:
+                return
+            self._leaders_at = now_s
+        if step.kind is Kind.ADD:
+            replica = _replica(reports, step.node, step.group)
+            if replica is None:
+                self._invite(step.node, view, step.group)
+                return
+            if replica.role is not ReplicaRole.BLANK:
+                return  # it has not forgotten an earlier life yet
+        self._order(step, seen)
+
+    def _order(self, step: Step, seen: Observation) -> None:
+        told = seen.leaders[step.group]
+        order = Order(step.group, step.kind.value, step.node, told.config_index)
+        if self.on_step is not None:
+            self.on_step(step)
+        if step.leader == self._node_id:
+            self._attendant.ordered(order)
+        else:
+            self._notes.tell(step.leader, ORDER, encode(order))
+
+    def _invite(self, node: NodeId, view: MetaView, group: int) -> None:
+        invite = Invite(view.shards[group])
+        if node == self._node_id:
+            self._attendant.invited(invite)
+        else:
+            self._notes.tell(node, INVITE, encode(invite))
+
+    def _invite_again(
+        self, view: MetaView, seen: Observation, reports: dict[NodeId, Report]
+    ) -> None:
+        """A learner that has no replica: it gave it up, or lost it in a crash."""
+        for group in seen.groups:
+            for node in group.learners:
+                if node in reports and _replica(reports, node, group.group) is None:
+                    self._invite(node, view, group.group)
+
+    # --- for people ---------------------------------------------------------------------------
+
+    def moves(self) -> list[Move]:
+        if self.seen is None:
+            return []
+        leaders = {group.group: group.leader for group in self.seen.groups}
+        return [
+            Move(group, leader, filling, told.rows)
+            for group, told in sorted(self.seen.leaders.items())
+            if (leader := leaders.get(group)) is not None
+            for filling in told.filling
+        ]
+
+
+def _replica(reports: dict[NodeId, Report], node: NodeId, group: int) -> ReplicaReport | None:
+    report = reports.get(node)
+    if report is None:
+        return None
+    return next((each for each in report.replicas if each.group == group), None)
