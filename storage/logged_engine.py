@@ -253,6 +253,11 @@ class LoggedEngine:
                 self._changed.notify_all()
             if self._failure is not None:
                 return
+            if self._log.wants_spare:
+                try:
+                    self._log.prepare()
+                except OSError as error:
+                    self._fail(error)
 
     def _await_fold(self) -> None:
         """Until the fold under way has ended. A failed one raises."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
@@ -48,9 +48,17 @@ class Table:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def apply(self, operations: Iterable[Operation]) -> None:
+    def apply(self, operations: Sequence[Operation]) -> None:
+        if not operations:
+            return
         rows = self.rows
         size = 0
+        kinds, keys, values = zip(*operations, strict=True)
+        if not any(kinds):  # puts only: nearly every batch
+            rows.update(zip(keys, values, strict=True))
+            lengths = sum(map(len, keys)) + sum(map(len, values))
+            self.size_bytes += ROW_BYTES * len(keys) + lengths
+            return
         for op, key, value in operations:
             if op is _PUT:
                 assert value is not None

@@ -1,35 +1,37 @@
 """The write-ahead log: batches appended to segment files, one fdatasync for what came together.
 
-    log/0000000000000007   header | record | record | ... | zeros, or an older use of the file
+    log/3    header | record | record | ... | zeros, or an older use of the file
 
     append   the batch's record goes to the end of the newest segment (to the operating system)
-    sync     it is on the disk: segments are written over, not grown, so there is no metadata to
-             write with it, where a B-tree needs its pages and then its root
+    sync     it is on the disk: files are full of zeros before they are used, and are used again, so
+             a sync has no metadata to write, where growing a file waits for the file system's
+             journal and a B-tree for its pages and then its root
     folded   the owner says up to which record the tree has everything, synced
-    rotate   a segment is full: the next one begins, and says in its header what is folded; segments
-             that this makes meaningless are used again
+    rotate   a segment is full: the next one begins, in a spare file, with a new header, which says
+             what is folded; segments that this makes meaningless become spare
 
 Rules, on which recovery rests:
 1. A segment is synced before its successor exists. So only the newest one can have a torn end.
-2. A segment goes, or is written over, only once a newer header is on the disk that says that all
-   its records are folded. So from the newest header's `folded` on no record is missing, and a
-   reader never puts an old one in the place of a newer one that is in the tree.
+2. A segment is written over only once a newer header is on the disk that says that all its records
+   are folded. So from the newest header's `folded` on no record is missing, and a reader never
+   puts an old one in the place of a newer one that is in the tree.
 3. `folded` never passes what was synced. So reading the log again over the tree (its records say
    what is, not what changes) ends with a state that is at least as new as the tree's.
-4. A file is used again only by the process that wrote it. After a restart all of them go, because
-   an end that was never acknowledged may carry numbers that come next.
+4. Each start leaves out a whole life's worth of numbers: an end that was never acknowledged and is
+   still in a file cannot have the numbers that come next.
 
-Files that are not valid segments under their own name are remains of a rotation: they are removed.
-For one thread at a time. It knows batches as bytes and nothing of the tree.
+A file whose header is not whole is no segment; names mean nothing. For one thread at a time, but
+for `prepare`. It knows batches as bytes and nothing of the tree.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from storage import files
 from storage.engine import Operation
@@ -45,34 +47,43 @@ from storage.wal_format import (
     read_record,
 )
 
-SEGMENT_BYTES: Final = 8 * 1024 * 1024
-GROW_BYTES: Final = 256 * 1024
-"""A new segment is filled with zeros in steps of this, ahead of what is appended."""
-SPARE_SEGMENTS: Final = 2
-_NAME_DIGITS: Final = 16
+SEGMENT_BYTES: Final = 4 * 1024 * 1024
+SPARE_SEGMENTS: Final = 4
+"""Files kept for later use; more of them are removed."""
+LIFE: Final = 1 << 32
+"""Numbers left out at each start (rule 4)."""
+_ZEROS: Final = bytes(256 * 1024)
 _REPAIR: Final = "restore a backup, or wipe the directory and let it be copied from a peer"
 
-Replay = Callable[[Iterable[Operation]], None]
+Replay = Callable[[Sequence[Operation]], None]
+
+
+class _Found(NamedTuple):
+    header: SegmentHeader
+    path: Path
+
+
+class _Spare(NamedTuple):
+    path: Path
+    descriptor: int
 
 
 class _Segment:
-    __slots__ = ("at", "descriptor", "header", "last", "path", "written")
+    __slots__ = ("at", "descriptor", "header", "last", "path")
 
-    def __init__(self, path: Path, descriptor: int, header: SegmentHeader, *, written: int) -> None:
-        self.path = path
-        self.descriptor = descriptor
+    def __init__(self, spare: _Spare, header: SegmentHeader) -> None:
+        self.path, self.descriptor = spare
         self.header = header
         self.at = HEADER_BYTES
         """Where the next record goes."""
-        self.written = written
-        """Up to here the file has blocks with content."""
         self.last = header.first - 1
         """The number of its last record."""
 
 
 class WriteAheadLog:
     """Invariants: `last_number` >= `synced_number` >= `folded_number`; `_segments` is oldest first
-    and the last one is written to."""
+    and the last one is written to; a file of `_spare` is full-sized, synced and no part of what a
+    reader would need."""
 
     def __init__(self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.directory = directory
@@ -82,7 +93,11 @@ class WriteAheadLog:
         self.syncs = 0
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
-        self._spare: list[_Segment] = []
+        self._spare: list[_Spare] = []
+        self._needed: set[Path] = set()
+        """Files that a reader needs until the first new header is on the disk."""
+        self._newest = 0
+        self._names = count()
 
     # --- opening -----------------------------------------------------------------------------
 
@@ -92,38 +107,49 @@ class WriteAheadLog:
         found = self._read_headers()
         if not found:
             return
-        needed = found[-1].folded + 1
+        newest = found[-1]
+        self._newest = newest.header.number
+        needed = newest.header.folded + 1
         at = len(found) - 1
-        while found[at].first > needed and at > 0:
+        while found[at].header.first > needed and at > 0:
             at -= 1
-        if found[at].first > needed:
-            raise self._gap(needed, found[at].first)
-        number = found[at].first
-        for header in found[at:]:
-            if header.first != number:
-                raise self._gap(number, header.first)
-            number = self._replay_segment(header, take, needed)
+        number = min(needed, found[at].header.first)
+        for segment in found[at:]:
+            if segment.header.first > max(number, needed):
+                raise self._gap(max(number, needed), segment.header.first)
+            number = self._replay_segment(segment, take, needed)
+            self._needed.add(segment.path)
         # A process that died may have left records that only the page cache has: what is put into
         # the tree now must not be lost from the log by a power cut (rule 3).
-        files.sync_file(self.directory / _name(found[-1].number))
-        self.last_number = self.synced_number = self.folded_number = number - 1
+        files.sync_file(newest.path)
+        self.last_number = number - 1
 
     def begin(self) -> None:
-        """A new segment, which says that everything before it is folded; older ones go."""
-        old = self._names() if self.directory.exists() else []
+        """A new segment, which says that everything before it is folded."""
         files.make_directory(self.directory, "make the log in")
-        number = max([int(name, 16) for name in old if _is_name(name)], default=0) + 1
-        self._segments.append(self._create(number))
-        for name in old:
-            (self.directory / name).unlink(missing_ok=True)
+        paths = self._paths()
+        self._names = count(
+            1 + max((int(path.name) for path in paths if _is_name(path)), default=-1)
+        )
+        left = [path for path in paths if path in self._needed or not self._adopt(path)]
+        files.sync_directory(self.directory)
+        if self._newest:
+            self.last_number += LIFE
+        self.synced_number = self.folded_number = self.last_number
+        self._begin_segment()
+        for path in left:
+            if path not in self._needed or not self._adopt(path):
+                path.unlink()
+        self._needed.clear()
+        if not self._spare:
+            self.prepare()
 
-    def _names(self) -> list[str]:
-        return sorted(entry.name for entry in self.directory.iterdir())
+    def _paths(self) -> list[Path]:
+        return sorted(self.directory.iterdir()) if self.directory.exists() else []
 
-    def _read_headers(self) -> list[SegmentHeader]:
+    def _read_headers(self) -> list[_Found]:
         found = []
-        for name in self._names() if self.directory.exists() else []:
-            path = self.directory / name
+        for path in self._paths():
             try:
                 with path.open("rb") as file:
                     header = read_header(file.read(HEADER_BYTES))
@@ -131,18 +157,18 @@ class WriteAheadLog:
                 raise UnknownDirectoryFormatError(
                     f"{path} cannot be read: {error}; upgrade JanusKV or name another directory"
                 ) from error
-            if header is not None and _name(header.number) == name:
-                found.append(header)
-        return found
+            if header is not None:
+                found.append(_Found(header, path))
+        return sorted(found)
 
-    def _replay_segment(self, header: SegmentHeader, take: Replay, needed: int) -> int:
+    def _replay_segment(self, segment: _Found, take: Replay, needed: int) -> int:
         """The number after its last record."""
-        data = memoryview((self.directory / _name(header.number)).read_bytes())
-        number, at = header.first, HEADER_BYTES
+        data = memoryview(segment.path.read_bytes())
+        number, at = segment.header.first, HEADER_BYTES
         while (place := read_record(data, at, number)) is not None:
             begin, at = place
             if number >= needed:
-                take(read_operations(data, begin, at))
+                take(list(read_operations(data, begin)))
             number += 1
         return number
 
@@ -152,6 +178,18 @@ class WriteAheadLog:
             f"with {found}; {_REPAIR}"
         )
 
+    def _adopt(self, path: Path) -> bool:
+        """Make it a spare file; False if it is not wanted."""
+        if len(self._spare) >= SPARE_SEGMENTS or not _is_name(path):
+            return False
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if os.fstat(descriptor).st_size != self._segment_bytes:
+            os.close(descriptor)
+            return False
+        os.fsync(descriptor)
+        self._spare.append(_Spare(path, descriptor))
+        return True
+
     # --- writing -----------------------------------------------------------------------------
 
     def append(self, operations: Sequence[Operation]) -> None:
@@ -159,14 +197,8 @@ class WriteAheadLog:
         segment = self._segments[-1]
         if segment.at + len(record) > self._segment_bytes and segment.at > HEADER_BYTES:
             segment = self._rotate()
-        end = segment.at + len(record)
-        if end > segment.written:
-            ahead = min(max(self._segment_bytes - end, 0), GROW_BYTES)
-            _write(segment.descriptor, record + bytes(ahead), segment.at)
-            segment.written = end + ahead
-        else:
-            _write(segment.descriptor, record, segment.at)
-        segment.at = end
+        _write(segment.descriptor, record, segment.at)
+        segment.at += len(record)
         segment.last = self.last_number = self.last_number + 1
 
     def sync(self) -> None:
@@ -189,68 +221,72 @@ class WriteAheadLog:
     @property
     def size_bytes(self) -> int:
         """Of the files on the disk."""
-        return sum(segment.written for segment in (*self._segments, *self._spare))
+        return self._segment_bytes * (len(self._segments) + len(self._spare))
 
     def close(self) -> None:
-        for segment in (*self._segments, *self._spare):
+        for segment in self._segments:
             os.close(segment.descriptor)
+        for spare in self._spare:
+            os.close(spare.descriptor)
         self._segments.clear()
         self._spare.clear()
 
     # --- segments ----------------------------------------------------------------------------
 
+    @property
+    def wants_spare(self) -> bool:
+        return not self._spare
+
+    def prepare(self) -> None:
+        """Make a spare file. Another thread may do it beside all other calls, so that whoever
+        appends need not wait for a file that grows."""
+        self._spare.append(self._create())
+
     def _rotate(self) -> _Segment:
         self.sync()
-        number = self._segments[-1].header.number + 1
-        new = self._reuse(number) if self._spare else self._create(number)
-        while self._segments and self._segments[0].last <= self.folded_number:
+        self._begin_segment()
+        while self._segments[0].last <= self.folded_number and len(self._segments) > 1:
             self._retire(self._segments.pop(0))
-        self._segments.append(new)
-        return new
+        return self._segments[-1]
 
-    def _header(self, number: int) -> SegmentHeader:
-        return SegmentHeader(number, self.last_number + 1, self.folded_number)
+    def _begin_segment(self) -> None:
+        spare = self._spare.pop() if self._spare else self._create()
+        self._newest += 1
+        header = self._header()
+        _write(spare.descriptor, pack_header(header), 0)
+        os.fdatasync(spare.descriptor)
+        self._segments.append(_Segment(spare, header))
 
-    def _create(self, number: int) -> _Segment:
-        header = self._header(number)
-        path = self.directory / _name(number)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    def _header(self) -> SegmentHeader:
+        return SegmentHeader(self._newest, self.last_number + 1, self.folded_number)
+
+    def _create(self) -> _Spare:
+        path = self.directory / str(next(self._names))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
-            _write(descriptor, pack_header(header), 0)
+            for at in range(0, self._segment_bytes, len(_ZEROS)):
+                _write(descriptor, _ZEROS[: self._segment_bytes - at], at)
             os.fsync(descriptor)
             files.sync_directory(self.directory)
         except BaseException:
             os.close(descriptor)
             raise
-        return _Segment(path, descriptor, header, written=HEADER_BYTES)
-
-    def _reuse(self, number: int) -> _Segment:
-        """The header comes first: a file whose header and name differ is no segment."""
-        old = self._spare.pop()
-        header = self._header(number)
-        _write(old.descriptor, pack_header(header), 0)
-        os.fdatasync(old.descriptor)
-        path = self.directory / _name(number)
-        old.path.rename(path)
-        files.sync_directory(self.directory)
-        return _Segment(path, old.descriptor, header, written=old.written)
+        return _Spare(path, descriptor)
 
     def _retire(self, segment: _Segment) -> None:
-        if len(self._spare) < SPARE_SEGMENTS and segment.written <= self._segment_bytes:
-            self._spare.append(segment)
+        if len(self._spare) >= SPARE_SEGMENTS:
+            os.close(segment.descriptor)
+            with suppress(FileNotFoundError):
+                segment.path.unlink()
             return
-        os.close(segment.descriptor)
-        with suppress(FileNotFoundError):
-            segment.path.unlink()
+        if segment.at > self._segment_bytes:
+            os.ftruncate(segment.descriptor, self._segment_bytes)
+        self._spare.append(_Spare(segment.path, segment.descriptor))
 
 
-def _name(number: int) -> str:
-    return f"{number:0{_NAME_DIGITS}x}"
-
-
-def _is_name(name: str) -> bool:
-    return len(name) == _NAME_DIGITS and not set(name) - set("0123456789abcdef")
+def _is_name(path: Path) -> bool:
+    return path.name.isdecimal() and path.is_file()
 
 
 def _write(descriptor: int, data: bytes, at: int) -> None:

@@ -75,8 +75,8 @@ def logged_header_ahead(path: Path) -> Engine:
     from storage.wal import WriteAheadLog
     from storage.wal_format import SegmentHeader
 
-    def header(log: WriteAheadLog, number: int) -> SegmentHeader:
-        return SegmentHeader(number, log.last_number + 1, log.last_number)
+    def header(log: WriteAheadLog) -> SegmentHeader:
+        return SegmentHeader(log._newest, log.last_number + 1, log.last_number)
 
     WriteAheadLog._header = header  # type: ignore[method-assign]
     return engines.logged(path)
