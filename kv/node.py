@@ -219,8 +219,8 @@ class Node:
             execute=self._execute_forwarded,
             evaluate=self._evaluate_forwarded,
         )
-        self.leaderless = self._open_leaderless(reserve_bytes)
         self.mail = Mail(self.link, loop)
+        self.leaderless = self._open_leaderless(reserve_bytes)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         """Served here, by group."""
@@ -262,6 +262,7 @@ class Node:
                 self.settings.leaderless,
                 self.directory,
                 link=self.link,
+                post=self.mail,
                 loop=self._loop,
                 clock=self.clock,
                 reserve_bytes=reserve_bytes,
@@ -338,6 +339,7 @@ class Node:
         self.meta.map.on_change(lambda _: self._note_begun())
         await self._has_begun.wait()
         if self.leaderless is not None:
+            # Who joined later, or lost its disk, is told so by the others (kv/cluster/gossip.py).
             self.leaderless.start(self.cards.all)
 
     def _note_begun(self) -> None:
@@ -417,8 +419,6 @@ class Node:
         others = self.cards.others.values()
         self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
         self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
-        if self.leaderless is not None:
-            self.leaderless.regime.set_members(self.cards.all)
 
     def _serve_group(self, group_id: int) -> None:
         shard = StrongShard(

@@ -175,6 +175,11 @@ class Direct:
             raise UnavailableError("there is no replica here yet; try again")
         return DirectReader(self.machine, self.clock_ms)
 
+    single = True
+
+    def shard_of(self, key: bytes) -> int:
+        return SHARD
+
     def watches(self, encode: Encode) -> ShardWatches:
         hub = ShardWatches(
             encode,
@@ -289,11 +294,13 @@ class Single:
             engine=engine,
             committer=committer,
             link=NoLink(),
+            post=Mail(NoLink(), loop),
             clock=clock,
             scheduler=loop,
             rng=rng,
             keyspaces={self.space.number: self.space},
         )
+        self.own.start([NodeId("n1")])
         self.fail: JanusError | None = None
         self.wishes: list[Wish] = []
         codecs = Codecs(ContextCodec([b"secret"]), SessionCodec([b"secret"]))
