@@ -311,9 +311,10 @@ class LoggedEngine:
     def statistics(self) -> EngineStatistics:
         """What waits for a fold is in the log's bytes and, since the tree will need room for it,
         not in the reusable ones."""
-        tree = self._tree.statistics()
         with self._guard:
             tables = (*self._folding, *self._sealed, self._active)
+        tree = self._tree.statistics()
+        with self._guard:  # `_active` is written to
             waiting = sum(table.size_bytes for table in tables)
             rows = sum(len(table.rows) for table in tables)
         return replace(
