@@ -140,7 +140,7 @@ class Admin:
                 return
         self.replaced = victim
         for group_id, group in victim.groups():
-            if group.role is not Role.REMOVED:
+            if group.role is not Role.REMOVED and group_id in self.cluster.groups:
                 self._missing[group_id] = None
         victim.replace_disk(self.cluster.groups)
         assert victim.host is not None
@@ -175,6 +175,19 @@ class Admin:
             return "learner"
         admitted = status.incarnations[node.node_id] == self._new_incarnation
         return None if admitted else "removal"
+
+    def born(self, group_id: int) -> None:
+        """A split has made this group, on the members of its parent: if one of them has lost its
+        disk, the child has the lost one."""
+        if self.replaced is not None:
+            self._missing[group_id] = None
+            self.replaced.join(group_id)
+
+    def ended(self, group_id: int) -> None:
+        self._busy.pop(group_id, None)
+        if self.replaced is not None:
+            self._missing.pop(group_id, None)
+            self._finish_replacement()
 
     def _finish_replacement(self) -> None:
         if not self._missing:
