@@ -88,6 +88,8 @@ class Keyspace:
         self._table: ShardTable | None = None
         self._watches: list[tuple[KeyspaceWatches, Encode]] = []
         self.single = False
+        self._first: StrongShard | None = None
+        """Of those here, for what is asked with every answer."""
         self._stopped = False
         meta.map.on_change(self._remap)
 
@@ -119,6 +121,7 @@ class Keyspace:
         if table is not None and len(table.shards) == 1:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
+        self._first = self._local[min(self._local)] if self._local else None
         for name in ("write", "read", "shard_of"):
             self.__dict__.pop(name, None)
             if only is not None:
@@ -221,7 +224,7 @@ class Keyspace:
 
     @property
     def term(self) -> int:
-        return next((shard.term for shard in self.local_shards), 0)
+        return 0 if self._first is None else self._first.term
 
     def _check_home(self, record: ShardRecord) -> None:
         """Leases are those of the first shard, and only its keys can hang on them."""
