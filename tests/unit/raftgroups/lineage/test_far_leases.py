@@ -23,9 +23,10 @@ def pair(shards: ShardCluster) -> ShardCluster:
     """Lease 7 with a key on either side of b"m"."""
     shards.do(1, LeaseGrant(7, 60))
     shards.put(1, b"a", lease=7)
-    shards.put(1, b"x", lease=7)
+    shards.put(1, b"w")
     shards.split(1, b"m", 2)
     shards.until(lambda: bool(shards.leaders(2)))
+    assert isinstance(shards.do(2, UnderLease(0, Put(b"x", lease=7))), PutResult)
     return shards
 
 
@@ -34,7 +35,7 @@ def test_an_end_is_driven_to_every_shard(pair: ShardCluster) -> None:
     pair.do(1, LeaseRevoke(7))
     end = pair.shard(pair.lead(1), 1).ended_elsewhere()
     assert end == LeaseEnd((7,), 1)
-    assert read_all(pair.shard(pair.lead(2), 2)) == {b"x": b""}
+    assert read_all(pair.shard(pair.lead(2), 2)) == {b"w": b"", b"x": b""}
     assert pair.do(1, LeaseGrant(7, 60)).code == "lease_exists"
     for node in list(pair.ids):
         pair.restart(node)
@@ -48,7 +49,7 @@ def test_an_end_is_driven_to_every_shard(pair: ShardCluster) -> None:
     assert pair.do(1, LeaseGrant(7, 60)).ttl_s == 60
     pair.settle(2)
     for node in pair.ids:
-        assert read_all(pair.shard(node, 2)) == {}
+        assert read_all(pair.shard(node, 2)) == {b"w": b""}
         assert pair.shard(node, 2).leases.epoch == 1
 
 
