@@ -286,11 +286,10 @@ async def test_leader_transfer(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("depth", [5_000, 100_000])
-async def test_a_body_that_nests_too_deep_is_refused(rest: Rest, depth: int) -> None:
-    body = b'{"value":"1","more":' + b"[" * depth + b"]" * depth + b"}"
-    answer = await rest.ask("PUT", "/api/v1/keys/a", body)
-    assert (answer.status, answer.body["error"]) == (400, "invalid_body")
-    assert "nests too deep" in answer.body["message"]
+@pytest.mark.parametrize("field", ["value", "more"])
+async def test_a_body_that_nests_too_deep_is_refused(rest: Rest, field: str, depth: int) -> None:
+    body = b'{"%b":' % field.encode() + b"[" * depth + b"]" * depth + b"}"
+    assert await rest.refused("PUT", "/api/v1/keys/a", body) == (400, "invalid_body")
 
 
 async def test_every_request_is_observed_once(rest: Rest) -> None:
