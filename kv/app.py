@@ -54,6 +54,7 @@ from kv.node import Fatal, Node
 from kv.node_settings import client_tls, node_settings
 from kv.online_backup import OnlineBackup
 from kv.report import Report
+from raftgroups.meta.records import FIRST_SHARD
 from storage.errors import InvalidOptionError
 
 _log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ class App:
     def _api(self, report: ApiNode, leaderless: Face | None = None) -> Api:
         config = self.config
         return Api(
-            self.node.strong,
+            self.node.default,
             report,
             clock=self.node.clock,
             rng=random.Random(os.urandom(16)),
@@ -218,7 +219,7 @@ class App:
         config, node = self.config, self.node
         assert self.report is not None
         return GatewayContext(
-            strong=node.strong,
+            strong=node.default,
             cluster_id=uint64_of(node.cluster_id),
             member_id=uint64_of(node.node_id),
             members=self.report.members,
@@ -266,12 +267,12 @@ class App:
         sources.space = lambda: {STRONG: node.guard}
         sources.committers = lambda: {STRONG: node.committer}
         sources.process = process_figures
-        sources.etcd_shard = lambda: node.strong.machine.place.shard
+        sources.etcd_shard = lambda: FIRST_SHARD
         if self.leaderless is not None:
             self._connect_leaderless(self.leaderless)
         node.committer.on_commit = self.metrics.commit_observer(STRONG)
-        node.strong.on_proposed = self.metrics.proposals.ended
-        node.strong.on_overload = self.metrics.refusals.labels("writes_and_reads").add
+        overload = self.metrics.refusals.labels("writes_and_reads").add
+        node.observe(self.metrics.proposals.ended, overload)
         node.forwarder.on_answer = self.metrics.forwarded.ended
         node.forwarder.on_batch = self.metrics.forward_batch.observe
         self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)

@@ -1,9 +1,11 @@
 """One node without its faces: the directory, the engine, the link, the groups, its shards.
 
-    data directory (locked, stamped) -> engine -> committer -> link -> group host -> strong shard
+    data directory (locked, stamped) -> engine -> committer -> link -> group host -> strong shards
+                                                                          '-- meta group --> map
 
     start     open everything; a node that knows its groups resumes them, one of `initial` finds the
-              others and forms the first group with them, once
+              others and forms the meta group with them, once; what other groups are here follows
+              the map (kv/meta/keeper.py)
     hand_over_all, drain     leadership moves to another node; then no new work is taken
     close     everything pending is answered, everything is closed
 
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kv.cluster.cards import Address, Card, Cards
 from kv.cluster.forming import find_founders
@@ -33,20 +35,34 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
+from kv.errors import OverloadedError
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
-from kv.strong.forward import Forwarder
+from kv.meta.begin import Beginning
+from kv.meta.keeper import Keeper
+from kv.meta.service import MetaService
+from kv.model import DEADLINE_MAX_S, ReadOptions, SessionToken, parse_level
+from kv.strong.forward import FAILED_QUESTION, Forwarder
+from kv.strong.frames import Question
 from kv.strong.gate import Gate
+from kv.strong.keyspace import Keyspace
 from kv.strong.machine import ServedMachine
+from kv.strong.places import read_place
+from kv.strong.queries import decode_query, encode_answer
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
-from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
+from raftgroups.machine_api import StateMachine
+from raftgroups.meta.machine import META_GROUP, MetaMachine
+from raftgroups.meta.records import DEFAULT_KEYSPACE_ID, FIRST_SHARD, KeyspaceOptions, NodeRecord
+from raftgroups.outcomes import Applied, ChangeResult, Done, ProposeResult, Refused
+from raftgroups.results import failure_of
 from raftgroups.transport import NodeId
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
+from storage.errors import InvalidRequestError, JanusError, WrongShardError
 from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
 from storage.system_clock import SystemClock
@@ -56,9 +72,11 @@ _log = logging.getLogger(__name__)
 EXIT_BROKEN: Final = 70
 EXIT_HUNG: Final = 71
 EXIT_TASK: Final = 72
-FIRST_GROUP: Final = 1
-"""The group of the first shard of the keyspace `default`; group 0 is kept for the meta group."""
+FIRST_GROUP: Final = FIRST_SHARD
+"""The group of the first shard of the keyspace `default`."""
 FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=1)
+"""Where group 1 of a directory belongs that holds no record of it: one from before there was a meta
+group."""
 SPACE_LOOK_S: Final = 1.0
 DRAIN_S: Final = 3.0
 HAND_OVER_RETRY_S: Final = 0.05
@@ -91,6 +109,12 @@ class NodeSettings:
     sync_fatal_s: float = 10.0
     leaderless: LeaderlessSettings | None = None
     """None: this node has no leaderless environment."""
+    shards: int = 1
+    """Of the keyspace `default`, when a cluster is formed; then the map says."""
+    options: KeyspaceOptions = field(default_factory=KeyspaceOptions)
+    rack: str = ""
+    datacentre: str = ""
+    weight: float = 1.0
 
 
 Fatal = Callable[[int, str], None]
@@ -167,6 +191,7 @@ class Node:
         has_gauge = hasattr(self.engine, "write_pressure")
         self.gate = Gate(self.guard, pressure=self._pressure if has_gauge else None)
         self._machines: dict[int, ServedMachine] = {}
+        self._meta_machine: MetaMachine | None = None
         self.host = GroupHost(
             node_id=self.node_id,
             boot_id=self.directory.boot_id,
@@ -181,12 +206,43 @@ class Node:
             machines=self._make_machine,
         )
         self.forwarder = Forwarder(
-            self.link, scheduler=loop, clock=clock, execute=self._execute_forwarded
+            self.link,
+            scheduler=loop,
+            clock=clock,
+            execute=self._execute_forwarded,
+            evaluate=self._evaluate_forwarded,
         )
         self.leaderless = self._open_leaderless(reserve_bytes)
         self.mail = Mail(self.link, loop)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
+        """Served here, by group."""
+        self.on_proposed: Callable[[ProposeResult], None] | None = None
+        self.on_overload: Callable[[], None] | None = None
+        self.meta = MetaService(
+            node_id=self.node_id,
+            directory=self.directory.path,
+            forwarder=self.forwarder,
+            mail=self.mail,
+            link=self.link,
+            peers=lambda: iter([] if self.cards is None else self.cards.others),
+            loop=loop,
+            clock=clock,
+            entropy=os.urandom,
+            tasks=self.tasks,
+        )
+        self.keeper = Keeper(
+            host=self.host,
+            engine=self.engine,
+            meta=self.meta,
+            serve=self._serve_group,
+            leave=self._leave_group,
+            served=lambda: self.shards,
+            tasks=self.tasks,
+            loop=loop,
+        )
+        self.keyspaces: dict[int, Keyspace] = {}
+        self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False
         self._closed = False
@@ -224,9 +280,16 @@ class Node:
         _log.critical("this node cannot go on: %s", error, exc_info=error)
         self._on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
 
-    def _make_machine(self, group_id: int) -> ServedMachine:
-        assert group_id == FIRST_GROUP, f"nobody forms group {group_id} yet"
-        machine = ServedMachine(Latest(self.engine, self.clock), FIRST_PLACE)
+    def _make_machine(self, group_id: int) -> StateMachine:
+        latest = Latest(self.engine, self.clock)
+        if group_id == META_GROUP:
+            self._meta_machine = MetaMachine(latest, latest.renew)
+            return self._meta_machine
+        place = read_place(self.engine, group_id)
+        if place is None:
+            assert group_id == FIRST_GROUP, f"nothing says where group {group_id} belongs"
+            place = FIRST_PLACE
+        machine = ServedMachine(latest, place)
         self._machines[group_id] = machine
         return machine
 
@@ -241,7 +304,15 @@ class Node:
             if settings.peer_advertise is None:
                 peer_address = bound
         own = Card(
-            self.node_id, settings.name, peer_address, settings.client_url, version("januskv")
+            self.node_id,
+            settings.name,
+            peer_address,
+            settings.client_url,
+            version("januskv"),
+            incarnation=self.host.incarnation,
+            rack=settings.rack,
+            datacentre=settings.datacentre,
+            weight=settings.weight,
         )
         self.cards = Cards(
             own, self.directory.path, self.link, self.mail, changed=self._card_changed
@@ -249,21 +320,42 @@ class Node:
         self.cards.save_own()
         self.watchdog.start()
         self._look_at_space()
+        self.meta.load_file()
         self.host.start()
-        if FIRST_GROUP in self.host.groups:
-            self._dial_others()
-        else:
-            await self._form()
-        self._serve(self.host.group(FIRST_GROUP))
+        self.beginning = Beginning(self)
+        await self.beginning.begin()
+        self._dial_others()
+        self.meta.start()
+        self.keeper.start()
+        self.meta.map.on_change(lambda _: self._note_begun())
+        await self._has_begun.wait()
         if self.leaderless is not None:
             self.leaderless.start(self.cards.all)
 
-    async def _form(self) -> None:
+    def _note_begun(self) -> None:
+        """Once the map is known, and the shards that it places here are here."""
+        if not self.meta.map.known:
+            return
+        own = self.node_id
+        due = (s for s in self.meta.map.view.shards_on(own) if s.shard != META_GROUP)
+        waiting = [
+            shard.shard
+            for shard in due
+            if shard.shard not in self.shards
+            and (
+                shard.shard in self.host.groups
+                or (own in dict(shard.founders) and own not in shard.formed)
+            )
+        ]
+        if not waiting:
+            self._has_begun.set()
+
+    async def find_founders(self) -> list[NodeId]:
+        """Of `initial`, all of them; this node alone if it has no peers."""
         assert self.cards is not None
         initial = self.settings.initial
         if not initial:
-            self.host.create(FIRST_GROUP, [self.node_id])
-            return
+            return [self.node_id]
         founders = await find_founders(self.link, self.node_id, initial, route=self._route)
         self.cards.learn(
             {
@@ -273,8 +365,28 @@ class Node:
             }
         )
         self._dial_others()
-        self.host.create(FIRST_GROUP, sorted(founders))
-        _log.info("formed the cluster %s with %d nodes", self.cluster_id, len(founders))
+        return sorted(founders)
+
+    def record_of(self, node: NodeId, incarnation: int = 0) -> NodeRecord | None:
+        """For the meta group; None until the node's card says enough."""
+        card = None if self.cards is None else self.cards.all.get(node)
+        if card is None or not (incarnation or card.incarnation):
+            return None
+        return NodeRecord(
+            node,
+            incarnation or card.incarnation,
+            card.name,
+            card.peer,
+            card.client,
+            card.rack,
+            card.datacentre,
+            card.weight,
+        )
+
+    def host_meta(self) -> None:
+        """Group 0 has a replica here."""
+        assert self._meta_machine is not None
+        self.meta.host(self.host.group(META_GROUP), self._meta_machine)
 
     def _label(self, address: Address) -> str:
         return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
@@ -300,28 +412,82 @@ class Node:
         if self.leaderless is not None:
             self.leaderless.regime.set_members(self.cards.all)
 
-    def _serve(self, group: Group) -> None:
+    def _serve_group(self, group_id: int) -> None:
         shard = StrongShard(
-            group,
-            self._machines[group.group_id],
+            self.host.group(group_id),
+            self._machines[group_id],
             self.forwarder,
             scheduler=self._loop,
             clock=self.clock,
             gate=self.gate,
             settings=self.settings.shard,
         )
-        self.shards[group.group_id] = shard
+        shard.on_proposed, shard.on_overload = self.on_proposed, self.on_overload
+        self.shards[group_id] = shard
         self.committer.add(shard)
         self.committer.kick()
+        self.keyspace(shard.machine.place.keyspace).served(shard)
+        self._note_begun()
+
+    def _leave_group(self, group_id: int) -> None:
+        """Its keyspace is dropped, or its replica was removed."""
+        shard = self.shards.pop(group_id, None)
+        if shard is not None:
+            self.keyspace(shard.machine.place.keyspace).left(shard)
+            shard.drain("this shard is not served here any more")
+            shard.stop()
+            self.committer.remove(shard)
+            del self._machines[group_id]
+
+    def keyspace(self, keyspace: int) -> Keyspace:
+        """By id, whether or not the map knows it yet."""
+        found = self.keyspaces.get(keyspace)
+        if found is None:
+            found = self.keyspaces[keyspace] = Keyspace(
+                keyspace,
+                meta=self.meta,
+                forwarder=self.forwarder,
+                scheduler=self._loop,
+                clock=self.clock,
+                tasks=self.tasks,
+                gate=self.gate,
+                settings=self.settings.shard,
+            )
+        return found
 
     def _execute_forwarded(
         self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
     ) -> None:
+        if group_id == META_GROUP and not self.draining:
+            self.meta.lead(payload, done)
+            return
         shard = self.shards.get(group_id)
         if shard is None or self.draining:
             self._loop.call_soon(done, Refused("this node does not serve that group now"))
         else:
             shard.lead(payload, budget_s, done)
+
+    def _evaluate_forwarded(
+        self, question: Question, done: Callable[[ProposeResult], None]
+    ) -> None:
+        """A read of a node that has no replica of the shard."""
+        shard = self.shards.get(question.group)
+        if shard is None or self.draining:
+            self._loop.call_soon(done, Refused("this node does not serve that group now"))
+            return
+        try:
+            query = decode_query(question.query)
+            level = parse_level(question.level)
+        except JanusError as error:
+            self._loop.call_soon(done, Applied(FAILED_QUESTION, failure_of(error, 0)))
+            return
+
+        def answered(answer: Any) -> None:
+            done(_question_result(answer))
+
+        seen = SessionToken({question.group: question.seen})
+        budget_s = min(question.budget_ms / 1000, DEADLINE_MAX_S)
+        shard.read(query, answered, ReadOptions(level, seen, budget_s))
 
     def _look_at_space(self) -> None:
         raised = self.guard.raised
@@ -340,23 +506,36 @@ class Node:
             self.cards.show(alarms=("NOSPACE",) if self.guard.raised else ())
         self._space_timer = self._loop.call_later(SPACE_LOOK_S, self._look_at_space)
 
+    def observe(
+        self, on_proposed: Callable[[ProposeResult], None], on_overload: Callable[[], None]
+    ) -> None:
+        """For metrics, of the shards that are here and those to come."""
+        self.on_proposed, self.on_overload = on_proposed, on_overload
+        for shard in self.shards.values():
+            shard.on_proposed, shard.on_overload = on_proposed, on_overload
+
     # --- while it runs ----------------------------------------------------------------------
 
     @property
-    def strong(self) -> StrongShard:
+    def default(self) -> Keyspace:
         """The keyspace `default`."""
+        return self.keyspace(DEFAULT_KEYSPACE_ID)
+
+    @property
+    def strong(self) -> StrongShard:
+        """The first shard of the keyspace `default`, if it is served here."""
         return self.shards[FIRST_GROUP]
 
     @property
     def ready(self) -> bool:
-        """Some node leads, and this one can be asked."""
-        shard = self.shards.get(FIRST_GROUP)
+        """This one can be asked: its shards are led, by whomever."""
         return (
-            shard is not None
+            self.meta.map.known
             and not self.draining
-            and shard.group.readable
-            and shard.group.formed
-            and shard.group.leader is not None
+            and all(
+                shard.group.readable and shard.group.formed and shard.group.leader is not None
+                for shard in self.shards.values()
+            )
         )
 
     @property
@@ -418,6 +597,8 @@ class Node:
         self.draining = True
         if self._space_timer is not None:
             self._space_timer.cancel()
+        self.keeper.stop()
+        self.meta.stop()
         self.forwarder.stop()
         for shard in self.shards.values():
             shard.stop()
@@ -434,6 +615,14 @@ class Node:
         if self.leaderless is not None:
             self.leaderless.close()
         self.directory.close()
+
+
+def _question_result(answer: object) -> ProposeResult:
+    if isinstance(answer, InvalidRequestError | WrongShardError):
+        return Applied(FAILED_QUESTION, failure_of(answer, 0))
+    if isinstance(answer, JanusError):
+        return Refused(str(answer), busy=isinstance(answer, OverloadedError))
+    return Applied(0, encode_answer(answer))
 
 
 def settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:

@@ -24,6 +24,7 @@ from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
 from kv.strong.shard import ShardSettings
+from raftgroups.meta.records import KeyspaceOptions
 from storage.environment import EngineSettings
 from storage.errors import InvalidOptionError
 
@@ -55,6 +56,11 @@ def node_settings(config: Config) -> NodeSettings:
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
         reserve_bytes=config.storage.reserve_bytes,
+        shards=cluster.shards,
+        options=KeyspaceOptions(replication=config.strong.replication),
+        rack=node.rack,
+        datacentre=node.dc,
+        weight=node.weight,
         host=host_config(config),
         shard=ShardSettings(
             deadline_s=config.strong.propose_timeout_s,

@@ -188,6 +188,12 @@ class GroupHost:
             raise InvalidRequestError(
                 f"this node is a member of group {group_id}; remove it from the group first"
             )
+        self.retire(group_id, done)
+
+    def retire(self, group_id: int, done: Callable[[], None]) -> None:
+        """Erase a replica, with its data, of a group that has ended for all its members: no id of
+        such a group is used again, and nobody asks for what it had acknowledged."""
+        group = self.group(group_id)
         group.stop()
         del self._groups[group_id]
         self._dirty.pop(group_id, None)

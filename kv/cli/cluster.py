@@ -30,6 +30,7 @@ from typing import Final
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
 from kv.config.sections import LEADERLESS, MODES, STRONG
+from raftgroups.meta.view import SHARDS_MAX
 from storage.errors import InvalidOptionError
 from storage.system_clock import SystemClock
 
@@ -85,6 +86,13 @@ class ClusterCommand:
             "--engine", choices=("lmdb", "rocksdb", "memory"), help="of the regime of --mode"
         )
         parser.add_argument(
+            "--shards",
+            type=whole_number(1, SHARDS_MAX),
+            default=1,
+            metavar="K",
+            help="ranges that the keyspace default begins with (first run only; default 1)",
+        )
+        parser.add_argument(
             "--ready-file",
             type=Path,
             metavar="FILE",
@@ -93,7 +101,7 @@ class ClusterCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         members = plan(args.data, args.nodes, args.base_port)
-        prepare(args.data, members, mode=args.mode, engine=args.engine)
+        prepare(args.data, members, mode=args.mode, engine=args.engine, shards=args.shards)
         return Local(members, args.ready_file, args.mode).run()
 
 
@@ -133,7 +141,9 @@ def plan(data: Path, nodes: int, base_port: int) -> list[Member]:
     ]
 
 
-def prepare(data: Path, members: Sequence[Member], *, mode: str, engine: str | None) -> None:
+def prepare(
+    data: Path, members: Sequence[Member], *, mode: str, engine: str | None, shards: int = 1
+) -> None:
     """Write the configurations. The cluster's id, size and mode stay what they were at first."""
     state_path = data / STATE_NAME
     data.mkdir(parents=True, exist_ok=True)
@@ -165,11 +175,16 @@ def prepare(data: Path, members: Sequence[Member], *, mode: str, engine: str | N
         state_path.write_text(json.dumps(state) + "\n")
     for member in members:
         member.home.mkdir(exist_ok=True)
-        member.config.write_text(_config(member, members, cluster_id, mode, engine))
+        member.config.write_text(_config(member, members, cluster_id, mode, engine, shards))
 
 
 def _config(
-    member: Member, members: Sequence[Member], cluster_id: str, mode: str, engine: str | None
+    member: Member,
+    members: Sequence[Member],
+    cluster_id: str,
+    mode: str,
+    engine: str | None,
+    shards: int,
 ) -> str:
     initial = ",\n".join(f'    {{name = "{each.name}", peer = "{each.peer}"}}' for each in members)
     engine_lines = f'\n[{mode}]\nengine = "{engine}"\n' if engine else ""
@@ -184,6 +199,7 @@ peer_listen = "{member.peer}"
 
 [cluster]
 id = "{cluster_id}"
+shards = {shards}
 initial = [
 {initial},
 ]

@@ -43,6 +43,11 @@ class Card(msgspec.Struct, frozen=True, tag="card", array_like=True):
     version: str = ""
     alarms: tuple[str, ...] = ()
     """For example "NOSPACE"."""
+    incarnation: int = 0
+    """Of its data directory; 0 from a node that does not say."""
+    rack: str = ""
+    datacentre: str = ""
+    weight: float = 1.0
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -116,7 +121,15 @@ class Cards:
         except msgspec.DecodeError as error:
             self._said.warn(f"peer {peer}", "malformed_card", f"its card cannot be read: {error}")
             return
-        texts = (card.name, card.client, card.version, card.peer[0], *card.alarms)
+        texts = (
+            card.name,
+            card.client,
+            card.version,
+            card.peer[0],
+            card.rack,
+            card.datacentre,
+            *card.alarms,
+        )
         if card.node != peer or max(map(len, texts)) > TEXT_MAX or len(card.alarms) > 16:
             self._said.warn(f"peer {peer}", "wrong_card", "sent a card that is not its own")
             return
@@ -134,7 +147,10 @@ class Cards:
 
 def _same(before: Card | None, now: Card) -> bool:
     """Whether the file would not change."""
-    return before is not None and msgspec.structs.replace(before, alarms=now.alarms) == now
+    return before is not None and (
+        (before.node, before.name, before.peer, before.client, before.version)
+        == (now.node, now.name, now.peer, now.client, now.version)
+    )
 
 
 def _read(path: Path) -> dict[NodeId, Card]:

@@ -31,6 +31,8 @@ from kv.config.values import (
     Whole,
 )
 from kv.config.web import HostName, Origin
+from raftgroups.meta.rules import REPLICATION_MAX
+from raftgroups.meta.view import SHARDS_MAX
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
 from storage.rocks_options import GIB, KIB, MIB, Compaction, Compression, WalRecovery
 
@@ -140,6 +142,11 @@ class ClusterSection:
         (),
         "Peer addresses of a cluster that stands, for a node that is new to it.",
     )
+    shards: int = setting(
+        Whole(1, SHARDS_MAX),
+        1,
+        "Ranges that the keyspace default begins with, when the cluster is formed.",
+    )
     secret_file: str = setting(
         _PATH, "", "A file whose content every node must prove to know. Its end of line is not it."
     )
@@ -156,6 +163,11 @@ class StrongSection:
 
     engine: str = setting(
         Choice(ENGINES), "lmdb", "Chosen once for a data directory. memory keeps nothing."
+    )
+    replication: int = setting(
+        Whole(1, REPLICATION_MAX),
+        REPLICATION_MAX,
+        "Copies of each shard of the keyspace default, when the cluster is formed.",
     )
     auto_compaction: str = setting(
         Choice(("both", "age", "count", "off")),

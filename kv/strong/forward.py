@@ -1,6 +1,7 @@
-"""Writes that another node has to lead: sent there in batches, answered here.
+"""Writes that another node has to lead, and reads that this node has no replica for: sent there in
+batches, answered here.
 
-    send --> outbox of the peer --(one pass of the loop)--> frame --> peer: execute --> replies
+    send, ask -> outbox of the peer --(one pass of the loop)--> frame --> peer: execute --> replies
                                                                           |
     done <-- waiting[number] <------------------------------------ frame <'
 
@@ -16,17 +17,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from kv.cluster.said_once import SaidOnce
 from kv.strong.frames import (
     MalformedFrameError,
+    Question,
     Reply,
     Request,
     Status,
     decode_frame,
+    encode_questions,
     encode_replies,
     encode_requests,
     refusal_body,
@@ -44,17 +47,29 @@ WAITING_MAX: Final = 8192
 """Operations under way to one peer, and of one peer here."""
 SWEEP_S: Final = 0.25
 
+FAILED_QUESTION: Final = -1
+"""As the index of what a question that failed is Applied with."""
+
 Done = Callable[[ProposeResult], None]
 Execute = Callable[[int, bytes, float, Done], None]
 """(group, command, seconds that the asker waits, done): lead it; done is called exactly once."""
+Evaluate = Callable[[Question, Done], None]
+"""Read it here; done gets Applied of the answer's bytes or of a Failure, or Refused."""
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "done", "group", "peer", "repeatable")
+    __slots__ = ("deadline_s", "done", "group", "is_read", "peer", "repeatable")
 
     def __init__(
-        self, peer: NodeId, group: int, deadline_s: float, done: Done, repeatable: bool
+        self,
+        peer: NodeId,
+        group: int,
+        deadline_s: float,
+        done: Done,
+        repeatable: bool,
+        is_read: bool = False,
     ) -> None:
+        self.is_read = is_read
         self.peer = peer
         self.group = group
         self.repeatable = repeatable
@@ -65,7 +80,16 @@ class _Waiting:
 class Forwarder:
     """For the node's loop only. Results that come back are decoded once, here."""
 
-    def __init__(self, link: Link, *, scheduler: Scheduler, clock: Clock, execute: Execute) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        execute: Execute,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        self._evaluate = evaluate
         self._link = link
         self._scheduler = scheduler
         self._clock = clock
@@ -75,6 +99,7 @@ class Forwarder:
         self._waiting: dict[int, _Waiting] = {}
         self._counts: dict[NodeId, int] = {}
         self._requests: dict[NodeId, list[Request]] = {}
+        self._questions: dict[NodeId, list[Question]] = {}
         self._replies: dict[NodeId, list[Reply]] = {}
         self._serving: dict[NodeId, int] = {}
         self._flush_scheduled = False
@@ -100,27 +125,56 @@ class Forwarder:
     ) -> None:
         """`deadline_s` is a moment of the clock. `repeatable`: it has a token, so trying it again
         is safe whatever came of this. `done` is never called from inside this call."""
+        number = self._wait(_Waiting(peer, group, deadline_s, done, repeatable))
+        if number:
+            request = Request(number, group, self._budget_ms(deadline_s), command)
+            self._requests.setdefault(peer, []).append(request)
+
+    def ask(
+        self,
+        peer: NodeId,
+        group: int,
+        query: bytes,
+        level: str,
+        seen: int,
+        deadline_s: float,
+        done: Done,
+    ) -> None:
+        """Have a query evaluated there. `done` gets Applied of the bytes of its answer or of a
+        Failure, Refused, or Unknown: a read may be tried again whatever came of it."""
+        number = self._wait(_Waiting(peer, group, deadline_s, done, True, is_read=True))
+        if number:
+            budget_ms = self._budget_ms(deadline_s)
+            question = Question(number, group, budget_ms, level, seen, query)
+            self._questions.setdefault(peer, []).append(question)
+
+    def _wait(self, waiting: _Waiting) -> int:
+        """The number under which it waits; 0 if it was refused."""
+        peer = waiting.peer
         count = self._counts.get(peer, 0)
         if count >= WAITING_MAX or self._stopped:
             reason = "this node stops" if self._stopped else f"{count} operations wait for {peer}"
-            self._scheduler.call_soon(done, Refused(reason, busy=not self._stopped))
-            return
+            refused = Refused(reason, busy=not self._stopped)
+            self._scheduler.call_soon(waiting.done, refused)
+            return 0
         number = self._next_number
         self._next_number += 1
-        budget_ms = max(1, int((deadline_s - self._clock.monotonic()) * 1000))
-        self._waiting[number] = _Waiting(peer, group, deadline_s, done, repeatable)
+        self._waiting[number] = waiting
         self._counts[peer] = count + 1
-        self._requests.setdefault(peer, []).append(Request(number, group, budget_ms, command))
         self._flush_soon()
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
+        return number
+
+    def _budget_ms(self, deadline_s: float) -> int:
+        return max(1, int((deadline_s - self._clock.monotonic()) * 1000))
 
     def led_by_another(self, group: int, leader: NodeId | None) -> None:
         """Whatever may be tried again there is given up where it waits."""
         moved = [
             number
             for number, each in self._waiting.items()
-            if each.repeatable and each.group == group and each.peer != leader
+            if each.repeatable and not each.is_read and each.group == group and each.peer != leader
         ]
         for number in moved:
             self._scheduler.call_soon(
@@ -140,15 +194,26 @@ class Forwarder:
                 self._link.send(peer, CHANNEL, frame)
         asked, self._requests = self._requests, {}
         for peer, requests in asked.items():
-            sent = 0
-            for frame, part in encode_requests(requests):
-                if not self._link.send(peer, CHANNEL, frame):
-                    break
-                sent += part
-                if self.on_batch is not None:
-                    self.on_batch(part)
-            for request in requests[sent:]:
-                self._answer(request.number, Refused("the leader's connection is down or full"))
+            self._send(peer, requests, encode_requests(requests))
+        questions, self._questions = self._questions, {}
+        for peer, each in questions.items():
+            self._send(peer, each, encode_questions(each))
+
+    def _send(
+        self,
+        peer: NodeId,
+        items: Sequence[Request] | Sequence[Question],
+        frames: list[tuple[bytes, int]],
+    ) -> None:
+        sent = 0
+        for frame, part in frames:
+            if not self._link.send(peer, CHANNEL, frame):
+                break
+            sent += part
+            if self.on_batch is not None:
+                self.on_batch(part)
+        for item in items[sent:]:
+            self._answer(item.number, Refused("the connection there is down or full"))
 
     def _answer(self, number: int, result: ProposeResult) -> None:
         waiting = self._waiting.pop(number, None)
@@ -172,6 +237,7 @@ class Forwarder:
         if connected:
             return
         unsent = {request.number for request in self._requests.pop(peer, ())}
+        unsent |= {question.number for question in self._questions.pop(peer, ())}
         self._replies.pop(peer, None)
         lost = [number for number, each in self._waiting.items() if each.peer == peer]
         for number in lost:
@@ -188,14 +254,21 @@ class Forwarder:
         try:
             items = decode_frame(frame)
             for item in items:
-                if isinstance(item, Request):
-                    self._serve(peer, item)
+                if isinstance(item, Reply):
+                    self._take_reply(item)
                 else:
-                    self._answer(item.number, _result_of(item))
+                    self._serve(peer, item)
         except MalformedFrameError as error:
             self._said.warn(f"peer {peer}", "malformed_forward", str(error))
 
-    def _serve(self, peer: NodeId, request: Request) -> None:
+    def _take_reply(self, reply: Reply) -> None:
+        waiting = self._waiting.get(reply.number)
+        if waiting is not None and waiting.is_read and reply.status is Status.APPLIED:
+            self._answer(reply.number, Applied(0, reply.body))
+        else:
+            self._answer(reply.number, _result_of(reply))
+
+    def _serve(self, peer: NodeId, request: Request | Question) -> None:
         under_way = self._serving.get(peer, 0)
         done = partial(self._served, peer, request.number)
         if under_way >= WAITING_MAX:
@@ -203,12 +276,24 @@ class Forwarder:
             self._reply(peer, Reply(request.number, Status.REFUSED, refusal_body(refused)))
             return
         self._serving[peer] = under_way + 1
+        if isinstance(request, Question):
+            if self._evaluate is None:
+                self._scheduler.call_soon(done, Refused("this node evaluates no queries"))
+            else:
+                self._evaluate(request, done)
+            return
         self._execute(request.group, request.command, request.budget_ms / 1000, done)
 
     def _served(self, peer: NodeId, number: int, result: ProposeResult) -> None:
         self._serving[peer] -= 1
         if isinstance(result, Applied):
-            answer = Reply(number, Status.APPLIED, encode_result(result.result))
+            found = result.result
+            if isinstance(found, bytes):  # of a question
+                answer = Reply(number, Status.APPLIED, found)
+            else:
+                failed = result.index == FAILED_QUESTION
+                status = Status.FAILED if failed else Status.APPLIED
+                answer = Reply(number, status, encode_result(found))
         elif isinstance(result, Refused):
             answer = Reply(number, Status.REFUSED, refusal_body(result))
         else:
@@ -230,7 +315,9 @@ class Forwarder:
             self._sweeper.cancel()
             self._sweeper = None
         unsent = {request.number for asked in self._requests.values() for request in asked}
+        unsent |= {question.number for asked in self._questions.values() for question in asked}
         self._requests.clear()
+        self._questions.clear()
         for number in list(self._waiting):
             if number in unsent:
                 self._answer(number, Refused("this node stops"))
@@ -239,7 +326,7 @@ class Forwarder:
 
 
 def _result_of(reply: Reply) -> ProposeResult:
-    if reply.status is Status.APPLIED:
+    if reply.status in (Status.APPLIED, Status.FAILED):
         try:
             return Applied(0, decode_result(reply.body))
         except ValueError:

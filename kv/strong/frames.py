@@ -1,4 +1,4 @@
-"""The bytes of forwarded writes: what nodes say to each other on the "forward" channel. Pure.
+"""The bytes of forwarded calls: what nodes say to each other on the "forward" channel. Pure.
 
     frame     msgpack [version, kind, items]
     request   [number, group, budget in ms, command]      kind 1: lead this, and tell me
@@ -6,6 +6,10 @@
               APPLIED  body: the result (raftgroups/results.py)
               REFUSED  body: msgpack [reason, leader or nil, busy]; surely not done
               UNKNOWN  body: the reason as text
+              FAILED   body: a Failure as a result has it; of a question
+    question  [number, group, budget in ms, level, seen, query]   kind 3: read this for me; its
+                                                           answer is a reply whose body is what the
+                                                           query's kind makes of it (queries.py)
 
 Numbers are the asker's and mean nothing to anybody else. All that waits for one peer travels in one
 frame a pass of the loop. A frame that is none of these is malformed: dropped and counted.
@@ -38,6 +42,7 @@ class Status(IntEnum):
     APPLIED = 0
     REFUSED = 1
     UNKNOWN = 2
+    FAILED = 3
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -46,6 +51,16 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     budget_ms: int
     """How long the asker still waits."""
     command: bytes
+
+
+class Question(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    number: int
+    group: int
+    budget_ms: int
+    level: str
+    seen: int
+    """The revision that the replica must have, at the level SESSION."""
+    query: bytes
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -64,6 +79,11 @@ class _Replies(msgspec.Struct, array_like=True, gc=False, tag=2, forbid_unknown_
     items: list[Reply]
 
 
+class _Questions(msgspec.Struct, array_like=True, gc=False, tag=3, forbid_unknown_fields=True):
+    version: int
+    items: list[Question]
+
+
 class _Refusal(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
     reason: str
     leader: str | None
@@ -71,7 +91,7 @@ class _Refusal(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Requests | _Replies).decode
+_decode: Final = msgspec.msgpack.Decoder(_Requests | _Replies | _Questions).decode
 _decode_refusal: Final = msgspec.msgpack.Decoder(_Refusal).decode
 
 
@@ -81,11 +101,16 @@ def encode_requests(items: Sequence[Request]) -> list[tuple[bytes, int]]:
     return [(_encode(_Requests(VERSION, part)), len(part)) for part in parts]
 
 
+def encode_questions(items: Sequence[Question]) -> list[tuple[bytes, int]]:
+    parts = _cut(items, lambda item: item.query)
+    return [(_encode(_Questions(VERSION, part)), len(part)) for part in parts]
+
+
 def encode_replies(items: Sequence[Reply]) -> list[bytes]:
     return [_encode(_Replies(VERSION, part)) for part in _cut(items, lambda item: item.body)]
 
 
-def decode_frame(frame: bytes) -> list[Request] | list[Reply]:
+def decode_frame(frame: bytes) -> list[Request] | list[Reply] | list[Question]:
     """Raises MalformedFrameError, and nothing else, for any bytes."""
     try:
         decoded = _decode(frame)
@@ -93,7 +118,7 @@ def decode_frame(frame: bytes) -> list[Request] | list[Reply]:
         raise MalformedFrameError(f"a frame of {len(frame)} bytes is none of ours") from error
     if decoded.version != VERSION:
         raise MalformedFrameError(f"a frame of version {decoded.version}; this program has 1")
-    items: list[Request] | list[Reply] = decoded.items
+    items: list[Request] | list[Reply] | list[Question] = decoded.items
     return items
 
 

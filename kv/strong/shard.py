@@ -48,7 +48,7 @@ from raftgroups.transport import NodeId
 from storage.clock import Clock, Scheduler, Timer
 from storage.committer import Need
 from storage.engine import Batch
-from storage.errors import InvalidRequestError, JanusError, NoSpaceError
+from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
 from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_policy import CompactionPolicy
 
@@ -119,6 +119,8 @@ class StrongShard:
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         self.on_overload: Callable[[], None] | None = None
         """For metrics: how tries of writes ended, and operations that a full queue refused."""
+        self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
+        """Its keys are another shard's now: whoever knows the map takes the operation over."""
         machine.on_restored = self._restored
 
     # --- writes ---------------------------------------------------------------------------
@@ -179,6 +181,8 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
+                if isinstance(answer, WrongShardError) and self._move(operation, answer):
+                    return
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
                 self._give_up(operation, answer)
             else:
@@ -280,9 +284,22 @@ class StrongShard:
         answer: Any
         try:
             answer = read.evaluate(self.local())
+        except WrongShardError as error:
+            if self._move(read, error):
+                return
+            answer = error
         except JanusError as error:
             answer = error
         self._answer(read, answer)
+
+    def _move(self, operation: Operation, error: WrongShardError) -> bool:
+        if self.on_moved is None or operation.answered:
+            return False
+        operation.answered = True
+        if operation.timer is not None:
+            operation.timer.cancel()
+        self.on_moved(operation, error)
+        return True
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)

@@ -1,0 +1,272 @@
+"""One strong keyspace as this node serves it: kv/regime.py Strong over all its shards.
+
+    one shard, and a replica of it here     `write` and `read` ARE that shard's: nothing is added
+    else                                    each operation finds its shard (kv/router.py), here or
+                                            on another node (routed.py)
+
+It follows the cluster map: what changes there changes where the next operation goes. An operation
+that a shard refuses, because its keys are another one's now, is taken over (`_moved`) and finds its
+way by a newer map until its deadline. Quotas are checked here, where a keyspace is whole.
+
+Invariant: `single` says whether the first form is in force; faces that have a cheaper way for it
+ask that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from kv.cluster.tasks import TaskOwner, TasksClosedError
+from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError, WrongRegimeError
+from kv.meta.service import MetaService
+from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
+from kv.regime import Done
+from kv.router import CrossShardError, one_shard
+from kv.strong.admission import check
+from kv.strong.forward import Forwarder
+from kv.strong.gate import Gate
+from kv.strong.operations import Operation, Read, SessionRead, Write
+from kv.strong.queries import Query
+from kv.strong.reader import ReplicaReader
+from kv.strong.routed import Routed, RoutedRead, RoutedWrite
+from kv.strong.shard import ShardSettings, StrongShard
+from kv.watch.messages import Encode
+from kv.watch.shard_watches import ShardWatches
+from raftgroups.commands import Command, decode, encode
+from raftgroups.meta.records import KeyspaceState, Regime, ShardRecord
+from raftgroups.meta.view import MetaView, ShardTable
+from raftgroups.results import Result
+from raftgroups.transport import NodeId
+from storage.clock import Clock
+from storage.errors import JanusError, WrongShardError
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INSTEAD: Final = (
+    "ask for parts that lie within a shard each (GET /api/v1/admin/shards shows them), or use "
+    "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get and /api/v1/batch/put, "
+    "which work across shards"
+)
+
+
+class Keyspace:
+    """For the node's loop only."""
+
+    def __init__(
+        self,
+        keyspace: int,
+        *,
+        meta: MetaService,
+        forwarder: Forwarder,
+        scheduler: asyncio.AbstractEventLoop,
+        clock: Clock,
+        tasks: TaskOwner,
+        gate: Gate,
+        settings: ShardSettings,
+    ) -> None:
+        self.keyspace: Final = keyspace
+        self.forwarder: Final = forwarder
+        self._meta = meta
+        self._scheduler = scheduler
+        self._clock = clock
+        self._tasks = tasks
+        self._gate = gate
+        self._settings = settings
+        self._local: dict[int, StrongShard] = {}
+        self._table: ShardTable | None = None
+        self.single = False
+        self._stopped = False
+        meta.map.on_change(self._remap)
+
+    # --- which shards -------------------------------------------------------------------------
+
+    def _remap(self, view: MetaView) -> None:
+        record = view.keyspaces.get(self.keyspace)
+        alive = record is not None and record.state is KeyspaceState.ACTIVE
+        self._table = view.table(self.keyspace) if alive else None
+        self._rebind()
+
+    def served(self, shard: StrongShard) -> None:
+        self._local[shard.group.group_id] = shard
+        shard.on_moved = self._moved
+        self._rebind()
+
+    def left(self, shard: StrongShard) -> None:
+        self._local.pop(shard.group.group_id, None)
+        self._rebind()
+
+    def _rebind(self) -> None:
+        table = self._table
+        only = None
+        if table is not None and len(table.shards) == 1:
+            only = self._local.get(table.shards[0].shard)
+        self.single = only is not None
+        for name in ("write", "read"):
+            self.__dict__.pop(name, None)
+            if only is not None:
+                setattr(self, name, getattr(only, name))
+
+    @property
+    def table(self) -> ShardTable:
+        """Raises KeyspaceNotFoundError, UnavailableError, WrongRegimeError."""
+        if self._table is not None:
+            return self._table
+        view = self._meta.map.view
+        record = view.keyspaces.get(self.keyspace)
+        if not self._meta.map.known:
+            raise UnavailableError("this node does not know the cluster's shards yet; ask again")
+        if record is None or record.state is not KeyspaceState.ACTIVE:
+            raise KeyspaceNotFoundError("this keyspace was dropped; nothing was done")
+        if record.regime is Regime.LEADERLESS:
+            raise WrongRegimeError(
+                f"the keyspace {record.name!r} is leaderless: it has no such call; use /api/v1/kv"
+            )
+        raise UnavailableError("the shards of this keyspace are not known here yet; ask again")
+
+    def local_shard(self, shard: int) -> StrongShard | None:
+        found = self._local.get(shard)
+        return found if found is not None and found.group.readable else None
+
+    @property
+    def local_shards(self) -> list[StrongShard]:
+        return [self._local[each] for each in sorted(self._local)]
+
+    def shard_of(self, key: bytes) -> int:
+        """For session tokens; 0 while this node cannot know."""
+        return 0 if self._table is None else self._table.of_key(key).shard
+
+    def record_for(self, operation: Routed) -> ShardRecord:
+        return one_shard(self.table, operation.scope(), INSTEAD)
+
+    def peers_of(self, record: ShardRecord) -> list[NodeId]:
+        """Other nodes with a replica, those first that are connected."""
+        own, connected = self._meta.node_id, self._meta.link.connected
+        peers = [NodeId(each) for each in record.replicas if each != own]
+        return [each for each in peers if connected(each)] or peers
+
+    # --- Strong -------------------------------------------------------------------------------
+
+    def write(
+        self, command: Command, done: Done[Result], options: WriteOptions = PLAIN_WRITE
+    ) -> None:
+        try:
+            check(command)
+            payload = encode(command, options.token)
+            self._gate.admit(command, len(payload))
+        except JanusError as error:
+            self.soon(done, error)
+            return
+        deadline_s = self._deadline(options.deadline_s)
+        RoutedWrite(self, done, deadline_s, command, payload, options).start()
+
+    def read(
+        self,
+        evaluate: Callable[[ReplicaReader], T],
+        done: Done[T],
+        options: ReadOptions = PLAIN_READ,
+    ) -> None:
+        if not isinstance(evaluate, Query):
+            self.soon(
+                done,
+                CrossShardError(
+                    "nothing was done: this call works only in a keyspace of one shard, on a node "
+                    f"that has it; {INSTEAD}"
+                ),
+            )
+            return
+        RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
+
+    def local(self) -> ReplicaReader:
+        """The only shard's, or of a split keyspace the first that is here: for headers and status.
+        Raises UnavailableError."""
+        for shard in self.local_shards:
+            return shard.local()
+        raise UnavailableError("this node has no replica of a shard of this keyspace")
+
+    def watches(self, encode: Encode) -> ShardWatches:
+        for shard in self.local_shards:
+            return shard.watches(encode)
+        raise UnavailableError("this node has no replica of a shard of this keyspace to watch")
+
+    @property
+    def term(self) -> int:
+        return next((shard.term for shard in self.local_shards), 0)
+
+    # --- for operations on their way ------------------------------------------------------------
+
+    def _deadline(self, asked_s: float | None) -> float:
+        return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
+
+    def now_s(self) -> float:
+        return self._clock.monotonic()
+
+    def soon(self, done: Callable[[Any], None], answer: object) -> None:
+        self._scheduler.call_soon(done, answer)
+
+    def later(self, delay_s: float, operation: Routed, *, look: bool) -> None:
+        """Start it again, by a newer map if `look`."""
+        if self._stopped:
+            self.soon(operation.give_up, StoppingError(f"this node is stopping: {operation.why}"))
+        elif look:
+            try:
+                self._tasks.spawn(self._look_and_start(delay_s, operation), "routing anew")
+            except TasksClosedError as error:
+                self.soon(operation.give_up, StoppingError(str(error)))
+        else:
+            self._scheduler.call_later(delay_s, operation.start)
+
+    async def _look_and_start(self, delay_s: float, operation: Routed) -> None:
+        version = self._meta.map.view.version
+        await self._meta.refresh()
+        if self._meta.map.view.version == version:
+            await asyncio.sleep(delay_s)
+        operation.start()
+
+    def answered(self, operation: Routed, answer: object) -> None:
+        try:
+            operation.done(answer)
+        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+            _log.exception("a done callback raised; its defect, the node goes on")
+
+    def _moved(self, operation: Operation, error: WrongShardError) -> None:
+        """A shard here refused it: it holds other keys now."""
+        routed: Routed
+        if isinstance(operation, Write):
+            command, token, *_ = decode(operation.payload)
+            options = WriteOptions(token)
+            routed = RoutedWrite(
+                self, operation.done, operation.deadline_s, command, operation.payload, options
+            )
+            routed.unsure = operation.unsure
+        elif isinstance(operation, Read) and isinstance(operation.evaluate, Query):
+            routed = RoutedRead(
+                self,
+                operation.done,
+                operation.deadline_s,
+                operation.evaluate,
+                ReadOptions(_level_of(operation)),
+            )
+        else:
+            self.soon(
+                operation.done,
+                UnavailableError(f"nothing was done: {error}; the shard was split, ask again"),
+            )
+            return
+        routed.try_again(str(error), look=True)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+def _level_of(read: Read) -> Level:
+    """What is seen in another shard is new to the session that waited for this one."""
+    if isinstance(read, SessionRead):
+        return Level.LINEARIZABLE
+    return Level.LINEARIZABLE if type(read) is Read else Level.EVENTUAL
