@@ -117,6 +117,15 @@ class Group:
         call is Refused with the new leader as a hint: ask there again."""
         self.changes.remove(node, done)
 
+    def dismiss(self, node: NodeId) -> None:
+        """Tell a node that was removed that it was: it may have been away then, and a replica that
+        neither votes nor stands never asks. Nothing is done unless this node leads, and the
+        committed configuration does not have the other."""
+        config = self.replica.journal.config
+        if self.settled and not self.changing and config.incarnation(node) is None:
+            self.replica.tell_not_member(node)
+            self._services.wake(self.group_id)
+
     def compact(self, keep: int) -> int:
         """Drop applied entries but the last `keep`; returns the new first index."""
         self.replica.compact(keep)

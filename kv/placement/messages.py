@@ -84,10 +84,14 @@ class Invite(_Message, frozen=True):
     shard: ShardRecord
 
 
+DISMISS: Final = "dismiss"
+"""The kind of an order to tell a node that it is no member any more: it may have been away."""
+
+
 class Order(_Message, frozen=True):
     group: int
     kind: str
-    """plan.Kind"""
+    """plan.Kind, or DISMISS."""
     node: str
     config_index: int
 

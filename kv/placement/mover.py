@@ -26,6 +26,7 @@ from kv.cluster.ring import Ring
 from kv.cluster.said_once import SaidOnce
 from kv.placement.attendant import ASK, INVITE, ORDER, REPORT, Attendant, Notes, question
 from kv.placement.messages import (
+    DISMISS,
     Invite,
     Order,
     ReplicaReport,
@@ -213,6 +214,7 @@ class Mover:
         if found.finished:
             self._balance_once = False
         self._invite_again(view, seen, reports)
+        self._dismiss(seen, reports)
         for step in found.steps:
             self._take(step, now_s, view, seen, reports)
         return corrected or not found.finished
@@ -260,14 +262,32 @@ class Mover:
         self._order(step, seen)
 
     def _order(self, step: Step, seen: Observation) -> None:
-        told = seen.leaders[step.group]
-        order = Order(step.group, step.kind.value, step.node, told.config_index)
         if self.on_step is not None:
             self.on_step(step)
-        if step.leader == self._node_id:
+        config_index = seen.leaders[step.group].config_index
+        self._tell(step.leader, Order(step.group, step.kind.value, step.node, config_index))
+
+    def _tell(self, leader: NodeId, order: Order) -> None:
+        if leader == self._node_id:
             self._attendant.ordered(order)
         else:
-            self._notes.tell(step.leader, ORDER, encode(order))
+            self._notes.tell(leader, ORDER, encode(order))
+
+    def _dismiss(self, seen: Observation, reports: dict[NodeId, Report]) -> None:
+        """Replicas that do not know that they were removed: they were away, and never ask."""
+        groups = {group.group: group for group in seen.groups}
+        for node, report in reports.items():
+            for replica in report.replicas:
+                group = groups.get(replica.group)
+                if (
+                    replica.role in (ReplicaRole.FOLLOWER, ReplicaRole.LEARNER)
+                    and group is not None
+                    and group.leader is not None
+                    and group.settled
+                    and node not in (*group.voters, *group.learners)
+                ):
+                    config_index = seen.leaders[replica.group].config_index
+                    self._tell(group.leader, Order(replica.group, DISMISS, node, config_index))
 
     def _invite(self, node: NodeId, view: MetaView, group: int) -> None:
         invite = Invite(view.shards[group])
