@@ -34,6 +34,14 @@ class LostError(ConnectionError):
     """It may have been read."""
 
 
+class NoStreamError(LostError):
+    """It was answered, but not with a stream."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"no stream: {status} {body.decode(errors='replace')[:300]}")
+        self.status, self.body = status, body
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
@@ -125,7 +133,7 @@ class HttpClient:
                 chunked = "chunked" in found.get("transfer-encoding", "")
                 if status != 200 or not chunked:
                     text = await _read_body(self._reader, status, method, found)
-                    raise LostError(f"no stream: {status} {text.decode(errors='replace')[:300]}")
+                    raise NoStreamError(status, text)
             except (OSError, EOFError, ValueError) as error:
                 raise LostError(f"{type(error).__name__} {error}") from error
             yield _lines(self._reader)

@@ -13,16 +13,19 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from chaos.links import Door, Links
 from chaos.raftcluster import StuckError, wait_for
 from kv.cli.cluster import Member, plan, prepare
+from kv.config.sections import STRONG
 from kv.load.worker import environment
 from kv.peers.cluster import free_ports
 from storage.system_clock import SystemClock
@@ -46,6 +49,8 @@ class Server:
         self.port = int(port)
         self.process: subprocess.Popen[bytes] | None = None
         self.frozen = False
+        self.control: tuple[str, int] | None = None
+        """Where it takes orders to fail (kv/faulty.py)."""
 
     @property
     def running(self) -> bool:
@@ -81,6 +86,33 @@ class Server:
         finally:
             connection.close()
 
+    def drain(self, path: str, body: object, *, timeout_s: float) -> int:
+        """POST, read the answer to its end, and count its bytes; -1 if there was none."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        size_bytes = 0
+        try:
+            connection.request("POST", path, json.dumps(body))
+            answer = connection.getresponse()
+            while part := answer.read(1 << 16):
+                size_bytes += len(part)
+        except (OSError, http.client.HTTPException):
+            return -1
+        finally:
+            connection.close()
+        return size_bytes
+
+    def order(self, order: Mapping[str, Any]) -> None:
+        """Make it fail. A node that loses its power does not answer."""
+        assert self.control is not None, "this node takes no orders"
+        try:
+            with socket.create_connection(self.control, 2.0) as connection:
+                connection.sendall(json.dumps(order).encode() + b"\n")
+                answer = connection.makefile("rb").readline()
+        except OSError:
+            return
+        if answer and (told := json.loads(answer)):
+            raise StuckError(f"{self.name} does not take {order}: {told}")
+
     def status(self) -> dict[str, Any] | None:
         """Of a node that serves."""
         answer = self.ask("/api/v1/status")
@@ -90,15 +122,37 @@ class Server:
 class Servers:
     """A context: the nodes run and serve inside, and none of them outlives it."""
 
-    def __init__(self, directory: Path, *, nodes: int = 3, extra: str = "") -> None:
-        """`extra`: sections added to each node's configuration."""
-        offsets = [10 * number + port for number in range(nodes) for port in (0, 1)]
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 3,
+        mode: str = STRONG,
+        extra: str = "",
+        links: Links | None = None,
+        faulty: bool = False,
+    ) -> None:
+        """`extra`: sections added to each node's configuration. `faulty`: their disks and clocks
+        fail when they are told to. With `links` the nodes reach each other through those."""
+        offsets = [10 * number + port for number in range(nodes) for port in (0, 1, 2)]
         members = plan(directory / "data", nodes, free_ports(offsets))
-        prepare(directory / "data", members, mode="strong", engine=None)
-        for member in members:
-            with member.config.open("a") as file:
-                file.write("\n" + extra)
+        prepare(directory / "data", members, mode=mode, engine=None)
+        if links is not None:
+            links.connect(members)
+        self.mode, self.links = mode, links
         self.nodes = {member.name: Server(member) for member in members}
+        for server in self.nodes.values():
+            parts = [extra]
+            if links is not None:
+                routes = links.routes(server.member).items()
+                lines = [f'"{name}" = "{address}"' for name, address in routes]
+                parts.append("\n".join(["[cluster.peer_addresses]", *lines]))
+            if faulty:
+                server.control = (server.host, server.port + 2)
+                address = f"{server.host}:{server.port + 2}"
+                parts.append(f'[testing]\ncontrol = "{address}"\ndata_loss_is_meant = true')
+            with server.member.config.open("a") as file:
+                file.write("\n".join(["", *parts, ""]))
 
     def __enter__(self) -> Servers:
         try:
@@ -150,14 +204,27 @@ class Servers:
                 )
 
     def wait_ready(self, *names: str) -> None:
+        """Each of them serves, and knows a leader where the regime has one."""
         for name in names:
             self.wait(lambda name=name: self._serves(self.nodes[name]), f"{name} serves", START_S)  # type: ignore[misc]
 
+    def wait_started(self, *names: str) -> None:
+        """Each of them listens; a node that is cut off from the others gets no further."""
+        for name in names:
+            self.wait(lambda name=name: self._listens(self.nodes[name]), f"{name} starts", START_S)  # type: ignore[misc]
+
     def _serves(self, server: Server) -> bool:
+        if not self._listens(server):
+            return False
+        status = server.status()
+        if status is None:
+            return False
+        return self.mode != STRONG or status["leader"] is not None
+
+    def _listens(self, server: Server) -> bool:
         if not server.running:
             raise StuckError(f"{server.name} ended while it started\n{self.logs()}")
-        status = server.status()
-        return status is not None and status["leader"] is not None
+        return server.ask("/api/v1/status") is not None
 
     def kill(self, *names: str) -> None:
         """kill -9: all are gone when it returns."""
@@ -169,15 +236,19 @@ class Servers:
             server.process.wait()
             server.frozen = False
 
+    def wait_ended(self, name: str) -> int:
+        """It ends by itself. Returns the exit code."""
+        process = self.nodes[name].process
+        assert process is not None
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise StuckError(f"{name} did not end within {STOP_S:g} s\n{self.logs()}") from None
+
     def stop(self, name: str) -> int:
         """SIGTERM, and wait for the end. Returns the exit code."""
-        server = self.nodes[name]
-        server.signal(signal.SIGTERM)
-        assert server.process is not None
-        try:
-            return server.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            raise StuckError(f"{name} did not stop within {STOP_S:g} s\n{self.logs()}") from None
+        self.nodes[name].signal(signal.SIGTERM)
+        return self.wait_ended(name)
 
     # --- all of them ------------------------------------------------------------------------
 
@@ -199,6 +270,13 @@ class Servers:
             return terms[max(terms)] if terms else None
 
         return self.wait(probe, "a node leads")
+
+    def doors(self) -> list[Door]:
+        """Where clients go: to the proxies, if there are any."""
+        return [
+            Door(name, server.host, server.port) if self.links is None else self.links.door(name)
+            for name, server in self.nodes.items()
+        ]
 
     def others(self, name: str) -> list[str]:
         return [each for each in self.nodes if each != name]

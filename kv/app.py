@@ -21,6 +21,7 @@ import os
 import platform
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -37,11 +38,13 @@ from kv.api.leaderless.face import Face
 from kv.api.leaderless.side import add_side_routes
 from kv.budget import ByteBudget
 from kv.config.parts import allowed_hosts, min_lease_ttl_s
+from kv.config.rules import is_for_tests
 from kv.config.sections import LEADERLESS, Config
 from kv.errors import OverloadedError
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
 from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_of
+from kv.faulty import NodeFaults
 from kv.lane.assemble import make_lane, make_leaderless_lane
 from kv.lane.lane import Lane, LaneLimits
 from kv.leaderless_app import LeaderlessParts
@@ -56,6 +59,7 @@ from kv.online_backup import OnlineBackup
 from kv.report import Report
 from raftgroups.meta.records import FIRST_SHARD
 from storage.errors import InvalidOptionError
+from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +86,9 @@ class App:
         self.config = config
         self._loop = loop
         self._tls = client_tls(config)
-        self.node = Node(node_settings(config), loop=loop, on_fatal=on_fatal)
+        self._faults = NodeFaults(SystemClock()) if is_for_tests(config) else None
+        settings = replace(node_settings(config), faults=self._faults)
+        self.node = Node(settings, loop=loop, on_fatal=on_fatal)
         self.metrics = Metrics(
             NodeInfo(
                 version("januskv"),
@@ -123,9 +129,12 @@ class App:
                 "Choose another node.listen"
             ) from error
         self.address = self._server.sockets[0].getsockname()[:2]
+        if self._faults is not None:
+            control = self.config.testing.control
+            await self._faults.start(control.host, control.port)
         await self.node.start()
         if self.config.mode == LEADERLESS:
-            self.leaderless = LeaderlessParts(self.config, self.node)
+            self.leaderless = LeaderlessParts(self.config, self.node, self._loop)
             self._connect_metrics()
             await self._serve_leaderless(self.leaderless)
             return
@@ -364,6 +373,8 @@ class App:
             await self._server.wait_closed()
         if self._backup is not None:
             self._backup.close()
+        if self._faults is not None:
+            self._faults.close()
         await self.node.close()
 
 

@@ -10,12 +10,16 @@ one (on one machine, or `insecure`) seals with its id: that keeps mistakes out, 
 
 from __future__ import annotations
 
+import asyncio
+
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
+from kv.cluster.mail import Mail
 from kv.config.parts import keyspace
 from kv.config.sections import Config
 from kv.leaderless.context import ContextCodec
 from kv.leaderless.environment import LeaderlessEnvironment
+from kv.leaderless.listing import Lister
 from kv.leaderless.session import SessionCodec
 from kv.leaderless_report import LeaderlessReport
 from kv.metrics.from_leaderless import HintFigures, LeaderlessFigures
@@ -24,7 +28,7 @@ from kv.node import Node
 
 
 class LeaderlessParts:
-    def __init__(self, config: Config, node: Node) -> None:
+    def __init__(self, config: Config, node: Node, loop: asyncio.AbstractEventLoop) -> None:
         """Of a node that has started."""
         assert node.leaderless is not None, "the settings of a leaderless node ask for one"
         self.environment: LeaderlessEnvironment = node.leaderless
@@ -36,6 +40,7 @@ class LeaderlessParts:
             space,
             Codecs(ContextCodec(secrets), SessionCodec(secrets)),
             node.clock,
+            Lister(self.environment.regime, Mail(node.link, loop, "look")),
         )
         self.report = LeaderlessReport(node, self.environment, space, process=process_figures)
 

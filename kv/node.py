@@ -36,6 +36,7 @@ from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
 from kv.errors import OverloadedError
+from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.meta.begin import Beginning
 from kv.meta.keeper import Keeper
@@ -58,6 +59,7 @@ from raftgroups.meta.records import DEFAULT_KEYSPACE_ID, FIRST_SHARD, KeyspaceOp
 from raftgroups.outcomes import Applied, ChangeResult, Done, ProposeResult, Refused
 from raftgroups.results import failure_of
 from raftgroups.transport import NodeId
+from storage.clock import Clock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
@@ -115,6 +117,8 @@ class NodeSettings:
     rack: str = ""
     datacentre: str = ""
     weight: float = 1.0
+    faults: NodeFaults | None = None
+    """For tests alone: its disk and clock fail on demand."""
 
 
 Fatal = Callable[[int, str], None]
@@ -128,7 +132,8 @@ class Node:
         self.settings = settings
         self._loop = loop
         self._on_fatal = on_fatal
-        self.clock = SystemClock()
+        faults = settings.faults
+        self.clock: Clock = SystemClock() if faults is None else faults.clock
         self.tasks = Tasks(loop, lambda name, _: on_fatal(EXIT_TASK, f"task {name} died"))
         self.directory = DataDirectory.open(
             settings.data, create=True, cluster_id=settings.cluster_id
@@ -143,6 +148,8 @@ class Node:
                 clock=self.clock,
                 settings=settings.engine_settings,
             )
+            if faults is not None:
+                self.engine = faults.wrap(self.engine)
         except BaseException:
             self.directory.close()
             raise
@@ -260,6 +267,7 @@ class Node:
                 reserve_bytes=reserve_bytes,
                 on_broken=self._broken,
                 on_hung=self._hung,
+                wrap=None if self.settings.faults is None else self.settings.faults.wrap,
             )
         except BaseException:
             self.engine.close()

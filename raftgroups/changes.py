@@ -84,7 +84,7 @@ class Changes:
             return f"the change of {self.change.node} is under way; one change at a time"
         if self.transfer is not None or not (replica.journal.config.formed or removal):
             return self.why_no_proposals()
-        return why_not_now(
+        return replica.why_no_change() or why_not_now(
             config_index=replica.journal.config_index,
             applied_index=replica.raft.applied_index,
             noop_index=replica.raft.noop_index,

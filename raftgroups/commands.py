@@ -6,7 +6,9 @@
 - version: of everything that follows. A new kind, or a new field of an old one, raises it; so what
   version 1 does not know is refused alike by every program that knows version 1, and a higher
   version stops a replica that does not know it (machine.py). Newer commands are not proposed before
-  every member supports them.
+  every member supports them: those of version 2 (lineage.py has what they do) only in a group whose
+  `feature_level` is LINEAGE_LEVEL or above (levels.py). Each command is encoded in the lowest
+  version that has it.
 - clock: the shard's clock in milliseconds (shardclock.py), set by the leader when it proposes; 0
   leaves the clock where it is.
 - wall: the leader's wall clock then, in milliseconds since the epoch; 0 if it is not known. It only
@@ -25,14 +27,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct as Packing
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
 from raftgroups.refusals import InvalidTokenError, NewerCommandError, UnknownCommandError
 from storage.errors import InvalidOptionError
 
-VERSION: Final = 1
+VERSION: Final = 2
+FIRST_VERSION: Final = 1
 CLOCK_MAX_MS: Final = 2**63 - 1
 """Of the shard's clock and of wall time."""
 CLIENT_MAX_BYTES: Final = 64
@@ -197,9 +200,61 @@ class BatchWrite(_Body, frozen=True, tag=14):
     operations: tuple[Put | Delete | Increment | Cas, ...]
 
 
+class Split(_Body, frozen=True, tag=15):
+    """The shard ends at `key` from now on; [key, its end) becomes the shard `right_shard`, whose
+    group has the same number and is formed on the same members, in the same batch on each of them.
+    Both go on with the parent's revision, each in a segment of its own. The numbers come from the
+    meta group and are never used again. Answered by SplitResult; by WrongShardError if the key does
+    not lie within the shard (any more): a retry of what was done looks like that."""
+
+    key: bytes
+    right_shard: int
+    left_segment: int
+    right_segment: int
+
+
+class MergeBegin(_Body, frozen=True, tag=16):
+    """To the left shard: from now on it takes no split and no change of members, until Absorb or
+    MergeAbort. MergeResult.merge is the number of this attempt; the others name it."""
+
+    right_shard: int
+
+
+class Freeze(_Body, frozen=True, tag=17):
+    """To the right shard: it neither reads nor writes any more, until Thaw. MergeResult.index is
+    what every one of its replicas must have applied durably before Absorb is proposed."""
+
+    left_shard: int
+    merge: int
+
+
+class Absorb(_Body, frozen=True, tag=18):
+    """To the left shard: take in the frozen right one, whose group ends with this. `freeze_index`
+    is that of Freeze. Only proposed once every replica of the right shard has applied up to
+    freeze_index durably, and both groups have the same members."""
+
+    right_shard: int
+    merge: int
+    freeze_index: int
+    segment: int
+
+
+class MergeAbort(_Body, frozen=True, tag=19):
+    """To the left shard: an Absorb of this attempt is refused from now on. Only afterwards may the
+    right shard be thawed."""
+
+    merge: int
+
+
+class Thaw(_Body, frozen=True, tag=20):
+    """To the right shard: go on. Only proposed when the left one has answered MergeAbort."""
+
+    merge: int
+
+
 TxnOperation = Put | Delete | Range | Txn
 BatchOperation = Put | Delete | Increment | Cas
-Command = (
+FirstCommand = (
     Put
     | Delete
     | Txn
@@ -214,6 +269,10 @@ Command = (
     | Cas
     | BatchWrite
 )
+"""Those of version 1."""
+LineageCommand = Split | MergeBegin | Freeze | Absorb | MergeAbort | Thaw
+"""How shards come and go; version 2."""
+Command = FirstCommand | LineageCommand
 
 
 class Token(NamedTuple):
@@ -228,8 +287,10 @@ Envelope = tuple[int, int, Token | None, bytes]
 """(clock, wall time, token, body). Not a NamedTuple: making one takes 0.2 us of each entry."""
 
 _encode_body: Final = msgspec.msgpack.Encoder().encode
+_decode_first: Final = msgspec.msgpack.Decoder(FirstCommand).decode
 _decode: Final = msgspec.msgpack.Decoder(Command).decode
-_PLAIN: Final = _HEAD.pack(VERSION, 0, 0, 0)
+_NEWER: Final[tuple[type, ...]] = get_args(LineageCommand)
+_PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
 
 
 def _encode(command: Command) -> bytes:
@@ -245,10 +306,11 @@ def encode(
     command: Command, token: Token | None = None, clock_ms: int = 0, wall_ms: int = 0
 ) -> bytes:
     """The bytes to propose. Raises InvalidTokenError, InvalidOptionError."""
-    if token is None and clock_ms == wall_ms == 0:
+    version = VERSION if isinstance(command, _NEWER) else FIRST_VERSION
+    if token is None and clock_ms == wall_ms == 0 and version == FIRST_VERSION:
         return _PLAIN + _encode(command)
     if token is None:
-        return _HEAD.pack(VERSION, clock_ms, wall_ms, 0) + _encode(command)
+        return _HEAD.pack(version, clock_ms, wall_ms, 0) + _encode(command)
     client, sequence, settled = token
     if not 0 < len(client) <= CLIENT_MAX_BYTES:
         raise InvalidTokenError(
@@ -260,7 +322,7 @@ def encode(
             f"an idempotency token has sequence {sequence} and settled {settled}; a sequence is 0 "
             f"to {SEQUENCE_MAX}, and settled is at most the sequence"
         )
-    head = _HEAD.pack(VERSION, clock_ms, wall_ms, len(client))
+    head = _HEAD.pack(version, clock_ms, wall_ms, len(client))
     return head + client + _TOKEN.pack(sequence, settled) + _encode(command)
 
 
@@ -275,7 +337,7 @@ def open_envelope(payload: bytes) -> Envelope:
     if len(payload) <= _CLIENT_AT:
         raise UnknownCommandError(f"a command of {len(payload)} bytes is too short to be one")
     version, clock_ms, wall_ms, client_size = _HEAD.unpack_from(payload)
-    if version != VERSION:
+    if not FIRST_VERSION <= version <= VERSION:
         raise _unknown_version(version)
     if clock_ms > CLOCK_MAX_MS or wall_ms > CLOCK_MAX_MS:
         raise UnknownCommandError(
@@ -294,13 +356,13 @@ def open_envelope(payload: bytes) -> Envelope:
     return clock_ms, wall_ms, token, payload[body_at:]
 
 
-def decode_body(body: bytes) -> Command:
+def decode_body(body: bytes, version: int = VERSION) -> Command:
     """Raises UnknownCommandError."""
     try:
-        command: Command = _decode(body)
+        command: Command = _decode_first(body) if version == FIRST_VERSION else _decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnknownCommandError(
-            f"a command of {len(body)} bytes is not one of version {VERSION}"
+            f"a command of {len(body)} bytes is not one of version {version}"
         ) from error
     return command
 
@@ -309,7 +371,7 @@ def decode(payload: bytes) -> tuple[Command, Token | None, int, int]:
     """(command, token, clock, wall time): what a proposer checks before foreign bytes enter its
     log."""
     clock_ms, wall_ms, token, body = open_envelope(payload)
-    return decode_body(body), token, clock_ms, wall_ms
+    return decode_body(body, payload[0]), token, clock_ms, wall_ms
 
 
 def _unknown_version(version: int) -> UnknownCommandError | NewerCommandError:

@@ -22,6 +22,8 @@ CANARIES: Final = frozenset(
         "read-joins-probe-in-flight",
         "vote-before-sync",
         "level-before-all",
+        "accept-overlap",
+        "birth-without-base",
     }
 )
 

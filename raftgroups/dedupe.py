@@ -135,18 +135,21 @@ class Dedupe:
     def remember(self, token: Token, clock_ms: int, data: bytes) -> None:
         """The token was executed with this answer."""
         client, sequence, settled = token
-        if client not in self._sequences:
-            if client not in self._floors:
-                self._admit(client)
-            self._sequences[client] = set()
-        self._sequences[client].add(sequence)
+        self._know(client)
+        self._add(client, sequence, clock_ms, data)
+        if settled:
+            self._settle(client, settled)
+        self._keep_bounds()
+
+    def _add(self, client: bytes, sequence: int, clock_ms: int, data: bytes) -> None:
+        self._sequences.setdefault(client, set()).add(sequence)
         self._answers[client, sequence] = _Answer(self.next_order, clock_ms, data)
         self._bytes += len(data)
         key = self._row(client, sequence)
         self._pending[key] = seal(key, _ROW.pack(self.next_order, clock_ms) + data)
         self.next_order += 1
-        if settled:
-            self._settle(client, settled)
+
+    def _keep_bounds(self) -> None:
         limits = self._limits
         while len(self._answers) > limits.answers or self._bytes > limits.answer_bytes:
             self._forget_oldest()
@@ -195,6 +198,35 @@ class Dedupe:
             self._floors[client] = floor
             key = self._row(client)
             self._pending[key] = seal(key, _U64.pack(floor))
+
+    # --- splits and merges ---
+
+    def rows_for(self, shard: int) -> list[tuple[bytes, bytes]]:
+        """All of it, as the table of another shard."""
+        twin = Dedupe(shard)
+        rows = [
+            (twin._row(client, sequence), _ROW.pack(answer.order, answer.clock_ms) + answer.data)
+            for (client, sequence), answer in self._answers.items()
+        ]
+        rows += [(twin._row(client), _U64.pack(floor)) for client, floor in self._floors.items()]
+        return [(key, seal(key, body)) for key, body in rows]
+
+    def unite(self, other: Dedupe, shift_ms: int) -> None:
+        """Take in all that another shard remembers, whose clock is behind by `shift_ms`. Where both
+        know a token it is from before a split, or this one answers; floors rise to the higher."""
+        self.forgotten = max(self.forgotten, other.forgotten)
+        for client, floor in sorted(other._floors.items()):
+            self._know(client)
+            self._raise_floor(client, floor)
+        for (client, sequence), answer in other._answers.items():
+            if (client, sequence) not in self._answers:
+                self._know(client)
+                self._add(client, sequence, max(0, answer.clock_ms + shift_ms), answer.data)
+        self._keep_bounds()
+
+    def _know(self, client: bytes) -> None:
+        if client not in self._sequences and client not in self._floors:
+            self._admit(client)
 
     # --- rows ---
 

@@ -255,13 +255,13 @@ class Group:
         for done in waiting:
             self._services.answer(partial(done, result))
 
-    def stop(self) -> None:
+    def stop(self, why: str = "this node stops") -> None:
         self._stopped = True
         self.replica.sender.stop()
-        self._answer_all(self._proposals.drop_queued(), Unknown("this node stops"))
-        self._answer_all(self._proposals.drop_appended(), Unknown("this node stops"))
+        self._answer_all(self._proposals.drop_queued(), Unknown(why))
+        self._answer_all(self._proposals.drop_appended(), Unknown(why))
         for reader in self.replica.reads.points.drop_all():
-            reader.answer(None, "this node stops")
+            reader.answer(None, why)
         self.changes.stop()
 
     # --- numbers -------------------------------------------------------------------------

@@ -24,19 +24,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from raftgroups import identity
 from raftgroups.config import HostConfig
 from raftgroups.deadlines import Deadlines
-from raftgroups.errors import GroupExistsError, NoSuchGroupError
+from raftgroups.errors import BrokenLogError, GroupExistsError, NoSuchGroupError
 from raftgroups.group import Group
 from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
 from raftgroups.levels import NOT_HEARD
+from raftgroups.lineage import BIRTH_INDEX, DividingMachine, Neighbour
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
-from raftgroups.services import Counters
+from raftgroups.records import HardState
+from raftgroups.services import Birth, Counters
 from raftgroups.soon import Soon
 from raftgroups.status import HostStatus, Role
 from raftgroups.transport import RAFT, SNAPSHOT, Link, NodeId, Outbox
@@ -45,10 +48,13 @@ from storage.codec import Table, table_range
 from storage.committer import Committer, Need
 from storage.engine import Batch, Engine, iterate
 from storage.errors import InvalidRequestError
+from storage.slices import Range
 
 __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
 _logger = logging.getLogger(__name__)
+
+NOT_YET: Final = HardState(0, None, 0)
 
 
 class GroupHost:
@@ -103,6 +109,10 @@ class GroupHost:
         """From then on a batch takes along what was applied."""
         self._soon = Soon(scheduler, self._reads_depart)
         self._forgotten: list[tuple[Group, Callable[[], None]]] = []
+        self._births: list[GroupJournal] = []
+        """Of groups that splits make with this turn's batch."""
+        self._ends: list[tuple[Group, bool]] = []
+        """Groups that end with this turn's batch, and whether their rows go, too."""
         self._deadlines = Deadlines(
             scheduler, clock, all_deadlines=self._all_deadlines, due=self.wake
         )
@@ -110,6 +120,15 @@ class GroupHost:
         self._stopped = False
         self._logged: set[str] = set()
         self._hibernation = Hibernation(self, scheduler.call_later)
+        self.on_birth: Callable[[Group], None] = _no_group
+        """Told of each group that a split has made here, once it is on the disk and before anything
+        is applied to it. It must not raise."""
+        self.on_end: Callable[[int], None] = _nothing_known
+        """Told of each group that ended here because another one has absorbed it: there is no such
+        group any more, and what waited in it was answered Unknown. It must not raise."""
+        self.on_unknown_group: Callable[[int, NodeId], None] = _nothing_known
+        """Told that a peer speaks of a group that is not here: whoever knows that this node is a
+        member of it may `join` it. Often called; it must be cheap, and not raise."""
         committer.add(self)
         link.subscribe(RAFT, self._on_frame)
         link.subscribe(SNAPSHOT, self._on_frame)
@@ -164,6 +183,8 @@ class GroupHost:
 
     def _open(self, group_id: int, journal: GroupJournal) -> Group:
         machine = self._machines(group_id)
+        if isinstance(machine, DividingMachine):
+            machine.neighbours = self._neighbour
         group = self._groups[group_id] = Group(self, group_id, journal, machine)
         if not group.replica.installing:
             machine.restored(journal.applied_index)
@@ -200,6 +221,65 @@ class GroupHost:
         self._forgotten.append((group, done))
         self._unwritten = Need.NOW
         self._committer.kick()
+
+    # --- splits and merges (raftgroups/lineage.py) -----------------------------------------
+
+    def _neighbour(self, group_id: int) -> Neighbour | None:
+        """For a machine that is to absorb another one."""
+        group = self._groups.get(group_id)
+        if group is None or group.replica.waiting or group.replica.installing:
+            return None
+        return Neighbour(group.machine, group.replica.journal.durable_applied)
+
+    def bear(self, birth: Birth) -> None:
+        """If a replica of the group waits here for a snapshot, it is born after all."""
+        before, there = NOT_YET, self._groups.get(birth.group)
+        if there is not None:
+            if not there.replica.waiting:
+                raise BrokenLogError(
+                    f"group {birth.group} is to begin with a split and is here already"
+                )
+            before = there.replica.journal.hard
+            self.end(birth.group, with_data=False)
+        journal = self._journal(birth.group)
+        base_index = 0 if "birth-without-base" in self.config.canaries else BIRTH_INDEX
+        journal.form_born(birth.config, birth.founder, before, base_index)
+        self._births.append(journal)
+
+    def end(self, group_id: int, *, with_data: bool) -> None:
+        group = self._groups.pop(group_id)
+        group.stop("its shard was merged into another one, or came to be by a split")
+        self._dirty.pop(group_id, None)
+        self._hibernation.wake(group_id)
+        self._ends.append((group, with_data))
+
+    def at_its_end(self, group_id: int) -> bool:
+        return self._groups[group_id].replica.frozen
+
+    def _prepare_lineage(self, batch: Batch) -> None:
+        """After the machines: what a split makes was prepared by the parent's."""
+        for group, with_data in self._ends:
+            if with_data:
+                group.replica.erase(batch)
+            else:
+                group.replica.erase_log(batch)
+        for journal in self._births:
+            journal.prepare(batch)
+
+    def _complete_lineage(self) -> None:
+        """The batch is on the disk."""
+        ends, self._ends = self._ends, []
+        births, self._births = self._births, []
+        born = {journal.group_id for journal in births}
+        for group, _ in ends:
+            _close(group)
+            if group.group_id not in born:
+                self.on_end(group.group_id)
+        for journal in births:
+            journal.after_commit()
+            group = self._open(journal.group_id, journal)
+            group.replica.born()
+            self.on_birth(group)
 
     def stop(self) -> None:
         """Unsubscribe, cancel timers, answer everything pending Unknown."""
@@ -239,13 +319,12 @@ class GroupHost:
                 reason,
             )
 
-    def other_ranges(self, group_id: int) -> list[tuple[bytes, bytes]]:
-        return [
-            (start, end)
+    def other_ranges(self, group_id: int) -> dict[int, Sequence[Range]]:
+        return {
+            other: group.replica.owned_ranges()
             for other, group in self._groups.items()
             if other != group_id
-            for start, end in group.replica.machine.owned_ranges()
-        ]
+        }
 
     def wake(self, group_id: int) -> None:
         self._hibernation.wake(group_id)
@@ -310,6 +389,7 @@ class GroupHost:
         group = self._groups.get(message.group)
         if group is None:
             self.drop(peer, message.group, "no-such-group")
+            self.on_unknown_group(message.group, peer)
         elif isinstance(message, Ack):
             if self._hibernation.undisturbed(message):
                 return
@@ -371,11 +451,15 @@ class GroupHost:
         dirty, self._dirty = self._dirty, {}
         need = self._unwritten
         for group_id in dirty:
-            group = self._groups[group_id]
+            group = self._groups.get(group_id)
+            if group is None:  # it has ended in this turn
+                continue
             group.step(now)
             self._deadlines.watch(group.next_deadline())
             if need is not Need.NOW:
                 need = max(need, group.replica.need())
+        if self._ends or self._births:
+            need = Need.NOW
         self._outbox.flush_now()
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
@@ -388,6 +472,7 @@ class GroupHost:
         self._unwritten = Need.NOTHING
         try:
             self._prepare_groups(batch)
+            self._prepare_lineage(batch)
             for group, done in self._forgotten:
                 group.replica.erase(batch)
                 self._prepared_answers.append(done)
@@ -425,6 +510,7 @@ class GroupHost:
         try:
             for group in prepared:
                 group.after_commit()
+            self._complete_lineage()
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
             return
@@ -462,5 +548,19 @@ class GroupHost:
         )
 
 
+def _close(group: Group) -> None:
+    machine = group.machine
+    if isinstance(machine, DividingMachine):
+        machine.close()
+
+
 def _ignore(peer: NodeId, frame: bytes) -> None:
+    pass
+
+
+def _no_group(group: Group) -> None:
+    pass
+
+
+def _nothing_known(group_id: int, *_: NodeId) -> None:
     pass

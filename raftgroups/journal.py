@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final, SupportsIndex, overload
 
 from raftgroups.errors import BrokenLogError
+from raftgroups.lineage import BIRTH_INDEX, BIRTH_TERM
 from raftgroups.logwindow import LogWindow
 from raftgroups.membership import Config
 from raftgroups.records import (
@@ -86,12 +87,32 @@ class GroupJournal:
     def form(self, config: Config | None) -> None:
         """A new replica. Without a configuration it joins: its log begins before the first entry
         of any group, so that it can only start from a snapshot (hazard l4)."""
-        base_index = 0 if config is None else 1
+        if config is None:
+            self._begin(0, Config({}))
+        else:
+            self._begin(BIRTH_INDEX, config)
+
+    def _begin(self, base_index: int, config: Config) -> None:
         self.window.begin(base_index, 0)
-        self.configs = [(base_index, config or Config({}))]
+        self.configs = [(base_index, config)]
         self.commit_index = self.applied_index = base_index
         self._unwritten = base_index + 1
         self._dirty = self._dirty_configs = self._dirty_progress = True
+
+    def form_born(
+        self,
+        config: Config,
+        founder: NodeId | None,
+        before: HardState,
+        base_index: int = BIRTH_INDEX,
+    ) -> None:
+        """What a split makes: a log that begins behind a base, so that whoever is not born with it
+        needs a snapshot; in a term in which every member has voted already. `before`: of a replica
+        that had joined here and waited."""
+        self._begin(base_index, config)
+        if before.term <= BIRTH_TERM and before.vote is None:
+            before = before._replace(term=BIRTH_TERM, vote=founder)
+        self.hard = before
 
     def load(self) -> bool:
         """Reopen what the engine holds; False if it does not know the group."""

@@ -8,6 +8,10 @@ costs nothing here. What is left of it is removed when its deadline comes.
     KEY_TTL       keyspace u32, raw key               -> deadline u64, mod revision u64
     KEY_TTL_DUE   keyspace u32, deadline u64, raw key -> nothing
 
+The shards of a keyspace that are on one node share both tables: KEY_TTL in stretches, KEY_TTL_DUE
+row by row, so what is read of it is looked through for the own keys. A split moves no row; a merge
+writes those of the right side anew if the two clocks differ.
+
 A million sessions would not fit in memory, so the rows are read where they lie: changes wait in
 two dictionaries for the next batch and are laid over what is read until after_commit. Only their
 number is kept (`count`, part of the machine's own record), because the shard's clock must go on
@@ -23,8 +27,9 @@ from typing import Final, NamedTuple
 from raftgroups.lease import MAXIMUM_TTL_S
 from raftgroups.refusals import TtlTooLargeError
 from storage.codec import Table, key_u32, key_u32_u64, prefix_end, seal, unseal
-from storage.engine import Batch, Reader
+from storage.engine import Batch, Reader, iterate
 from storage.errors import InvalidOptionError
+from storage.slices import Range, part
 
 MAXIMUM_TTL_MS: Final = 1000 * MAXIMUM_TTL_S
 DUE_LIMIT: Final = 256
@@ -52,15 +57,24 @@ class KeyTtls:
     """Invariant: both tables, with the changes laid over, name the same keys and deadlines, `count`
     of them."""
 
-    __slots__ = ("_due", "_keyspace", "_rows", "_source", "count")
+    __slots__ = ("_due", "_end", "_keyspace", "_rows", "_source", "_start", "count")
 
     def __init__(self, source: Callable[[], Reader], keyspace: int) -> None:
         self._source = source
         self._keyspace = keyspace
+        self._start = b""
+        self._end: bytes | None = None
         self._rows: dict[bytes, KeyTtl | None] = {}
         self._due: dict[bytes, bool] = {}
         """Row of KEY_TTL_DUE -> there or not."""
         self.count = 0
+
+    def bound(self, start: bytes, end: bytes | None) -> None:
+        """Whose keys' deadlines these are: the rows of other shards lie between."""
+        self._start, self._end = start, end
+
+    def _holds(self, key: bytes) -> bool:
+        return key >= self._start and (self._end is None or key < self._end)
 
     def get(self, key: bytes) -> KeyTtl | None:
         """As set last. Compare its mod revision with the key's."""
@@ -99,11 +113,19 @@ class KeyTtls:
         start = key_u32(Table.KEY_TTL_DUE, self._keyspace)
         end = _end_of(start) if clock_ms >= 2**64 - 1 else self._due_row(clock_ms + 1, b"")
         # Each change can hide at most one row, so this many rows are surely enough.
-        page = self._source().scan(start, end, limit=limit + len(self._due), max_bytes=2**63)
-        rows = {stored for stored, _ in page.items}
-        edge = page.items[-1][0] if page.more else None
+        wanted = limit + len(self._due)
+        rows: set[bytes] = set()
+        edge: bytes | None = start
+        while edge is not None and len(rows) < wanted:
+            page = self._source().scan(edge, end, limit=wanted, max_bytes=2**63)
+            rows.update(stored for stored, _ in page.items if self._holds(stored[_DUE_KEY_AT:]))
+            edge = page.items[-1][0] + b"\x00" if page.more else None
         for row, present in self._due.items():
-            if row >= end or (edge is not None and row > edge):
+            if (
+                row >= end
+                or (edge is not None and row >= edge)
+                or not self._holds(row[_DUE_KEY_AT:])
+            ):
                 continue
             if present:
                 rows.add(row)
@@ -114,11 +136,42 @@ class KeyTtls:
     def _due_row(self, deadline_ms: int, key: bytes) -> bytes:
         return key_u32_u64(Table.KEY_TTL_DUE, self._keyspace, deadline_ms, key)
 
+    # --- splits and merges ---
+
+    def _rows_of(self, start: bytes, end: bytes | None) -> dict[bytes, KeyTtl]:
+        prefix = key_u32(Table.KEY_TTL, self._keyspace)
+        high = _end_of(prefix) if end is None else prefix + end
+        found = {
+            stored[len(prefix) :]: KeyTtl(*_ROW.unpack(unseal(stored, record)))
+            for stored, record in iterate(self._source(), prefix + start, high)
+        }
+        for key, ttl in self._rows.items():
+            if key >= start and (end is None or key < end):
+                if ttl is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = ttl
+        return found
+
+    def count_in(self, start: bytes, end: bytes | None) -> int:
+        return len(self._rows_of(start, end)) if self.count else 0
+
+    def take_in(self, start: bytes, end: bytes | None, count: int, shift_ms: int) -> None:
+        """The deadlines of these keys, `count` of them, are ours from now on, by another clock."""
+        self.count += count
+        if count and shift_ms:
+            for key, ttl in sorted(self._rows_of(start, end).items()):
+                self.set(key, ttl._replace(deadline_ms=max(0, ttl.deadline_ms + shift_ms)))
+
     # --- rows ---
 
-    def owned_ranges(self) -> list[tuple[bytes, bytes]]:
-        starts = [key_u32(table, self._keyspace) for table in (Table.KEY_TTL, Table.KEY_TTL_DUE)]
-        return [(start, _end_of(start)) for start in starts]
+    def owned_ranges(self) -> list[Range]:
+        rows, due = (key_u32(table, self._keyspace) for table in (Table.KEY_TTL, Table.KEY_TTL_DUE))
+        high = _end_of(rows) if self._end is None else rows + self._end
+        return [
+            (rows + self._start, high),
+            part(due, _end_of(due), _DUE_KEY_AT, self._start, self._end),
+        ]
 
     def write(self, batch: Batch) -> None:
         for key, ttl in self._rows.items():

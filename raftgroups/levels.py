@@ -25,11 +25,14 @@ from typing import Final
 from raftgroups.errors import NewerLevelError
 from raftgroups.transport import NodeId
 
-FEATURE_LEVEL: Final = 1
+FEATURE_LEVEL: Final = 2
 """What this version of the package supports."""
 
 FIRST_LEVEL: Final = 1
 """Of every group, when it is formed."""
+
+LINEAGE_LEVEL: Final = 2
+"""From here on shards split and merge (lineage.py)."""
 
 NOT_HEARD: Final = 0
 """Stands for the level of a node that has not said it yet."""

@@ -33,21 +33,28 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, Protocol, TypeVar
 
+from raftgroups import lineage
 from raftgroups import txn as txns
 from raftgroups.commands import (
+    Absorb,
     BatchWrite,
     Cas,
     Command,
     Compact,
     Delete,
     Expire,
+    Freeze,
     Increment,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
+    MergeAbort,
+    MergeBegin,
     Put,
     Range,
     SetTtl,
+    Split,
+    Thaw,
     Tick,
     Token,
     Txn,
@@ -57,6 +64,7 @@ from raftgroups.commands import (
 from raftgroups.dedupe import ANSWER_MAX_BYTES, Dedupe, Limits
 from raftgroups.keyttl import KeyTtls
 from raftgroups.lease import Leases, lease_missing
+from raftgroups.lineage import Change, Neighbours, nobody
 from raftgroups.operations import ConditionFailedError, Operations, run_batch, set_ttl
 from raftgroups.ranges import read
 from raftgroups.refusals import AnswerNotKeptError, ReplicaAheadError, UnknownCommandError
@@ -82,13 +90,16 @@ from raftgroups.results import (
 )
 from storage.codec import Table, key_u64, seal, unseal
 from storage.engine import Batch, Reader
-from storage.mvcc import Shard
+from storage.errors import WrongShardError
+from storage.mvcc import Divided, Shard
 from storage.mvcc_scope import WriteScope
 from storage.mvcc_view import View
+from storage.slices import Range as RowRange
 
 T = TypeVar("T")
 
 HEAD: Final = b"head"
+NO_KEYSPACE: Final = 0
 _HEAD: Final = Struct(">QQQ")
 
 Observer = Callable[[int, Sequence[bytes]], None]
@@ -106,7 +117,8 @@ class CommittedState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShardPlace:
-    """Which shard of which group; `segment` and bounds are for a shard that is new."""
+    """Which shard of which group; the rest is for a shard that is new: one that the engine holds
+    is as it stands there."""
 
     group: int
     shard: int
@@ -114,6 +126,13 @@ class ShardPlace:
     segment: int
     start: bytes = b""
     end: bytes | None = None
+
+    @classmethod
+    def stored(cls, shard: int) -> ShardPlace:
+        """A shard whose group has the same number, and that is never formed here: it was, or it was
+        born by a split, or it joins and waits for its snapshot. Until then it holds no key, and its
+        machine owns no rows of any keyspace."""
+        return cls(shard, shard, NO_KEYSPACE, 0, b"", b"")
 
 
 class ShardMachine:
@@ -137,16 +156,23 @@ class ShardMachine:
         """The body of the head as written last."""
         self._wall_ms = 0
         """Of the entry that is being applied; means nothing between two entries."""
-        self._ranges: tuple[tuple[bytes, bytes], ...] = ()
+        self._ranges: tuple[RowRange, ...] = ()
+        self.neighbours: Neighbours = nobody
+        self._births: list[Batch] = []
+        """The rows of the shards that were divided off since the last prepare."""
+        self._change: Change | None = None
         self._load()
 
     def _load(self) -> None:
         place, source = self._place, self._source
         reader = source()
         self.shard = Shard.load(source, place.shard) or self._new_shard()
-        self.leases = Leases(place.keyspace)
-        self.leases.load(reader)
-        self.ttls = KeyTtls(source, place.keyspace)
+        keyspace = self.shard.state.keyspace
+        self.leases = Leases(keyspace)
+        if self.is_home:
+            self.leases.load(reader)
+        self.ttls = KeyTtls(source, keyspace)
+        self._bound()
         self.dedupe = Dedupe(place.shard, self._limits)
         self.dedupe.load(reader)
         self.clock_ms = 0
@@ -156,6 +182,16 @@ class ShardMachine:
             self._head = body = unseal(self._head_key, record)
             self.clock_ms, self.ttls.count, self.dedupe.next_order = _HEAD.unpack_from(body)
             self.dedupe.forgotten = body[_HEAD.size :]
+
+    @property
+    def is_home(self) -> bool:
+        """The keyspace's first shard has its leases."""
+        own = self.shard.view.segments.own
+        return own.start == b"" != own.end
+
+    def _bound(self) -> None:
+        own = self.shard.view.segments.own
+        self.ttls.bound(own.start, own.end)
 
     def _new_shard(self) -> Shard:
         place = self._place
@@ -176,24 +212,33 @@ class ShardMachine:
             self.shard.mark_applied(index)
         try:
             clock_ms, self._wall_ms, token, body = open_envelope(payload)
+            if state.frozen_by:
+                return self._thaw_only(decode_body(body, payload[0]))
             if clock_ms > self.clock_ms:
                 self.clock_ms = clock_ms
             if token is not None:
-                return self._apply_once(token, body)
-            return self._execute(decode_body(body))
+                return self._apply_once(token, body, payload[0])
+            return self._execute(decode_body(body, payload[0]))
         except REFUSALS as error:
             return failure_of(error, state.revision)
 
-    def _apply_once(self, token: Token, body: bytes) -> Result:
+    def _thaw_only(self, command: Command) -> Result:
+        """What a frozen shard is and remembers stays as it is, its clock too: every replica is
+        absorbed as it stood at the same entry."""
+        if isinstance(command, Thaw | Freeze):
+            return self._execute(command)
+        raise self.shard.view.wrong_shard("this command is")
+
+    def _apply_once(self, token: Token, body: bytes, version: int) -> Result:
         dedupe = self.dedupe
         dedupe.prune(self.clock_ms)
         known = dedupe.answer(token)
         if known is not None:
             return decode_result(known)
         try:
-            result = self._execute(decode_body(body))
-        except UnknownCommandError:
-            raise  # not a command, so nothing that a retry could repeat
+            result = self._execute(decode_body(body, version))
+        except (UnknownCommandError, WrongShardError):
+            raise  # nothing that a retry could repeat; it may go to the right shard
         except REFUSALS as error:
             result = failure_of(error, self.shard.state.revision)
         answer = encode_result(result)
@@ -216,6 +261,50 @@ class ShardMachine:
         if self.observer is not None:
             layer = self.shard.view.layers[0]
             self.observer(layer.last_revision, layer.events[layer.starts[-1] :])
+
+    # --- splits and merges (lineage.py) ---
+
+    def born(self, right: Divided, ttls: int) -> None:
+        """By a split, from what this machine is now."""
+        batch = Batch()
+        right.write(batch)
+        shard = right.state.shard
+        for key, record in self.dedupe.rows_for(shard):
+            batch.put(key, record)
+        key = key_u64(Table.MACHINE, shard, HEAD)
+        batch.put(key, seal(key, self._head_body(ttls)))
+        self._births.append(batch)
+        self._changed(Change(born=(shard,)))
+        self._bound()
+
+    def ended(self, shard: int) -> None:
+        self._changed(Change(ended=(shard,)))
+        self._bound()
+
+    def _changed(self, more: Change) -> None:
+        before = self._change or Change()
+        self._change = Change((*before.born, *more.born), (*before.ended, *more.ended))
+
+    def take_change(self) -> Change | None:
+        change, self._change = self._change, None
+        return change
+
+    @property
+    def absorbed(self) -> Sequence[int]:
+        return self.shard.state.absorbed
+
+    @property
+    def frozen(self) -> bool:
+        return bool(self.shard.state.frozen_by)
+
+    def why_no_change(self) -> str | None:
+        state = self.shard.state
+        if not (state.frozen_by or state.merging_with):
+            return None
+        return f"shard {state.shard} takes part in a merge; finish or abort that first"
+
+    def close(self) -> None:
+        self._source.renew()
 
     # --- writes ---
 
@@ -396,25 +485,33 @@ class ShardMachine:
         self.leases.write(batch)
         self.ttls.write(batch)
         self.dedupe.write(batch)
-        dedupe = self.dedupe
-        head = _HEAD.pack(self.clock_ms, self.ttls.count, dedupe.next_order) + dedupe.forgotten
+        for birth in self._births:
+            batch.extend(birth)
+        self._births.clear()
+        head = self._head_body(self.ttls.count)
         if head != self._head:
             batch.put(self._head_key, seal(self._head_key, head))
             self._head = head
+
+    def _head_body(self, ttls: int) -> bytes:
+        dedupe = self.dedupe
+        return _HEAD.pack(self.clock_ms, ttls, dedupe.next_order) + dedupe.forgotten
 
     def after_commit(self) -> None:
         self._source.renew()
         self.shard.after_commit()
         self.ttls.after_commit()
 
-    def owned_ranges(self) -> Sequence[tuple[bytes, bytes]]:
-        """Right while this is the only shard of its keyspace in the environment, as for Shard."""
+    def owned_ranges(self) -> Sequence[RowRange]:
         if self._ranges:
             return self._ranges
+        if self.shard.state.keyspace == NO_KEYSPACE:
+            return []
         head_end = self._head_key + b"\x00"
         ranges = [*self.shard.owned_ranges(), *self.ttls.owned_ranges()]
-        ranges += [self.leases.owned_range(), self.dedupe.owned_range()]
-        return sorted([*ranges, (self._head_key, head_end)])
+        if self.is_home:
+            ranges.append(self.leases.owned_range())
+        return sorted([*ranges, self.dedupe.owned_range(), (self._head_key, head_end)])
 
     def reset(self) -> None:
         """Until `restored` there is nothing here to read; owned_ranges are those of the old data,
@@ -424,8 +521,11 @@ class ShardMachine:
         self.shard = self._new_shard()
         self.leases = Leases(place.keyspace)
         self.ttls = KeyTtls(self._source, place.keyspace)
+        self._bound()
         self.dedupe = Dedupe(place.shard, self._limits)
         self.clock_ms = 0
+        self._births.clear()
+        self._change = None
 
     def restored(self, index: int) -> None:
         self._ranges = ()
@@ -451,4 +551,10 @@ _HANDLERS: Final[dict[type, Callable[[ShardMachine, Any], Result]]] = {
     Increment: ShardMachine._increment,
     Cas: ShardMachine._cas,
     BatchWrite: ShardMachine._batch,
+    Split: lineage.split,
+    MergeBegin: lineage.begin_merge,
+    Freeze: lineage.freeze,
+    Absorb: lineage.absorb,
+    MergeAbort: lineage.abort_merge,
+    Thaw: lineage.thaw,
 }

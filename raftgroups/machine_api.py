@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from storage.engine import Batch
+from storage.slices import Range
 
 
 class StateMachine(Protocol):
@@ -37,9 +38,9 @@ class StateMachine(Protocol):
         """What prepare added is on the disk: drop it from the overlay."""
         ...
 
-    def owned_ranges(self) -> Sequence[tuple[bytes, bytes]]:
-        """Engine key ranges [start, end) that a snapshot of this replica streams: the machine's
-        data only. They do not overlap those of another replica in this engine. A snapshot takes
+    def owned_ranges(self) -> Sequence[Range]:
+        """The rows of the engine that a snapshot of this replica streams, and that go when it is
+        removed: the machine's data only. None of them is another replica's. A snapshot takes
         them at a moment when everything applied is written, so they are those of its rows."""
         ...
 

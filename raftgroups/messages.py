@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import cbor2
 
 from storage.errors import JanusError
+from storage.slices import Range
 
 FRAME_VERSION: Final = 2
 _INT_LIMIT: Final = 1 << 63
@@ -167,6 +168,21 @@ class Offer(NamedTuple):
     ranges: Sequence[tuple[bytes, bytes]]
 
 
+class LineageOffer(NamedTuple):
+    """The same for a shard that was split or merged: a range may be a Slice (storage/slices.py),
+    as [start, end, key_at, low, high]; `absorbed` are the groups that ended in this one."""
+
+    group: int
+    term: int
+    snapshot: int
+    last_index: int
+    last_term: int
+    config_index: int
+    config: bytes
+    ranges: Sequence[Range]
+    absorbed: Sequence[int]
+
+
 class OfferReply(NamedTuple):
     """`next_chunk` is the first chunk that is missing on the receiver's disk; None refuses."""
 
@@ -203,6 +219,7 @@ Message = (
     | Sleep
     | Beat
     | Offer
+    | LineageOffer
     | OfferReply
     | Chunk
 )
@@ -255,6 +272,22 @@ def _pairs(value: object) -> bool:
     )
 
 
+def _ranges(value: object) -> bool:
+    return type(value) is list and all(_pairs([part]) or _slice(part) for part in value)
+
+
+def _slice(value: object) -> bool:
+    if type(value) is not list or len(value) != 5:
+        return False
+    start, end, key_at, low, high = value
+    octets = all(type(part) is bytes for part in (start, end, low, b"" if high is None else high))
+    return octets and type(key_at) is int and 0 <= key_at < 1 << 16
+
+
+def _numbers(value: object) -> bool:
+    return type(value) is list and all(map(_number, value))
+
+
 _Shape = Callable[[object], bool]
 _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     # kind: (class, how many fields at the beginning are numbers, shapes of the others)
@@ -276,6 +309,7 @@ _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     16: (Offer, 6, (_octets, _pairs)),
     17: (OfferReply, 3, (_number_or_none,)),
     18: (Chunk, 4, (_flag, _number, _octets)),
+    19: (LineageOffer, 6, (_octets, _ranges, _numbers)),
 }
 _KIND_OF: Final = {kind: number for number, (kind, _, _) in _KINDS.items()}
 

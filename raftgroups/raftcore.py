@@ -219,6 +219,11 @@ class Raft:
         log.add(command, index, self.term)
         return index
 
+    def lead_from_birth(self) -> None:
+        """Every member's vote of this term is ours from the beginning (journal.py: form_born)."""
+        activate(self._environment)
+        self._core._SyncObj__onBecomeLeader()
+
     def step_down(self) -> None:
         activate(self._environment)
         core = self._core

@@ -34,6 +34,13 @@ class ReplicaAheadError(StorageError):
     code = "replica_ahead"
 
 
+class ReplicaBehindError(StorageError):
+    """A replica that a merge takes for granted is not here as it should be: this node cannot do
+    what the others do, and must stop."""
+
+    code = "replica_behind"
+
+
 class TokenTooOldError(InvalidRequestError):
     """The answer to this idempotency token is no longer remembered, so nobody knows whether it was
     executed. It is not executed now."""
@@ -52,6 +59,19 @@ class AnswerNotKeptError(InvalidRequestError):
 
 class InvalidTokenError(InvalidRequestError):
     code = "invalid_token"
+
+
+class MergeOverError(InvalidRequestError):
+    """The attempt to merge that this command belongs to is not under way: it was given up, or it is
+    done, or it never began here."""
+
+    code = "merge_over"
+
+
+class NotNowError(InvalidRequestError):
+    """A split or a merge that the present state of the shard does not allow."""
+
+    code = "not_now"
 
 
 class LeaseNotFoundError(InvalidRequestError):

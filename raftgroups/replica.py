@@ -22,12 +22,14 @@ from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
 from raftgroups.journal import GroupJournal
 from raftgroups.levels import refuse_below
+from raftgroups.lineage import BIRTH_TERM, DividingMachine
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
     Append,
     Chunk,
     Echo,
+    LineageOffer,
     Message,
     NotMember,
     Offer,
@@ -48,7 +50,7 @@ from raftgroups.readpath import ReadPath
 from raftgroups.records import KIND_OPERATIONS, read_operations
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
-from raftgroups.services import Owner, Services
+from raftgroups.services import Birth, Owner, Services
 from raftgroups.snapshot import meta_row
 from raftgroups.snapshot_receive import SnapshotReceiver
 from raftgroups.snapshot_send import SnapshotSender
@@ -56,6 +58,7 @@ from raftgroups.transport import NodeId
 from raftgroups.voting import Voting
 from storage.committer import Need
 from storage.engine import Batch
+from storage.slices import Range, remove
 
 Handler = Callable[[NodeId, int, Any], None]
 """(sender, the incarnation that its frame names, message of the kind it is listed for)"""
@@ -79,6 +82,10 @@ class Replica:
         self.group_id = group_id
         self.journal = journal
         self.machine = machine
+        self._dividing = machine if isinstance(machine, DividingMachine) else None
+        self._divided = False
+        """Groups began or ended with what was applied: it must go with this turn's batch."""
+        self._birthright = False
         self._owner = owner
         self._ack_next: int | None = None
         self._quiet = False
@@ -112,6 +119,7 @@ class Replica:
             NotMember: self._on_not_member,
             Sleep: self._on_sleep,
             Offer: self.receiver.on_offer,
+            LineageOffer: self.receiver.on_offer,
             OfferReply: self.sender.on_reply,
             Chunk: self.receiver.on_chunk,
         }
@@ -145,6 +153,33 @@ class Replica:
     def installing(self) -> bool:
         """A snapshot is being put in place: the machine's state is not whole."""
         return self.receiver.moving
+
+    @property
+    def waiting(self) -> bool:
+        """It has joined and waits for its first snapshot: it has no state at all."""
+        return self.journal.base_index == 0 and not self.installing
+
+    def owned_ranges(self) -> list[Range]:
+        """What of the engine is this replica's: the machine's rows, and those that a snapshot is
+        about to put in their places."""
+        if self.waiting:
+            return []
+        owned = list(self.machine.owned_ranges())
+        if self.receiver.incoming is not None and self.installing:
+            owned += self.receiver.incoming.ranges
+        return owned
+
+    @property
+    def frozen(self) -> bool:
+        return self._dividing is not None and self._dividing.frozen and not self.installing
+
+    def why_no_change(self) -> str | None:
+        """Why the members must stay as they are, or None."""
+        if self._dividing is None:
+            return None
+        if self.raft.applied_index < (self.raft.noop_index or 0):
+            return "the leader has not applied yet what came before it; try again"
+        return self._dividing.why_no_change()
 
     def may_campaign(self) -> bool:
         return self._voter and not self.removed and not self.installing
@@ -289,7 +324,17 @@ class Replica:
 
     # --- the tick ------------------------------------------------------------------------
 
+    def born(self) -> None:
+        """A split has made this replica, a moment ago: the founder leads without an election."""
+        hard, me = self.journal.hard, self.services.node_id
+        self._birthright = (hard.term, hard.vote) == (BIRTH_TERM, me)
+
     def tick(self) -> None:
+        if self._birthright:
+            self._birthright = False
+            idle = self.raft.leader is None and not self.raft.leads
+            if self.raft.term == BIRTH_TERM and idle and self.may_campaign():
+                self.raft.lead_from_birth()
         self._commit_floor = self.raft.commit_index
         self.raft.tick()
 
@@ -299,13 +344,16 @@ class Replica:
             self.raft.step_down()
 
     def need(self) -> Need:
+        if self._divided:
+            return Need.NOW
         return max(self.journal.need(), self.receiver.need())
 
     def must_fold(self) -> bool:
         """What was applied must go with the next batch."""
         config = self.services.config
         return (
-            self._unfolded_operations >= config.fold_operations
+            self._divided
+            or self._unfolded_operations >= config.fold_operations
             or self._unfolded_bytes >= config.fold_bytes
             or self.journal.must_fold
             or bool(self.sender.wanted)
@@ -318,14 +366,20 @@ class Replica:
         if self._folded:
             self.machine.prepare(batch)
             self._unfolded_operations = self._unfolded_bytes = 0
+            self._divided = False
         self.journal.prepare(batch, fold=fold)
         self.receiver.prepare(batch)
 
     def erase(self, batch: Batch) -> None:
+        """Nothing of it stays."""
+        self.erase_log(batch)
+        with self.services.engine.snapshot() as rows:
+            remove(batch, rows, self.owned_ranges())
+
+    def erase_log(self, batch: Batch) -> None:
+        """All but the rows of the machine."""
         self.journal.erase(batch)
         batch.delete_range(meta_row(self.group_id), meta_row(self.group_id + 1))
-        for start, end in self.machine.owned_ranges():
-            batch.delete_range(start, end)
 
     def after_commit(self) -> None:
         if self._folded and not self.installing:
@@ -406,6 +460,8 @@ class Replica:
                 results = [self.machine.apply(index, payload) for payload in payloads]
                 self._unfolded_operations += len(payloads)
                 self._unfolded_bytes += len(command)
+                if self._dividing is not None:
+                    self._divide(self._dividing, index, origin)
                 self._owner.applied(index, origin, first_seq, results)
             raft.applied_index = index
             journal.set_applied(index)
@@ -414,6 +470,19 @@ class Replica:
                 self._config_applied()
         if raft.applied_index < raft.commit_index:
             self.services.wake(self.group_id)
+
+    def _divide(self, machine: DividingMachine, index: int, origin: str) -> None:
+        """Begin and end the groups that this entry has split off and absorbed."""
+        change = machine.take_change()
+        if change is None:
+            return
+        self._divided = True
+        config = self.journal.config_at(index)[1]
+        founders = [node for node in config.voters if origin.startswith(f"{node}/")]
+        for group in change.born:
+            self.services.bear(Birth(group, config, founders[0] if founders else None))
+        for group in change.ended:
+            self.services.end(group, with_data=False)
 
     def _config_applied(self) -> None:
         journal, services = self.journal, self.services

@@ -18,6 +18,7 @@ from storage.errors import (
     CompactedError,
     InvalidRequestError,
     JanusError,
+    KeyRange,
     NoSpaceError,
     Outcome,
     WrongShardError,
@@ -115,12 +116,28 @@ class BatchResult(_Result, frozen=True, tag=13):
 
 class Failure(_Result, frozen=True, tag=14):
     """code: of an error class (refusals.py, storage/errors.py). compact_revision: of "compacted",
-    else -1. unknown: the outcome of what was asked is not known."""
+    else -1. unknown: the outcome of what was asked is not known. place: of "wrong_shard"."""
 
     code: str
     message: str
     compact_revision: int = -1
     unknown: bool = False
+    place: KeyRange | None = None
+
+
+class SplitResult(_Result, frozen=True, tag=15):
+    """epoch: of both children, above the parent's."""
+
+    epoch: int
+
+
+class MergeResult(_Result, frozen=True, tag=16):
+    """Of every command of a merge. merge: the number of the attempt. index: where in the log of the
+    shard asked this was done. epoch: of the shard, afterwards."""
+
+    merge: int
+    index: int
+    epoch: int
 
 
 class MetaAnswer(_Result, frozen=True, tag=32):
@@ -143,6 +160,8 @@ Result = (
     | CasResult
     | BatchResult
     | Failure
+    | SplitResult
+    | MergeResult
     | MetaAnswer
 )
 TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult
@@ -162,8 +181,9 @@ def decode_result(data: bytes) -> Result:
 
 def failure_of(error: JanusError, revision: int) -> Failure:
     compact_revision = error.compact_revision if isinstance(error, CompactedError) else -1
+    place = error.place if isinstance(error, WrongShardError) else None
     return Failure(
-        revision, error.code, str(error), compact_revision, error.outcome.value == "unknown"
+        revision, error.code, str(error), compact_revision, error.outcome.value == "unknown", place
     )
 
 
@@ -184,6 +204,8 @@ def error_of(failure: Failure) -> JanusError:
     """The refusal as the error that it was in the machine."""
     if failure.code == CompactedError.code:
         return CompactedError(failure.message, failure.compact_revision)
+    if failure.code == WrongShardError.code:
+        return WrongShardError(failure.message, failure.place)
     kind = _refusals_by_code().get(failure.code)
     if kind is None:
         kind = UnknownRefusalError if failure.unknown else RefusedCommandError
@@ -193,7 +215,6 @@ def error_of(failure: Failure) -> JanusError:
 @cache
 def _refusals_by_code() -> dict[str, type[JanusError]]:
     found: dict[str, type[JanusError]] = {
-        WrongShardError.code: WrongShardError,
         NoSpaceError.code: NoSpaceError,
     }
     waiting: list[type[JanusError]] = [InvalidRequestError]

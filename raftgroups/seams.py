@@ -60,6 +60,7 @@ METHOD_NAMES: Final = (
     "_SyncObj__doChangeCluster",
     "_SyncObj__onMessageReceived",
     "_SyncObj__setState",
+    "_SyncObj__onBecomeLeader",
     "_SyncObj__generateRaftTimeout",
     "_checkCommandsToApply",
     "_applyCommand",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from raftgroups.config import HostConfig
+from raftgroups.membership import Config
 from raftgroups.messages import Message
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng
 from storage.engine import Engine
+from storage.slices import Range
 
 
 class Counters:
@@ -33,6 +35,15 @@ class Counters:
         self.dropped: dict[str, int] = {}
 
 
+class Birth(NamedTuple):
+    """A group that a split makes, on each replica of the parent."""
+
+    group: int
+    config: Config
+    founder: NodeId | None
+    """Who leads its first term: the node that proposed the split."""
+
+
 class Services(Protocol):
     """Implemented by GroupHost."""
 
@@ -48,8 +59,21 @@ class Services(Protocol):
     @property
     def engine(self) -> Engine: ...
 
-    def other_ranges(self, group_id: int) -> list[tuple[bytes, bytes]]:
-        """What the machines of all other groups of this engine own."""
+    def other_ranges(self, group_id: int) -> dict[int, Sequence[Range]]:
+        """What the replicas of all other groups of this engine own."""
+        ...
+
+    def at_its_end(self, group_id: int) -> bool:
+        """The replica here is frozen, so that another shard may absorb it."""
+        ...
+
+    def bear(self, birth: Birth) -> None:
+        """A split was applied: this group is formed in the batch of this turn."""
+        ...
+
+    def end(self, group_id: int, *, with_data: bool) -> None:
+        """This group is at its end: it goes in the batch of this turn. `with_data`: with its rows;
+        else the shard that has absorbed it has them."""
         ...
 
     @property

@@ -17,17 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 import cbor2
 
-from raftgroups.messages import MalformedError, Offer
+from raftgroups.messages import LineageOffer, MalformedError, Offer
 from storage.codec import Table, key_u64, table_range
+from storage.slices import Range, Slice, as_slice
 
 PART_BYTES: Final = 2 * 1024 * 1024
 Row = tuple[bytes, bytes]
-Range = tuple[bytes, bytes]
+AnyOffer = Offer | LineageOffer
 
 _RAFT_TABLES: Final = [
     table_range(table)
@@ -63,16 +64,19 @@ class Incoming:
     chunks: int = 0
     """How many there are in all, once known."""
     moved: int = 0
+    absorbed: tuple[int, ...] = ()
+    """Groups that ended in this one."""
 
     @classmethod
-    def of(cls, offer: Offer) -> Incoming:
+    def of(cls, offer: AnyOffer) -> Incoming:
         return cls(
             offer.snapshot,
             offer.last_index,
             offer.last_term,
             offer.config_index,
             offer.config,
-            tuple((start, end) for start, end in offer.ranges),
+            tuple(read_range(*parts) for parts in offer.ranges),
+            absorbed=tuple(offer.absorbed) if isinstance(offer, LineageOffer) else (),
         )
 
     def encode(self) -> bytes:
@@ -87,16 +91,34 @@ class Incoming:
                 int(self.phase),
                 self.chunks,
                 self.moved,
+                *([list(self.absorbed)] if self.absorbed else ()),
             ]
         )
 
     @classmethod
     def decode(cls, data: bytes) -> Incoming:
-        snapshot, index, term, config_index, config, ranges, phase, chunks, moved = cbor2.loads(
-            data
+        snapshot, index, term, config_index, config, ranges, phase, chunks, moved, *more = (
+            cbor2.loads(data)
         )
-        pairs = tuple((start, end) for start, end in ranges)
-        return cls(snapshot, index, term, config_index, config, pairs, Phase(phase), chunks, moved)
+        owned = tuple(read_range(*parts) for parts in ranges)
+        absorbed = tuple(more[0]) if more else ()
+        return cls(
+            snapshot,
+            index,
+            term,
+            config_index,
+            config,
+            owned,
+            Phase(phase),
+            chunks,
+            moved,
+            absorbed,
+        )
+
+
+def read_range(start: bytes, end: bytes, *part: Any) -> Range:
+    """A range out of the list that it travels and is stored as."""
+    return Slice(start, end, *part) if part else (start, end)
 
 
 def encode_rows(rows: Sequence[Row]) -> tuple[bytes, int]:
@@ -127,21 +149,27 @@ def chunk_fault(data: bytes, checksum: int, ranges: Iterable[Range]) -> str | No
         rows = decode_rows(data)
     except MalformedError:
         return "snapshot-chunk-malformed"
-    ranges = list(ranges)
-    if all(any(start <= key < end for start, end in ranges) for key, _ in rows):
+    slices = [as_slice(owned) for owned in ranges]
+    if all(any(owned.holds(key, record) for owned in slices) for key, record in rows):
         return None
     return "snapshot-row-out-of-range"
 
 
-def offer_fault(offer: Offer, others: Iterable[Range]) -> str | None:
-    """Why these ranges cannot be taken: `others` are those of this engine's other replicas."""
-    taken = [*_RAFT_TABLES, *others]
-    for start, end in offer.ranges:
+def offer_fault(offer: AnyOffer) -> str | None:
+    """Why these ranges are none of a machine."""
+    for parts in offer.ranges:
+        start, end = parts[0], parts[1]
         if not start < end:
             return "snapshot-range-malformed"
-        if any(start < other_end and other_start < end for other_start, other_end in taken):
-            return "snapshot-overlaps"
+    if overlap((read_range(*parts) for parts in offer.ranges), _RAFT_TABLES):
+        return "snapshot-overlaps"
     return None
+
+
+def overlap(ranges: Iterable[Range], others: Iterable[Range]) -> bool:
+    """Whether a snapshot would write rows of another replica."""
+    wanted = [as_slice(owned) for owned in ranges]
+    return any(each.overlaps(as_slice(other)) for other in others for each in wanted)
 
 
 def meta_row(group: int) -> bytes:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 from raftgroups.levels import refuse_below
 from raftgroups.membership import UNBOUND, Config
-from raftgroups.messages import Ack, Chunk, MalformedError, Offer, OfferReply
+from raftgroups.messages import Ack, Chunk, MalformedError, OfferReply
 from raftgroups.snapshot import (
+    AnyOffer,
     Incoming,
     Phase,
     chunk_fault,
@@ -31,12 +32,14 @@ from raftgroups.snapshot import (
     decode_rows,
     meta_row,
     offer_fault,
+    overlap,
     parts,
 )
 from raftgroups.transport import NodeId
 from storage.codec import seal, unseal
 from storage.committer import Need
 from storage.engine import Batch, iterate
+from storage.slices import remove
 
 if TYPE_CHECKING:
     from raftgroups.replica import Replica
@@ -78,7 +81,7 @@ class SnapshotReceiver:
 
     # --- staging -------------------------------------------------------------------------
 
-    def on_offer(self, peer: NodeId, _: int, offer: Offer) -> None:
+    def on_offer(self, peer: NodeId, _: int, offer: AnyOffer) -> None:
         replica = self._replica
         raft = replica.raft
         if offer.term != raft.term or raft.leader != peer or self.moving:
@@ -88,7 +91,9 @@ class SnapshotReceiver:
             ack = Ack(replica.group_id, raft.term, matched + 1, success=True, reset=False)
             return replica.services.send(peer, ack)
         fault = self._config_fault(offer)
-        fault = fault or offer_fault(offer, replica.services.other_ranges(replica.group_id))
+        fault = fault or offer_fault(offer)
+        if fault is None and self._subsumed(Incoming.of(offer)) is None:
+            fault = "snapshot-overlaps"
         if fault is not None:
             replica.drop(peer, fault)
             return self._reply(peer, offer.snapshot, None)
@@ -99,7 +104,22 @@ class SnapshotReceiver:
             self._clear_staging = self._dirty_meta = True
         return self._reply(peer, offer.snapshot, self.next_chunk)
 
-    def _config_fault(self, offer: Offer) -> str | None:
+    def _subsumed(self, incoming: Incoming) -> list[int] | None:
+        """The other groups here that the snapshot puts an end to: its shard has absorbed theirs,
+        and they are frozen. None if it overlaps with one that it has not absorbed, as does a child
+        with its parent that has not applied the split yet: it must wait."""
+        services = self._replica.services
+        found: list[int] = []
+        if "accept-overlap" in services.config.canaries:
+            return found
+        for group, owned in services.other_ranges(self._replica.group_id).items():
+            if overlap(incoming.ranges, owned):
+                if group not in incoming.absorbed or not services.at_its_end(group):
+                    return None
+                found.append(group)
+        return found
+
+    def _config_fault(self, offer: AnyOffer) -> str | None:
         services = self._replica.services
         try:
             config = Config.decode(offer.config)
@@ -112,7 +132,7 @@ class SnapshotReceiver:
             return "snapshot-for-another-disk"
         return None
 
-    def _matched(self, offer: Offer) -> int | None:
+    def _matched(self, offer: AnyOffer) -> int | None:
         """How far our log surely equals the leader's, if that covers the snapshot (rule n2)."""
         raft, journal = self._replica.raft, self._replica.journal
         if offer.last_index <= raft.commit_index:
@@ -162,6 +182,14 @@ class SnapshotReceiver:
             self._clear_staging = True
             ack = Ack(replica.group_id, raft.term, raft.commit_index + 1, success=True, reset=False)
             return replica.services.send(peer, ack)
+        ends = self._subsumed(incoming)
+        if ends is None:  # another replica has come since it was offered
+            self.incoming = None
+            self._clear_staging = True
+            self.next_chunk = 0
+            return replica.drop(peer, "snapshot-overlaps")
+        for group in ends:
+            replica.services.end(group, with_data=True)
         self.incoming = replace(incoming, phase=Phase.MOVING, chunks=self.next_chunk)
         self._dirty_meta = True
         replica.machine.reset()
@@ -203,8 +231,8 @@ class SnapshotReceiver:
         incoming, group = self.incoming, self._replica.group_id
         assert incoming is not None
         if incoming.moved == 0:
-            for start, end in (*self._replica.machine.owned_ranges(), *incoming.ranges):
-                batch.delete_range(start, end)
+            with self._replica.services.engine.snapshot() as rows:
+                remove(batch, rows, (*self._replica.owned_ranges(), *incoming.ranges))
         moved, size = incoming.moved, 0
         with self._replica.services.engine.snapshot() as rows:
             while moved < incoming.chunks and size < MOVE_BYTES:

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raftgroups.filters import l2_member
-from raftgroups.messages import Chunk, Offer, OfferReply
+from raftgroups.lineage import DividingMachine
+from raftgroups.messages import Chunk, LineageOffer, Offer, OfferReply
 from raftgroups.records import meta_key, unpack_pair
-from raftgroups.snapshot import Range, encode_rows
+from raftgroups.snapshot import AnyOffer, encode_rows, read_range
 from raftgroups.transport import NodeId
 from storage.codec import Table
 from storage.engine import Snapshot
 from storage.errors import SnapshotExpiredError
+from storage.slices import Range, Slice
 
 if TYPE_CHECKING:
     from raftgroups.replica import Replica
@@ -35,7 +37,7 @@ Position = tuple[int, bytes]
 @dataclass(slots=True)
 class Stream:
     rows: Snapshot
-    offer: Offer
+    offer: AnyOffer
     acknowledged: int = 0
     sent: int = 0
     """Chunks sent; those from `acknowledged` on are under way."""
@@ -69,12 +71,19 @@ class SnapshotSender:
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
         be written. Then the machine's ranges are those of the rows that will be read; a moment
-        later an entry may be applied that splits them."""
+        later an entry may be applied that splits them. To a learner not before everything is
+        applied that leaders before this one committed: it must not meet an older merge in its log,
+        since it has nothing of the shard that was absorbed. (A voter was there, and its vote may be
+        what the first entry of this term waits for.)"""
         replica = self._replica
         journal = replica.journal
         if replica.installing or journal.durable_applied != replica.raft.applied_index:
             return
         wanted, self.wanted = self.wanted, {}
+        if replica.raft.applied_index < (replica.raft.noop_index or 0):
+            learners = journal.config.learners
+            self.wanted = {peer: None for peer in wanted if peer in learners}
+            wanted = {peer: None for peer in wanted if peer not in learners}
         limit = replica.services.config.snapshot_streams_max
         for peer in wanted:
             progress = replica.replication.progress.get(peer)
@@ -91,7 +100,17 @@ class SnapshotSender:
         record = rows.get(key)
         assert record is not None, "a replica that leads has been written"
         applied, _ = unpack_pair(key, record)
+        offer = self._make_offer(applied)
+        stream = self.streams[peer] = Stream(rows, offer, heard_at=replica.now())
+        stream.positions[0] = (0, offer.ranges[0][0] if offer.ranges else b"")
+        self._offer(peer, stream)
+
+    def _make_offer(self, applied: int) -> AnyOffer:
+        replica = self._replica
+        machine, services = replica.machine, replica.services
         config_index, config = replica.journal.config_at(applied)
+        ranges = list(machine.owned_ranges())
+        absorbed = machine.absorbed if isinstance(machine, DividingMachine) else ()
         offer = Offer(
             replica.group_id,
             replica.raft.term,
@@ -100,11 +119,11 @@ class SnapshotSender:
             replica.journal.term_at(applied),
             config_index,
             config.encode(),
-            [list(pair) for pair in replica.machine.owned_ranges()],  # type: ignore[misc]
+            [list(owned) for owned in ranges],  # type: ignore[misc]
         )
-        stream = self.streams[peer] = Stream(rows, offer, heard_at=replica.now())
-        stream.positions[0] = (0, offer.ranges[0][0] if offer.ranges else b"")
-        self._offer(peer, stream)
+        if absorbed or any(isinstance(owned, Slice) for owned in ranges):
+            return LineageOffer(**offer._asdict(), absorbed=list(absorbed))
+        return offer
 
     def holds(self) -> int | None:
         """The log must keep what follows this index."""
@@ -182,10 +201,13 @@ class SnapshotSender:
             return [], (at, b"")
         limit = self._replica.services.config.snapshot_chunk_bytes
         page = rows.scan(key, ranges[at][1], max_bytes=limit)
+        owned, items = read_range(*ranges[at]), page.items
+        if isinstance(owned, Slice):
+            items = [row for row in items if owned.holds(*row)]
         if page.more:
-            return page.items, (at, page.items[-1][0] + b"\x00")
+            return items, (at, page.items[-1][0] + b"\x00")
         following = at + 1
-        return page.items, (following, ranges[following][0] if following < len(ranges) else b"")
+        return items, (following, ranges[following][0] if following < len(ranges) else b"")
 
     def there(self, peer: NodeId) -> tuple[int, int]:
         """(rows, bytes) of the snapshot under way that the peer has."""

@@ -14,7 +14,7 @@ The message says what happened, which limit or file, and what to do.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 class Outcome(StrEnum):
@@ -66,11 +66,27 @@ class FutureRevisionError(InvalidRequestError):
     code = "future_revision"
 
 
+class KeyRange(NamedTuple):
+    """What a shard holds: start <= key < end (None: unbounded), as of its epoch, which rises with
+    each split and merge. While `frozen` it holds nothing: it is about to be merged into its left
+    neighbour, or to go on as it was."""
+
+    start: bytes
+    end: bytes | None
+    epoch: int
+    frozen: bool = False
+
+
 class WrongShardError(JanusError):
-    """The shard asked does not hold the whole of the keys named; its range may have changed."""
+    """The shard asked does not hold the whole of the keys named; its range may have changed.
+    `place` is its range now, None if that is not known."""
 
     code = "wrong_shard"
     retryable = True
+
+    def __init__(self, message: str, place: KeyRange | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class SnapshotExpiredError(JanusError):

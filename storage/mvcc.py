@@ -24,7 +24,8 @@ time of a write is a number that the caller gives, that reads give back, and tha
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from storage.codec import (
     KEY_MAX_BYTES,
@@ -42,15 +43,26 @@ from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pe
 from storage.mvcc_overlay import Layer
 from storage.mvcc_records import TOMBSTONE, KeyValue, key_value, lease_of, put_record
 from storage.mvcc_scope import WriteScope
-from storage.mvcc_state import EMPTY_REVISION, OPEN, Segments, ShardState, Source
+from storage.mvcc_state import (
+    ABSORBED_MAX,
+    EMPTY_REVISION,
+    OPEN,
+    Segments,
+    ShardState,
+    Source,
+)
 from storage.mvcc_view import ReaderSource, View
+from storage.slices import IN_EVENT, Range, part
+
+COUNT_STEP: Final = 2_000
+"""Keys that one batch counts after a split."""
 
 
 class Shard:
     """One shard's data. At most one write scope is open, and none during prepare.
 
-    Invariants: the active layer ends at `state.revision`; the frozen one, if any, ends where the
-    active one begins; below it the engine holds everything.
+    Invariants: the active layer ends at `state.revision`; each layer below it ends where the next
+    one begins (a merge leaves out revisions between); below the lowest the engine holds everything.
     """
 
     __slots__ = (
@@ -58,6 +70,7 @@ class Shard:
         "_dirty",
         "_frozen",
         "_scope",
+        "_sealed",
         "_segments_dirty",
         "source",
         "state",
@@ -69,8 +82,10 @@ class Shard:
     ) -> None:
         self.source: Final = source
         self.state: Final = state
-        self._active = Layer(state.revision)
-        self._frozen: Layer | None = None
+        self._active = Layer(state.revision, state.segment)
+        self._sealed: tuple[Layer, ...] = ()
+        self._frozen: tuple[Layer, ...] = ()
+        """These two newest first."""
         self._scope: WriteScope | None = None
         self._dirty = self._segments_dirty = not stored
         self.view = View(source, (self._active,), state, segments)
@@ -87,9 +102,11 @@ class Shard:
         start: bytes = b"",
         end: bytes | None = None,
     ) -> Shard:
-        """A new, empty shard; the next prepare writes its records."""
+        """A new, empty shard; the next prepare writes its records. With an empty `end` it holds no
+        key: there is no such shard, and nothing is written before something else was loaded."""
         own = Source(segment, EMPTY_REVISION + 1, OPEN, start, end)
-        return cls(source, ShardState(shard, keyspace, segment), Segments(own), stored=False)
+        stored = end == b""  # it waits for what it is to hold, so there is nothing to write
+        return cls(source, ShardState(shard, keyspace, segment), Segments(own), stored=stored)
 
     @classmethod
     def load(cls, source: ReaderSource, shard: int) -> Shard | None:
@@ -139,7 +156,7 @@ class Shard:
         state.revision = revision
         self._dirty = True
         if previous is None or previous[0] >= TOMBSTONE:
-            state.keys += 1
+            state.keys += state.counts(key)
             return None
         return key_value(key, previous) if want_previous else None
 
@@ -161,7 +178,7 @@ class Shard:
         """Refuse reads below a revision from now on; prepare removes rows step by step."""
         assert self._scope is None
         self.state.check_compactable(revision)
-        segments = restart_sweep(self.view.segments, self.state.compact_revision)
+        segments = restart_sweep(self.view.segments, self.state)
         self.state.compact_revision = revision
         self._dirty = True
         self._set_segments(segments)
@@ -176,62 +193,154 @@ class Shard:
     @property
     def sweep_pending(self) -> bool:
         """Whether compaction still has rows to remove: give it turns, without hurry."""
-        return sweep_pending(self.view.segments, self.state.compact_revision)
+        return sweep_pending(self.view.segments, self.state)
 
     def prepare(self, batch: Batch, *, sweep_events: int = SWEEP_EVENTS) -> None:
         """Add everything applied, and a step of compaction, to the batch."""
         assert self._scope is None
-        assert self._frozen is None, "after_commit of the last batch has not been called"
+        assert not self._frozen, "after_commit of the last batch has not been called"
         state = self.state
-        layer = self._active
-        assert layer.last_revision == state.revision
+        layers = (self._active, *self._sealed)
+        assert layers[0].last_revision == state.revision
         if self.sweep_pending and sweep_events > 0:
-            old = self.view.segments
-            new = sweep(self.source(), old, state, layer.base, batch, max_events=sweep_events)
+            old, stored_to = self.view.segments, layers[-1].base
+            new = sweep(self.source(), old, state, stored_to, batch, max_events=sweep_events)
             if new != old:
                 self._set_segments(new)
-        layer.write(batch, state.keyspace, state.segment)
+        if state.counted is not None:
+            self._count_on()
+        for layer in reversed(layers):
+            layer.write(batch, state.keyspace)
         if self._segments_dirty:
             batch.put(*self.view.segments.encode())
         if self._dirty:
             batch.put(*state.encode())
         self._dirty = self._segments_dirty = False
-        self._frozen = layer
-        self._active = Layer(state.revision)
+        self._frozen, self._sealed = layers, ()
+        self._active = Layer(state.revision, state.segment)
         self._restack()
 
     def after_commit(self) -> None:
         """The batch of the last prepare is on the disk."""
-        self._frozen = None
+        self._frozen = ()
         self._restack()
 
-    def _restack(self) -> None:
-        layers = (self._active,) if self._frozen is None else (self._active, self._frozen)
-        self.view = View(self.source, layers, self.state, self.view.segments)
+    def _restack(self, segments: Segments | None = None) -> None:
+        layers = (self._active, *self._sealed, *self._frozen)
+        self.view = View(self.source, layers, self.state, segments or self.view.segments)
 
     def _set_segments(self, segments: Segments) -> None:
         self._segments_dirty = True
-        self.view = View(self.source, self.view.layers, self.state, segments)
+        self._restack(segments)
+
+    def _count_on(self) -> None:
+        """After a split: count some more of the keys that are there."""
+        state, end = self.state, self.view.segments.own.end
+        if state.frozen_by:
+            return
+        page = self.view.count(state.counted or b"", end, max_examined=COUNT_STEP)
+        state.keys += page.total
+        state.counted = page.resume
+        self._dirty = True
+
+    # --- splits and merges (raftgroups/lineage.py has the rules) ---
+
+    def divide(self, key: bytes, right: int, segments: tuple[int, int]) -> Divided:
+        """End at `key` from now on. Returns what the shard of the keys from there begins with."""
+        assert self._scope is None
+        state = self.state
+        state.epoch += 1
+        low, high = self.view.segments.divided(key, state.revision, *segments)
+        other = replace(state, shard=right, segment=segments[1], applied_index=0)
+        if state.counted is None and state.keys <= COUNT_STEP:
+            other.keys = self.view.count(key, self.view.segments.own.end).total
+            state.keys -= other.keys
+        else:
+            state.keys = other.keys = 0
+            state.counted, other.counted = low.own.start, key
+        self._enter(low)
+        return Divided(other, high)
+
+    def absorb(self, right: Divided, segment: int) -> None:
+        """Take in the right neighbour, all of whose rows are on the disk."""
+        assert self._scope is None
+        state, other = self.state, right.state
+        mine, theirs = self.view.segments, right.segments
+        assert mine.own.end == theirs.own.start, "only neighbours merge"
+        revision = max(state.revision, other.revision) + 1
+        before = sorted(
+            (*mine.kept(state), *theirs.kept(other)),
+            key=lambda source: (-source.last_revision, source.start),
+        )
+        own = Source(segment, revision + 1, OPEN, mine.own.start, theirs.own.end)
+        if state.counted is None and other.counted is None:
+            state.keys += other.keys
+        else:
+            state.keys, state.counted = 0, mine.own.start
+        state.revision = state.compact_revision = state.merge_revision = revision
+        state.epoch = max(state.epoch, other.epoch) + 1
+        state.merging_with = state.merge = 0
+        absorbed = dict.fromkeys((*other.absorbed, *state.absorbed, other.shard))
+        state.absorbed = tuple(absorbed)[-ABSORBED_MAX:]
+        self._enter(Segments(own, tuple(before)))
+
+    def _enter(self, segments: Segments) -> None:
+        """Go on in another segment."""
+        if self._active.starts:
+            self._sealed = (self._active, *self._sealed)
+        self.state.segment = segments.own.segment
+        self._active = Layer(self.state.revision, self.state.segment)
+        self._dirty = True
+        self._set_segments(segments)
+
+    def set_frozen(self, by: int, merge: int) -> None:
+        """0: not frozen."""
+        self.state.frozen_by, self.state.frozen_merge = by, merge
+        self._dirty = True
+        self._restack()
+
+    def set_merging(self, right: int, merge: int) -> None:
+        """0: not merging."""
+        self.state.merging_with, self.state.merge = right, merge
+        self._dirty = True
 
     # --- for snapshots of a replica ---
 
-    def owned_ranges(self) -> list[tuple[bytes, bytes]]:
-        """The engine's keys that make up this shard. Only right while it is the only shard of its
-        keyspace in this environment: leases and ancestor segments of siblings are interleaved."""
-        keyspace = self.state.keyspace
-        own = self.view.segments.own
+    def owned_ranges(self) -> list[Range]:
+        """The engine's rows that make up this shard."""
+        keyspace, segments = self.state.keyspace, self.view.segments
+        own = segments.own
         current = key_u32(Table.CURRENT, keyspace)
         leases = key_u32(Table.LEASE_KEY, keyspace)
         shard, segment = self.state.shard, own.segment
-        ranges = [
+        ranges: list[Range] = [
             (key_u64(Table.SHARD, shard), key_u64(Table.SHARD, shard + 1)),
             (key_u64(Table.SEGMENT, segment), key_u64(Table.SEGMENT, segment + 1)),
             (current + own.start, _end_of(current) if own.end is None else current + own.end),
-            (leases, _end_of(leases)),
+            part(leases, _end_of(leases), len(leases) + 8, own.start, own.end),
+            (key_u64(Table.EVENT, segment), key_u64(Table.EVENT, segment + 1)),
         ]
-        logs = {own.segment, *(source.segment for source in self.view.segments.ancestors)}
-        ranges += [(key_u64(Table.EVENT, log), key_u64(Table.EVENT, log + 1)) for log in logs]
-        return sorted(ranges)
+        for source in segments.ancestors:
+            log = key_u64(Table.EVENT, source.segment)
+            following = key_u64(Table.EVENT, source.segment + 1)
+            ranges.append(part(log, following, IN_EVENT, source.start, source.end))
+        return sorted(each for each in ranges if each[0] < each[1])
+
+
+class Divided(NamedTuple):
+    """The counters and segments of a shard that another one begins or ends as."""
+
+    state: ShardState
+    segments: Segments
+
+    def write(self, batch: Batch) -> None:
+        batch.put(*self.segments.encode())
+        batch.put(*self.state.encode())
+
+    def erase(self, batch: Batch) -> None:
+        """The two records; the rest of its rows belongs to the shard that took it in."""
+        batch.delete(self.segments.encode()[0])
+        batch.delete(self.state.encode()[0])
 
 
 def _end_of(prefix: bytes) -> bytes:

@@ -34,21 +34,22 @@ SWEEP_EVENTS: Final = 1_000
 SWEEP_BYTES: Final = 1024 * 1024
 
 
-def restart_sweep(segments: Segments, old_compact_revision: int) -> Segments:
-    """Where the sweep begins once the compact revision rises: the events kept at the old one are
-    now to be removed, so a sweep that had passed them goes back to them."""
-    floor = max(old_compact_revision, 0)
+def restart_sweep(segments: Segments, old: ShardState) -> Segments:
+    """Where the sweep begins once the compact revision rises above that of `old`: the events kept
+    there are now to be removed, so a sweep that had passed them goes back to them."""
     for source in (segments.own, *segments.ancestors):
-        back = min(source.swept_revision, floor)
+        back = min(source.swept_revision, old.kept_from(source))
         segments = segments.with_source(replace(source, swept_revision=back, swept_sub=0))
     return segments
 
 
-def sweep_pending(segments: Segments, compact_revision: int) -> bool:
-    """Whether there is anything left to examine."""
+def sweep_pending(segments: Segments, state: ShardState) -> bool:
+    """Whether there is anything left to examine. What only a merge made unreadable stays."""
+    compact_revision = state.compact_revision
     return any(
         source.first_revision <= compact_revision
         and source.swept_revision <= min(compact_revision, source.last_revision)
+        and not state.keeps(source)
         for source in (segments.own, *segments.ancestors)
     )
 
@@ -66,7 +67,7 @@ def sweep(
     must be put into it after this."""
     for source in segments.oldest_first():
         upto = min(state.compact_revision, source.last_revision, stored_to)
-        if max(source.first_revision, source.swept_revision) > upto:
+        if max(source.first_revision, source.swept_revision) > upto or state.keeps(source):
             continue
         if max_events <= 0:
             break

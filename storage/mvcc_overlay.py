@@ -1,12 +1,13 @@
 """Changes that were applied but are not on the disk yet, in memory, as every read sees them.
 
 A Layer is what some consecutive revisions changed: the newest record of each key they touched,
-their events, and which keys they attached to or took from a lease. A shard reads through at most
-two layers and then the engine:
+their events, and which keys they attached to or took from a lease. A shard reads through one
+or two layers and then the engine:
 
     active     applied since the last prepare; an open write scope changes it in place
+    sealed     the same, from before a split or a merge since then: of another segment. Seldom there
     frozen     given to a batch that is being committed; dropped by after_commit
-    engine     everything up to the base revision of the lower layer
+    engine     everything up to the base revision of the lowest layer
 
 Since a layer is dropped only after its batch is committed, a reader opened before the commit and
 one opened after it both give the right answer through the stack. A crash loses the layers; the
@@ -17,7 +18,8 @@ in place with an undo map costs 1.7 us less a put than a layer of its own that i
 
 Invariants: a layer's revisions are base + 1, base + 2, ... without gaps, each with at least one
 event (but for the open one); between two roll-backs keys are only ever added to `current`, so its
-insertion order tells which are new. A layer stacked upon another begins where that one ends.
+insertion order tells which are new. A layer stacked upon another begins where that one ends, or,
+after a merge, above it. A sealed layer of a shard that was split holds keys of both sides.
 
 The current table is written in full with every batch. To fold it in later and more rarely, keep the
 folded layers' `current` stacked beneath `frozen` and let recovery read the event log from the
@@ -45,12 +47,15 @@ class Layer:
         "current",
         "events",
         "leases",
+        "segment",
         "starts",
     )
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, segment: int) -> None:
         self.base: Final = base
         """The revision before the first of this layer."""
+        self.segment: Final = segment
+        """Where its events belong."""
         self.current: dict[bytes, bytes] = {}
         """Key -> body of its newest record."""
         self.events: list[bytes] = []
@@ -161,7 +166,7 @@ class Layer:
             high = min(high, bisect_right(keys, edge))
         return keys[low : min(high, low + limit)]
 
-    def write(self, batch: Batch, keyspace: int, segment: int) -> None:
+    def write(self, batch: Batch, keyspace: int) -> None:
         """Add everything to a batch: the current table in key order, because neighbours share
         pages; events at the end of their segment."""
         prefix = key_u32(Table.CURRENT, keyspace)
@@ -170,7 +175,7 @@ class Layer:
         for key in self.keys():
             stored = prefix + key
             put(stored, seal(stored, current[key]))
-        log = key_u64(Table.EVENT, segment)
+        log = key_u64(Table.EVENT, self.segment)
         for revision, sub, body in self.numbered_events(self.base + 1):
             stored = log + LOCATION.pack(revision, sub)
             put(stored, seal(stored, body))

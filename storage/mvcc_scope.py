@@ -66,11 +66,11 @@ class WriteScope:
         new = put_record(previous, value, lease, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
         if previous is None:
-            self.keys += 1
+            self.keys += view.state.counts(key)
             layer.attach(lease, key, True)
             return None
         if previous[0] >= TOMBSTONE:
-            self.keys += 1
+            self.keys += view.state.counts(key)
         old_lease = lease_of(previous)
         if old_lease != lease:
             layer.attach(old_lease, key, False)
@@ -99,7 +99,7 @@ class WriteScope:
         compacted = self.view.state.compact_revision
         new = tombstone_record(previous, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
-        self.keys -= 1
+        self.keys -= self.view.state.counts(key)
         layer.attach(lease_of(previous), key, False)
         return key_value(key, previous)
 

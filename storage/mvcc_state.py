@@ -14,6 +14,19 @@ both.
 
 Invariants: the own source is first and open-ended; ancestors end before it begins. `swept_*` is
 the first event of the source that compaction has not examined (mvcc_compaction.py).
+
+A split at a revision gives both children that revision, the sources cut to their keys, and a new
+segment each. A merge makes the larger revision + 1 out of two numberings; below it the same number
+meant something else on either side, so reads there are refused as compacted. The events stay, and
+cursors (segment -> revision) still find them: the revisions of ONE key rise along all the segments
+that it ever lay in.
+
+    own       segment 12  revisions 802..     keys [c, -)
+    ancestor  segment 9   revisions 51..70    keys [m, -)     what was absorbed
+    ancestor  segment 8   revisions 51..801   keys [c, m)
+
+`kept_from` says for such an ancestor from which revision on its events are there: the one numbering
+had been compacted to another revision than the other.
 """
 
 from __future__ import annotations
@@ -33,14 +46,22 @@ OPEN: Final = 2**64 - 1
 """The last revision of a source that is still written to."""
 SUB_MAX: Final = 2**32 - 1
 
+ABSORBED_MAX: Final = 64
+"""How many absorbed shards a shard remembers."""
+
 _STATE: Final = Struct(">IQQqQQ")
+_LINEAGE: Final = Struct(">QQQQQQQBHH")
+_U64: Final = Struct(">Q")
 _SOURCE: Final = Struct(">QQQQIHBH")
+_HAS_END: Final = 1
+_HAS_KEPT: Final = 2
 
 
 @dataclass(slots=True)
 class ShardState:
     """Counters of one shard. revision: of the last change; dense. applied_index: of the last entry
-    of the group's log whose effects are included. keys: how many there are now."""
+    of the group's log whose effects are included. keys: how many there are now, of those below
+    `counted`."""
 
     shard: int
     keyspace: int
@@ -49,6 +70,26 @@ class ShardState:
     compact_revision: int = NEVER_COMPACTED
     applied_index: int = 0
     keys: int = 0
+    counted: bytes | None = None
+    """After a split: up to where keys were counted anew (each replica at its own pace)."""
+    epoch: int = 0
+    """Rises with each split and merge."""
+    merge_revision: int = 0
+    """Of the last merge. While compact_revision is the same, the events below it are kept."""
+    frozen_by: int = 0
+    """The left neighbour that is about to absorb this shard; 0: not frozen."""
+    frozen_merge: int = 0
+    merging_with: int = 0
+    """The right neighbour that is about to be absorbed; 0: none."""
+    merge: int = 0
+    last_merge: int = 0
+    """The attempt that ended with the last absorption."""
+    absorbed: tuple[int, ...] = ()
+    """The shards that ended in this one or in those before it, the latest last."""
+
+    def counts(self, key: bytes) -> bool:
+        """Whether this key is among those that were counted."""
+        return self.counted is None or key < self.counted
 
     def encode(self) -> tuple[bytes, bytes]:
         key = key_u64(Table.SHARD, self.shard)
@@ -60,11 +101,53 @@ class ShardState:
             self.applied_index,
             self.keys,
         )
+        if self.epoch or self.frozen_by or self.merging_with:
+            body += self._encode_lineage()
         return key, seal(key, body)
+
+    def _encode_lineage(self) -> bytes:
+        """Only there once a shard has a history of this kind: older programs read the rest."""
+        counted = self.counted or b""
+        fixed = _LINEAGE.pack(
+            self.epoch,
+            self.merge_revision,
+            self.frozen_by,
+            self.frozen_merge,
+            self.merging_with,
+            self.merge,
+            self.last_merge,
+            self.counted is not None,
+            len(counted),
+            len(self.absorbed),
+        )
+        return fixed + counted + b"".join(map(_U64.pack, self.absorbed))
 
     @classmethod
     def decode(cls, shard: int, record: bytes) -> ShardState:
-        return cls(shard, *_STATE.unpack(unseal(key_u64(Table.SHARD, shard), record)))
+        body = unseal(key_u64(Table.SHARD, shard), record)
+        state = cls(shard, *_STATE.unpack_from(body))
+        if len(body) > _STATE.size:
+            *numbers, counting, size, absorbed = _LINEAGE.unpack_from(body, _STATE.size)
+            state.epoch, state.merge_revision, state.frozen_by, state.frozen_merge = numbers[:4]
+            state.merging_with, state.merge, state.last_merge = numbers[4:]
+            at = _STATE.size + _LINEAGE.size
+            state.counted = body[at : at + size] if counting else None
+            at += size
+            state.absorbed = tuple(
+                _U64.unpack_from(body, at + 8 * place)[0] for place in range(absorbed)
+            )
+        return state
+
+    def kept_from(self, source: Source) -> int:
+        """From which revision on a source's events are there."""
+        if self.keeps(source):
+            return source.kept_from
+        return max(self.compact_revision, 0)
+
+    def keeps(self, source: Source) -> bool:
+        """A merge has made the revisions of this source unreadable, and compaction none of them:
+        its events are left for cursors."""
+        return source.last_revision < self.merge_revision == self.compact_revision
 
     def check_readable(self, revision: int) -> None:
         if revision > self.revision:
@@ -103,9 +186,34 @@ class Source:
     end: bytes | None
     swept_revision: int = 0
     swept_sub: int = 0
+    kept_from: int = 0
+    """See the head of this file."""
 
     def holds_key(self, key: bytes) -> bool:
         return key >= self.start and (self.end is None or key < self.end)
+
+    def meets(self, start: bytes, end: bytes | None) -> bool:
+        """Whether it may hold keys of a range."""
+        below = self.end is None or start < self.end
+        return below and (end is None or self.start < end)
+
+    def cut(self, start: bytes, end: bytes | None) -> Source | None:
+        """What of it lies in a range of keys."""
+        if not self.meets(start, end):
+            return None
+        low = max(self.start, start)
+        high = min((bound for bound in (self.end, end) if bound is not None), default=None)
+        return replace(self, start=low, end=high)
+
+    def is_part(self, other: Source) -> bool:
+        """The same source, perhaps with another position of the sweep."""
+        return (self.segment, self.start) == (other.segment, other.start)
+
+    def closed(self, revision: int) -> Source | None:
+        """As an ancestor that ends at a revision; None if nothing was written into it."""
+        if self.first_revision > revision:
+            return None
+        return replace(self, last_revision=min(self.last_revision, revision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +234,38 @@ class Segments:
                 return source.segment
         return None
 
+    # --- splits and merges ---
+
+    def divided(
+        self, key: bytes, revision: int, left: int, right: int
+    ) -> tuple[Segments, Segments]:
+        """Both sides of `key`, each with a segment of its own from the next revision on."""
+        own = self.own
+        assert own.start < key
+        assert own.end is None or key < own.end
+        closed = own.closed(revision)
+        before = ([] if closed is None else [closed]) + list(self.ancestors)
+        sides = []
+        for segment, start, end in ((left, own.start, key), (right, key, own.end)):
+            cut = (source.cut(start, end) for source in before)
+            ancestors = tuple(source for source in cut if source is not None)
+            sides.append(Segments(Source(segment, revision + 1, OPEN, start, end), ancestors))
+        return sides[0], sides[1]
+
+    def kept(self, state: ShardState) -> list[Source]:
+        """All sources as ancestors of a merged shard; `state` is that of the shard so far."""
+        sources = (self.own.closed(state.revision), *self.ancestors)
+        return [
+            replace(source, kept_from=state.kept_from(source))
+            for source in sources
+            if source is not None
+        ]
+
+    def of_segment(self, segment: int) -> list[Source]:
+        return [source for source in (self.own, *self.ancestors) if source.segment == segment]
+
+    # --- all of them ---
+
     def oldest_first(self) -> list[Source]:
         return sorted((self.own, *self.ancestors), key=lambda source: source.first_revision)
 
@@ -135,10 +275,7 @@ class Segments:
             return replace(self, own=changed)
         return replace(
             self,
-            ancestors=tuple(
-                changed if (old.segment, old.start) == (changed.segment, changed.start) else old
-                for old in self.ancestors
-            ),
+            ancestors=tuple(changed if old.is_part(changed) else old for old in self.ancestors),
         )
 
     def without(self, gone: Source) -> Segments:
@@ -157,10 +294,11 @@ class Segments:
                 source.swept_revision,
                 source.swept_sub,
                 len(start),
-                end is not None,
+                (_HAS_END if end is not None else 0) | (_HAS_KEPT if source.kept_from else 0),
                 len(end or b""),
             )
-            parts.append(fixed + start + (end or b""))
+            kept = _U64.pack(source.kept_from) if source.kept_from else b""
+            parts.append(fixed + start + (end or b"") + kept)
         return key, seal(key, b"".join(parts))
 
     @classmethod
@@ -169,13 +307,19 @@ class Segments:
         sources = []
         at = 0
         while at < len(body):
-            found, first, last, swept_revision, swept_sub, start_size, has_end, end_size = (
+            found, first, last, swept_revision, swept_sub, start_size, flags, end_size = (
                 _SOURCE.unpack_from(body, at)
             )
             at += _SOURCE.size
             start = body[at : at + start_size]
             at += start_size
-            end = body[at : at + end_size] if has_end else None
+            end = body[at : at + end_size] if flags & _HAS_END else None
             at += end_size
-            sources.append(Source(found, first, last, start, end, swept_revision, swept_sub))
+            kept_from = 0
+            if flags & _HAS_KEPT:
+                (kept_from,) = _U64.unpack_from(body, at)
+                at += _U64.size
+            sources.append(
+                Source(found, first, last, start, end, swept_revision, swept_sub, kept_from)
+            )
         return cls(sources[0], tuple(sources[1:]))

@@ -32,7 +32,7 @@ from storage.codec import (
     unseal,
 )
 from storage.engine import Reader
-from storage.errors import CorruptRecordError, WrongShardError
+from storage.errors import CorruptRecordError, KeyRange, WrongShardError
 from storage.mvcc_history import record_at
 from storage.mvcc_overlay import Layer
 from storage.mvcc_records import (
@@ -94,7 +94,7 @@ class View:
         self.segments = segments
         self._prefix = key_u32(Table.CURRENT, state.keyspace)
         self._start = segments.own.start
-        self._end = segments.own.end
+        self._end = segments.own.end if not state.frozen_by else b""  # it holds no key then
 
     # --- one key ---
 
@@ -102,7 +102,7 @@ class View:
         if not 0 < len(key) <= KEY_MAX_BYTES:
             check_key(key)
         if key < self._start or (self._end is not None and key >= self._end):
-            raise self._wrong_shard(f"key {key!r} is")
+            raise self.wrong_shard(f"key {key!r} is")
         if revision > 0:
             self.state.check_readable(revision)
         body = self.newest(key)
@@ -134,7 +134,7 @@ class View:
         body: bytes | None
         for layer in self.layers:
             if revision > layer.base:
-                stored = key_u64_u64_u32(Table.EVENT, self.segments.own.segment, revision, sub)
+                stored = key_u64_u64_u32(Table.EVENT, layer.segment, revision, sub)
                 body = layer.event(revision, sub)
                 break
         else:
@@ -331,7 +331,7 @@ class View:
         keys = {stored[len(prefix) :] for stored, _ in page.items}
         edge = page.items[-1][0][len(prefix) :] if page.more else None
         for key, attached in changes.items():
-            if key < start or (edge is not None and key > edge):
+            if key < start or (edge is not None and key > edge) or not own.holds_key(key):
                 continue
             if attached:
                 keys.add(key)
@@ -343,19 +343,31 @@ class View:
 
     def check_owned(self, key: bytes) -> None:
         if key < self._start or (self._end is not None and key >= self._end):
-            raise self._wrong_shard(f"key {key!r} is")
+            raise self.wrong_shard(f"key {key!r} is")
 
     def _check_owns(self, start: bytes, end: bytes | None) -> None:
         high = self._end
         if start < self._start or (high is not None and (end is None or end > high)):
-            raise self._wrong_shard(f"the range from {start!r} to {end!r} is")
+            raise self.wrong_shard(f"the range from {start!r} to {end!r} is")
 
-    def _wrong_shard(self, what: str) -> WrongShardError:
-        own = self.segments.own
+    def wrong_shard(self, what: str) -> WrongShardError:
+        place = self.place
+        if place.frozen:
+            return WrongShardError(
+                f"{what} within shard {self.state.shard}, which is being merged into another one; "
+                "try again",
+                place,
+            )
         return WrongShardError(
-            f"{what} not within shard {self.state.shard}, which holds {own.start!r} to "
-            f"{'the end' if own.end is None else repr(own.end)}; look the shard up again"
+            f"{what} not within shard {self.state.shard}, which holds {place.start!r} to "
+            f"{'the end' if place.end is None else repr(place.end)}; look the shard up again",
+            place,
         )
+
+    @property
+    def place(self) -> KeyRange:
+        own, state = self.segments.own, self.state
+        return KeyRange(own.start, own.end, state.epoch, bool(state.frozen_by))
 
 
 def _clip(bound: bytes) -> bytes:

@@ -10,8 +10,12 @@ truth      an acknowledged write stands at its revision with all of its events; 
            nowhere; an unknown one stands at one revision, whole, or nowhere
 dense      with `since`: no revision from it to `upto` is missing everywhere (for a range of keys
            beside which nothing was written)
+bookmark   a revision that a watcher was promised is behind it, is: nothing at or below it follows
+final      with `final`: what one watcher was told, applied in order, is what a read at `upto` shows
 
-The values of writes must be unique, so that an event names the write that made it. Pure.
+The values of writes must be unique, so that an event names the write that made it (a delete is
+known by its revision alone). A watcher may have gaps where the history was compacted before it
+could go on and it was told so: only there it may miss something. Pure.
 """
 
 from __future__ import annotations
@@ -52,26 +56,59 @@ class Written:
     revision: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """After so many batches the watcher was promised that up to this revision nothing follows."""
+
+    batches: int
+    revision: int
+
+
+Gap = tuple[int, int]
+"""First and last revision that a watcher could not be told any more."""
+
+
 def check_watches(
     told: Mapping[str, Sequence[Batch]],
     written: Sequence[Written],
     *,
     upto: int,
     since: int | None = None,
+    marks: Mapping[str, Sequence[Mark]] | None = None,
+    gaps: Mapping[str, Sequence[Gap]] | None = None,
+    final: Mapping[str, str] | None = None,
 ) -> list[Violation]:
     lines = {name: _until(batches, upto) for name, batches in told.items()}
-    truth = _Truth(lines)
+    truth = _Truth(lines, gaps or {})
     found = [
         ("order", truth.disorder()),
         ("complete", truth.holes()),
         ("truth", truth.lies(written, upto)),
         ("dense", [] if since is None else truth.gaps(since, upto)),
+        ("bookmark", _broken_marks(told, marks or {})),
+        ("final", [] if final is None else truth.differs(final)),
     ]
     return [
         Violation("watch", f"{rule}: {len(bad)} times", tuple(bad[:SHOWN]))
         for rule, bad in found
         if bad
     ]
+
+
+def _broken_marks(
+    told: Mapping[str, Sequence[Batch]], marks: Mapping[str, Sequence[Mark]]
+) -> list[str]:
+    bad = []
+    for name, promised in marks.items():
+        at, highest = 0, 0
+        waiting = sorted(promised, key=lambda mark: mark.batches)
+        for number, batch in enumerate(told[name]):
+            while at < len(waiting) and waiting[at].batches <= number:
+                highest = max(highest, waiting[at].revision)
+                at += 1
+            if batch.revision <= highest:
+                bad.append(f"{name}: revision {batch.revision} came after the mark {highest}")
+    return bad
 
 
 def _until(batches: Sequence[Batch], upto: int) -> list[Batch]:
@@ -81,8 +118,11 @@ def _until(batches: Sequence[Batch], upto: int) -> list[Batch]:
 class _Truth:
     """What was told, taken together."""
 
-    def __init__(self, told: Mapping[str, Sequence[Batch]]) -> None:
+    def __init__(
+        self, told: Mapping[str, Sequence[Batch]], gaps: Mapping[str, Sequence[Gap]]
+    ) -> None:
         self.told = told
+        self.excused = gaps
         self.by_watcher = {name: _joined(batches) for name, batches in told.items()}
         self.revisions: dict[int, frozenset[Event]] = {}
         """Of each revision the events that any watcher was told first."""
@@ -109,6 +149,8 @@ class _Truth:
         for name, joined in self.by_watcher.items():
             for revision, events in sorted(self.revisions.items()):
                 own = joined.get(revision)
+                if own is None and self._is_excused(name, revision):
+                    continue
                 if own is None:
                     bad.append(f"{name}: was not told revision {revision}: {_shown(events)}")
                 elif frozenset(own) != events:
@@ -118,18 +160,52 @@ class _Truth:
                     )
         return bad
 
+    def _is_excused(self, name: str, revision: int) -> bool:
+        return any(first <= revision <= last for first, last in self.excused.get(name, ()))
+
+    def differs(self, final: Mapping[str, str]) -> list[str]:
+        """Of the watchers without gaps."""
+        bad = []
+        for name, batches in self.told.items():
+            if self.excused.get(name):
+                continue
+            state: dict[str, str] = {}
+            for batch in batches:
+                for event in batch.events:
+                    if event.value is None:
+                        state.pop(event.key, None)
+                    else:
+                        state[event.key] = event.value
+            bad += [
+                f"{name}: {key} is {state.get(key)}, a read says {final.get(key)}"
+                for key in sorted(state.keys() | final.keys())
+                if state.get(key) != final.get(key)
+            ]
+        return bad
+
     def lies(self, written: Sequence[Written], upto: int) -> list[str]:
         bad = []
-        owners = {event: write for write in written for event in write.events}
+        owners = {event: write for write in written for event in write.events if event.value}
+        deleted = {event.key for write in written for event in write.events if not event.value}
         places: dict[str, list[int]] = {}
         for revision, events in sorted(self.revisions.items()):
             for write_id in {owners[event].id for event in events if event in owners}:
                 places.setdefault(write_id, []).append(revision)
-            strangers = [event for event in events if event not in owners]
+            strangers = [
+                event
+                for event in events
+                if event not in owners and (event.value or event.key not in deleted)
+            ]
             if strangers:
                 bad.append(f"revision {revision}: nobody wrote {_shown(strangers)}")
         for write in written:
-            bad += self._judge(write, places.get(write.id, []), upto)
+            if all(event.value for event in write.events):
+                bad += self._judge(write, places.get(write.id, []), upto)
+            elif write.result is Result.DONE and write.revision and write.revision <= upto:
+                told = self.revisions.get(write.revision, frozenset())
+                if told != frozenset(write.events):
+                    shown = _shown(write.events)
+                    bad.append(f"{write.id}: {shown} at {write.revision}, told {_shown(told)}")
         return bad
 
     def _judge(self, write: Written, places: Sequence[int], upto: int) -> list[str]:

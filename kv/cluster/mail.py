@@ -1,4 +1,4 @@
-"""Small messages between nodes on the "gossip" channel: notes, and questions with answers.
+"""Messages between nodes on the "gossip" channel, or another: notes, questions with answers.
 
     tell(peer, kind, body)                    a note; it may be lost
     await ask(peer, kind, body, within_s)     a question; raises NoAnswerError in time
@@ -49,14 +49,15 @@ _decode: Final = msgspec.msgpack.Decoder(_Letter).decode
 
 
 class Mail:
-    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, channel: str = CHANNEL) -> None:
         self._link = link
+        self._channel = channel
         self._loop = loop
         self._handlers: dict[str, Handler] = {}
         self._waiting: dict[int, tuple[NodeId, asyncio.Future[bytes]]] = {}
         self._next_number = 1
         self._said = SaidOnce(_log)
-        link.subscribe(CHANNEL, self._on_frame)
+        link.subscribe(channel, self._on_frame)
         link.on_peer_change(self._on_peer_change)
 
     def on(self, kind: str, handler: Handler) -> None:
@@ -65,14 +66,14 @@ class Mail:
 
     def tell(self, peer: NodeId, kind: str, body: bytes) -> bool:
         """False: it was surely not sent."""
-        return self._link.send(peer, CHANNEL, _encode(_Letter(kind, 0, body)))
+        return self._link.send(peer, self._channel, _encode(_Letter(kind, 0, body)))
 
     async def ask(self, peer: NodeId, kind: str, body: bytes, within_s: float) -> bytes:
         if len(self._waiting) >= UNDER_WAY_MAX:
             raise NoAnswerError(f"{len(self._waiting)} questions wait for answers already")
         number = self._next_number
         self._next_number += 1
-        if not self._link.send(peer, CHANNEL, _encode(_Letter(kind, number, body))):
+        if not self._link.send(peer, self._channel, _encode(_Letter(kind, number, body))):
             raise NoAnswerError(f"node {peer} is not connected")
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[number] = (peer, future)
@@ -100,7 +101,9 @@ class Mail:
             return
         answer = handler(peer, letter.body)
         if letter.number and answer is not None:
-            self._link.send(peer, CHANNEL, _encode(_Letter(letter.kind, -letter.number, answer)))
+            self._link.send(
+                peer, self._channel, _encode(_Letter(letter.kind, -letter.number, answer))
+            )
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
         if connected:

@@ -33,7 +33,7 @@ class Breach(NamedTuple):
 
 
 def breaches(config: Config) -> Iterator[Breach]:
-    for rule in (_safety, _tls, _addresses, _membership, _strong, _leaderless, _limits, _storage):
+    for rule in _RULES:
         yield from rule(config)
 
 
@@ -269,3 +269,49 @@ def _storage(config: Config) -> Iterator[Breach]:
             f"is {duration_text(age_s)}; RocksDB counts in whole seconds, so write "
             f'"{int(age_s) + 1} s"',
         )
+
+
+# --- tests -----------------------------------------------------------------------------------
+
+
+def is_for_tests(config: Config) -> bool:
+    """It takes orders to lose data."""
+    control: Address | None = config.testing.control
+    return control is not None
+
+
+def _testing(config: Config) -> Iterator[Breach]:
+    """A node that can be told to lose data must not be one that anybody relies on."""
+    if not is_for_tests(config):
+        return
+    testing, node = config.testing, config.node
+    if not testing.data_loss_is_meant:
+        yield Breach(
+            ("testing.control", "testing.data_loss_is_meant"),
+            "lets anybody on this machine make the node lose data; remove it, or write "
+            "testing.data_loss_is_meant = true if that is what the node is for",
+        )
+    doors = (testing.control, node.listen, node.peer_listen)
+    real = [str(door) for door in doors if not is_loopback(door.host)]
+    real += ["tls"] if config.tls.client_cert or config.tls.peer_cert else []
+    real += ["cluster.secret_file"] if config.cluster.secret_file else []
+    real += ["insecure"] if config.insecure else []
+    if real:
+        yield Breach(
+            ("testing.control", "node.listen", "node.peer_listen", "tls", "insecure"),
+            f"is for tests on loopback alone, and this node looks like a real one ({real[0]}); "
+            "remove testing.control",
+        )
+
+
+_RULES: Final = (
+    _safety,
+    _tls,
+    _addresses,
+    _membership,
+    _strong,
+    _leaderless,
+    _limits,
+    _storage,
+    _testing,
+)

@@ -61,6 +61,8 @@ _CLUSTER: Final[Mapping[str, Any]] = {
     "tls.peer_ca": "/etc/januskv/tls/peers-ca.pem",
     "log.format": "json",
 }
+UNNAMED: Final = frozenset({"testing"})
+"""Sections that stand in no sample: no node that serves anybody may have them."""
 _EACH: Final = (
     "The first of three nodes, one machine each. On the others change node.name, node.listen and "
     "node.rack, or set them in the environment; the rest is the same everywhere."
@@ -97,6 +99,8 @@ def sample(name: str = "single", mode: str | None = None) -> str:
         values["mode"] = mode
     lines = [*_comment(f"JanusKV. {chosen.about}"), "#", *_comment(_LEGEND)]
     for path, section in walk():
+        if path in UNNAMED:
+            continue
         if path:
             lines += ["", "", *_comment((section.__doc__ or "").strip()), f"[{path}]"]
         for setting in settings_of(section, path):

@@ -407,6 +407,20 @@ class HttpSection:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultySection:
+    """For tests of whole clusters: a node that loses data when it is told to (kv/faulty.py)."""
+
+    control: Address = setting(  # noqa: RUF009  nothing is shared: it is a field
+        AddressKind(optional=True),
+        None,
+        "A loopback address that takes orders to fail. Empty: this node is not for tests.",
+    )
+    data_loss_is_meant: bool = setting(
+        Flag(), False, "Must be true with control: what it holds is expected to be lost."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of it. Frozen; made by kv/config/reading.py or, for tests, from sections."""
 
@@ -426,6 +440,7 @@ class Config:
     limits: LimitsSection = field(default_factory=LimitsSection)
     log: LogSection = field(default_factory=LogSection)
     http: HttpSection = field(default_factory=HttpSection)
+    testing: FaultySection = field(default_factory=FaultySection)
 
 
 def walk(section: type[Any] = Config, path: str = "") -> Iterator[tuple[str, type[Any]]]:

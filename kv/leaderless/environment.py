@@ -25,7 +25,7 @@ from raftgroups.transport import Link, NodeId
 from storage.clock import Clock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
-from storage.engine import WritePressure
+from storage.engine import Engine, WritePressure
 from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_of
 from storage.space import SpaceGuard
 
@@ -57,8 +57,9 @@ class LeaderlessEnvironment:
         reserve_bytes: int,
         on_broken: Callable[[BaseException], None],
         on_hung: Callable[[float], None],
+        wrap: Callable[[Engine], Engine] | None = None,
     ) -> None:
-        """Opens the engine; raises what it refuses. Nothing runs yet."""
+        """Opens the engine; raises what it refuses. Nothing runs yet. `wrap`: see kv/faulty.py."""
         self.engine = open_engine(
             directory,
             RegimeName.LEADERLESS,
@@ -66,6 +67,8 @@ class LeaderlessEnvironment:
             clock=clock,
             settings=settings.engine_settings,
         )
+        if wrap is not None:
+            self.engine = wrap(self.engine)
         self.writer = AdaptiveWriter(
             clock,
             loop.call_soon_threadsafe,

@@ -48,7 +48,7 @@ from storage.engine import Batch, Engine
 from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
-from storage.objects import Record, read_encoded, read_record
+from storage.objects import Page, Record, read_encoded, read_record, scan_objects
 from storage.rows import read_row
 from storage.siblings import SiblingSet
 from storage.space import Purpose, SpaceGuard
@@ -131,6 +131,12 @@ class Replica:
         except StorageError as error:
             self._alarm("unreadable_record", str(error))
             return get_core.Failed(f"its record of this key cannot be read ({error.code})")
+
+    def scan(
+        self, keyspace: int, start: bytes, end: bytes | None, *, limit: int, max_bytes: int
+    ) -> Page[tuple[bytes, Record]]:
+        """What is committed here of start <= key < end, in the order of keys."""
+        return scan_objects(self._latest(), keyspace, start, end, limit=limit, max_bytes=max_bytes)
 
     def hints(self, target: NodeId, *, after: int, limit: int, max_bytes: int) -> HintPage:
         """A page of what is held for this node, in the order of sequence."""

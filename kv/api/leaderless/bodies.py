@@ -93,6 +93,41 @@ class TtlReply(Out):
     key_encoding: Marked = UNSET
 
 
+class ListedKey(Out, kw_only=True, omit_defaults=True):
+    """With values asked for: `value` or `siblings`, and `context`."""
+
+    key: str
+    value: str | UnsetType = UNSET
+    siblings: list[Sibling] | UnsetType = UNSET
+    context: str | UnsetType = UNSET
+    timestamp: int | UnsetType = UNSET
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+
+
+class ListReply(Out):
+    """A page as the nodes that answered had it, eventually consistent; with `cursor` the next."""
+
+    keys: list[ListedKey]
+    cursor: str | None
+    has_more: bool
+    replicas: Nodes
+    level: LevelMet
+
+
+class ScanReply(Out):
+    keys: list[ListedKey]
+    next_cursor: str | None
+    done: bool
+
+
+class CountReply(Out):
+    """As the nodes that answered had it, page by page: exact while nobody writes."""
+
+    count: int
+    level: LevelMet
+
+
 class BatchGetBody(In):
     keys: Annotated[list[Key], Meta(min_length=1, max_length=OPERATIONS_MAX)]
     key_encoding: Encoding | None = None

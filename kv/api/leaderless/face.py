@@ -22,6 +22,7 @@ from kv.api.leaderless.options import Asked
 from kv.api.reply import Reply
 from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import PLAIN, Keyspace, Wish
+from kv.leaderless.listing import Listed
 from kv.leaderless.put_core import Written
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.session import Seen, seen_of
@@ -59,6 +60,14 @@ class Regime(Protocol):
     ) -> None: ...
 
 
+class Listing(Protocol):
+    """kv/leaderless/listing.py"""
+
+    async def page(
+        self, space: Keyspace, start: bytes, end: bytes | None, limit: int
+    ) -> Listed: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Face:
     """One leaderless keyspace; a cluster with several makes several."""
@@ -67,6 +76,7 @@ class Face:
     space: Keyspace
     codecs: Codecs
     clock: Time
+    lister: Listing | None = None
 
     def now_ms(self) -> int:
         return int(self.clock.wall() * 1000)

@@ -8,12 +8,25 @@ from typing import Final
 
 from kv.api import bodies as shared
 from kv.api import headers
-from kv.api.leaderless import bodies, routes
+from kv.api.leaderless import bodies, many, routes
 from kv.api.leaderless.options import CONTEXT
 from kv.api.live_table import ADMIN_ROUTES
-from kv.api.route import ENCODING, KEY_ENCODING, KEYSPACE, TIMEOUT_HEADER, Param, Route
+from kv.api.route import (
+    CURSOR,
+    ENCODING,
+    END,
+    KEY_ENCODING,
+    KEYSPACE,
+    PREFIX,
+    START,
+    TIMEOUT_HEADER,
+    VALUES,
+    Param,
+    Route,
+)
 from kv.api.table import ROUTES as STRONG_ROUTES
 from kv.leaderless.context import CONTEXT_MAX_CHARS
+from kv.leaderless.listing import KEYS_MAX
 from kv.leaderless.quorum import Level
 from kv.leaderless.session import TOKEN_MAX_CHARS
 from raftgroups.lease import MAXIMUM_TTL_S
@@ -208,6 +221,56 @@ RAW_ROUTES: Final = (
 )
 
 MANY_ROUTES: Final = (
+    Route(
+        "GET",
+        "/api/v1/keys",
+        "listKeys",
+        "List keys, page by page, each as the nodes have it then",
+        many.list_keys,
+        "many",
+        (
+            *_FORMS,
+            PREFIX,
+            START,
+            END,
+            Param("limit", "integer", "Keys a page.", 100, low=1, high=KEYS_MAX),
+            CURSOR,
+            VALUES,
+        ),
+        (),
+        replies={200: bodies.ListReply},
+        shows=(headers.LEVEL,),
+    ),
+    Route(
+        "GET",
+        "/api/v1/scan",
+        "scanKeys",
+        "Walk over all keys; each page as of then",
+        many.scan,
+        "many",
+        (
+            *_FORMS,
+            PREFIX,
+            CURSOR,
+            VALUES,
+            Param("count", "integer", "Keys a page.", 100, low=1, high=KEYS_MAX),
+        ),
+        (),
+        replies={200: bodies.ScanReply},
+        shows=(headers.LEVEL,),
+    ),
+    Route(
+        "GET",
+        "/api/v1/count",
+        "countKeys",
+        "Count keys, page by page",
+        many.count,
+        "many",
+        (KEYSPACE, PREFIX, START, END),
+        (),
+        replies={200: bodies.CountReply},
+        shows=(headers.LEVEL,),
+    ),
     Route(
         "POST",
         "/api/v1/batch/get",

@@ -321,8 +321,8 @@ class Cluster:
         committer = Committer(engine, writer, life, life, on_fatal=fatal.append)
         machines: dict[int, RecordingMachine] = {}
 
-        def machine(group_id: int) -> RecordingMachine:
-            machines[group_id] = RecordingMachine(group_id, engine)
+        def machine(group_id: int) -> Any:
+            machines[group_id] = self.make_machine(group_id, engine, life)
             return machines[group_id]
 
         host = GroupHost(
@@ -348,6 +348,9 @@ class Cluster:
                 self._tell(other, node, True)
                 self._tell(life, other.node, True)
         return made
+
+    def make_machine(self, group_id: int, engine: MemoryEngine, life: Life) -> Any:
+        return RecordingMachine(group_id, engine)
 
     def _tell(self, life: Life, peer: NodeId, up: bool) -> None:
         """After the frames that were under way."""

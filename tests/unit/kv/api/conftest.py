@@ -24,10 +24,12 @@ from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
 from kv.api.context import Api, ApiSettings
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
+from kv.cluster.mail import Mail
 from kv.errors import UnavailableError
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.context import ContextCodec
 from kv.leaderless.keyspace import PLAIN, Keyspace, Wish
+from kv.leaderless.listing import Lister
 from kv.leaderless.rules import Rule
 from kv.leaderless.session import SessionCodec
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
@@ -295,7 +297,8 @@ class Single:
         self.fail: JanusError | None = None
         self.wishes: list[Wish] = []
         codecs = Codecs(ContextCodec([b"secret"]), SessionCodec([b"secret"]))
-        self.face = Face(self, self.space, codecs, clock)
+        lister = Lister(self.own, Mail(NoLink(), loop, "look"))
+        self.face = Face(self, self.space, codecs, clock, lister)
 
     def put(self, keyspace: int, key: bytes, change: Any, done: Any, wish: Wish = PLAIN) -> None:
         self.wishes.append(wish)

@@ -288,6 +288,44 @@ async def test_one_bad_operation_refuses_the_batch(face: Rest, operation: dict[s
     assert (await face.get("/api/v1/keys/good")).status == 404
 
 
+async def test_listings(face: Rest) -> None:
+    for number in range(25):
+        await face.put(f"/api/v1/keys/a/{number:02}", str(number))
+    await face.put("/api/v1/keys/b", "1")
+    await face.put("/api/v1/keys/b", "2")
+    await face.ask("DELETE", "/api/v1/keys/a/03", {"context": await context(face, "a/03")})
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = (await face.get(f"/api/v1/keys?prefix=a/&limit=10{cursor}")).body
+        found += [each["key"] for each in page["keys"]]
+        assert page["level"] == "ALL"
+        if not page["has_more"]:
+            break
+        cursor = f"&cursor={page['cursor']}"
+    assert found == [f"a/{number:02}" for number in range(25) if number != 3]
+    page = (await face.get("/api/v1/keys?start=b&values=true")).body
+    (b,) = page["keys"]
+    assert [each["value"] for each in b["siblings"]] == ["1", "2"]
+    assert b["context"]
+    assert (await face.get("/api/v1/count?prefix=a/")).body["count"] == 24
+    scanned, cursor = 0, ""
+    while True:
+        page = (await face.get(f"/api/v1/scan?count=7{cursor}")).body
+        scanned += len(page["keys"])
+        if page["done"]:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert scanned == 25
+    answer = await refused(face, "GET", f"/api/v1/keys?prefix=c{cursor}")
+    assert answer.body["error"] == "invalid_cursor"
+
+
+async def context(face: Rest, key: str) -> str:
+    found: str = (await face.get(f"/api/v1/keys/{key}")).body["context"]
+    return found
+
+
 # --- refusals --------------------------------------------------------------------------------
 
 

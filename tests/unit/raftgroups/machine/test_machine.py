@@ -47,7 +47,7 @@ def test_what_is_no_command_is_refused_and_the_index_passes(rig: Any, payload: b
 
 def test_a_command_of_a_later_version_stops_the_replica(rig: Any) -> None:
     with pytest.raises(NewerCommandError, match="run the version that wrote it"):
-        rig.apply(b"\x02" + encode(Tick())[1:])
+        rig.apply(b"\x09" + encode(Tick())[1:])
 
 
 @pytest.mark.parametrize(

@@ -275,13 +275,13 @@ def test_events_kept_at_the_old_compact_revision_are_removed_by_the_next(bench: 
 
 def test_nothing_to_do_is_known() -> None:
     segments = Segments(Source(1, 2, OPEN, b"", None))
-    assert not sweep_pending(segments, -1)
-    assert not sweep_pending(segments, 1)
-    assert sweep_pending(segments, 2)
-    state = ShardState(1, 1, 1, revision=9, compact_revision=5)
+    state = ShardState(1, 1, 1, revision=9)
+    for revision, pending in ((-1, False), (1, False), (2, True), (5, True)):
+        state.compact_revision = revision
+        assert sweep_pending(segments, state) is pending
     batch = Batch()
     swept = sweep(MemoryEngine().snapshot(), segments, state, 9, batch)
-    assert not sweep_pending(swept, 5)
+    assert not sweep_pending(swept, state)
     assert sweep(MemoryEngine().snapshot(), swept, state, 9, Batch()) == swept
-    again = restart_sweep(swept, 5)
+    again = restart_sweep(swept, state)
     assert (again.own.swept_revision, again.own.swept_sub) == (5, 0)

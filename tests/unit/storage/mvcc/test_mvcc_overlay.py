@@ -32,7 +32,7 @@ def contents(layer: Layer) -> tuple[object, ...]:
 
 
 def test_events_stand_at_their_places() -> None:
-    layer = Layer(7)
+    layer = Layer(7, 3)
     revision(layer, [b"a", b"b"])
     revision(layer, [b"c"])
     assert layer.last_revision == 9
@@ -48,7 +48,7 @@ def test_events_stand_at_their_places() -> None:
 
 
 def test_a_revision_without_changes_does_not_exist() -> None:
-    layer = Layer(7)
+    layer = Layer(7, 3)
     layer.open_revision()
     assert layer.close_revision() is False
     assert layer.last_revision == 7
@@ -60,7 +60,7 @@ def test_a_revision_without_changes_does_not_exist() -> None:
 
 @given(st.lists(KEYS, max_size=5), st.lists(st.tuples(KEYS, st.integers(0, 2)), max_size=6))
 def test_rolling_back_leaves_no_trace(before: list[bytes], undone: list[tuple[bytes, int]]) -> None:
-    layer = Layer(7)
+    layer = Layer(7, 3)
     if before:
         revision(layer, before, lease=1)
     layer.keys()
@@ -78,7 +78,7 @@ def test_rolling_back_leaves_no_trace(before: list[bytes], undone: list[tuple[by
 
 @given(st.sets(st.binary(min_size=1, max_size=3)), st.data())
 def test_a_window_is_the_next_keys_of_a_range(keys: set[bytes], data: st.DataObject) -> None:
-    layer = Layer(1)
+    layer = Layer(1, 3)
     if keys:
         revision(layer, sorted(keys, key=lambda key: key[::-1]))
     bound = st.binary(max_size=3)

@@ -1,8 +1,9 @@
 """Watchers that write down what they are told, of one node each, and go on after every break.
 
 Two kinds: REST (NDJSON) and etcd's /v3/watch. Each resumes behind the last revision that it was
-told, at the same node, however the connection ended; one that is refused for compacted history
-says so and ends. What they were told is for chaos/checkers/watch.py.
+told, or was promised to have behind it, at the same node, however the connection ended. One that is
+refused for compacted history notes the gap and goes on behind it. What they were told is for
+chaos/checkers/watch.py.
 """
 
 from __future__ import annotations
@@ -11,19 +12,14 @@ import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from chaos.checkers.watch import Batch, Event
-from chaos.http import HttpClient, LostError, NotSentError
-from chaos.servers import Server
+from chaos.checkers.watch import Batch, Event, Gap, Mark
+from chaos.http import HttpClient, LostError, NoStreamError, NotSentError
+from chaos.links import Door
 
 AGAIN_S: Final = 0.05
-
-
-class BrokenWatchError(Exception):
-    """What a watch was told makes no sense, or it cannot go on."""
 
 
 class Watcher(Protocol):
@@ -33,6 +29,12 @@ class Watcher(Protocol):
     batches: list[Batch]
     breaks: int
     """How often it had to go on."""
+    marks: list[Mark]
+    gaps: list[Gap]
+
+    def break_off(self) -> None:
+        """Hang up; it goes on by itself."""
+        ...
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -46,20 +48,27 @@ class Watcher(Protocol):
 class _Resuming:
     kind = ""
 
-    def __init__(self, server: Server, prefix: str, since: int) -> None:
-        self.name = f"{self.kind} at {server.name}"
+    def __init__(self, door: Door, prefix: str, since: int) -> None:
+        self.name = f"{self.kind} at {door.name}"
         self.batches: list[Batch] = []
         self.breaks = 0
+        self.marks: list[Mark] = []
+        self.gaps: list[Gap] = []
         self._prefix = prefix
         self._next = since
         self._more = asyncio.Event()
-        self._client = HttpClient(server.host, server.port)
+        self._client = HttpClient(door.host, door.port)
 
     async def run(self) -> None:
         try:
             while True:
-                with suppress(LostError, NotSentError):
+                try:
                     await self._listen()
+                except NoStreamError as error:
+                    if error.status == 410:
+                        self._compacted(int(json.loads(error.body)["compact_revision"]))
+                except (LostError, NotSentError):
+                    pass
                 self.breaks += 1
                 await asyncio.sleep(AGAIN_S)
         finally:
@@ -70,8 +79,23 @@ class _Resuming:
             self._more.clear()
             await self._more.wait()
 
+    def break_off(self) -> None:
+        self._client.close()
+
     async def _listen(self) -> None:
         raise NotImplementedError
+
+    def _promised(self, revision: int) -> None:
+        self.marks.append(Mark(len(self.batches), revision))
+        self._next = max(self._next, revision + 1)
+        self._more.set()
+
+    def _compacted(self, revision: int) -> None:
+        """History up to there is gone, and what it held was not told."""
+        if revision >= self._next:
+            self.gaps.append((self._next, revision))
+            self._next = revision + 1
+            self._more.set()
 
     def _told(self, revision: int, events: list[Event]) -> None:
         self.batches.append(Batch(revision, tuple(events)))
@@ -83,7 +107,7 @@ class RestWatcher(_Resuming):
     kind = "REST"
 
     async def _listen(self) -> None:
-        path = f"/api/v1/watch?prefix={quote(self._prefix)}&from={self._next}"
+        path = f"/api/v1/watch?prefix={quote(self._prefix)}&from={self._next}&progress=true"
         async with self._client.stream("GET", path, headers={}) as lines:
             await self._read(lines)
 
@@ -93,9 +117,11 @@ class RestWatcher(_Resuming):
             if told["type"] == "events":
                 events = [Event(each["key"], each.get("value")) for each in told["events"]]
                 self._told(told["revision"], events)
+            elif told["type"] == "progress":
+                self._promised(told["revision"])
             elif told["type"] == "cancelled":
                 if told["reason"] == "compacted":
-                    raise BrokenWatchError(f"{self.name}: {told}")
+                    self._compacted(told["compact_revision"])
                 return
 
 
@@ -122,7 +148,7 @@ class EtcdWatcher(_Resuming):
         result = message["result"]
         if result.get("canceled"):
             if result.get("compact_revision"):
-                raise BrokenWatchError(f"{self.name}: {result}")
+                self._compacted(int(result["compact_revision"]))
             return False
         whole: dict[int, list[Event]] = {}
         for event in result.get("events", ()):

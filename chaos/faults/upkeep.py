@@ -1,0 +1,60 @@
+"""What operators do while everything else goes on: none of it may hurt. And a flood of writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+from chaos.faults.stage import BusyError, Stage
+from chaos.overload import flood
+from chaos.scenarios.scenario import Fault
+
+BACKUP_S = 30.0
+FLOOD_AHEAD = 8
+FLOOD_BYTES = 256
+FLOOD_PART_S = 0.5
+
+
+@contextmanager
+def leader_transfer(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    (name,) = stage.targets("leader", dice)
+    stage.server(name).ask("/api/v1/admin/leader/transfer", {})
+    yield f"leadership leaves {name}"
+
+
+@contextmanager
+def compact(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    (name,) = stage.targets("random", dice)
+    status = stage.server(name).status()
+    if status is None:
+        raise BusyError(f"{name} does not answer")
+    revision = status["revision"] - int(fault.options["keep"])
+    if revision > max(0, status["compact_revision"]):
+        stage.server(name).ask("/api/v1/admin/compact", {"revision": revision})
+    yield f"compacted to {revision}"
+
+
+@contextmanager
+def backup(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    (name,) = stage.targets(fault.target, dice)
+    size_bytes = stage.server(name).drain("/v3/maintenance/snapshot", {}, timeout_s=BACKUP_S)
+    yield f"backup of {name}, {size_bytes} bytes"
+
+
+@contextmanager
+def flooded(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    """While it is in force, in parts: a part ends with its connections."""
+    (name,) = stage.targets(fault.target, dice)
+    connections = int(fault.options["connections"])
+
+    with stage.background(
+        lambda: asyncio.run(
+            flood(
+                stage.server(name), connections=connections, ahead=FLOOD_AHEAD,
+                value_bytes=FLOOD_BYTES, seconds=FLOOD_PART_S,
+            )
+        )
+    ):  # fmt: skip
+        yield f"flood of {name}"

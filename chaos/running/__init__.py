@@ -1,0 +1,1 @@
+"""A run: a cluster is started, loaded, broken, healed and judged."""

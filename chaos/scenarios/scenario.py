@@ -1,0 +1,64 @@
+"""A scenario. Pure: values only.
+
+A run is: start, LOAD under faults for `minutes`, CALM (everything healed, load goes on for
+`calm_s`), then the load ends and the checks begin. Nothing that happens later is a fault's doing,
+so what is still broken after the calm is a breach of liveness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chaos.scenarios.menu import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the schedule. Invariant: all times are positive and `lasts_s` is finite."""
+
+    kind: str
+    target: str
+    first_s: float
+    every_s: float
+    lasts_s: float
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shape = f" {self.options['shape']}" if "shape" in self.options else ""
+        return f"{self.kind}{shape} {self.target}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    kind: str
+    clients: int
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    minimum_rate: float = 20.0
+    """Answered operations a second over the whole load, below which a run proves nothing."""
+    answers_within_s: float = 20.0
+    """After the calm every node must have answered a write and a read by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    about: str
+    minutes: float
+    sizes: Mapping[str, tuple[int, ...]]
+    """By mode, how many nodes; the first is the default."""
+    loads: tuple[Load, ...]
+    faults: tuple[Fault, ...]
+    calm_s: float = 5.0
+    composed: bool = False
+    checks: Checks = field(default_factory=Checks)
+    settings: str = ""
+    """TOML that is added to each node's configuration."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(self.sizes)

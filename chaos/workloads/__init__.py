@@ -1,0 +1,1 @@
+"""What clients do while things break, and what they write down for the checkers."""

@@ -1,0 +1,85 @@
+"""The checkers are not fooled: a healthy node behind a proxy that lies, and every lie is caught."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.calling import Books
+from chaos.lying import Lie, LyingProxy
+from chaos.scenarios.menu import LOADS
+from chaos.scenarios.scenario import Load
+from chaos.servers import Servers
+from chaos.workloads.table import TABLE
+from chaos.workloads.work import Setting
+
+pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+
+CAUGHT = [
+    (Lie.STALE_READ, "register", "linearizability: no order"),
+    (Lie.STALE_READ, "list", "linearizability: no order"),
+    (Lie.LOST_WRITE, "register", "linearizability: no order"),
+    (Lie.LOST_WRITE, "set", "set: complete"),
+    (Lie.LOST_MEMBER, "set", "set: complete"),
+    (Lie.LOST_MONEY, "bank", "totals: total"),
+    (Lie.LOST_LOCK, "lock", "fencing: single"),
+    (Lie.DOUBLED_EVENT, "watch", "watch: order"),
+    (Lie.SWAPPED_ORDER, "watch", "watch: order"),
+    (Lie.DROPPED_EVENT, "watch", "watch: complete"),
+    (Lie.SPLIT_EVENT, "watch", "watch: order"),
+    (Lie.EARLY_BOOKMARK, "watch", "watch: bookmark"),
+]
+PREFIXES = ("register/", "set/", "list/", "bank/", "watch/", "leased/", "guarded/", "lock-")
+SECONDS = 0.7
+LIES_AT_LEAST = 3
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    directory: Path = tmp_path_factory.mktemp("healthy")
+    with Servers(directory, nodes=1) as servers:
+        yield servers
+
+
+async def run(servers: Servers, kind: str, lie: Lie) -> tuple[int, str]:
+    """(how many lies were told, what the checkers say)."""
+    for prefix in PREFIXES:  # each run begins with nothing
+        wipe = {"then": [{"op": "delete", "prefix": prefix}]}
+        assert servers.nodes["n1"].ask("/api/v1/txn", wipe) is not None
+    (door,) = servers.doors()
+    proxy = LyingProxy(door, lie, seed=7)
+    options = {name: option.default for name, option in LOADS[kind].options.items()}
+    books = Books()
+    async with proxy.running() as lying:
+        # A watch needs an honest watcher beside it: the truth is what both were told.
+        doors = [lying, door] if kind == "watch" else [lying]
+        load = Load(kind, 4, options)
+        work = TABLE[kind](Setting(load, doors, books, f"{kind} {lie}"))
+        await work.prepare()
+        async with asyncio.TaskGroup() as group:
+            clients = [group.create_task(each) for each in work.clients()]
+            end = asyncio.get_running_loop().time() + 20
+            await asyncio.sleep(SECONDS)
+            while lie is not Lie.NONE and proxy.told < LIES_AT_LEAST:
+                assert asyncio.get_running_loop().time() < end, "it hardly lies"
+                await asyncio.sleep(0.1)
+            work.stopping = True
+            await asyncio.wait(clients)
+        await work.finish()
+    verdict = "\n".join(str(each) for each in work.judge())
+    return proxy.told, verdict + "\n".join(books.defects)
+
+
+@pytest.mark.parametrize(("lie", "kind", "verdict"), CAUGHT)
+def test_a_lie_is_caught(healthy: Servers, lie: Lie, kind: str, verdict: str) -> None:
+    told, found = asyncio.run(run(healthy, kind, lie))
+    assert told >= LIES_AT_LEAST
+    assert verdict in found
+
+
+@pytest.mark.parametrize("kind", sorted({kind for _, kind, _ in CAUGHT} | {"lease"}))
+def test_an_honest_proxy_is_not_accused(healthy: Servers, kind: str) -> None:
+    assert asyncio.run(run(healthy, kind, Lie.NONE)) == (0, "")
