@@ -223,7 +223,7 @@ class Group:
         if self.changes.busy():
             nearest = min(nearest, self.changes.deadline())
         if not replica.reads.points.idle:
-            nearest = min(nearest, replica.reads.points.deadline())
+            nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:
             nearest = min(nearest, replica.sender.deadline())
         return nearest

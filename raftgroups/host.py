@@ -349,7 +349,7 @@ class GroupHost:
                 group = self._groups.get(group_id)
                 if group is not None and not self._stopped:
                     group.replica.reads.depart()
-                    self._deadlines.watch(group.replica.reads.points.deadline())
+                    self._deadlines.watch(group.replica.reads.deadline())
         finally:
             self._outbox.flush_now()
 
@@ -417,6 +417,8 @@ class GroupHost:
             elif not connected and replica.raft.leader == peer:
                 self.wake(group_id)
                 replica.voting.leader_lost()
+            elif not connected:
+                replica.reads.peer_lost()
 
     def _all_deadlines(self) -> Iterator[tuple[int, float]]:
         return ((group_id, group.next_deadline()) for group_id, group in self._groups.items())

@@ -16,11 +16,11 @@ that the sender stands for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import cbor2
 
+from raftgroups.smallcbor import array_head, number_bytes, write
 from storage.errors import JanusError
 from storage.slices import Range
 
@@ -311,36 +311,39 @@ _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     18: (Chunk, 4, (_flag, _number, _octets)),
     19: (LineageOffer, 6, (_octets, _ranges, _numbers)),
 }
-_KIND_OF: Final = {kind: number for number, (kind, _, _) in _KINDS.items()}
+_OPENINGS: Final = {
+    kind: array_head(1 + numbers + len(shapes)) + number_bytes(number)
+    for number, (kind, numbers, shapes) in _KINDS.items()
+}
+"""A message up to its fields."""
 
 
 # --- frames ----------------------------------------------------------------------------------
 
 
 def encode_frame(incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
-    body = [(_KIND_OF[type(message)], *message) for message in messages]
-    return cbor2.dumps((FRAME_VERSION, incarnation, boot, level, body))
+    return encode_messages(frame_opening(incarnation, boot, level), messages)
 
 
-class FrameEncoder:
-    """`encode_frame` for somebody who encodes many: an encoder made for each frame would learn the
-    types anew (8 us instead of 15 for ten entries). For one thread."""
+def frame_opening(incarnation: int, boot: str, level: int) -> bytes:
+    """What all frames of a sender begin with."""
+    parts = [array_head(5)]
+    for value in (FRAME_VERSION, incarnation, boot, level):
+        write(value, parts.append)
+    return b"".join(parts)
 
-    __slots__ = ("_buffer", "_encoder")
 
-    def __init__(self) -> None:
-        self._buffer = BytesIO()
-        self._encoder = cbor2.CBOREncoder(self._buffer)
-
-    def encode(self, incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
-        body = [(_KIND_OF[type(message)], *message) for message in messages]
-        buffer = self._buffer
-        try:
-            self._encoder.encode((FRAME_VERSION, incarnation, boot, level, body))
-            return buffer.getvalue()
-        finally:
-            buffer.seek(0)
-            buffer.truncate()
+def encode_messages(opening: bytes, messages: Sequence[Message]) -> bytes:
+    parts = [opening, array_head(len(messages))]
+    add = parts.append
+    for message in messages:
+        add(_OPENINGS[type(message)])
+        for value in message:
+            if type(value) is int:  # nearly all of them
+                add(number_bytes(value))
+            else:
+                write(value, add)
+    return b"".join(parts)
 
 
 def decode_frame(frame: bytes) -> Frame:

@@ -4,6 +4,10 @@ Reads do not wait for turns: a probe and its echo depend on nothing that is not 
 leave at once, even while a sync is in flight. `depart` is called once a pass of the loop, so that
 all reads that wait share one probe. They also share one Reader, a Together: the first read brings
 it, the others are only appended to it until it leaves, which is all that a read costs here.
+
+A probe goes to as many voters as make a majority with us: those that were heard last. If they do
+not echo in half a heartbeat, or one of them is lost, everybody is asked. So with three voters a
+probe is one frame there and one back.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_NEVER = float("inf")
 Told = Callable[[ReadResult], None]
 Tell = Callable[[list[Any], ReadResult], None]
 
@@ -48,7 +53,11 @@ class ReadPath:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.points = ReadPoints(replica.services.rng.randrange(0, 1 << 32))
-        self._sent_at = 0.0
+        self._resend_at = _NEVER
+        """When the flight counts as lost on its way."""
+        self._heard: dict[NodeId, int] = {}
+        """When each voter echoed or asked last, as a number that rises."""
+        self._beats = 0
         self._asked: NodeId | None = None
         self._joinable: list[Together] = []
         self._single: Together | None = None
@@ -124,19 +133,32 @@ class ReadPath:
             self._leave(0)
             self._send_request(raft.leader)
 
-    def _send_probe(self) -> None:
+    def _send_probe(self, *, again: bool = False) -> None:
         replica, flight = self._replica, self.points.flight
         assert flight is not None
-        self._sent_at = replica.now()
+        config = replica.journal.config
+        others = [voter for voter in config.voters if voter != replica.services.node_id]
+        enough = config.majority() - 1
+        wait_s = 2 * replica.services.config.heartbeat_s
+        if not again and enough < len(others):
+            heard = self._heard
+            others.sort(key=lambda voter: heard.get(voter, 0), reverse=True)
+            del others[enough:]
+            wait_s /= 4
+        self._resend_at = replica.now() + wait_s
         probe = Probe(replica.group_id, flight.term, flight.number)
-        for voter in replica.journal.config.voters:
-            if voter != replica.services.node_id:
-                replica.services.send_now(voter, probe)
+        for voter in others:
+            replica.services.send_now(voter, probe)
+
+    def peer_lost(self) -> None:
+        """Perhaps the one whose echo is waited for."""
+        if self.points.flight is not None and self._replica.raft.leads:
+            self._send_probe(again=True)
 
     def _send_request(self, leader: NodeId) -> None:
         replica, flight = self._replica, self.points.flight
         assert flight is not None
-        self._sent_at = replica.now()
+        self._resend_at = replica.now() + 2 * replica.services.config.heartbeat_s
         self._asked = leader
         request = ReadRequest(replica.group_id, flight.term, flight.number)
         replica.services.send_now(leader, request)
@@ -157,9 +179,9 @@ class ReadPath:
         if lost:
             self.leadership_changed()
             self.depart()
-        elif replica.now() - self._sent_at > 2 * replica.services.config.heartbeat_s:
+        elif replica.now() >= self._resend_at:
             if raft.leads:
-                self._send_probe()
+                self._send_probe(again=True)
             elif raft.leader is not None:
                 self._send_request(raft.leader)
 
@@ -182,16 +204,22 @@ class ReadPath:
         if not raft.leads or echo.term != raft.term or not config.is_voter(peer, incarnation):
             return replica.drop(peer, "late-echo")
         raft.heard(peer)
+        self._note_heard(peer)
         count = self.points.echo(peer, echo.term, echo.probe)
         if count is not None and count + 1 >= config.majority():
             self._confirmed(None)
         return None
+
+    def _note_heard(self, peer: NodeId) -> None:
+        self._beats += 1
+        self._heard[peer] = self._beats
 
     def on_request(self, peer: NodeId, incarnation: int, request: ReadRequest) -> None:
         replica = self._replica
         answer = partial(self._answer_remote, peer, request.request)
         if self._is_echo_enough(peer, incarnation, request):
             replica.raft.heard(peer)
+            self._note_heard(peer)
             answer(replica.raft.commit_index, "")
             return
         if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
@@ -239,6 +267,11 @@ class ReadPath:
             self.points.applied(self._replica.raft.applied_index)
         if self.points.waiting:
             self._replica.services.reads_arrived(self._replica.group_id)
+
+    def deadline(self) -> float:
+        """When something is to be done though nothing happens."""
+        nearest = self.points.deadline()
+        return nearest if self.points.flight is None else min(nearest, self._resend_at)
 
     def expire(self, now: float) -> None:
         for reader in self.points.expire(now):

@@ -24,7 +24,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NewType, Protocol
 
-from raftgroups.messages import Append, Chunk, FrameEncoder, Message, Offer, OfferReply
+from raftgroups.messages import (
+    Append,
+    Chunk,
+    Message,
+    Offer,
+    OfferReply,
+    encode_messages,
+    frame_opening,
+)
 
 NodeId = NewType("NodeId", str)
 """A node's random identity, made at first start. Names and addresses are labels."""
@@ -75,10 +83,7 @@ class Outbox:
         not_sent: Callable[[NodeId, Message], None],
     ) -> None:
         self._link = link
-        self._encoder = FrameEncoder()
-        self._incarnation = incarnation
-        self._boot = boot
-        self._level = level
+        self._opening = frame_opening(incarnation, boot, level)
         self._not_sent = not_sent
         self._early: dict[NodeId, list[Message]] = {}
         self._late: dict[NodeId, list[Message]] = {}
@@ -148,7 +153,7 @@ class Outbox:
         self._send_frame(peer, channel, messages[start:])
 
     def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        frame = self._encoder.encode(self._incarnation, self._boot, self._level, messages)
+        frame = encode_messages(self._opening, messages)
         if not self._link.send(peer, channel, frame):
             for message in messages:
                 self._not_sent(peer, message)

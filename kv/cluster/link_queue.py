@@ -103,7 +103,7 @@ class OutboundQueue:
             for lane in self._lanes:
                 if lane.frames and lane.credit_bytes > 0:
                     budget_bytes = self._serve(lane, parts, budget_bytes)
-                    if budget_bytes <= 0:
+                    if budget_bytes <= 0 or not self.pending:
                         return parts
             for lane in self._lanes:
                 share = lane.channel.share_bytes

@@ -28,6 +28,11 @@ def steady(make_cluster: Make, **settings: Any) -> Any:
     return cluster
 
 
+def read_through(cluster: Any, node: str) -> None:
+    results = cluster.read(cluster[node])
+    cluster.until(lambda: bool(results))
+
+
 def test_hazard_f_no_read_before_an_entry_of_the_own_term_is_committed(make_cluster: Make) -> None:
     """b is elected but cannot commit its no-op yet: c's last acknowledged entry may be unknown."""
     cluster = steady(make_cluster)
@@ -60,12 +65,13 @@ def test_hazard_f_a_later_read_does_not_board_a_flying_probe(make_cluster: Make)
     cluster.network.hold("c", "a")
     first = cluster.read(leader)
     cluster.run(0.01)
-    assert len(cluster.sent(Probe)) == 2
+    assert len(cluster.sent(Probe)) == 1
+    asked = "b" if cluster.sent(Probe, target="b") else "c"
     late = cluster.read(leader)
     cluster.run(0.01)
-    assert len(cluster.sent(Probe)) == 2, "at most one probe is in flight"
-    cluster.network.release("b", "a")
-    cluster.network.hold("b", "a")
+    assert len(cluster.sent(Probe)) == 1, "at most one probe is in flight"
+    cluster.network.release(asked, "a")
+    cluster.network.hold(asked, "a")
     cluster.run(0.01)
     assert isinstance(first[0], ReadReady)
     assert late == []
@@ -81,7 +87,59 @@ def test_hazard_f_reads_of_one_pass_share_a_probe(make_cluster: Make) -> None:
     for _ in range(50):
         cluster["a"].group.read(results.append)
     cluster.until(lambda: len(results) == 50)
-    assert len(cluster.sent(Probe)) == 2
+    assert len(cluster.sent(Probe)) == 1
+
+
+@pytest.mark.parametrize("voters", [3, 4, 5])
+def test_a_probe_goes_to_as_many_as_are_needed_and_heard_last(
+    make_cluster: Make, voters: int
+) -> None:
+    cluster = make_cluster(voters)
+    cluster.create()
+    cluster.put(b"x")
+    cluster.make_leader(NodeId("a"))
+    cluster.converge()
+    for reader in ("b", "c", "c"):  # in pairs at most, so that c was surely heard last
+        read_through(cluster, reader)
+    cluster.network.log.clear()
+    results = cluster.read(cluster["a"])
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], ReadReady)
+    asked = [target for _, target, message in cluster.network.log if isinstance(message, Probe)]
+    assert len(asked) == voters // 2
+    assert "c" in asked
+
+
+def test_a_silent_voter_costs_half_a_heartbeat_once(make_cluster: Make) -> None:
+    """Who was heard last is frozen: everybody is asked then, and he is not asked first again."""
+    cluster = steady(make_cluster)
+    read_through(cluster, "b")
+    cluster.network.hold("b", "a")
+    cluster.network.log.clear()
+    results = cluster.read(cluster["a"])
+    cluster.run(0.04)
+    assert results == []
+    cluster.run(0.03)
+    assert isinstance(results[0], ReadReady)
+    results = cluster.read(cluster["a"])
+    cluster.run(0.01)
+    assert isinstance(results[0], ReadReady)
+    asked = [target for _, target, message in cluster.network.log if isinstance(message, Probe)]
+    assert asked[0] == "b"
+    assert set(asked[1:3]) == {"b", "c"}
+    assert asked[3:] == ["c"]
+
+
+def test_a_lost_voter_costs_nothing(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    read_through(cluster, "b")
+    cluster.network.hold("b", "a")
+    results = cluster.read(cluster["a"])
+    cluster.run(0.002)
+    assert results == []
+    cluster.crash("b")
+    cluster.run(0.005)
+    assert isinstance(results[0], ReadReady)
 
 
 def test_hazard_f_reads_join_what_waits_and_not_what_has_left(make_cluster: Make) -> None:

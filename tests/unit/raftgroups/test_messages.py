@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raftgroups import messages as m
+from raftgroups.smallcbor import write
 from raftgroups.snapshot import (
     Incoming,
     Phase,
@@ -66,7 +68,7 @@ def test_every_kind_survives_its_bytes() -> None:
 
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=str)
 def test_no_field_may_be_left_out_doubled_or_of_another_type(message: Any) -> None:
-    kind = m._KIND_OF[type(message)]
+    kind = next(number for number, (made, _, _) in m._KINDS.items() if made is type(message))
     for at in range(len(message)):
         for wrong in ("text", -1, 1 << 64, 1.5, {}, [[]], [b"x"], [[1, 2]], True, b"b"):
             fields = list(message)
@@ -144,12 +146,36 @@ def test_an_offer_must_not_touch_other_replicas_or_our_own_tables(
     assert found == fault
 
 
-def test_an_encoder_that_is_kept_says_the_same() -> None:
-    """Also after something that it cannot say."""
-    encoder = m.FrameEncoder()
-    for messages in ([], [ONE_OF_EACH[0]], ONE_OF_EACH):
-        assert encoder.encode(7, "boot", 1, messages) == m.encode_frame(7, "boot", 1, messages)
-    strange: Any = object()
-    with pytest.raises(cbor2.CBOREncodeError):
-        encoder.encode(7, "boot", 1, [m.Vote(1, strange)])
-    assert encoder.encode(7, "boot", 1, ONE_OF_EACH) == m.encode_frame(7, "boot", 1, ONE_OF_EACH)
+_SAYABLE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(0, 2**64 - 1)
+    | st.sampled_from([23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**64 - 1])
+    | st.binary(max_size=300)
+    | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=30) | st.lists(inner, max_size=3).map(tuple),
+    max_leaves=60,
+)
+
+
+@given(_SAYABLE)
+@example(b"x" * 70_000)
+@example([0] * 70_000)
+def test_our_cbor_is_the_same_as_that_of_everybody(value: Any) -> None:
+    parts: list[bytes] = []
+    write(value, parts.append)
+    assert b"".join(parts) == cbor2.dumps(value)
+
+
+@given(st.sampled_from(ONE_OF_EACH), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
+def test_a_frame_is_the_same_as_that_of_everybody(message: Any, group: int, term: int) -> None:
+    messages = [message, message._replace(group=group, term=term)]
+    kind = next(number for number, (made, _, _) in m._KINDS.items() if made is type(message))
+    document = [m.FRAME_VERSION, 2**52 + 7, "böot", 3, [[kind, *each] for each in messages]]
+    assert m.encode_frame(2**52 + 7, "böot", 3, messages) == cbor2.dumps(document)
+
+
+@pytest.mark.parametrize("strange", [object(), -1, 1.5, 2**64, {}])
+def test_what_cannot_be_said_is_an_error_and_no_frame(strange: Any) -> None:
+    with pytest.raises((TypeError, AssertionError, struct.error)):
+        m.encode_frame(7, "boot", 1, [m.Vote(1, strange)])

@@ -56,7 +56,7 @@ def count_frames(cluster: Any, kinds: tuple[type, ...]) -> Counter[tuple[NodeId,
 
 @pytest.mark.parametrize(
     ("node", "kinds", "each"),
-    [("a", (Probe, Echo), 2), ("b", (ReadRequest, ReadIndex), 1)],
+    [("a", (Probe, Echo), 1), ("b", (ReadRequest, ReadIndex), 1)],
 )
 def test_the_reads_of_one_pass_share_a_frame_a_peer(
     make_cluster: Make, node: str, kinds: tuple[type, ...], each: int
