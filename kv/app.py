@@ -222,6 +222,7 @@ class App:
             ),
             observe=self._observe,
             leaderless=leaderless,
+            placement=self.node.placement.service,
         )
 
     def _gateway_context(self) -> GatewayContext:

@@ -16,6 +16,7 @@ from kv.api.guard import Access
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
 from kv.errors import StoppingError, UnavailableError
+from kv.placement.service import PlacementService
 from kv.regime import Strong
 from kv.watch.shard_watches import ShardWatches
 from raftgroups.lease import MINIMUM_TTL_S
@@ -59,8 +60,10 @@ class Api:
         settings: ApiSettings | None = None,
         observe: Observe | None = None,
         leaderless: Face | None = None,
+        placement: PlacementService | None = None,
     ) -> None:
-        """`leaderless`: the keyspace `default` is of that regime, and is served from there."""
+        """`leaderless`: the keyspace `default` is of that regime, and is served from there.
+        `placement`: nodes and replicas; None where there is only one replica, in tests."""
         self.strong: Final = strong
         self.node: Final = node
         self.clock: Final = clock
@@ -68,6 +71,7 @@ class Api:
         self.settings: Final = settings or ApiSettings()
         self.observe: Final = observe
         self.leaderless: Final = leaderless
+        self.placement: Final = placement
         self._shard = 0
         self._watches: ShardWatches | None = None
         self._stopping = False
