@@ -23,7 +23,7 @@ from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.reading import LeaseReading as LeaseReading
 from kv.reading import ShardReader as ShardReader
 from kv.watch.messages import Encode
-from kv.watch.shard_watches import ShardWatches
+from kv.watch.watches import Watches
 from raftgroups.commands import Command
 from raftgroups.results import Result
 from storage.errors import JanusError
@@ -33,7 +33,17 @@ Done = Callable[[T | JanusError], None]
 
 
 class Strong(Protocol):
-    """One strong keyspace. Today it is one shard; what takes a key will find its shard by it."""
+    """One strong keyspace."""
+
+    @property
+    def single(self) -> bool:
+        """One shard, with a replica here: then `read` takes any function of a ShardReader. Else it
+        takes queries only (kv/strong/queries.py), which name their keys and can be sent on."""
+        ...
+
+    def shard_of(self, key: bytes) -> int:
+        """Where a key is, as this node knows it; 0 if it does not."""
+        ...
 
     def write(
         self, command: Command, done: Done[Result], options: WriteOptions = PLAIN_WRITE
@@ -51,7 +61,7 @@ class Strong(Protocol):
         UnavailableError while there is nothing to read here."""
         ...
 
-    def watches(self, encode: Encode) -> ShardWatches:
+    def watches(self, encode: Encode) -> Watches:
         """A hub of its own for a face, whose encoding it uses. Call it once a face."""
         ...
 

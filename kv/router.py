@@ -85,6 +85,18 @@ def _scopes_of_txn(txn: Txn) -> Iterator[Scope]:
             yield bounds(part.key, part.range_end)
 
 
+def leases_of(command: Command) -> bool:
+    """Whether it attaches a key to a lease."""
+    if isinstance(command, Put | Cas):
+        return bool(command.lease)
+    if isinstance(command, BatchWrite):
+        return any(leases_of(each) for each in command.operations)
+    if isinstance(command, Txn):
+        parts = (*command.then, *command.otherwise)
+        return any(isinstance(part, Put | Txn) and leases_of(part) for part in parts)
+    return False
+
+
 def joined(scopes: Iterable[Scope]) -> Scope:
     """The smallest range over all of them; HOME if there are none."""
     start: bytes | None = None

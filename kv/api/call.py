@@ -114,6 +114,10 @@ class Call:
         self._level = Level.LINEARIZABLE
         self._session = session_of(self.request.headers)
 
+    def saw(self, shard: int, revision: int) -> None:
+        """Beside what the reply names: of another shard."""
+        self._session = self._session.saw(shard, revision)
+
     def met(self, level: Level) -> None:
         """The answer was put together of several reads, and this is what it is worth."""
         self._level = level

@@ -1,4 +1,4 @@
-"""Bodies of the calls about nodes and where replicas live; as bodies.py has those about keys. Pure."""
+"""Bodies of the calls about nodes and where replicas live; bodies.py has those about keys. Pure."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class NodeBody(In):
 
 
 class RemoveNodeBody(In):
-    """`dead`: it is lost for good, so its replicas are made anew; repeat the call until its state is
-    `removed`. Without it, the node must have been drained."""
+    """`dead`: it is lost for good, so its replicas are made anew; repeat the call until its state
+    is `removed`. Without it, the node must have been drained."""
 
     node_address: Name
     dead: bool = False

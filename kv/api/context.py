@@ -6,7 +6,6 @@ No rules here; the composition root makes it, the tests make it over a machine o
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -15,10 +14,10 @@ from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
-from kv.errors import StoppingError, UnavailableError
+from kv.errors import StoppingError
 from kv.placement.service import PlacementService
 from kv.regime import Strong
-from kv.watch.shard_watches import ShardWatches
+from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
@@ -72,17 +71,15 @@ class Api:
         self.observe: Final = observe
         self.leaderless: Final = leaderless
         self.placement: Final = placement
-        self._shard = 0
-        self._watches: ShardWatches | None = None
+        self._watches: Watches | None = None
         self._stopping = False
 
-    def shard(self) -> int:
-        """Where the keys are, for session tokens; 0 while this node cannot know."""
-        with suppress(UnavailableError):  # then what it was when it was known last
-            self._shard = self.strong.local().shard
-        return self._shard
+    def shard(self, key: bytes = b"") -> int:
+        """Where a key is, for session tokens; 0 while this node cannot know. Leases are where the
+        first key is."""
+        return self.strong.shard_of(key)
 
-    def watches(self) -> ShardWatches:
+    def watches(self) -> Watches:
         """Raises StoppingError."""
         if self._stopping:
             raise StoppingError("this node is stopping; watch at another one")

@@ -6,10 +6,16 @@ keys than its limit, or none, and still not be the last; `has_more` says.
 
     listing   all pages at the revision of the first one; a compaction in between ends it (410)
     scan      each page as the keys are then: every key that is there all the time comes once
+
+In a keyspace that is split a page is put together of parts, each within a shard and all in order
+(`part_of`, `rest_of`). Each shard counts its own revisions, so a listing is then at one revision
+within each shard only; a key that is there all the time still comes exactly once, also while shards
+split: the cursor names keys, and both halves of a split go on with the revision of the whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from kv.api.bodies import BatchGetBody, BatchGetReply, BatchGetResult, Listed, ListReply, ScanReply
@@ -60,6 +66,63 @@ def listed(record: KeyValue, values: bool, forms: Forms) -> Listed:
         return Listed(key, record.mod_revision, key_encoding=key_mark)
     value, mark = shown(record.value, forms.values)
     return Listed(key, record.mod_revision, value, mark, key_mark, record.modified_ms)
+
+
+class Part(NamedTuple):
+    """What one shard has of a page. `rest`: the page that goes on behind it; None: that was all.
+    `bounded`: it ended because it had done enough work, not at the edge of the shard."""
+
+    keys: list[Listed]
+    rest: Page | None
+    bounded: bool
+    shard: int
+    revision: int
+    """At which it was read."""
+    now: int
+    """Of the shard."""
+
+
+def part_of(reader: ShardReader, page: Page) -> Part:
+    """Evaluated by the regime, in the shard of its first (in reverse: last) key."""
+    own = reader.view.segments.own
+    reverse = page.reverse
+    start, end = page.start, page.end
+    beyond = (
+        start < own.start if reverse else own.end is not None and (end is None or end > own.end)
+    )
+    if beyond and reverse:
+        start = own.start
+    elif beyond:
+        end = own.end
+    found = reader.view.range(
+        start,
+        end,
+        page.revision,
+        limit=page.limit,
+        max_bytes=PAGE_MAX_BYTES,
+        max_examined=PAGE_MAX_EXAMINED,
+        reverse=reverse,
+        keys_only=not page.values,
+    )
+    if page.revision:
+        reader.view.state.check_readable(page.revision)
+    keys = [listed(record, page.values, page.forms) for record in found.items]
+    now = reader.revision
+    revision = page.revision or now
+    rest = None
+    if found.more:
+        assert found.resume is not None
+        left = (page.start, found.resume) if reverse else (found.resume, page.end)
+        rest = page._replace(start=left[0], end=left[1], revision=revision)
+    elif beyond:
+        left = (page.start, own.start) if reverse else (own.end or b"", page.end)
+        rest = page._replace(start=left[0], end=left[1], revision=0)
+    return Part(keys, rest, found.more, reader.shard, revision, now)
+
+
+def cursor_of(kind: str, rest: Page) -> str:
+    revision = rest.revision if kind == LISTING else 0
+    return pack(Cursor(kind, revision, rest.start, rest.end, *rest.whole, rest.reverse))
 
 
 def list_page(reader: ShardReader, page: Page) -> Reply:
@@ -119,7 +182,13 @@ def count_part(reader: ShardReader, start: bytes, end: bytes | None, revision: i
     now = reader.revision
     if revision:
         reader.view.state.check_readable(revision)
-    part = reader.view.count(start, end, revision, max_examined=PAGE_MAX_EXAMINED)
+    edge = reader.view.segments.own.end
+    if edge is not None and (end is None or end > edge):
+        part = reader.view.count(start, edge, revision, max_examined=PAGE_MAX_EXAMINED)
+        if part.resume is None:  # the next shard has revisions of its own
+            return Counted(part.total, edge, 0, reader.shard, now)
+    else:
+        part = reader.view.count(start, end, revision, max_examined=PAGE_MAX_EXAMINED)
     return Counted(part.total, part.resume, revision or now, reader.shard, now)
 
 
@@ -130,7 +199,12 @@ def batch_keys(body: BatchGetBody) -> list[bytes]:
     return keys
 
 
-def batch_get(reader: ShardReader, keys: list[bytes], forms: Forms) -> Reply:
+def batch_reply(results: list[BatchGetResult], shard: int, revision: int) -> Reply:
+    body = BatchGetReply(results, revision)
+    return Reply(200, encode(body), shard=shard, revision=revision)
+
+
+def batch_results(reader: ShardReader, keys: Sequence[bytes], forms: Forms) -> list[BatchGetResult]:
     """All keys as of one moment."""
     results = []
     size = 0
@@ -151,5 +225,4 @@ def batch_get(reader: ShardReader, keys: list[bytes], forms: Forms) -> Reply:
         results.append(
             BatchGetResult(text, True, value, version, record.modified_ms, mark, key_mark)
         )
-    body = BatchGetReply(results, reader.revision)
-    return Reply(200, encode(body), shard=reader.shard, revision=reader.revision)
+    return results

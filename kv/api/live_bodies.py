@@ -53,7 +53,7 @@ class WatchLine(Out):
     type: Literal["created", "events", "progress", "cancelled"]
     revision: Revision | UnsetType = UNSET
     events: list[WatchEvent] | UnsetType = UNSET
-    reason: Literal["compacted", "limit", "invalid", "closed"] | UnsetType = UNSET
+    reason: Literal["compacted", "limit", "invalid", "closed", "split"] | UnsetType = UNSET
     message: str | UnsetType = UNSET
     compact_revision: Revision | UnsetType = UNSET
 

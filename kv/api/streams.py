@@ -25,8 +25,8 @@ from aiohttp.http import HttpVersion11
 from kv.api.watching import NDJSON, SSE, chunk_of, created_line, line_of
 from kv.watch.hub import Created
 from kv.watch.messages import Cancelled
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
+from kv.watch.watches import Watches
 
 STUCK_BYTES: Final = 64 * 1024
 TAKE_BYTES: Final = 256 * 1024
@@ -35,7 +35,7 @@ TAKE_BYTES: Final = 256 * 1024
 class LineStream:
     """One watcher on one connection. `run` is called once."""
 
-    def __init__(self, watches: ShardWatches, request: web.Request, *, sse: bool) -> None:
+    def __init__(self, watches: Watches, request: web.Request, *, sse: bool) -> None:
         self._watches = watches
         self._request = request
         self._sse = sse

@@ -15,12 +15,12 @@ from typing import Final
 from kv.errors import UnavailableError
 from kv.etcd.presence import Caller
 from kv.watch.messages import Cancelled, EventBatch, Message
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
+from kv.watch.watches import Watches
 
 
 class Follow:
-    def __init__(self, watches: ShardWatches, request: WatchRequest, caller: Caller) -> None:
+    def __init__(self, watches: Watches, request: WatchRequest, caller: Caller) -> None:
         """Raises UnavailableError if the node has no room for another watcher."""
         self._watches: Final = watches
         self._caller: Final = caller

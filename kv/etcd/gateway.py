@@ -34,11 +34,11 @@ from kv.etcd.http import HUNG_UP, Heads, read_body, read_messages, unreadable
 from kv.etcd.lock_calls import LockCall, LockCalls
 from kv.etcd.presence import Caller, Presence
 from kv.etcd.protojson import MalformedBodyError, Schema, decode, int64
+from kv.etcd.queries import HomeQuery
 from kv.etcd.queues import HungUpError, Queues
 from kv.etcd.unary import UnaryCall, UnaryCalls
 from kv.etcd.watch_calls import WatchCalls
 from kv.model import LOCAL_READ, ReadOptions
-from kv.regime import ShardReader
 from raftgroups.commands import LeaseKeepAlive
 from raftgroups.results import KeepAliveResult
 from storage.errors import JanusError
@@ -278,11 +278,8 @@ class Gateway:
         deadline_s = self._context.limits.health_deadline_s
         options = LOCAL_READ if local else ReadOptions(deadline_s=deadline_s)
 
-        def evaluate(reader: ShardReader) -> int:
-            return reader.revision
-
         try:
-            await asyncio.wait_for(read(self._strong, evaluate, options), deadline_s + 1)
+            await asyncio.wait_for(read(self._strong, HomeQuery(), options), deadline_s + 1)
         except JanusError as error:
             return f"READ ERROR: {error}"
         except TimeoutError:

@@ -16,6 +16,7 @@ from kv.etcd.answers import Headers
 from kv.etcd.asking import unexpected
 from kv.etcd.context import GatewayContext
 from kv.etcd.errors import EtcdError, Grpc, RequestTooLargeError, encode_error
+from kv.etcd.queries import RangeQuery, RangeRead, TxnQuery, TxnRead
 from kv.etcd.translate import (
     decode_compaction,
     decode_delete,
@@ -64,7 +65,7 @@ class HotCalls:
         }
 
     def range(self, body: bytes, done: Answered) -> None:
-        key = decode_one_key(body)
+        key = decode_one_key(body) if self._strong.single else None
         if key is not None:
             self._strong.read(partial(self._one_key, key), partial(_answer, done))
             return
@@ -78,7 +79,17 @@ class HotCalls:
             return self._headers.encode_range(reader.range(operation), reader.term)
 
         options = LOCAL_READ if serializable else PLAIN_READ
-        self._strong.read(evaluate, partial(_answer, done), options)
+        if self._strong.single:
+            self._strong.read(evaluate, partial(_answer, done), options)
+            return
+
+        def answered(found: RangeRead | JanusError) -> None:
+            if isinstance(found, JanusError):
+                done(*encode_error(found))
+            else:
+                done(200, self._headers.encode_range(found.answer, found.term))
+
+        self._strong.read(RangeQuery(operation), answered, options)
 
     def _one_key(self, key: bytes, reader: ShardReader) -> bytes:
         return self._headers.encode_one(reader.get(key), reader.revision, reader.term)
@@ -113,7 +124,12 @@ class HotCalls:
         def evaluate(reader: ShardReader) -> bytes:
             return self._headers.encode_txn(reader.read_txn(txn), reader.term)
 
-        if is_read_only(txn):
+        def found(read: TxnRead | JanusError) -> None:
+            answered(read if isinstance(read, JanusError) else read.answer)
+
+        if is_read_only(txn) and not self._strong.single:
+            self._strong.read(TxnQuery(txn), found)
+        elif is_read_only(txn):
             self._strong.read(evaluate, partial(_answer, done))
         else:
             self._strong.write(txn, answered)

@@ -35,8 +35,8 @@ from kv.etcd.unary import UnaryCalls
 from kv.regime import Strong
 from kv.watch.index import KeyRange, one_key, with_prefix
 from kv.watch.messages import CancelReason, EventBatch
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
+from kv.watch.watches import Watches
 from raftgroups.commands import Delete, Put
 from raftgroups.results import DeleteResult
 from storage.mvcc_records import KeyValue
@@ -58,7 +58,7 @@ class LockCalls:
     def __init__(
         self,
         strong: Strong,
-        watches: ShardWatches,
+        watches: Watches,
         headers: Headers,
         presence: Presence,
         queues: Queues,

@@ -23,11 +23,12 @@ from kv.etcd.asking import read, write
 from kv.etcd.errors import EtcdError, Grpc
 from kv.etcd.follow import Follow, ending, event_parts
 from kv.etcd.presence import Caller
+from kv.etcd.queries import RangeQuery
 from kv.regime import Strong
 from kv.watch.index import one_key
 from kv.watch.messages import CancelReason
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
+from kv.watch.watches import Watches
 from raftgroups.commands import (
     Compare,
     CompareTarget,
@@ -89,7 +90,7 @@ def created_at(key: bytes, revision: int) -> Compare:
 
 
 class Queues:
-    def __init__(self, strong: Strong, watches: ShardWatches, alarms: Alarms) -> None:
+    def __init__(self, strong: Strong, watches: Watches, alarms: Alarms) -> None:
         self._strong: Final = strong
         self._watches: Final = watches
         self._alarms: Final = alarms
@@ -107,7 +108,7 @@ class Queues:
         return await write(self._strong, command, TxnResult)
 
     async def range(self, operation: Range) -> RangeAnswer:
-        return await read(self._strong, lambda reader: reader.range(operation))
+        return (await read(self._strong, RangeQuery(operation))).answer
 
     async def take(self, caller: Caller, name: bytes, lease: int, value: bytes = b"") -> Place:
         """Enter the queue and wait until it is ours. Raises HungUpError, EtcdError, JanusError."""

@@ -35,7 +35,8 @@ from kv.etcd.protojson import (
     text,
     uint64,
 )
-from kv.regime import ShardReader
+from kv.etcd.queries import LeaseQuery, LeasesQuery
+from kv.router import CrossShardError
 from raftgroups.commands import LeaseGrant, LeaseRevoke
 from raftgroups.lease import LEASE_MAX, ttl_to_grant
 from raftgroups.results import LeaseResult
@@ -142,24 +143,18 @@ class UnaryCalls:
         given = decode(_TIME_TO_LIVE, body)
         lease = given.get("ID", 0)
 
-        def evaluate(reader: ShardReader) -> tuple[int, Message]:
-            found = reader.lease(lease)
-            fields: Message = {"ID": lease, "TTL": -1}
-            if found is not None:
-                fields["TTL"] = max(0, found.remaining_ms) // 1000
-                fields["grantedTTL"] = found.granted_s
-                fields["keys"] = reader.lease_keys(lease) if given.get("keys") else []
-            return reader.revision, fields
-
-        return self._answer(*await read(self._strong, evaluate))
+        found = await read(self._strong, LeaseQuery(lease, bool(given.get("keys"))))
+        fields: Message = {"ID": lease, "TTL": -1}
+        if found.granted_s >= 0:
+            fields["TTL"] = max(0, found.remaining_ms) // 1000
+            fields["grantedTTL"] = found.granted_s
+            fields["keys"] = found.keys
+        return self._answer(found.revision, fields)
 
     async def lease_list(self, body: bytes) -> bytes:
         decode({}, body)
-
-        def evaluate(reader: ShardReader) -> tuple[int, Message]:
-            return reader.revision, {"leases": [{"ID": lease} for lease in reader.leases()]}
-
-        return self._answer(*await read(self._strong, evaluate))
+        found = await read(self._strong, LeasesQuery())
+        return self._answer(found.revision, {"leases": [{"ID": lease} for lease in found.leases]})
 
     # --- cluster: no revision in these headers ---
 
@@ -272,6 +267,11 @@ class UnaryCalls:
 
     async def _digest(self, revision: int) -> tuple[int, int]:
         """Of all keys as of a revision, in small steps: (revision, 32 bits)."""
+        if not self._strong.single:
+            raise CrossShardError(
+                "nothing was done: this keyspace is split, or its only shard is not on this node, "
+                "and a hash is of one shard; compare replicas with GET /api/v1/admin/shards"
+            )
         view = self._strong.local().view
         if revision:
             view.state.check_readable(revision)

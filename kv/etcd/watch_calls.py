@@ -47,8 +47,8 @@ from kv.regime import Strong
 from kv.watch.index import KeyRange, key_range, one_key
 from kv.watch.messages import Cancelled, CancelReason, EventBatch, Progress
 from kv.watch.messages import Message as HubMessage
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
+from kv.watch.watches import Watches
 from raftgroups.commands import TO_THE_END
 
 NO_PUT: Final = 0
@@ -100,7 +100,7 @@ class WatchCalls:
     def __init__(
         self,
         strong: Strong,
-        watches: ShardWatches,
+        watches: Watches,
         headers: Headers,
         heads: Heads,
         presence: Presence,

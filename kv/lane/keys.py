@@ -22,6 +22,7 @@ from kv.api.headers import (
     write_conditions,
     write_options,
 )
+from kv.api.queries import KeyQuery
 from kv.api.reply import Reply
 from kv.model import (
     NO_SESSION,
@@ -85,9 +86,9 @@ def parse_options(method: str, headers: Mapping[str, str]) -> KeyOptions:
 
 
 class KeyCalls:
-    """`by_method` has them; POST is cas. `shard`: in which shard keys are (kv/api/context.py)."""
+    """`by_method` has them; POST is cas. `shard`: in which shard a key is (kv/api/context.py)."""
 
-    def __init__(self, strong: Strong, shard: Callable[[], int]) -> None:
+    def __init__(self, strong: Strong, shard: Callable[[bytes], int]) -> None:
         self._strong: Final = strong
         self._shard: Final = shard
         self.by_method: Final[dict[str, KeyCall]] = {
@@ -108,7 +109,10 @@ class KeyCalls:
             level = read.level if reply.shard or reply.status < 400 else None
             replied(reply, level, read.session)
 
-        self._strong.read(evaluate, done, read)
+        if self._strong.single:
+            self._strong.read(evaluate, done, read)
+        else:
+            self._strong.read(KeyQuery(key, 0, known), done, read)
 
     def put(self, key: bytes, body: bytes, options: KeyOptions, replied: Replied) -> None:
         write = options.write
@@ -120,7 +124,7 @@ class KeyCalls:
             return
 
         def encode(result: Result) -> Reply:
-            return hot.put_reply(key, result, conditions, hot.AS_IS, self._shard())
+            return hot.put_reply(key, result, conditions, hot.AS_IS, self._shard(key))
 
         self._strong.write(command, _written(PUT, encode, options.session, replied), write)
 
@@ -133,7 +137,7 @@ class KeyCalls:
             return
 
         def encode(result: Result) -> Reply:
-            return hot.delete_reply(key, result, conditions, hot.AS_IS, self._shard())
+            return hot.delete_reply(key, result, conditions, hot.AS_IS, self._shard(key))
 
         done = _written(DELETE, encode, options.session, replied)
         self._strong.write(command, done, options.write)
@@ -146,7 +150,7 @@ class KeyCalls:
             return
 
         def encode(result: Result) -> Reply:
-            return hot.cas_reply(result, self._shard())
+            return hot.cas_reply(result, self._shard(key))
 
         done = _written(POST, encode, options.session, replied)
         self._strong.write(command, done, options.write)

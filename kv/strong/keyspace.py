@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from kv.cluster.tasks import TaskOwner, TasksClosedError
@@ -24,7 +25,7 @@ from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError, Wr
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, one_shard
+from kv.router import CrossShardError, leases_of, one_shard, scope_of
 from kv.strong.admission import check
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -33,8 +34,9 @@ from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
 from kv.strong.routed import Routed, RoutedRead, RoutedWrite
 from kv.strong.shard import ShardSettings, StrongShard
-from kv.watch.messages import Encode
-from kv.watch.shard_watches import ShardWatches
+from kv.watch.index import KeyRange
+from kv.watch.keyspace_watches import KeyspaceWatches
+from kv.watch.messages import Cancelled, CancelReason, Encode
 from raftgroups.commands import Command, decode, encode
 from raftgroups.meta.records import KeyspaceState, Regime, ShardRecord
 from raftgroups.meta.view import MetaView, ShardTable
@@ -51,6 +53,11 @@ INSTEAD: Final = (
     "ask for parts that lie within a shard each (GET /api/v1/admin/shards shows them), or use "
     "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get and /api/v1/batch/put, "
     "which work across shards"
+)
+
+INSTEAD_OF_WATCH: Final = (
+    "watch a range within a shard (GET /api/v1/admin/shards shows them), or use GET /api/v1/watch, "
+    "which follows all shards of a range"
 )
 
 
@@ -79,6 +86,7 @@ class Keyspace:
         self._settings = settings
         self._local: dict[int, StrongShard] = {}
         self._table: ShardTable | None = None
+        self._watches: list[tuple[KeyspaceWatches, Encode]] = []
         self.single = False
         self._stopped = False
         meta.map.on_change(self._remap)
@@ -92,12 +100,17 @@ class Keyspace:
         self._rebind()
 
     def served(self, shard: StrongShard) -> None:
-        self._local[shard.group.group_id] = shard
+        group = shard.group.group_id
+        self._local[group] = shard
         shard.on_moved = self._moved
+        for watches, encoding in self._watches:
+            watches.attach(group, partial(shard.watches, encoding))
         self._rebind()
 
     def left(self, shard: StrongShard) -> None:
         self._local.pop(shard.group.group_id, None)
+        for watches, _ in self._watches:
+            watches.detach(shard.group.group_id)
         self._rebind()
 
     def _rebind(self) -> None:
@@ -106,7 +119,7 @@ class Keyspace:
         if table is not None and len(table.shards) == 1:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
-        for name in ("write", "read"):
+        for name in ("write", "read", "shard_of"):
             self.__dict__.pop(name, None)
             if only is not None:
                 setattr(self, name, getattr(only, name))
@@ -156,6 +169,8 @@ class Keyspace:
     ) -> None:
         try:
             check(command)
+            if leases_of(command):
+                self._check_home(command)
             payload = encode(command, options.token)
             self._gate.admit(command, len(payload))
         except JanusError as error:
@@ -188,14 +203,35 @@ class Keyspace:
             return shard.local()
         raise UnavailableError("this node has no replica of a shard of this keyspace")
 
-    def watches(self, encode: Encode) -> ShardWatches:
-        for shard in self.local_shards:
-            return shard.watches(encode)
-        raise UnavailableError("this node has no replica of a shard of this keyspace to watch")
+    def watches(self, encode: Encode) -> KeyspaceWatches:
+        made = KeyspaceWatches(self._shard_to_watch)
+        for group, shard in self._local.items():
+            made.attach(group, partial(shard.watches, encode))
+        self._watches.append((made, encode))
+        return made
+
+    def _shard_to_watch(self, keys: KeyRange) -> int | Cancelled:
+        try:
+            return one_shard(self.table, keys, INSTEAD_OF_WATCH).shard
+        except CrossShardError as error:
+            return Cancelled(CancelReason.SPLIT, str(error))
+        except JanusError as error:
+            return Cancelled(CancelReason.CLOSED, str(error))
 
     @property
     def term(self) -> int:
         return next((shard.term for shard in self.local_shards), 0)
+
+    def _check_home(self, command: Command) -> None:
+        """Leases are those of the first shard, and only its keys can hang on them."""
+        table = self.table
+        if one_shard(table, scope_of(command), INSTEAD) is not table.shards[0]:
+            end = table.shards[0].end
+            raise CrossShardError(
+                "nothing was done: this keyspace is split, and its leases live in its first shard: "
+                f"only keys below {end!r} can be attached to one; give the key a ttl of its own, or "
+                "keep what needs leases in a keyspace of one shard"
+            )
 
     # --- for operations on their way ------------------------------------------------------------
 

@@ -123,6 +123,11 @@ class StrongShard:
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         machine.on_restored = self._restored
 
+    single = True
+
+    def shard_of(self, key: bytes) -> int:
+        return self.machine.place.shard
+
     # --- writes ---------------------------------------------------------------------------
 
     def write(
@@ -405,7 +410,7 @@ class StrongShard:
 
     # --- watches ----------------------------------------------------------------------------
 
-    def watches(self, encode: Encode) -> ShardWatches:
+    def watches(self, encode: Encode, first_identity: int = 0) -> ShardWatches:
         state = self.machine.shard.state
         hub = ShardWatches(
             encode,
@@ -415,6 +420,7 @@ class StrongShard:
             scheduler=self._scheduler,
             clock=self._clock,
             limits=self._settings.watch_limits,
+            first_identity=first_identity,
         )
         self._hubs.append(hub)
         self.machine.observe(self._observe_revision)

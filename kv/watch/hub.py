@@ -78,11 +78,12 @@ class WatchHub:
         revision: int,
         compact_revision: int = 0,
         limits: WatchLimits | None = None,
+        first_identity: int = 0,
     ) -> None:
         assert compact_revision <= revision
         self._encode = encode
         self._limits: Final = limits or WatchLimits()
-        self._roster: Final = Roster(revision, self._limits)
+        self._roster: Final = Roster(revision, self._limits, first_identity)
         self.compact_revision = compact_revision
         self._timers: dict[int, float] = {}
         """When to say progress, soonest first, since all intervals are equal."""

@@ -40,6 +40,8 @@ class CancelReason(StrEnum):
     LIMIT = "limit"
     INVALID = "invalid"
     CLOSED = "closed"
+    SPLIT = "split"
+    """Its keys lie in more than one shard."""
 
 
 class SharedEvent:

@@ -41,11 +41,11 @@ class HubStatistics(NamedTuple):
 
 
 class Roster:
-    def __init__(self, revision: int, limits: WatchLimits) -> None:
+    def __init__(self, revision: int, limits: WatchLimits, first_identity: int = 0) -> None:
         self.revision = revision
         """The last one that the synced watchers were served."""
         self._limits: Final = limits
-        self._identities = 0
+        self._identities = first_identity
         self.watchers: Final[dict[int, Watcher]] = {}
         self.groups: Final[dict[KeyRange, Group]] = {}
         self.index: Final[RangeIndex[Group]] = RangeIndex()

@@ -61,9 +61,14 @@ class ShardWatches:
         scheduler: Scheduler,
         clock: Clock,
         limits: WatchLimits | None = None,
+        first_identity: int = 0,
     ) -> None:
         self._hub = WatchHub(
-            encode, revision=revision, compact_revision=compact_revision, limits=limits
+            encode,
+            revision=revision,
+            compact_revision=compact_revision,
+            limits=limits,
+            first_identity=first_identity,
         )
         self._read = read
         self._scheduler = scheduler

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from kv.api import leasing
 from kv.api.call import Call
 from kv.api.cursor import unpack
 from kv.api.failures import InvalidCursorError
+from kv.api.queries import LeaseQuery, LeasesQuery
 from kv.api.reply import Reply
 from raftgroups.commands import LeaseGrant, LeaseKeepAlive, LeaseRevoke
 from raftgroups.lease import LEASE_MAX
@@ -27,19 +26,12 @@ async def list_all(call: Call) -> Reply:
         if not (cursor.start.isdigit() and int(cursor.start) <= LEASE_MAX):
             raise InvalidCursorError("this cursor names no lease; begin without one")
         after = int(cursor.start)
-    return await call.read(partial(leasing.list_leases, after=after, limit=call.query["limit"]))
+    return await call.read(LeasesQuery(after, call.query["limit"]))
 
 
 async def get(call: Call) -> Reply:
     lease = leasing.lease_in_path(call.argument)
-    return await call.read(
-        partial(
-            leasing.lease_state,
-            lease=lease,
-            with_keys=call.query["keys"],
-            force=call.forms.keys,
-        )
-    )
+    return await call.read(LeaseQuery(lease, call.query["keys"], call.forms.keys))
 
 
 async def keep_alive(call: Call) -> Reply:

@@ -9,20 +9,32 @@ import msgspec
 
 from kv.api import listing, txns, writes
 from kv.api.answers import check_answer
-from kv.api.bodies import BatchGetBody, CountReply
+from kv.api.bodies import (
+    BatchGetBody,
+    BatchGetResult,
+    CountReply,
+    Listed,
+    ListReply,
+    ScanReply,
+)
 from kv.api.call import Call
 from kv.api.cursor import unpack
 from kv.api.failures import InvalidHeaderError, InvalidQueryError
 from kv.api.hot import Forms, decode, encode
+from kv.api.queries import CountQuery, KeysQuery, PartQuery, TxnQuery, last_key_before
 from kv.api.reply import Reply
 from kv.api.text import BASE64
 from kv.errors import UnavailableError
 from kv.model import Level, ReadOptions, WriteOptions
-from kv.reading import ShardReader
-from raftgroups.commands import SEQUENCE_MAX, BatchOperation, BatchWrite, Token, Txn
+from kv.router import CrossShardError, scope_of
+from raftgroups.commands import SEQUENCE_MAX, BatchOperation, BatchWrite, Token
 from raftgroups.results import Result, TxnResult
 from raftgroups.txn import is_read_only
 from storage.errors import JanusError
+
+SHARDS_A_PAGE = 64
+"""Looked at for one page; one that is not full then is not the last."""
+SHARDS_DEADLINE_S = 5.0
 
 _get_body = msgspec.json.Decoder(BatchGetBody)
 
@@ -65,19 +77,58 @@ def _options_for(call: Call, page: listing.Page) -> ReadOptions:
     options = call.read_options
     if options.level is not Level.EVENTUAL or not page.revision:
         return options
-    session = options.session.saw(call.api.shard(), page.revision)
+    first = last_key_before(page.end) if page.reverse else page.start
+    session = options.session.saw(call.api.shard(first), page.revision)
     return ReadOptions(Level.SESSION, session, options.deadline_s)
 
 
 async def list_keys(call: Call) -> Reply:
     page = _page_of(call, listing.LISTING, call.query["limit"])
+    if not call.api.strong.single:
+        _refuse_revision(call.query["revision"])
+        keys, rest, part = await _gather(call, page)
+        cursor = None if rest is None else listing.cursor_of(listing.LISTING, rest)
+        body = ListReply(keys, cursor, rest is not None, part.revision)
+        return Reply(200, encode(body), shard=part.shard, revision=part.now)
     options = call.read_options if call.query["cursor"] is None else _options_for(call, page)
     return await call.read(partial(listing.list_page, page=page), options)
 
 
 async def scan(call: Call) -> Reply:
     page = _page_of(call, listing.SCAN, call.query["count"])
+    if not call.api.strong.single:
+        keys, rest, part = await _gather(call, page)
+        cursor = None if rest is None else listing.cursor_of(listing.SCAN, rest)
+        body = ScanReply(keys, cursor, rest is None)
+        return Reply(200, encode(body), shard=part.shard, revision=part.now)
     return await call.read(partial(listing.scan_page, page=page))
+
+
+async def _gather(
+    call: Call, page: listing.Page
+) -> tuple[list[Listed], listing.Page | None, listing.Part]:
+    """A page out of the parts of as many shards as it takes: (keys, what is left, last part)."""
+    keys: list[Listed] = []
+    rest, shards = page, 0
+    while True:
+        part = await call.read(PartQuery(rest), _options_for(call, rest))
+        call.saw(part.shard, part.now)
+        keys += part.keys
+        shards += 1
+        if part.rest is None:
+            return keys, None, part
+        left = page.limit - len(keys)
+        if part.bounded or left <= 0 or shards >= SHARDS_A_PAGE:
+            return keys, part.rest, part
+        rest = part.rest._replace(limit=left)
+
+
+def _refuse_revision(revision: int | None) -> None:
+    if revision:
+        raise InvalidQueryError(
+            "this keyspace is split, and each of its shards counts its own revisions: a revision "
+            "names a moment of one key (GET /api/v1/keys/{key}?revision=), not of a range"
+        )
 
 
 async def count(call: Call) -> Reply:
@@ -86,19 +137,20 @@ async def count(call: Call) -> Reply:
     start, end = listing.bounds_of(query["prefix"], query["start"], query["end"])
     options = call.read_options
     total = 0
-    part = await call.read(
-        partial(listing.count_part, start=start, end=end, revision=query["revision"]), options
-    )
+    if not call.api.strong.single:
+        _refuse_revision(query["revision"])
+    part = await call.read(CountQuery(start, end, query["revision"] or 0), options)
     local = ReadOptions(Level.EVENTUAL, options.session, options.deadline_s)
     level = options.level
     try:
         async with asyncio.timeout(options.deadline_s):
             total += part.total
             while part.resume is not None:
-                more = partial(
-                    listing.count_part, start=part.resume, end=end, revision=part.revision
-                )
-                part = await call.read(more, local)
+                # The first look at each shard is as fresh as was asked for.
+                fresh = not part.revision
+                more = CountQuery(part.resume, end, part.revision)
+                call.saw(part.shard, part.now)
+                part = await call.read(more, options if fresh else local)
                 total += part.total
     except TimeoutError as error:
         raise UnavailableError(
@@ -117,7 +169,36 @@ async def batch_get(call: Call) -> Reply:
     body = decode(_get_body, await call.body())
     forms = Forms(body.encoding == BASE64, body.key_encoding == BASE64)
     keys = listing.batch_keys(body)
-    return await call.read(partial(listing.batch_get, keys=keys, forms=forms))
+    if call.api.strong.single:
+        found = await call.read(KeysQuery(tuple(keys), forms))
+        return listing.batch_reply(found.results, found.shard, found.revision)
+    return await _get_each(call, keys, forms)
+
+
+async def _get_each(call: Call, keys: list[bytes], forms: Forms) -> Reply:
+    """By shard, all under way at once. Keys of a shard that is split meanwhile are asked anew."""
+    results: dict[bytes, BatchGetResult] = {}
+    waiting, revision = list(dict.fromkeys(keys)), 0
+    async with asyncio.timeout(call.read_options.deadline_s or SHARDS_DEADLINE_S):
+        while waiting:
+            by_shard: dict[int, list[bytes]] = {}
+            for key in waiting:
+                by_shard.setdefault(call.api.shard(key), []).append(key)
+            parts = list(by_shard.values())
+            asked = (call.read(KeysQuery(tuple(part), forms)) for part in parts)
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            waiting = []
+            for part, answer in zip(parts, answers, strict=True):
+                if isinstance(answer, CrossShardError):
+                    waiting += part
+                    await asyncio.sleep(0)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    call.saw(answer.shard, answer.revision)
+                    revision = max(revision, answer.revision)
+                    results.update(zip(part, answer.results, strict=True))
+    return listing.batch_reply([results[key] for key in keys], 0, revision)
 
 
 async def batch_put(call: Call) -> Reply:
@@ -125,9 +206,14 @@ async def batch_put(call: Call) -> Reply:
     if atomic:
         command = BatchWrite(tuple(operations))
         result = await call.write(command)
-        return writes.atomic_reply(keys, command, result, call.api.shard())
+        return writes.atomic_reply(keys, command, result, call.api.shard(keys[0]))
     answers = await _write_each(call, operations)
-    return writes.separate_reply(keys, operations, answers, call.api.shard())
+    if call.api.strong.single:
+        return writes.separate_reply(keys, operations, answers, call.api.shard())
+    for key, answer in zip(keys, answers, strict=True):
+        if not isinstance(answer, JanusError):
+            call.saw(call.api.shard(key), answer.revision)
+    return writes.separate_reply(keys, operations, answers, 0)
 
 
 async def _write_each(call: Call, operations: list[BatchOperation]) -> list[Result | JanusError]:
@@ -174,12 +260,9 @@ async def txn(call: Call) -> Reply:
     wanted, command = txns.txn_of(await call.body())
     if is_read_only(command):
         call.write_options  # noqa: B018 - a header that is wrong is refused either way
-        result, shard, now = await call.read(partial(_read_txn, command=command))
+        result, shard, now = await call.read(TxnQuery(command))
         return txns.txn_reply(wanted, command, result, shard, now)
     answer = await call.write(command)
     assert isinstance(answer, TxnResult)
-    return txns.txn_reply(wanted, command, answer, call.api.shard())
-
-
-def _read_txn(reader: ShardReader, command: Txn) -> tuple[TxnResult, int, int]:
-    return reader.read_txn(command), reader.shard, reader.revision
+    shard = call.api.shard(scope_of(command)[0])
+    return txns.txn_reply(wanted, command, answer, shard)

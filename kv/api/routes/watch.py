@@ -13,6 +13,7 @@ from kv.api.reply import Reply
 from kv.api.streams import LineStream
 from kv.api.watching import SSE, poll_body, watch_of
 from kv.errors import OverloadedError, StoppingError
+from kv.router import CrossShardError
 from kv.watch.messages import Cancelled, CancelReason, EventBatch
 from kv.watch.watcher import WatchRequest
 from storage.errors import CompactedError, JanusError
@@ -24,9 +25,10 @@ BUSY_S: Final = 5.0
 async def watch(call: Call) -> Reply | web.StreamResponse:
     request = call.request
     wanted = watch_of(call.query, request.headers.get("Last-Event-ID"))
-    local = call.api.strong.local()
-    if 0 < wanted.start_revision < local.compact_revision:
-        raise _compacted(wanted.start_revision, local.compact_revision)
+    if call.api.strong.single:
+        local = call.api.strong.local()
+        if 0 < wanted.start_revision < local.compact_revision:
+            raise _compacted(wanted.start_revision, local.compact_revision)
     seconds = call.query["poll"]
     if seconds is not None:
         return await _poll(call, wanted, seconds)
@@ -78,4 +80,6 @@ def _refusal(cancelled: Cancelled) -> JanusError:
         return OverloadedError(cancelled.message, BUSY_S)
     if cancelled.reason is CancelReason.CLOSED:
         return StoppingError(cancelled.message)
+    if cancelled.reason is CancelReason.SPLIT:
+        return CrossShardError(cancelled.message)
     return InvalidQueryError(cancelled.message)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kv.api.queries import RawKeyQuery
 from kv.node import Node, NodeSettings
 from kv.placement.joining import JoinRefusedError
 from kv.placement.mover import MoverSettings
 from kv.placement.service import ShardNotHereError, TooFewNodesError
 from kv.regime import ask
-from kv.strong.queries import GetQuery
 from kv.strong.shard import ShardSettings
 from raftgroups.commands import Put
 from raftgroups.meta.refusals import NodeInUseError, UnknownNodeError, UnknownShardError
@@ -72,10 +72,10 @@ class Crowd:
         default = self.nodes[number].default
         await ask(lambda done: default.write(Put(key, b"value of " + key), done))
 
-    async def get(self, number: int, key: bytes) -> bytes | None:
+    async def get(self, number: int, key: bytes) -> bytes:
         default = self.nodes[number].default
-        found = await ask(lambda done: default.read(GetQuery(key), done))
-        return found and found.value
+        found = await ask(lambda done: default.read(RawKeyQuery(key), done))
+        return found.body
 
     def on(self, number: int) -> list[int]:
         """The shards that the map places there."""
@@ -218,8 +218,8 @@ async def test_replicas_and_leaderships_move_by_hand(crowd: Crowd) -> None:
     new = service.find(target).node
     await until(lambda: new in crowd.nodes[1].meta.map.view.shards[1].replicas, "it has moved")
     assert await service.transfer(1, target) == new
+    gone = next(n for n in ids if n not in crowd.nodes[1].meta.map.view.shards[1].replicas)
     with pytest.raises(ShardNotHereError, match="has no replica on"):
-        gone = next(n for n in ids if n not in crowd.nodes[1].meta.map.view.shards[1].replicas)
         await service.transfer(1, gone)
 
 

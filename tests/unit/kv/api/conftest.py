@@ -175,6 +175,11 @@ class Direct:
             raise UnavailableError("there is no replica here yet; try again")
         return DirectReader(self.machine, self.clock_ms)
 
+    single = True
+
+    def shard_of(self, key: bytes) -> int:
+        return SHARD
+
     def watches(self, encode: Encode) -> ShardWatches:
         hub = ShardWatches(
             encode,

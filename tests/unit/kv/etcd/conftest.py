@@ -182,6 +182,11 @@ class DirectStrong:
             raise self.down
         return DirectReader(self)
 
+    single = True
+
+    def shard_of(self, key: bytes) -> int:
+        return PLACE.shard
+
     def watches(self, encode: Encode) -> ShardWatches:
         hub = ShardWatches(
             encode,

@@ -124,6 +124,11 @@ class Direct:
     def local(self) -> ReplicaReader:
         return self.reader
 
+    single = True
+
+    def shard_of(self, key: bytes) -> int:
+        return PLACE.shard
+
     def watches(self, encode: Encode) -> ShardWatches:
         return ShardWatches(
             encode,
