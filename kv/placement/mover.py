@@ -121,6 +121,8 @@ class Mover:
         """Of the last look; None while this node does not plan."""
         self.on_step: Callable[[Step], None] | None = None
         """For metrics and the simulator: what is sent."""
+        self._corrected = False
+        """The last look found the map to differ from what is."""
         self._balance_once = False
         """Somebody asked for it: until nothing is left to do, balance though it is switched off."""
         notes.on(REPORT, self._reported)
@@ -206,7 +208,7 @@ class Mover:
     def _act(self, now_s: float, view: MetaView) -> bool:
         reports = self._fresh(now_s)
         seen = self.seen = observe(view, reports)
-        corrected = self._correct(now_s, view, seen)
+        corrected = self._corrected = self._correct(now_s, view, seen)
         limits = self.settings.limits
         if self._balance_once:
             limits = replace(limits, balance=True)
@@ -315,7 +317,8 @@ class Mover:
         """None: another node plans, or this one has not looked yet."""
         if self.seen is None or self.plan is None:
             return None
-        return summary_of(self._node_id, self.seen, self.plan)
+        settled = self.plan.finished and not self._corrected
+        return summary_of(self._node_id, self.seen, self.plan, settled=settled)
 
     def _wished(self, peer: NodeId, body: bytes) -> bytes:
         try:

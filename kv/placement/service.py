@@ -47,6 +47,8 @@ ANSWER_WITHIN_S: Final = 1.0
 POLL_S: Final = 0.05
 ADD_S: Final = 5.0
 TRANSFER_S: Final = 5.0
+WISH_AGAIN: Final = 10
+"""Polls between two tries of what was refused for the moment, or lost."""
 Address = tuple[str, int]
 
 
@@ -308,19 +310,17 @@ class PlacementService:
             raise ShardNotHereError(
                 f"shard {shard} has no replica on {new.name}; it has on {self._names(record)}"
             )
-        if self._leader_in(await self.summary(), shard) == new.node:
-            return new.node
-        await self._wish(Wish("transfer", shard, new.node))
-        for _ in range(int(TRANSFER_S / POLL_S)):
-            await asyncio.sleep(POLL_S)
+        why = "it may still happen"
+        for turn in range(int(TRANSFER_S / POLL_S)):
             try:
                 if self._leader_in(await self.summary(), shard) == new.node:
                     return new.node
-            except UnavailableError:
-                continue  # the meta group itself may be what is handed over
-        raise UnavailableError(
-            f"{new.name} does not lead shard {shard} yet; it may still happen. Look again"
-        )
+                if turn % WISH_AGAIN == 0:
+                    await self._wish(Wish("transfer", shard, new.node))
+            except UnavailableError as error:
+                why = str(error)  # a move is under way; or the meta group is what is handed over
+            await asyncio.sleep(POLL_S)
+        raise UnavailableError(f"{new.name} does not lead shard {shard} yet: {why}. Look again")
 
     def _leader_in(self, summary: Summary, shard: int) -> str:
         return next((each.leader for each in summary.groups if each.group == shard), "")

@@ -12,13 +12,13 @@ from raftgroups.transport import NodeId
 SUMMARY_VERSION = 1
 
 
-def summary_of(planner: NodeId, seen: Observation, plan: Plan) -> Summary:
+def summary_of(planner: NodeId, seen: Observation, plan: Plan, *, settled: bool) -> Summary:
     replicas = Counter(node for group in seen.groups for node in group.voters)
     leading = Counter(group.leader for group in seen.groups if group.leader is not None)
     return Summary(
         SUMMARY_VERSION,
         planner,
-        plan.finished,
+        settled,
         plan.waiting,
         plan.short,
         plan.stuck,

@@ -126,6 +126,7 @@ async def test_a_joined_node_serves_what_it_does_not_have_and_gets_its_part(crow
 async def test_a_drained_node_is_emptied_removed_and_told(crowd: Crowd) -> None:
     await crowd.start(NEW)
     service = crowd.nodes[0].placement.service
+    await until(lambda: service.find("n3").state == "active", "the new node is heard")
     with pytest.raises(NodeInUseError, match="drain it first"):
         await service.remove("n1", dead=False)
     await service.drain("n1")
