@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -133,10 +135,19 @@ def environment(groups: tuple[str, ...]) -> None:
 
 
 def fingerprint() -> str:
+    """Of all that decides what is installed; settings of lint and tests do not."""
+    table = pyproject()
+    parts = [table[name] for name in ("build-system", "project", "dependency-groups")]
     digest = hashlib.sha256(str(ROOT).encode())
-    for path in (ROOT / "pyproject.toml", CONSTRAINTS):
-        digest.update(path.read_bytes() if path.exists() else b"")
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    digest.update(CONSTRAINTS.read_bytes() if CONSTRAINTS.exists() else b"")
     return digest.hexdigest()
+
+
+def pyproject() -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def stamp_path(group: str) -> Path:
@@ -149,10 +160,7 @@ def stamp(group: str, wanted: str) -> str | None:
 
 
 def group_requirements(group: str) -> list[str]:
-    import tomllib
-
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    found: list[str] = table["dependency-groups"][group]
+    found: list[str] = pyproject()["dependency-groups"][group]
     return found
 
 

@@ -229,8 +229,8 @@ class Keyspace:
             end = table.shards[0].end
             raise CrossShardError(
                 "nothing was done: this keyspace is split, and its leases live in its first shard: "
-                f"only keys below {end!r} can be attached to one; give the key a ttl of its own, or "
-                "keep what needs leases in a keyspace of one shard"
+                f"only keys below {end!r} can hang on one; give the key a ttl of its own, or keep "
+                "what needs leases in a keyspace of one shard"
             )
 
     # --- for operations on their way ------------------------------------------------------------
