@@ -48,6 +48,7 @@ from kv.faulty import NodeFaults
 from kv.lane.assemble import make_lane, make_leaderless_lane
 from kv.lane.lane import Lane, LaneLimits
 from kv.leaderless_app import LeaderlessParts
+from kv.meta.keyspace_admin import KeyspaceAdmin
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
 from kv.metrics.loop_lag import LoopLagProbe
@@ -221,6 +222,8 @@ class App:
                 min_lease_ttl_s(config),
             ),
             observe=self._observe,
+            keyspaces=KeyspaceAdmin(self.node.meta, self.node.divider, self.node.leader_of),
+            others=self.node.keyspace_named,
             leaderless=leaderless,
             placement=self.node.placement.service,
         )

@@ -151,6 +151,10 @@ class Turn:
         self._rows.put(KEY_EPOCH, _U64.pack(epoch))
         return epoch
 
+    def keep(self, row_key: bytes, body: bytes) -> None:
+        """A row of the node itself (NODE_META), in the same batch."""
+        self._rows.put(row_key, body)
+
     def collect(self, batch: Batch) -> None:
         """Add every change to the batch. Nothing in here refuses: what could was refused before."""
         assert not self._collected, "a turn is collected once"

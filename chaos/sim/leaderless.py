@@ -12,15 +12,21 @@ everything is up and connected.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import cast
 
 from chaos.sim.disk import DiskSettings, SimWriter
 from chaos.sim.network import NetworkSettings, SimNetwork
 from chaos.sim.world import NodeClock, NodeScheduler, Process, World
+from kv.cluster.mail import Mail
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.maintenance import MaintenanceSettings
+from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
 from raftgroups.transport import NodeId
@@ -31,6 +37,7 @@ from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
 from storage.space import SpaceGuard
 
+VNODES = 16
 FAULTS = (
     *("partition", "one way", "heal", "kill", "power", "restart", "restart", "reset"),
     *("freeze", "bad disk", "slow disk", "wall clock"),
@@ -50,6 +57,7 @@ class LeaderlessMachine:
         settings: CoordinatorSettings,
         handoff: HandoffSettings,
         limits: ReplicaLimits,
+        maintenance: MaintenanceSettings,
     ) -> None:
         self.world = world
         self.network = network
@@ -64,6 +72,10 @@ class LeaderlessMachine:
         self.members: list[NodeId] = []
         self.directory_incarnation = 1
         self.lives = 0
+        self.gone = False
+        """It has left or was declared dead."""
+        self.founder = True
+        """One of those that form the cluster; anybody else joins."""
         self.guard: SpaceGuard | None = None
         """From the next start on."""
         self.fatal: list[BaseException] = []
@@ -73,6 +85,7 @@ class LeaderlessMachine:
         self._settings = settings
         self._handoff = handoff
         self._limits = limits
+        self._maintenance = maintenance
         self._writer: SimWriter | None = None
 
     def start(self) -> None:
@@ -95,12 +108,15 @@ class LeaderlessMachine:
             self.engine, self._writer, scheduler, self.clock, on_fatal=self._broken
         )
         link = self.network.attach(self.node, process)
+        # Mail asks with asyncio's futures; gossip only tells, and so needs no loop.
+        mail = Mail(link, cast(asyncio.AbstractEventLoop, scheduler))
         self.regime = Leaderless(
             node=self.node,
             directory_incarnation=self.directory_incarnation,
             engine=self.engine,
             committer=committer,
             link=link,
+            post=mail,
             clock=self.clock,
             scheduler=scheduler,
             rng=random.Random(self.rng.getrandbits(64)),
@@ -109,10 +125,14 @@ class LeaderlessMachine:
             settings=self._settings,
             handoff=self._handoff,
             limits=self._limits,
+            maintenance=self._maintenance,
+            members=MemberSettings(vnodes=VNODES),
+            on_dead=self._left,
         )
-        self.regime.set_members(self.members)
-        self.regime.start()
-        for peer in self.members:
+        self.regime.maintenance.on_left = self._left
+        self.regime.members.on_member = lambda info: link.set_peer(info.node, (info.node, 1))
+        self.regime.start(self.members if self.founder and self.lives == 1 else None)
+        for peer in [*self.members, *self.regime.view.members]:
             if peer != self.node:
                 link.set_peer(peer, (str(peer), 1))
 
@@ -142,6 +162,18 @@ class LeaderlessMachine:
         self.directory_incarnation += 1
         self.start()
 
+    def _left(self, why: str = "it has left") -> None:
+        """It is no member any more; its process ends and never comes back."""
+        self.world.trace(f"{self.node} is out: {why}")
+        self.gone = True
+        process = self.process
+
+        def end() -> None:
+            if process is not None and self.process is process:
+                self.crash(power=False)
+
+        self.world.after(0.5, end)
+
     def _broken(self, error: BaseException) -> None:
         self.world.trace(f"{self.node} fatal: {error}")
         if not isinstance(error, WriteFailedError):
@@ -165,23 +197,23 @@ class LeaderlessCluster:
         settings: CoordinatorSettings | None = None,
         handoff: HandoffSettings | None = None,
         limits: ReplicaLimits | None = None,
+        maintenance: MaintenanceSettings | None = None,
         network: NetworkSettings | None = None,
     ) -> None:
         self.world = World(seed)
         self.network = SimNetwork(self.world, network)
         self.rng = self.world.rng("faults")
-        self.machines = [
-            LeaderlessMachine(
-                self.world,
-                self.network,
-                f"n{number}",
-                keyspaces=keyspaces or {1: Keyspace()},
-                settings=settings or CoordinatorSettings(),
-                handoff=handoff or HandoffSettings(),
-                limits=limits or ReplicaLimits(),
-            )
-            for number in range(count)
-        ]
+        self._make = partial(
+            LeaderlessMachine,
+            self.world,
+            self.network,
+            keyspaces=keyspaces or {1: Keyspace()},
+            settings=settings or CoordinatorSettings(),
+            handoff=handoff or HandoffSettings(),
+            limits=limits or ReplicaLimits(),
+            maintenance=maintenance or MaintenanceSettings(),
+        )
+        self.machines = [self._make(f"n{number}") for number in range(count)]
         for machine in self.machines:
             machine.members = [other.node for other in self.machines]
         for machine in self.machines:
@@ -193,6 +225,15 @@ class LeaderlessCluster:
         for machine in self.machines:
             if machine.fatal:
                 raise AssertionError(f"{machine.node} broke") from machine.fatal[0]
+
+    def join(self) -> LeaderlessMachine:
+        """A new machine with an empty disk joins the cluster."""
+        machine = self._make(f"n{len(self.machines)}")
+        machine.founder = False
+        machine.members = [other.node for other in self.machines if not other.gone]
+        self.machines.append(machine)
+        machine.start()
+        return machine
 
     def machine(self, node: NodeId) -> LeaderlessMachine:
         return next(machine for machine in self.machines if machine.node == node)
@@ -227,7 +268,7 @@ class LeaderlessCluster:
             self.network.heal()
         elif kind in ("kill", "power"):
             machine.crash(power=kind == "power")
-        elif kind == "restart" and machine.process is None:
+        elif kind == "restart" and machine.process is None and not machine.gone:
             machine.start()
         elif kind == "reset" and machine is not other:
             self.network.reset(machine.node, other.node)
@@ -251,7 +292,7 @@ class LeaderlessCluster:
         for machine in self.machines:
             machine.disk.fail_next = False
             machine.disk.slow_factor = 1.0
-            if machine.process is None:
+            if machine.process is None and not machine.gone:
                 machine.start()
         self.run(10.0)
 

@@ -82,6 +82,8 @@ class NodeInfo:
     vnodes: int = DEFAULT_VNODES
     rack: str = ""
     datacentre: str = ""
+    ring: int = 0
+    """The fingerprint of the ring that this node goes by: how one sees that all go by the same."""
     ring_version: int = 1
     """Rises with each change of status, vnodes, rack or datacentre, over all generations: kept on
     the node's disk. Below 2^32."""
@@ -130,8 +132,11 @@ class Learned:
     joined: list[NodeId] = field(default_factory=list)
     died: list[NodeId] = field(default_factory=list)
     ring_changed: bool = False
-    usurped: bool = False
-    """Another process speaks under this node's id: a copied directory. Stop with a message."""
+    usurped: NodeInfo | None = None
+    """Newer words of this node than its own: another process speaks under its id (a copied
+    directory), or this one has forgotten what it said (`outbid`)."""
+    forgot: bool = False
+    """This node has forgotten its past, and others knew it: it has `outbid` itself."""
     declared_dead: bool = False
     """This node itself is declared dead. Stop; it returns only empty, as a new node."""
 
@@ -146,6 +151,7 @@ class Membership:
         self.me = me.node
         self.infos: dict[NodeId, NodeInfo] = {me.node: me}
         self.deaths: dict[NodeId, Death] = {}
+        self._epoch: RingEpoch | None = None
         self.apply(known, deaths)
 
     @property
@@ -156,7 +162,8 @@ class Membership:
 
     def beat(self) -> None:
         """Once a round."""
-        self.infos[self.me] = replace(self.mine, heartbeat=self.mine.heartbeat + 1)
+        heartbeat, ring = self.mine.heartbeat + 1, self.ring_epoch().fingerprint
+        self.infos[self.me] = replace(self.mine, heartbeat=heartbeat, ring=ring)
 
     def change_mine(self, **changes: object) -> NodeInfo:
         """Change this node's own record; what comes back is to be kept on the disk before it is
@@ -166,7 +173,21 @@ class Membership:
         if after.on_ring() != before.on_ring():
             after = replace(after, ring_version=before.ring_version + 1)
         self.infos[self.me] = after
+        self._epoch = None
         return after
+
+    def outbid(self, heard: NodeInfo) -> None:
+        """This node lost what it had kept, and others know what it had said: go on from there, so
+        that they listen again. To be kept before it is gossiped, as after `change_mine`."""
+        assert heard.node == self.me, "only a node's own words are outbid by it"
+        mine = self.mine
+        self.infos[self.me] = replace(
+            mine,
+            generation=max(heard.generation, mine.generation) + 1,
+            status=heard.status,
+            ring_version=max(heard.ring_version, mine.ring_version) + 1,
+        )
+        self._epoch = None
 
     # --- exchange ----------------------------------------------------------------------------
 
@@ -199,6 +220,7 @@ class Membership:
             elif death.node not in self.deaths:
                 self.deaths[death.node] = death
                 self.infos.pop(death.node, None)
+                self._epoch = None
                 learned.died.append(death.node)
         for info in infos:
             self._take(info, learned)
@@ -208,12 +230,15 @@ class Membership:
     def _take(self, info: NodeInfo, learned: Learned) -> None:
         if info.node == self.me:
             # Our own words come back at most as new as we spoke them.
-            learned.usurped |= info.version > self.mine.version
+            if info.version > self.mine.version:
+                learned.usurped = info
             return
         known = self.infos.get(info.node)
         if info.node in self.deaths or (known is not None and info.version <= known.version):
             return
         self.infos[info.node] = info
+        if known is None or known.on_ring() != info.on_ring():
+            self._epoch = None
         learned.heard.append(info.node)
         if known is None:
             learned.joined.append(info.node)
@@ -251,6 +276,17 @@ class Membership:
         return [i.member() for i in self.infos.values() if i.status is not Status.LEAVING]
 
     def ring_epoch(self) -> RingEpoch:
+        """Kept until something of the ring changes: with 1,000 nodes it takes milliseconds."""
+        if self._epoch is None:
+            self._epoch = self._count_epoch()
+        return self._epoch
+
+    def agreed(self) -> bool:
+        """Whether every member says that it goes by the same ring as this node."""
+        ring = self.ring_epoch().fingerprint
+        return all(info.ring == ring for node, info in self.infos.items() if node != self.me)
+
+    def _count_epoch(self) -> RingEpoch:
         number = _DEATH * len(self.deaths) + sum(i.ring_version for i in self.infos.values())
         content = [sorted(i.on_ring() for i in self.infos.values()), sorted(self.deaths)]
         digest = blake2b(repr(content).encode(), digest_size=8).digest()

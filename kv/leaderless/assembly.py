@@ -2,30 +2,44 @@
 
     engine, committer --> Replica --.
     link --> Messenger <--> Server --+--> Coordinator (get, put)
-                                     '--> Handoff
+    post --> Members (gossip, view)  +--> Handoff
+                                     '--> Maintenance (repair, reaping, joining, leaving)
 
 Whoever makes it gives an environment of its own (engine and committer are the leaderless regime's
-alone: storage/committer.py), the link, time and dice, and says who the members are with
-`set_members`, again whenever that changes.
+alone: storage/committer.py), the link and mail of the node, time and dice. Who the members are is
+gossip's business (members.py); `start` is told the founders while a cluster is being formed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 
+from kv.cluster.gossip import Post
 from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.handoff import Handoff, HandoffSettings
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.maintenance import Maintenance, MaintenanceSettings
+from kv.leaderless.members import Members, MemberSettings
 from kv.leaderless.messenger import Messenger
 from kv.leaderless.parts import CoordinatorSettings, Parts
+from kv.leaderless.procedure import Procedures
+from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica, ReplicaLimits
 from kv.leaderless.server import Server
 from kv.leaderless.view import RingView
 from raftgroups.transport import Link, NodeId
+from storage.buckets import bucket_of
 from storage.clock import Clock, Rng, Scheduler
 from storage.committer import Committer
 from storage.engine import Engine
 from storage.space import SpaceGuard
+
+_log = logging.getLogger(__name__)
+
+
+def _say(why: str) -> None:
+    _log.critical("this node's leaderless regime must not go on: %s", why)
 
 
 class Leaderless:
@@ -37,6 +51,7 @@ class Leaderless:
         engine: Engine,
         committer: Committer,
         link: Link,
+        post: Post,
         clock: Clock,
         scheduler: Scheduler,
         rng: Rng,
@@ -45,10 +60,13 @@ class Leaderless:
         limits: ReplicaLimits | None = None,
         settings: CoordinatorSettings | None = None,
         handoff: HandoffSettings | None = None,
+        members: MemberSettings | None = None,
+        maintenance: MaintenanceSettings | None = None,
+        on_dead: Callable[[str], None] = _say,
     ) -> None:
+        """`on_dead`: this node must not go on, and why; it takes no more requests then."""
         self.node = node
-        self._link = link
-        self.view = RingView.of_nodes([node])
+        self._on_dead = on_dead
         self.replica = Replica(
             engine,
             committer,
@@ -60,12 +78,28 @@ class Leaderless:
             guard=guard,
             limits=limits,
         )
+        self.members = Members(
+            node,
+            replica=self.replica,
+            link=link,
+            post=post,
+            clock=clock,
+            scheduler=scheduler,
+            rng=rng,
+            keyspaces=keyspaces,
+            on_view=self._view_changed,
+            on_dead=self._dead,
+            settings=members,
+        )
+        self.ledger = QuietLedger()
         self.messenger = Messenger(
             link,
             scheduler=scheduler,
             clock=clock,
             ring=lambda: self.view.epoch,
             serve=lambda peer, request, reply: self.server.serve(peer, request, reply),
+            other_ring=self._other_ring,
+            ledger=self.ledger,
         )
         self.parts = Parts(
             node,
@@ -78,28 +112,64 @@ class Leaderless:
             clock,
             rng,
             settings or CoordinatorSettings(),
+            self.ledger,
+            lambda keyspace, key: self.members.may_read(keyspace, bucket_of(key)),
         )
         self.coordinator = Coordinator(self.parts)
-        self.server = Server(self.parts, self.coordinator)
+        self.procedures = Procedures(scheduler, committer.fail)
+        self.maintenance = Maintenance(
+            self.parts,
+            self.members,
+            self.procedures,
+            boot=rng.randrange(1, 1 << 62),
+            settings=maintenance,
+        )
+        self.replica.took = self._took
+        self.server = Server(self.parts, self.coordinator, self.maintenance)
         self.handoff = Handoff(self.parts, handoff)
         link.on_peer_change(self.handoff.peer_changed)
 
+    @property
+    def view(self) -> RingView:
+        return self.members.view
+
     def reachable(self, node: NodeId) -> bool:
-        """A connection stands. Whoever is slow on it is dealt with by time-outs and stand-ins."""
-        return node == self.node or self._link.connected(node)
+        return self.members.reachable(node)
 
-    def set_members(self, nodes: Iterable[NodeId]) -> None:
-        """All nodes that store leaderless data, this one among them."""
-        view = RingView.of_nodes({*nodes, self.node})
-        if view.epoch != self.view.epoch:
-            self.view = view
+    def _other_ring(self, peer: NodeId) -> None:
+        if self.members.gossip is not None:
+            self.members.gossip.ask(peer)
 
-    def start(self) -> None:
+    def _view_changed(self) -> None:
+        self.maintenance.view_changed()
+
+    def _took(self, keyspace: int, key: bytes, hinted: bool) -> None:
+        """Sets of keys that this node is not to have are marked: reap.py."""
+        space = self.parts.keyspaces.get(keyspace)
+        if space is None or self.node not in self.view.holders(bucket_of(key), space.n):
+            self.ledger.took(keyspace, key)
+            self.maintenance.took_foreign()
+        elif hinted:
+            self.ledger.took(keyspace, key)
+
+    def _dead(self, why: str) -> None:
+        self.coordinator.stop()
+        self.members.stop()
+        self._on_dead(why)
+
+    def start(self, founders: Iterable[NodeId] | None = None) -> None:
+        """`founders`: all of them, this node among them, if the cluster is being formed now; None
+        at a restart, and for a node that joins."""
+        self.members.start(founders)
+        self.maintenance.view_changed()
         self.handoff.start()
+        self.maintenance.start()
 
     def stop(self) -> None:
         """Nothing new is taken; questions under way are answered."""
         self.coordinator.stop()
         self.handoff.stop()
+        self.procedures.stop()
+        self.members.stop()
         self.messenger.stop()
         self.replica.stop()

@@ -4,6 +4,7 @@
     StoreSet     a copy that another node has       -> Stored, or Failed with the reason
     RemoveHint   the target has it, synced          -> nobody waits
     DiscardHint  it cannot be read                  -> nobody waits
+    KeepRow      a row of the node itself           -> its writer, without an answer
 
 `run` works on the turn (storage/versions.py) and gives what `finish` is told once the batch is on
 the disk. A Turn does not undo, so whatever may be refused comes before the first change: a hint
@@ -81,6 +82,7 @@ class Mint:
 
     def run(self, turn: Turn) -> Minted | JanusError:
         replica, number, key = self._replica, self._keyspace.number, self._key
+        replica.took(number, key, self._hint_for is not None)
         try:
             record = replica.apply(turn, self._keyspace, key, self._change)
         except JanusError as error:
@@ -128,6 +130,7 @@ class StoreSet:
         replica = self._replica
         if not _hinted(turn, self._hint_for, keyspace, key, siblings, replica.now_ms()):
             return Failed(f"it holds as many hints for {self._hint_for} as it may")
+        replica.took(keyspace, key, self._hint_for is not None)
         record = replica.take_in(turn, keyspace, key, siblings)
         if record is not None:
             # What came replaces what was here, mostly: then its bytes are the record's too.
@@ -181,6 +184,23 @@ class RemoveHint:
 
     def finish(self, answer: Any) -> None:
         """Nobody waits."""
+
+
+class KeepRow:
+    def __init__(self, row_key: bytes, body: bytes, done: Callable[[], None]) -> None:
+        self._row_key = row_key
+        self._body = body
+        self._done = done
+        self.size_bytes = len(body)
+
+    def run(self, turn: Turn) -> None:
+        turn.keep(self._row_key, self._body)
+
+    def failed(self, error: JanusError) -> None:
+        """Nothing is read, so nothing can be damaged."""
+
+    def finish(self, answer: Any) -> None:
+        self._done()
 
 
 class DiscardHint:

@@ -19,9 +19,10 @@ from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import PLAIN, Keyspace, Wish, read_quorum, write_quorum
 from kv.leaderless.parts import Parts
 from kv.leaderless.put_core import Written
-from kv.leaderless.quorum import Quorum
+from kv.leaderless.quorum import Quorum, UnavailableError
 from kv.leaderless.reading import GetOperation
 from kv.leaderless.rules import Increment, Write, check_value_for_rule
+from kv.leaderless.view import Place
 from kv.leaderless.writing import PutOperation
 from kv.regime import Done
 from storage.codec import check_key, check_value
@@ -56,7 +57,7 @@ class Coordinator:
         try:
             space = self._admit(keyspace, key)
             _check_change(space, change)
-            place = self._parts.view().place(key, space.n)
+            place = self._place(key, space)
             quorum = write_quorum(space, wish, len(place.owners))
         except JanusError as error:
             self._parts.scheduler.call_soon(done, error)
@@ -80,7 +81,7 @@ class Coordinator:
         try:
             space = self._admit(keyspace, key)
             _check_change(space, change)
-            place = self._parts.view().place(key, space.n)
+            place = self._place(key, space)
             quorum = quorum_of(len(place.owners))
             if not (0 < quorum.nodes <= quorum.n and quorum.owners <= quorum.nodes):
                 raise InvalidRequestError(f"W={quorum.nodes} does not fit N={quorum.n}")
@@ -107,7 +108,7 @@ class Coordinator:
         reader's session has seen of the key."""
         try:
             space = self._admit(keyspace, key)
-            place = self._parts.view().place(key, space.n)
+            place = self._place(key, space)
             quorum = read_quorum(space, wish, len(place.owners))
         except JanusError as error:
             self._parts.scheduler.call_soon(done, error)
@@ -149,6 +150,15 @@ class Coordinator:
             )
         check_key(key)
         return self.keyspace(keyspace)
+
+    def _place(self, key: bytes, space: Keyspace) -> Place:
+        place = self._parts.view().place(key, space.n)
+        if not place.owners:
+            raise UnavailableError(
+                "nothing was done: this node has joined no other one yet and does not know the "
+                "ring; ask again in a second, or another node"
+            )
+        return place
 
     def _deadline(self, wish: Wish) -> float:
         return self._parts.clock.monotonic() + (

@@ -16,9 +16,12 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kv.cluster.gossip import Post
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.maintenance import MaintenanceSettings
+from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
 from raftgroups.transport import Link, NodeId
@@ -27,6 +30,7 @@ from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine, WritePressure
 from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_of
+from storage.errors import JanusError
 from storage.space import SpaceGuard
 
 FIRST_KEYSPACE = Keyspace()
@@ -42,7 +46,15 @@ class LeaderlessSettings:
     coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
     handoff: HandoffSettings = field(default_factory=HandoffSettings)
     limits: ReplicaLimits = field(default_factory=ReplicaLimits)
+    members: MemberSettings = field(default_factory=MemberSettings)
+    maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     sync_fatal_s: float = 10.0
+
+
+class LeftRingError(JanusError):
+    """The other nodes go on without this one."""
+
+    code = "left_ring"
 
 
 class LeaderlessEnvironment:
@@ -52,6 +64,7 @@ class LeaderlessEnvironment:
         directory: DataDirectory,
         *,
         link: Link,
+        post: Post,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         reserve_bytes: int,
@@ -85,6 +98,7 @@ class LeaderlessEnvironment:
             engine=self.engine,
             committer=self.committer,
             link=link,
+            post=post,
             clock=clock,
             scheduler=loop,
             rng=random.Random(os.urandom(16)),
@@ -93,13 +107,16 @@ class LeaderlessEnvironment:
             limits=settings.limits,
             settings=settings.coordinator,
             handoff=settings.handoff,
+            members=settings.members,
+            maintenance=settings.maintenance,
+            on_dead=lambda why: on_broken(LeftRingError(why)),
         )
 
-    def start(self, members: Iterable[NodeId]) -> None:
+    def start(self, founders: Iterable[NodeId] | None) -> None:
+        """`founders` as in assembly.py."""
         self.look_at_space()
         self.watchdog.start()
-        self.regime.set_members(members)
-        self.regime.start()
+        self.regime.start(founders)
 
     def look_at_space(self) -> None:
         """Every second or so."""

@@ -4,13 +4,26 @@
              ring: the sender's ring epoch, 16 bytes, compared for equality only
     read     [1, number, keyspace, key]
     store    [2, number, keyspace, key, set, hint for, replayed]     set: storage/siblings.py
+    compare  [5, number, ring, keyspace, segments, sums]        sums of shared buckets (merkle.py)
+    list     [6, number, ring, keyspace, segments]              keys and digests of these buckets
+    fetch    [7, number, keyspace, keys]                        the sets of these keys
+    holds    [8, number, keyspace, keys, digests]               which of these it holds exactly so
+    prove    [9, number, ring, phase, boot, keys]               a phase of reaping (reap.py)
+    settled  [10, number, ring]                                 has it all that it is to have?
+    mend     [11, number]                                       repair yourself with everybody
     put      [3, number, budget ms, keyspace, key, ...]   mint it there and see to the quorum
     reply    [4, number, status, body]
              FOUND    the set          NOTHING  empty           STORED  empty
              FAILED   the reason       LATER    milliseconds to wait before more hints, as digits
              WRITTEN  msgpack [context, replicas, stand-ins]
              ERROR    msgpack [code, message, got, required]
-             REFUSED  the reason; nothing was done: another ring, no room
+             REFUSED  the reason; nothing was done: no room
+             COMPARED msgpack [own number of keys, or null where the sums are equal]
+             LISTED   msgpack [[key, digest], ...], first segment number that is not in it
+             FETCHED  msgpack [set or nothing, ...], as many as fit, in order
+             HOLDS    msgpack [0 or 1, ...]        PROVED  msgpack [boot, [mark or null, ...]]
+             SETTLED  msgpack [lacks something, hints that it holds for the asker]
+             OTHER_RING  the sender goes by another ring; nothing was done
 
 Numbers are the asker's and mean nothing to anybody else. All that waits for one peer travels in as
 few frames a pass of the loop as their sizes allow, questions and answers together. A context is a
@@ -23,7 +36,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -38,6 +51,7 @@ _U64: Final = struct.Struct(">Q")
 
 Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 KeyspaceNumber = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Bucket = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 Millis = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -55,6 +69,13 @@ class Status(IntEnum):
     WRITTEN = 5
     ERROR = 6
     REFUSED = 7
+    OTHER_RING = 8
+    COMPARED = 9
+    LISTED = 10
+    FETCHED = 11
+    HOLDS = 12
+    PROVED = 13
+    SETTLED = 14
 
 
 class Read(msgspec.Struct, array_like=True, gc=False, tag=1, forbid_unknown_fields=True):
@@ -89,14 +110,64 @@ class Put(msgspec.Struct, array_like=True, gc=False, tag=3, forbid_unknown_field
     strict: bool
 
 
+class Compare(msgspec.Struct, array_like=True, gc=False, tag=5, forbid_unknown_fields=True):
+    number: Number
+    ring: bytes
+    keyspace: KeyspaceNumber
+    segments: list[tuple[Bucket, Bucket]]
+    sums: list[bytes]
+
+
+class ListKeys(msgspec.Struct, array_like=True, gc=False, tag=6, forbid_unknown_fields=True):
+    number: Number
+    ring: bytes
+    keyspace: KeyspaceNumber
+    segments: list[tuple[Bucket, Bucket]]
+
+
+class Fetch(msgspec.Struct, array_like=True, gc=False, tag=7, forbid_unknown_fields=True):
+    number: Number
+    keyspace: KeyspaceNumber
+    keys: list[bytes]
+
+
+class Holds(msgspec.Struct, array_like=True, gc=False, tag=8, forbid_unknown_fields=True):
+    number: Number
+    keyspace: KeyspaceNumber
+    keys: list[bytes]
+    digests: list[bytes]
+
+
+class Prove(msgspec.Struct, array_like=True, gc=False, tag=9, forbid_unknown_fields=True):
+    number: Number
+    ring: bytes
+    phase: Count
+    boot: Millis
+    """In DROP: the boot in which the receiver confirmed."""
+    keys: list[tuple[KeyspaceNumber, bytes, bytes]]
+    """keyspace, key, digest"""
+
+
+class Settled(msgspec.Struct, array_like=True, gc=False, tag=10, forbid_unknown_fields=True):
+    number: Number
+    ring: bytes
+
+
+class Mend(msgspec.Struct, array_like=True, gc=False, tag=11, forbid_unknown_fields=True):
+    number: Number
+
+
 class Reply(msgspec.Struct, array_like=True, gc=False, tag=4, forbid_unknown_fields=True):
     number: Number
     status: Status
     body: bytes
 
 
-Request = Read | Store | Put
-Message = Read | Store | Put | Reply
+Ringed = Compare | ListKeys | Prove | Settled
+"""They mean something only under the ring they name, so they are never sent again under another."""
+RINGED: Final = (Compare, ListKeys, Prove, Settled)
+Request = Read | Store | Put | Compare | ListKeys | Fetch | Holds | Prove | Settled | Mend
+Message = Request | Reply
 
 
 class _Frame(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -121,6 +192,13 @@ class ErrorBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Frame).decode
 _decode_written: Final = msgspec.msgpack.Decoder(WrittenBody).decode
+compared_decoder: Final = msgspec.msgpack.Decoder(list[int | None])
+listed_decoder: Final = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes]], Bucket])
+fetched_decoder: Final = msgspec.msgpack.Decoder(list[bytes])
+holds_decoder: Final = msgspec.msgpack.Decoder(list[int])
+proved_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[int | None]])
+settled_decoder: Final = msgspec.msgpack.Decoder(tuple[bool, int])
+_T = TypeVar("_T")
 _decode_error: Final = msgspec.msgpack.Decoder(ErrorBody).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -141,8 +219,16 @@ def decode_frame(frame: bytes) -> tuple[bytes, list[Message]]:
     return decoded.ring, decoded.messages
 
 
-def encode_body(body: WrittenBody | ErrorBody) -> bytes:
+def encode_body(body: object) -> bytes:
     return _encode(body)
+
+
+def decode_body(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    """Raises MalformedFrameError."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedFrameError(f"an answer of {len(body)} bytes cannot be read") from error
 
 
 def decode_written(body: bytes) -> WrittenBody:
@@ -190,7 +276,15 @@ def _size(message: Message) -> int:
         return len(message.body)
     if isinstance(message, Put):
         return len(message.key) + len(message.value or b"") + len(message.context)
-    return len(message.key)
+    if isinstance(message, Read):
+        return len(message.key)
+    if isinstance(message, Compare):
+        return 32 * len(message.sums)
+    if isinstance(message, Fetch | Holds):
+        return sum(map(len, message.keys)) + 20 * len(message.keys)
+    if isinstance(message, Prove):
+        return sum(len(key) + 24 for _, key, _ in message.keys)
+    return 64
 
 
 def _cut(messages: Sequence[Message]) -> Iterator[list[Message]]:

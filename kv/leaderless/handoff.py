@@ -130,7 +130,7 @@ class Handoff:
             keyspace = self._parts.keyspaces.get(hint.keyspace)
             if keyspace is not None:
                 place = self._parts.view().place(hint.key, keyspace.n)
-                self._parts.replica.remove_hint(target, hint.sequence, owners=place.owners)
+                self._parts.replica.remove_hint(target, hint.sequence, owners=place.holders)
         elif isinstance(outcome, Reply) and outcome.status is Status.LATER:
             self.put_off += 1
             run.pause_s = min(_millis(outcome.body) / 1000, self._settings.later_max_s)

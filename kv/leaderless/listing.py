@@ -96,7 +96,9 @@ class Lister:
             return None
         return told
 
-    def _look(self, ask: _Ask) -> _Told:
+    def _look(self, ask: _Ask) -> _Told | None:
+        if self._regime.members.lacking:
+            return None  # it has not got all that it is to have, so what it has proves nothing
         page = self._regime.replica.scan(
             ask.keyspace, ask.start, ask.end, limit=ask.limit, max_bytes=PAGE_BYTES
         )
@@ -106,6 +108,7 @@ class Lister:
 
     def _serve(self, peer: NodeId, body: bytes) -> bytes | None:
         try:
-            return _encode(self._look(_decode_ask(body)))
+            told = self._look(_decode_ask(body))
+            return None if told is None else _encode(told)
         except (StorageError, msgspec.DecodeError):
             return None  # whoever asked has a deadline, and goes by who answered

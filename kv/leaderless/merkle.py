@@ -31,7 +31,7 @@ file is pure; pacing, messages and scanning are the shell's.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
@@ -145,7 +145,8 @@ class Exchange:
         batch: int = DEFAULT_BATCH,
     ) -> None:
         """`direct_keys`: a segment with at most so many keys on both sides together is listed
-        instead of cut. `batch`: segments a message."""
+        instead of cut, and so is one in which one side has nothing: a node that joins is filled in
+        the order of buckets. `batch`: segments a message."""
         self._fanout = fanout
         self._direct_keys = direct_keys
         self._batch = batch
@@ -167,7 +168,8 @@ class Exchange:
         for segment, our, their_keys in zip(asked, ours, answer, strict=True):
             if their_keys is None:
                 continue
-            if len(segment) == 1 or our.keys + their_keys <= self._direct_keys:
+            few = our.keys + their_keys <= self._direct_keys
+            if few or len(segment) == 1 or not our.keys or not their_keys:
                 self._few.append(segment)
             else:
                 following += segment.split(self._fanout)
@@ -214,16 +216,16 @@ class PeerRoots:
     peer. A new ring needs a new one, loaded from the leaves.
     """
 
-    def __init__(self, ring: Ring, me: NodeId, n: int) -> None:
-        self._ring = ring
+    def __init__(self, holders: Callable[[int], Sequence[NodeId]], me: NodeId) -> None:
+        """`holders`: who is to have a bucket."""
+        self._holders = holders
         self._me = me
-        self._n = n
         self.roots: dict[NodeId, Leaf] = {}
 
     def change(self, bucket: int, old: Leaf, new: Leaf) -> None:
         """A leaf went from old to new; loading begins from EMPTY_LEAF. Buckets that this node does
         not store (it holds them for others) belong to no root."""
-        owners = self._ring.preference(bucket, self._n)
+        owners = self._holders(bucket)
         if self._me not in owners:
             return
         delta = new - old

@@ -6,8 +6,10 @@
 
 - What was never handed to the link, and what the peer refused unread, is NotSent: surely not done.
   What was handed over and then not answered (connection lost, deadline) is Lost: nobody knows.
-- A peer with another ring is refused: it means other nodes by "the owners". Replies are taken
-  whatever the ring, since they belong to a question of this one.
+- A peer with another ring is refused: it means other nodes by "the owners". Both are told of it, so
+  that they hear the news, and the question is sent again until its deadline, then under the ring
+  that is known by then. Replies are taken whatever the ring, since they belong to a question of
+  this one.
 - Bounded: so many questions under way to a peer, so many of a peer's under way here.
 
 `done` is called exactly once, from the loop, never from inside `ask`; the same for `reply`.
@@ -23,14 +25,17 @@ from typing import Final
 
 from kv.cluster.said_once import SaidOnce
 from kv.leaderless.frames import (
+    RINGED,
     MalformedFrameError,
     Message,
     Reply,
     Request,
     Status,
+    Store,
     decode_frame,
     encode_frames,
 )
+from kv.leaderless.reap import QuietLedger
 from raftgroups.transport import Link, NodeId
 from storage.clock import Clock, Scheduler, Timer
 
@@ -40,6 +45,8 @@ CHANNEL: Final = "replica"
 WAITING_MAX: Final = 8192
 """Questions under way to one peer, and of one peer here."""
 SWEEP_S: Final = 0.1
+RESEND_S: Final = 0.05
+"""How long a question waits that was refused because of another ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,15 @@ Serve = Callable[[NodeId, Request, SendReply], None]
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "done", "peer")
+    __slots__ = ("deadline_s", "done", "peer", "refused", "request")
 
-    def __init__(self, peer: NodeId, deadline_s: float, done: Done) -> None:
+    def __init__(self, peer: NodeId, request: Request, deadline_s: float, done: Done) -> None:
         self.peer = peer
+        self.request = request
         self.deadline_s = deadline_s
         self.done = done
+        self.refused = ""
+        """Why the peer refused it unread, while it waits to be sent again."""
 
 
 class Messenger:
@@ -81,13 +91,21 @@ class Messenger:
         clock: Clock,
         ring: Callable[[], bytes],
         serve: Serve,
+        other_ring: Callable[[NodeId], None] = lambda _: None,
+        ledger: QuietLedger | None = None,
     ) -> None:
-        """`ring` gives the epoch of the ring that this node goes by now."""
+        """`ring` gives the epoch of the ring that this node goes by now; `other_ring` is told of
+        peers that go by another one; `ledger` of each set that is on its way to a peer."""
         self._link = link
         self._scheduler = scheduler
         self._clock = clock
         self._ring = ring
         self._serve = serve
+        self._other_ring = other_ring
+        self._ledger = ledger or QuietLedger()
+        self._late: dict[NodeId, dict[int, tuple[int, bytes]]] = {}
+        """Sets that may still arrive there, although nobody waits for the answer any more: until it
+        comes, or until a newer connection stands, whose making discards the old one's bytes."""
         self._said = SaidOnce(_log)
         self._next_number = 1
         self._waiting: dict[int, _Waiting] = {}
@@ -116,8 +134,10 @@ class Messenger:
             return
         request.number = self._next_number
         self._next_number += 1
-        self._waiting[request.number] = _Waiting(peer, deadline_s, done)
+        self._waiting[request.number] = _Waiting(peer, request, deadline_s, done)
         self._counts[peer] = count + 1
+        if isinstance(request, Store):
+            self._ledger.sending(request.keyspace, request.key)
         self._queue(peer, request)
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
@@ -146,6 +166,12 @@ class Messenger:
         if waiting is None:
             return  # answered already: its connection was lost, or its time was over
         self._counts[waiting.peer] -= 1
+        request = waiting.request
+        if isinstance(request, Store):
+            if isinstance(outcome, Lost):
+                self._late.setdefault(waiting.peer, {})[number] = request.keyspace, request.key
+            else:
+                self._ledger.sent(request.keyspace, request.key)
         waiting.done(outcome)
 
     def _sweep(self) -> None:
@@ -153,17 +179,21 @@ class Messenger:
         now_s = self._clock.monotonic()
         late = [number for number, each in self._waiting.items() if each.deadline_s <= now_s]
         for number in late:
-            self._answer(number, Lost("it did not answer in time"))
+            refused = self._waiting[number].refused
+            late_answer = NotSent(refused) if refused else Lost("it did not answer in time")
+            self._answer(number, late_answer)
         if self._waiting and self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
         if connected:
+            for place in self._late.pop(peer, {}).values():
+                self._ledger.sent(*place)
             return
         unsent = {message.number for message in self._outbox.pop(peer, ()) if _asks(message)}
         lost = [number for number, each in self._waiting.items() if each.peer == peer]
         for number in lost:
-            if number in unsent:
+            if number in unsent or self._waiting[number].refused:
                 self._answer(number, NotSent("its connection was lost before"))
             else:
                 self._answer(number, Lost("its connection was lost"))
@@ -186,17 +216,34 @@ class Messenger:
                 self._take(peer, message)
             else:
                 self.foreign_rings += 1
-                reason = b"it has another ring; the change has not reached one of us yet"
-                self._queue(peer, Reply(message.number, Status.REFUSED, reason))
+                self._queue(peer, Reply(message.number, Status.OTHER_RING, b""))
+        if not same_ring:
+            self._other_ring(peer)
 
     def _replied(self, peer: NodeId, reply: Reply) -> None:
         waiting = self._waiting.get(reply.number)
         if waiting is None or waiting.peer != peer:
+            place = self._late.get(peer, {}).pop(reply.number, None)
+            if place is not None:
+                self._ledger.sent(*place)
             return
-        if reply.status is Status.REFUSED:
+        if reply.status is Status.OTHER_RING and isinstance(waiting.request, RINGED):
+            self._other_ring(peer)
+            self._answer(reply.number, NotSent("it has another ring"))
+        elif reply.status is Status.OTHER_RING:
+            waiting.refused = "it has another ring; the change has not reached one of us yet"
+            self._scheduler.call_later(RESEND_S, self._send_again, reply.number)
+            self._other_ring(peer)
+        elif reply.status is Status.REFUSED:
             self._answer(reply.number, NotSent(reply.body.decode(errors="replace")))
         else:
             self._answer(reply.number, reply)
+
+    def _send_again(self, number: int) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is not None and waiting.refused and not self._stopped:
+            waiting.refused = ""
+            self._queue(waiting.peer, waiting.request)
 
     def _take(self, peer: NodeId, request: Request) -> None:
         under_way = self._serving.get(peer, 0)
@@ -229,7 +276,7 @@ class Messenger:
         unsent = {message.number for message in queued if _asks(message)}
         self._outbox.clear()
         for number in list(self._waiting):
-            if number in unsent:
+            if number in unsent or self._waiting[number].refused:
                 self._answer(number, NotSent("this node stops"))
             else:
                 self._answer(number, Lost("this node stops"))

@@ -15,6 +15,7 @@ from kv.leaderless.frames import Reply, Status, Store
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.messenger import Messenger, NotSent, Outcome
 from kv.leaderless.put_core import Answer, Failed, Stored
+from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import Reachable, RingView
 from raftgroups.transport import NodeId
@@ -50,6 +51,10 @@ class Parts:
     clock: Clock
     rng: Rng
     settings: CoordinatorSettings
+    ledger: QuietLedger
+    """What is under way here, for the proofs of reap.py."""
+    may_read: Callable[[int, bytes], bool] = lambda _, __: True
+    """(keyspace, key): whether this node's "nothing" counts (filling.py)."""
     counts: Counter[str] = field(default_factory=Counter)
     """For metrics: puts, gets, forwarded, hints, repairs, ..."""
 
@@ -73,6 +78,7 @@ class Parts:
         self.messenger.ask(node, message, deadline_s, partial(_stored, done))
 
 
+NOT_YET: Final = "it has just become an owner of this key, and has not got its data yet"
 UNREADABLE: Final = "its answer cannot be read here; it may be a newer version"
 
 

@@ -20,6 +20,9 @@ Rules
 - A stand-in that has no room for the hint does not store the set either: nobody would ever move it
   to where it belongs. It has failed.
 - A strict quorum counts owners only; hints are kept all the same.
+- While members change, the owners to come (`arrivals`) get the set as owners do, and each of them
+  that can be reached raises what is required by one: W of any N among the old and the new owners
+  together then have it, so a reader finds it before and after the change.
 - After the answer the core goes on: owners that are late are waited for until the deadline, and
   each that is still missing then gets its hint, since nobody knows whether it has the write.
 
@@ -94,15 +97,19 @@ class PutCore:
         stand_ins: Iterable[NodeId],
         *,
         minter: NodeId,
+        arrivals: Iterable[NodeId] = (),
         minter_stands_for: NodeId | None = None,
         unreachable: Iterable[NodeId] = (),
     ) -> None:
         """`stand_ins` are nodes past the preference list, best first, without those thought dead;
         `unreachable` are owners not worth a send: their stand-ins are asked at once."""
         self._quorum = quorum
-        self._owners = tuple(owners)
+        self._primary = tuple(owners)
+        self._arrivals = tuple(arrivals)
+        self._owners = self._primary + self._arrivals
         self._minter = minter
         self._unreachable = set(unreachable) - {minter}
+        self._extra = sum(node not in self._unreachable for node in self._arrivals)
         self._stand_ins = [node for node in stand_ins if node != minter]
         self._stored: dict[NodeId, None] = {minter: None}
         self._waiting: dict[Send, None] = {}
@@ -152,19 +159,20 @@ class PutCore:
         """What to tell the client. Raises what to tell him if too few have it."""
         counted = self._counted()
         if not self._reached():
-            owners = sum(node in self._owners for node in counted)
+            owners = sum(node in self._primary for node in counted)
             reasons = "".join(f"; {node}: {reason}" for node, reason in self._reasons.items())
+            required = self._quorum.nodes + self._extra
             raise WriteQuorumError(
-                f"{len(counted)} of {self._quorum.nodes} required replicas have this write "
+                f"{len(counted)} of {required} required replicas have this write "
                 f"({owners} of {self._quorum.owners} required owners){reasons}; it may still "
                 "appear; read before you write again",
                 got=len(counted),
-                required=self._quorum.nodes,
+                required=required,
             )
         return PutResult(
             tuple(counted),
             tuple(node for node in counted if node not in self._owners),
-            level_met(self._quorum.n, len(counted)),
+            level_met(self._quorum.n, sum(node not in self._arrivals for node in counted)),
         )
 
     def final_action(self) -> list[Send]:
@@ -197,5 +205,6 @@ class PutCore:
 
     def _reached(self) -> bool:
         counted = self._counted()
-        owners = sum(node in self._owners for node in counted)
-        return len(counted) >= self._quorum.nodes and owners >= self._quorum.owners
+        owners = sum(node in self._primary for node in counted)
+        enough = len(counted) >= self._quorum.nodes + self._extra
+        return enough and owners >= self._quorum.owners

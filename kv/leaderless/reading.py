@@ -21,7 +21,7 @@ from kv.leaderless.frames import Read, Reply, Status
 from kv.leaderless.get_core import Answer, Failed, Found, GetCore, GetResult, Nothing, Repair
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.messenger import Outcome
-from kv.leaderless.parts import UNREADABLE, Parts
+from kv.leaderless.parts import NOT_YET, UNREADABLE, Parts
 from kv.leaderless.put_core import Answer as StoreAnswer
 from kv.leaderless.put_core import Stored
 from kv.leaderless.quorum import Quorum, UnavailableError, refuse_hopeless
@@ -58,11 +58,13 @@ class GetOperation:
         self._done = done
         self._over = over
         self._must_cover = must_cover
-        self._core = GetCore(quorum, place.owners, (), must_cover=must_cover)
+        self._core = GetCore(
+            quorum, place.owners, (), must_cover=must_cover, others=place.fallbacks
+        )
         self._asked: set[NodeId] = set()
         self._next: list[NodeId] = []
         """Who may still be asked, best first."""
-        self._answered = self._ended = False
+        self._answered = self._ended = self._bracketed = False
         self._timer: Timer | None = None
         self._hedge: Timer | None = None
 
@@ -82,10 +84,15 @@ class GetOperation:
         if parts.node in owners:
             owners.remove(parts.node)
             owners.insert(0, parts.node)
-        self._next = owners if self._quorum.strict else [*owners, *others]
+        # What a session has seen may be with stand-ins, also where only owners count.
+        only_owners = self._quorum.strict and not self._must_cover
+        self._next = owners if only_owners else [*owners, *others]
         count = self._quorum.nodes
         if parts.rng.random() < parts.settings.read_all_share:
             count = max(count, len(owners))
+        # Until the end it may hold an old set and send it on, as a repair.
+        parts.ledger.sending(self._keyspace.number, self._key)
+        self._bracketed = True
         left_s = max(0.0, self._deadline_s - parts.clock.monotonic())
         self._timer = parts.scheduler.call_later(left_s, self._too_late)
         self._hedge = parts.scheduler.call_later(parts.settings.hedge_s, self._ask_all_owners)
@@ -103,8 +110,7 @@ class GetOperation:
             self._core.ask_also(node)
         for node in nodes:
             if node == self._parts.node:
-                found = self._parts.replica.read(self._keyspace.number, self._key)
-                self._core.add_result(node, found)
+                self._core.add_result(node, self._read_here())
             else:
                 self._parts.messenger.ask(
                     node,
@@ -112,6 +118,11 @@ class GetOperation:
                     self._parts.clock.monotonic() + self._parts.settings.replica_timeout_s,
                     partial(self._told, node),
                 )
+
+    def _read_here(self) -> Answer:
+        if not self._parts.may_read(self._keyspace.number, self._key):
+            return Failed(NOT_YET)
+        return self._parts.replica.read(self._keyspace.number, self._key)
 
     def _ask_all_owners(self) -> None:
         """Somebody is slow: whoever else may help is asked, stand-ins one at a time."""
@@ -175,6 +186,8 @@ class GetOperation:
         repair = self._core.final_action()
         if repair is not None:
             self._repair(repair)
+        if self._bracketed:
+            self._parts.ledger.sent(self._keyspace.number, self._key)
         self._over()
 
     # --- repairing ------------------------------------------------------------------------

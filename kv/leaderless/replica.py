@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from struct import Struct
@@ -33,18 +33,19 @@ from typing import Any, Final
 from kv.cluster.said_once import SaidOnce
 from kv.errors import OverloadedError, StoppingError
 from kv.leaderless import get_core
-from kv.leaderless.changes import Change, DiscardHint, Mint, Minted, RemoveHint, StoreSet
+from kv.leaderless.changes import Change, DiscardHint, KeepRow, Mint, Minted, RemoveHint, StoreSet
 from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
 from kv.leaderless.hlc import HybridClock
 from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_incarnation
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Answer, Failed
 from kv.leaderless.rules import Increment, Write, apply_write
+from kv.leaderless.upkeep import RebuildLeaves
 from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
 from storage.committer import Committer, Need
-from storage.engine import Batch, Engine
+from storage.engine import Batch, Engine, Reader, Snapshot
 from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
@@ -85,6 +86,7 @@ class Replica:
         limits: ReplicaLimits | None = None,
     ) -> None:
         self.node = node
+        self._engine = engine
         self._committer = committer
         self._clock = clock
         self._scheduler = scheduler
@@ -109,8 +111,10 @@ class Replica:
         self._stopped = False
         self.on_leaves: Callable[[list[LeafChange]], None] | None = None
         """Told of what each commit did to the leaves, for sums that are kept in memory."""
+        self.took: Callable[[int, bytes, bool], None] = lambda *_: None
+        """(keyspace, key, with a hint): a set is stored; for the ledger of reap.py."""
         self.alarms: Counter[str] = Counter()
-        self.minted = self.stored = self.turns = 0
+        self.minted = self.stored = self.turns = self.reaped = 0
         committer.add(self)
 
     # --- reading --------------------------------------------------------------------------
@@ -120,7 +124,7 @@ class Replica:
         try:
             record = read_record(self._latest(), keyspace, key)
         except StorageError as error:
-            self._alarm("unreadable_record", str(error))
+            self.alarm("unreadable_record", str(error))
             return get_core.Failed(f"its record of this key cannot be read ({error.code})")
         return get_core.Nothing() if record is None else get_core.Found(record.siblings)
 
@@ -129,7 +133,7 @@ class Replica:
         try:
             return read_encoded(self._latest(), keyspace, key)
         except StorageError as error:
-            self._alarm("unreadable_record", str(error))
+            self.alarm("unreadable_record", str(error))
             return get_core.Failed(f"its record of this key cannot be read ({error.code})")
 
     def scan(
@@ -144,6 +148,19 @@ class Replica:
 
     def hint_usages(self) -> dict[str, HintUsage]:
         return hint_usages(self._latest())
+
+    def reader(self) -> Reader:
+        """What is committed, for one call; not to be kept."""
+        return self._latest()
+
+    def open_snapshot(self) -> Snapshot:
+        """What is committed now, for a long scan; whoever opens it closes it."""
+        self._latest()
+        return self._engine.snapshot()
+
+    def kept(self, row_key: bytes) -> bytes | None:
+        """A row of the node itself. Raises CorruptRecordError."""
+        return read_row(self._latest(), row_key)
 
     @property
     def pending(self) -> int:
@@ -195,11 +212,23 @@ class Replica:
         self._lazy.append(RemoveHint(self, target, sequence, owners))
         self._committer.kick()
 
+    def keep(self, row_key: bytes, body: bytes, done: Callable[[], None]) -> None:
+        """Write a row of the node itself; it is small, so it is never refused."""
+        self._submit(KeepRow(row_key, body, done))
+
     def discard_hint(self, target: NodeId, sequence: int) -> None:
         """A hint that cannot be read: it counts as overflow from now on."""
-        self._alarm("damaged_hint", f"a hint for {target} cannot be read; repair replaces it")
+        self.alarm("damaged_hint", f"a hint for {target} cannot be read; repair replaces it")
         self._lazy.append(DiscardHint(target, sequence))
         self._committer.kick()
+
+    def submit(self, change: Change) -> None:
+        """Maintenance of any kind (upkeep.py); whoever asks bounds how much."""
+        self._submit(change)
+
+    def rebuild_leaves(self, keyspace: int, row_keys: Sequence[bytes]) -> None:
+        self.alarm("damaged_leaves", f"{len(row_keys)} sums cannot be read; they are built again")
+        self._submit(RebuildLeaves(keyspace, row_keys))
 
     def _refusal(self, size_bytes: int, purpose: Purpose) -> JanusError | None:
         if self._stopped:
@@ -257,7 +286,7 @@ class Replica:
             return change.run(turn)
         except CorruptRecordError as error:
             # A row of the hints or a counter: the change raised before it changed anything.
-            self._alarm("damaged_row", str(error))
+            self.alarm("damaged_row", str(error))
             return change.failed(error)
 
     def after_commit(self) -> None:
@@ -284,7 +313,7 @@ class Replica:
         try:
             return turn.get(keyspace, key)
         except CorruptRecordError as error:
-            self._alarm("damaged_record", str(error))
+            self.alarm("damaged_record", str(error))
             turn.discard_damaged(keyspace, key)
             return None
 
@@ -321,13 +350,13 @@ class Replica:
         if received.regressed:
             self.renew_incarnation(f"a replica knows dots of {self.node} that it does not know")
         if received.reused:
-            self._alarm("reused_dots", f"dots that name two changes each: {received.reused[:3]}")
+            self.alarm("reused_dots", f"dots that name two changes each: {received.reused[:3]}")
         latest = max((version.timestamp for version in incoming.versions), default=0)
         self._hybrid.observe(latest, self.now_ms())
         return received.record if received.changed else None
 
     def renew_incarnation(self, why: str) -> None:
-        self._alarm("new_incarnation", f"{why}; it goes on as a new incarnation")
+        self.alarm("new_incarnation", f"{why}; it goes on as a new incarnation")
         self.incarnation = draw_incarnation(self._rng)
         self._incarnation_kept = False
 
@@ -335,6 +364,6 @@ class Replica:
         self._last_epoch = turn.next_epoch()
         return self._last_epoch
 
-    def _alarm(self, kind: str, sentence: str) -> None:
+    def alarm(self, kind: str, sentence: str) -> None:
         self.alarms[kind] += 1
         self._said.warn(f"the leaderless data of node {self.node}", kind, sentence)

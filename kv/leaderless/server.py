@@ -1,4 +1,5 @@
-"""What this node does for another one: read, store, coordinate a write that was forwarded here.
+"""What this node does for another one: read, store, coordinate a write that was forwarded here, and
+its part of repairing, reaping and changes of members (maintenance.py).
 
 Nothing that a peer sends raises: bytes that are no set, keys that no table could store, keyspaces
 that are not known here are answered with the reason. A replayed hint is put off (LATER) while this
@@ -12,10 +13,17 @@ from typing import Final
 
 from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.frames import (
+    Compare,
+    Fetch,
+    Holds,
+    ListKeys,
     MalformedFrameError,
+    Mend,
+    Prove,
     Put,
     Read,
     Request,
+    Settled,
     Status,
     Store,
     WrittenBody,
@@ -24,8 +32,9 @@ from kv.leaderless.frames import (
     encode_context,
 )
 from kv.leaderless.get_core import Failed
+from kv.leaderless.maintenance import Maintenance
 from kv.leaderless.messenger import SendReply
-from kv.leaderless.parts import Parts
+from kv.leaderless.parts import NOT_YET, Parts
 from kv.leaderless.put_core import Answer, Stored, Written
 from kv.leaderless.quorum import Quorum
 from kv.leaderless.rules import Increment, Write
@@ -41,24 +50,50 @@ LATER_MS: Final = 50
 
 
 class Server:
-    def __init__(self, parts: Parts, coordinator: Coordinator) -> None:
+    def __init__(self, parts: Parts, coordinator: Coordinator, maintenance: Maintenance) -> None:
         self._parts = parts
+        self._maintenance = maintenance
         self._coordinator = coordinator
 
     def serve(self, peer: NodeId, request: Request, reply: SendReply) -> None:
         """A messenger's Serve."""
         try:
-            check_key(request.key)
             if isinstance(request, Read):
+                check_key(request.key)
                 self._read(request, reply)
             elif isinstance(request, Store):
+                check_key(request.key)
                 self._store(request, reply)
-            else:
+            elif isinstance(request, Put):
+                check_key(request.key)
                 self._put(request, reply)
+            else:
+                self._maintain(peer, request, reply)
         except InvalidRequestError as error:
             self._invalid(request, reply, error)
         except (MalformedSetError, MalformedFrameError) as error:
             reply(Status.FAILED, str(error).encode())
+
+    def _maintain(
+        self,
+        peer: NodeId,
+        request: Compare | ListKeys | Fetch | Holds | Prove | Settled | Mend,
+        reply: SendReply,
+    ) -> None:
+        if isinstance(request, Compare | ListKeys):
+            self._maintenance.exchanger.serve(peer, request, reply)
+        elif isinstance(request, Fetch):
+            for key in request.keys:
+                check_key(key)
+            self._maintenance.exchanger.fetch(request, reply)
+        elif isinstance(request, Holds):
+            self._maintenance.exchanger.holds(request, reply)
+        elif isinstance(request, Prove):
+            self._maintenance.reaper.serve(request, reply)
+        elif isinstance(request, Settled):
+            self._maintenance.settled(peer, request, reply)
+        else:
+            self._maintenance.mend(reply)
 
     def _invalid(self, request: Request, reply: SendReply, error: JanusError) -> None:
         if isinstance(request, Put):
@@ -67,6 +102,9 @@ class Server:
             reply(Status.FAILED, str(error).encode())
 
     def _read(self, request: Read, reply: SendReply) -> None:
+        if not self._parts.may_read(request.keyspace, request.key):
+            reply(Status.FAILED, NOT_YET.encode())
+            return
         answer = self._parts.replica.read_encoded(request.keyspace, request.key)
         if answer is None:
             reply(Status.NOTHING, b"")

@@ -195,7 +195,7 @@ class PutOperation:
             decode_context(body.context) or Context(),
             replicas,
             tuple(map(NodeId, body.stand_ins)),
-            level_met(self._quorum.n, len(replicas)),
+            level_met(self._quorum.n, sum(node not in self._place.arrivals for node in replicas)),
         )
 
     # --- minting here ---------------------------------------------------------------------
@@ -225,8 +225,9 @@ class PutOperation:
             place.owners,
             [node for node in place.fallbacks if parts.reachable(node)],
             minter=parts.node,
+            arrivals=place.arrivals,
             minter_stands_for=self._stands_for,
-            unreachable=[node for node in place.owners if not parts.reachable(node)],
+            unreachable=[node for node in place.holders if not parts.reachable(node)],
         )
         self._send(self._core.start())
         self._look()

@@ -19,6 +19,17 @@ class Operation(StrEnum):
     GET = "get"
 
 
+class Speech(StrEnum):
+    """What the requests are, and what a good answer is."""
+
+    ETCD = "etcd"
+    """Calls of the etcd gateway."""
+    REST = "rest"
+    """/api/v1/keys/{key}."""
+    QUORUM = "quorum"
+    """The same, and the answer must name two replicas at least."""
+
+
 PATHS: Final = {Operation.PUT: "/v3/kv/put", Operation.GET: "/v3/kv/range"}
 MARKS: Final = {Operation.PUT: b'"revision":', Operation.GET: b'"kvs":[{'}
 """What stands in an answer that did the work: a get of a key that exists must return it."""
@@ -36,6 +47,11 @@ class Load:
     keys: int
     value_bytes: int
     seed: int = 1
+    speech: Speech = Speech.ETCD
+    fresh: bool = False
+    """Puts go to new keys (as good as always), so that none of them overwrites anything."""
+    pause_ms: float = 0.0
+    """Before each request of a connection: for less than all that the servers can do."""
     core: int | None = None
     """The only core that the generator may use; None leaves it to the system."""
 
@@ -48,6 +64,7 @@ class Load:
             **{
                 **document,
                 "operation": Operation(document["operation"]),
+                "speech": Speech(document["speech"]),
                 "endpoints": tuple((host, port) for host, port in document["endpoints"]),
             }
         )

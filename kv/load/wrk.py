@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from kv.load.histogram import Histogram
-from kv.load.plan import PATHS, PREFIX, Load, Operation, Outcome
+from kv.load.plan import PATHS, PREFIX, Load, Operation, Outcome, Speech
 from kv.load.worker import GRACE_S, Child, GeneratorFailedError, Waiting
+from kv.load.wrk_rest import rest_script
 
 MARK: Final = "januskv-outcome "
 TIMEOUT_S: Final = 10
@@ -117,6 +118,9 @@ def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
 
 
 def script_of(load: Load) -> str:
+    percents = ", ".join(map(str, PERCENTS))
+    if load.speech is not Speech.ETCD:
+        return rest_script(load, MARK, percents)
     hosts = ", ".join(f'{{"{host}", {port}}}' for host, port in load.endpoints)
     return SCRIPT % {
         "hosts": f"{{{hosts}}}",
@@ -126,7 +130,7 @@ def script_of(load: Load) -> str:
         "puts": "true" if load.operation is Operation.PUT else "false",
         "value_bytes": load.value_bytes,
         "path": PATHS[load.operation],
-        "percents": ", ".join(map(str, PERCENTS)),
+        "percents": percents,
         "mark": MARK,
     }
 
@@ -137,7 +141,7 @@ def outcome_of(output: str, load: Load) -> Outcome:
         raise GeneratorFailedError(f"wrk printed no outcome: {output.strip()[-200:]}")
     said = json.loads(lines[-1][len(MARK) :])
     errors = {f"wrk: {name}": count for name, count in said["errors"].items() if count}
-    refused = said["errors"].get("status", 0)
+    refused = said["errors"].get("status", 0) + said["errors"].get("not awaited", 0)
     good = said["requests"] - refused
     return Outcome(
         answered=good,

@@ -213,7 +213,7 @@ class Mover:
         if self._balance_once:
             limits = replace(limits, balance=True)
         found = self.plan = plan(seen.nodes, seen.groups, limits, self._ring_of(seen.nodes))
-        if found.finished:
+        if found.settled:
             self._balance_once = False
         self._invite_again(view, seen, reports)
         self._dismiss(seen, reports)
@@ -317,7 +317,7 @@ class Mover:
         """None: another node plans, or this one has not looked yet."""
         if self.seen is None or self.plan is None:
             return None
-        settled = self.plan.finished and not self._corrected
+        settled = self.plan.settled and not self._corrected
         return summary_of(self._node_id, self.seen, self.plan, settled=settled)
 
     def _wished(self, peer: NodeId, body: bytes) -> bytes:

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from raftgroups import txn as txns
 from raftgroups.commands import (
+    Absorb,
     BatchWrite,
     Cas,
     Command,
     Compact,
     Delete,
     Expire,
+    Freeze,
     Increment,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
+    MergeAbort,
+    MergeBegin,
     Put,
     Range,
     SetTtl,
+    Split,
+    Thaw,
     Tick,
     Txn,
     TxnOperation,
@@ -30,7 +36,8 @@ from storage.codec import check_key, check_value
 from storage.space import Purpose
 
 _FREEING = (Delete, LeaseRevoke, Compact, Expire)
-_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl)
+LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
+_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, *LINEAGE)
 
 
 def check(command: Command) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from chaos.sim import leaderless_storm as storm
 from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine
 from chaos.sim.leaderless_storm import held, owners_of, values
+from kv.cluster.membership import NodeInfo, Status
 from kv.errors import OutcomeUnknownError, StoppingError
 from kv.leaderless.dvv import Context, context_of
 from kv.leaderless.get_core import GetResult, SessionNotReachedError
@@ -19,10 +20,16 @@ from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level, LevelError, UnavailableError, WriteQuorumError
 from kv.leaderless.replica import ReplicaLimits
 from kv.leaderless.rules import Increment, Rule, SetLimits, Write
+from kv.leaderless.view import RingView
+from raftgroups.transport import NodeId
 from storage.errors import JanusError, KeyTooLongError, NoSpaceError, Outcome
 from storage.hints import HintLimits
 from storage.siblings import SiblingSet
 from storage.space import SpaceGuard
+
+
+def without_gossip(source: NodeId, target: NodeId, channel: str, frame: bytes) -> bytes | None:
+    return None if channel == "gossip" else frame
 
 
 def put(
@@ -250,15 +257,18 @@ def test_a_node_with_another_ring_is_refused_unread() -> None:
     cluster = LeaderlessCluster(13, 3)
     odd = cluster.machines[0]
     assert odd.regime is not None
-    odd.regime.set_members([*odd.members, "n9"])  # type: ignore[list-item]
+    membership = odd.regime.members.membership
+    membership.apply([NodeInfo(NodeId("n9"), 1, status=Status.NORMAL)])
+    odd.regime.members.view = RingView.of(membership)
+    cluster.network.meddler = without_gossip
     answer = put(cluster, odd, b"k", b"v", nodes=2, strict=True)
     assert isinstance(answer, JanusError)
     for machine in cluster.machines[1:]:
         assert held(machine, b"k") is None
         assert machine.regime is not None
         assert machine.regime.messenger.foreign_rings > 0
-    odd.regime.set_members(odd.members)
-    odd.regime.view = cluster.machines[1].regime.view  # type: ignore[union-attr]
+    cluster.network.meddler = None
+    assert isinstance(put(cluster, odd, b"k", b"v", nodes=2), Written), "gossip has passed"
 
 
 def test_hints_are_bounded_and_the_write_goes_on() -> None:
@@ -274,13 +284,21 @@ def test_hints_are_bounded_and_the_write_goes_on() -> None:
     assert all(usage.count <= 5 for usage in usages if usage)
 
 
-def test_a_node_that_lost_its_disk_reuses_no_dot_and_is_filled_by_reads() -> None:
+def test_a_node_that_lost_its_disk_reuses_no_dot_and_is_filled_by_the_others() -> None:
     cluster = LeaderlessCluster(15, 3, handoff=HandoffSettings(enabled=False))
-    victim = cluster.machines[0]
+    victim, *others = cluster.machines
     put(cluster, victim, b"k", b"before", nodes="ALL")
+    cluster.partition([victim], others)
     victim.lose_disk()
     cluster.run(2.0)
+    cluster.network.heal()
+    cluster.run(1.0)
     assert held(victim, b"k") is None
+    regime = victim.regime
+    assert regime is not None
+    assert regime.members.lacking, "it knows by now that it has a past"
+    storm.wait(cluster, lambda: not regime.members.lacking)
+    assert values(held(victim, b"k")) == [b"before"]
     assert isinstance(put(cluster, victim, b"k", b"after", nodes="ALL"), Written)
     result = get(cluster, cluster.machines[1], b"k", nodes="ALL")
     assert isinstance(result, GetResult)

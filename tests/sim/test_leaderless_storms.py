@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 
 from chaos.sim.leaderless_storm import storm
-from kv.leaderless import changes
 from kv.leaderless import replica as replica_module
+from kv.leaderless.frames import Reply, Status
+from kv.leaderless.handoff import Handoff
 from kv.leaderless.replica import Replica
+from raftgroups.transport import NodeId
 from storage.engine import Batch
+from storage.hints import Hint
 from storage.versions import StorageCanary, Turn
 
 
@@ -44,8 +48,15 @@ def assert_caught(seeds: range) -> None:
     raise AssertionError(f"no storm of {seeds} noticed")
 
 
-def test_a_stand_in_that_keeps_no_hint_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_hinted", lambda *_: True)
+def test_a_hint_that_is_dropped_instead_of_sent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its last hint a stand-in gives up its copy as well."""
+
+    def drop(handoff: Handoff, target: NodeId, run: Any, hint: Hint) -> None:
+        run.under_way += 1
+        stored = Reply(0, Status.STORED, b"")
+        handoff._parts.scheduler.call_soon(handoff._told, target, hint, stored)
+
+    monkeypatch.setattr(Handoff, "_send", drop)
     assert_caught(range(12))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -207,7 +208,7 @@ def test_sums_do_not_take_segments_that_overlap() -> None:
 def test_roots_follow_the_leaves() -> None:
     """Kept step by step, they equal the sums from nothing, with every peer."""
     ring, n, rng = _ring(5, 16), 3, random.Random(5)
-    roots, store = PeerRoots(ring, A, n), Store()
+    roots, store = PeerRoots(partial(ring.preference, n=n), A), Store()
     for number in range(400):
         key = b"%d" % rng.randrange(150)
         digest = None if key in store.digests and rng.random() < 0.3 else number

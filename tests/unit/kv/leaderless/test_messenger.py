@@ -103,10 +103,22 @@ def test_another_ring_is_refused_unread() -> None:
     two = Two()
     two.rings[B] = b"two"
     two.ask()
-    two.run(0.5)
+    two.run(1.2)
     assert isinstance(two.outcomes[0], NotSent)
     assert two.served == []
-    assert two.messengers[B].foreign_rings == 1
+    assert two.messengers[B].foreign_rings > 1, "it is sent again until its deadline"
+
+
+def test_what_was_refused_for_its_ring_arrives_once_both_have_the_same() -> None:
+    two = Two()
+    two.rings[B] = b"two"
+    two.ask()
+    two.run(0.3)
+    assert two.outcomes == []
+    two.rings[A] = b"two"
+    two.run(0.3)
+    assert [type(outcome) for outcome in two.outcomes] == [Reply]
+    assert two.served == [b"k"]
 
 
 def test_what_waits_is_bounded_on_both_sides(monkeypatch: Any) -> None:

@@ -1,0 +1,239 @@
+"""This node among the others: its gossip, its list of members on the disk, the view that follows.
+
+    the row "members" --(start)--> Membership --> Gossip <--> other nodes
+                                       |  each change of the ring: kept, synced, then
+                                       '--> RingView --> on_view
+
+Start. With a row: what was known goes on, one generation later. Without one: a founder (the cluster
+is being formed, and all founders are known) is normal at once and lacks nothing; anybody else
+joins: it learns the ring from whomever it reaches. A node whose row was lost with its environment
+hears that others know it; it goes on in the status that they know, and lacks everything
+(filling.py).
+
+`reachable`: a connection stands and the failure detector does not call the node down. Whoever is
+slow is dealt with by time-outs and stand-ins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from kv.cluster.gossip import Gossip, GossipSettings, Post
+from kv.cluster.gossip_wire import Kept, MalformedGossipError, decode_kept, encode_kept
+from kv.cluster.membership import Learned, Membership, NodeInfo, Status
+from kv.cluster.phi import PhiDetector, PhiOptions
+from kv.cluster.ring import DEFAULT_VNODES
+from kv.cluster.said_once import SaidOnce
+from kv.leaderless.filling import Filling, all_has
+from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.replica import Replica
+from kv.leaderless.view import RingView
+from raftgroups.transport import Link, NodeId
+from storage.clock import Clock, Rng, Scheduler
+from storage.codec import Table
+from storage.errors import CorruptRecordError
+
+_log = logging.getLogger(__name__)
+
+ROW: Final = bytes((Table.NODE_META,)) + b"members"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """What this node says of itself, and how it listens."""
+
+    vnodes: int = DEFAULT_VNODES
+    rack: str = ""
+    datacentre: str = ""
+    address: str = ""
+    """Where peers reach it, "host:port"."""
+    client_address: str = ""
+    gossip: GossipSettings = field(default_factory=GossipSettings)
+    phi: PhiOptions = field(default_factory=PhiOptions)
+
+
+class Members:
+    def __init__(
+        self,
+        node: NodeId,
+        *,
+        replica: Replica,
+        link: Link,
+        post: Post,
+        clock: Clock,
+        scheduler: Scheduler,
+        rng: Rng,
+        keyspaces: Mapping[int, Keyspace],
+        on_view: Callable[[], None],
+        on_dead: Callable[[str], None],
+        settings: MemberSettings | None = None,
+    ) -> None:
+        """`on_view` is told of each new `view`; `on_dead`: this node must not go on, and why."""
+        self.node = node
+        self._replica = replica
+        self._link = link
+        self._post = post
+        self._clock = clock
+        self._scheduler = scheduler
+        self._rng = rng
+        self._keyspaces = keyspaces
+        self._on_view = on_view
+        self._on_dead = on_dead
+        self._settings = settings or MemberSettings()
+        self._said = SaidOnce(_log)
+        self.on_member: Callable[[NodeInfo], None] = lambda _: None
+        """Somebody was heard of for the first time: dial him."""
+        self.fillings: dict[int, Filling] = {}
+        self.membership = Membership(NodeInfo(node, 0))
+        self.view = RingView.of(self.membership)
+        self.gossip: Gossip | None = None
+        self._met: dict[NodeId, None] = {}
+        link.on_peer_change(self._peer_changed)
+
+    # --- start ----------------------------------------------------------------------------
+
+    def start(self, founders: Iterable[NodeId] | None) -> None:
+        """`founders`: all of them, this node among them, if the cluster is being formed now."""
+        kept = self._read()
+        settings = self._settings
+        said = {
+            "vnodes": settings.vnodes,
+            "rack": settings.rack,
+            "datacentre": settings.datacentre,
+            "address": settings.address,
+            "client_address": settings.client_address,
+        }
+        if kept is not None:
+            mine, known, deaths = kept.mine, kept.others, kept.deaths
+            self.membership = Membership(_next_life(mine), known, deaths)
+            self.membership.change_mine(**said)
+        else:
+            others = sorted({*(founders or ())} - {self.node})
+            # Until they say otherwise, the others are as this node is.
+            known = tuple(
+                NodeInfo(each, 0, status=Status.NORMAL, vnodes=settings.vnodes) for each in others
+            )
+            status = Status.JOINING if founders is None else Status.NORMAL
+            info = NodeInfo(self.node, 1, status=status, **said)  # type: ignore[arg-type]
+            self.membership = Membership(info, known)
+        self.view = RingView.of(self.membership)
+        has = {} if kept is None else dict(kept.filled)
+        if kept is None and founders is not None:
+            has = all_has(self.node, self.view, {n: k.n for n, k in self._keyspaces.items()})
+        for number, keyspace in self._keyspaces.items():
+            self.fillings[number] = Filling(self.node, keyspace.n, has.get(number, ()))
+        self._go_by_view()
+        self.gossip = Gossip(
+            self.membership,
+            post=self._post,
+            connected=self._link.connected,
+            detector=PhiDetector(settings.phi),
+            clock=self._clock,
+            scheduler=self._scheduler,
+            rng=self._rng,
+            keep=self.keep,
+            changed=self._changed,
+            settings=settings.gossip,
+            met=self._met,
+            fresh=kept is None and (founders is None or len(self.membership.infos) > 1),
+        )
+        self.gossip.start()
+
+    def stop(self) -> None:
+        if self.gossip is not None:
+            self.gossip.stop()
+
+    def _peer_changed(self, peer: NodeId, connected: bool) -> None:
+        if self.gossip is not None:
+            self.gossip.peer_changed(peer, connected)
+        elif connected:
+            self._met[peer] = None
+        else:
+            self._met.pop(peer, None)
+
+    def _read(self) -> Kept | None:
+        """What was kept; None if nothing was, or if it cannot be read: others know it too."""
+        try:
+            body = self._replica.kept(ROW)
+            return None if body is None else decode_kept(body)
+        except (CorruptRecordError, MalformedGossipError) as error:
+            self._said.warn(f"node {self.node}", "unreadable_members", str(error))
+            return None
+
+    def keep(self, then: Callable[[], None]) -> None:
+        others = tuple(i for node, i in self.membership.infos.items() if node != self.node)
+        filled = {number: filling.has for number, filling in self.fillings.items()}
+        body = encode_kept(
+            Kept(self.membership.mine, others, tuple(self.membership.deaths.values()), filled)
+        )
+        self._replica.keep(ROW, body, then)
+
+    # --- news -----------------------------------------------------------------------------
+
+    def _changed(self, learned: Learned) -> None:
+        if learned.declared_dead:
+            self._on_dead(
+                "the other nodes were told that this node is dead; it may return only "
+                "with an empty directory, as a new node"
+            )
+            return
+        if learned.usurped is not None:
+            self._on_dead(
+                "another process speaks under this node's id: its data directory was "
+                "copied; end one of the two, and let it join with an empty directory"
+            )
+            return
+        if learned.forgot:
+            for filling in self.fillings.values():
+                filling.has = ()
+        for node in learned.joined:
+            self.on_member(self.membership.infos[node])
+        if learned.ring_changed:
+            self.view = RingView.of(self.membership)
+            self._go_by_view()
+            self._on_view()
+
+    def _go_by_view(self) -> None:
+        for filling in self.fillings.values():
+            filling.look(self.view)
+
+    # --- what others ask ------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        return self.membership.mine.status
+
+    @property
+    def lacking(self) -> bool:
+        """Whether this node has not got yet all that it is to have."""
+        return any(filling.lacking for filling in self.fillings.values())
+
+    def reachable(self, node: NodeId) -> bool:
+        if node == self.node:
+            return True
+        if not self._link.connected(node):
+            return False
+        return self.gossip is None or node not in self.gossip.down
+
+    def may_read(self, keyspace: int, bucket: int) -> bool:
+        filling = self.fillings.get(keyspace)
+        return filling is None or filling.may_read(bucket)
+
+
+def _next_life(mine: NodeInfo) -> NodeInfo:
+    return NodeInfo(
+        mine.node,
+        mine.generation + 1,
+        0,
+        mine.status,
+        mine.address,
+        mine.client_address,
+        mine.vnodes,
+        mine.rack,
+        mine.datacentre,
+        0,
+        mine.ring_version,
+    )
