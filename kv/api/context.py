@@ -28,8 +28,9 @@ from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
-Observe = Callable[[str, str, int, float], None]
-"""(route's template, method, status, seconds): called once a request, for metrics."""
+Observe = Callable[[str, str, int, float, str], None]
+"""(route's template, method, status, seconds, level that was met or ""): called once a request, for
+metrics."""
 
 
 class Node(Protocol):
