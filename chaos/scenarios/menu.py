@@ -124,6 +124,10 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         "history is compacted up to a moment ago", modes=(STRONG,),
         options={"keep": Option(200, "revisions that stay")},
     ),
+    "split": FaultKind(
+        "a shard is cut in two at a key that it holds", modes=(STRONG,),
+        options={"shards": Option(6, "at most so many", least=2, most=100)},
+    ),
     "backup": FaultKind("a snapshot of a running node is taken", ONE_NODE[::-1], modes=(STRONG,)),
     "flood": FaultKind(
         "far more writes than a node can do",

@@ -20,15 +20,16 @@ from kv.api.keyspace_bodies import (
 )
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
-from kv.errors import KeyspaceNotFoundError, StoppingError
+from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
 from kv.model import DEFAULT_KEYSPACE
 from kv.regime import Strong
 from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
-Observe = Callable[[str, str, int, float], None]
-"""(route's template, method, status, seconds): called once a request, for metrics."""
+Observe = Callable[[str, str, int, float, str], None]
+"""(route's template, method, status, seconds, level that was met or ""): called once a request, for
+metrics."""
 
 
 class Node(Protocol):
@@ -116,7 +117,7 @@ class Api:
     @property
     def keyspaces(self) -> Keyspaces:
         if self._keyspaces is None:
-            raise KeyspaceNotFoundError("this node has no map of keyspaces; only 'default' exists")
+            raise UnavailableError("this node has no map of keyspaces; ask another one")
         return self._keyspaces
 
     def of_keyspace(self, name: str) -> Api:

@@ -43,6 +43,8 @@ BUILT_IN: Final = {
     "repair": "kv.cli.repair:RepairCommand",
     "status": "kv.cli.status:StatusCommand",
     "health": "kv.cli.status:HealthCommand",
+    "keyspace": "kv.cli.keyspace:KeyspaceCommand",
+    "shard": "kv.cli.shard:ShardCommand",
     "config": "kv.cli.config:ConfigCommand",
     "backup": "kv.cli.backup:BackupCommand",
     "restore": "kv.cli.backup:RestoreCommand",

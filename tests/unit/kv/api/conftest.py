@@ -358,7 +358,7 @@ class Rest:
         self.api = api
         self.port = port
         self.session = ClientSession(auto_decompress=False)
-        self.observed: list[tuple[str, str, int, float]] = []
+        self.observed: list[tuple[str, str, int, float, str]] = []
 
     def url(self, path: str) -> URL:
         return URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
@@ -432,7 +432,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
 
     async def make(settings: ApiSettings | None = None, leaderless: Single | None = None) -> Rest:
         strong, node = Direct(), OneNode()
-        observed: list[tuple[str, str, int, float]] = []
+        observed: list[tuple[str, str, int, float, str]] = []
         api = Api(
             strong,
             node,
