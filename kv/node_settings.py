@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 
 from kv.cluster.link_tls import LinkTls
+from kv.cluster.ring import weighted_vnodes
 from kv.config.parts import (
     compaction_policy,
     hint_limits,
@@ -21,6 +22,7 @@ from kv.config.rocks import rocks_options
 from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.members import MemberSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
 from kv.placement.mover import MoverSettings
@@ -87,6 +89,13 @@ def leaderless_settings(config: Config) -> LeaderlessSettings:
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
         keyspaces={space.number: space},
+        members=MemberSettings(
+            vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),
+            rack=config.node.rack,
+            datacentre=config.node.dc,
+            address=str(config.node.peer_advertise),
+            client_address=str(config.node.advertise),
+        ),
         limits=ReplicaLimits(
             pending_max=config.limits.queue_operations,
             pending_max_bytes=config.limits.queue_bytes,

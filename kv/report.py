@@ -14,7 +14,15 @@ from typing import Any, Final
 
 import msgspec
 
-from kv.api.bodies import ClusterState, LocalShard, NodeState, NodeStatus, RingState, ShardState
+from kv.api.bodies import (
+    ClusterState,
+    LocalShard,
+    NodeState,
+    NodeStatus,
+    RepairReply,
+    RingState,
+    ShardState,
+)
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
@@ -217,6 +225,9 @@ class Report:
             "there is no ring here: the keys of this node are strong, and shards hold them; see "
             "/api/v1/admin/cluster/status"
         )
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        raise WrongRegimeError("strong keyspaces need no repair: their replicas follow one log")
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         """Only the leader can hand over; asked elsewhere, the answer says who leads."""

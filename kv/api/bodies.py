@@ -389,6 +389,20 @@ class PeerState(Out):
     overflowed: int
 
 
+class RepairReply(Out):
+    """What a repair with all peers did: `exchanges` of keyspace and peer, of which `equal` had
+    nothing to do; sets got and given. `broken_off`: peers it did not come to an end with."""
+
+    exchanges: int
+    equal: int
+    compared: int
+    fetched: int
+    pushed: int
+    transferred_bytes: int
+    failed: int
+    broken_off: dict[str, str]
+
+
 class RingMember(Out):
     """`share`: of all copies; `letter`: in `slices`."""
 

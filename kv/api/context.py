@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus, RingState
+from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.keyspace_bodies import (
@@ -44,6 +44,10 @@ class Node(Protocol):
 
     def ring(self) -> RingState:
         """Raises WrongRegimeError where nothing is leaderless."""
+        ...
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        """False: too many repairs wait already. Raises WrongRegimeError."""
         ...
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:

@@ -24,6 +24,7 @@ from kv.api.bodies import (
     ClusterState,
     NodeState,
     NodeStatus,
+    RepairReply,
     RingMember,
     RingState,
     ShardState,
@@ -251,6 +252,10 @@ class OneNode:
     async def cluster(self) -> ClusterState:
         node = NodeState("n1", "one", "127.0.0.1:7400", "alive", "leader", 1, 1.0, 0)
         return ClusterState("c", [node], [ShardState(SHARD, "n1", 5, 1, ["n1"])], 1, 1)
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        done(RepairReply(2, 1, 3, 4, 5, 600, 0, {}))
+        return True
 
     def ring(self) -> RingState:
         member = RingMember("n1", "one", "A", 1.0, 256, True)
