@@ -151,6 +151,13 @@ def split(machine: ShardMachine, command: Split) -> SplitResult:
         raise NotNowError(
             f"shard {state.shard} is about to take in shard {state.merging_with}; split it later"
         )
+    for lease in machine.leases.ids():
+        attached = machine.lease_keys(lease)
+        if attached and attached[-1] >= key:
+            raise NotNowError(
+                f"key {attached[-1]!r} hangs on lease {lease}, and leases stay with the left half: "
+                "split behind the keys with leases, or once they have ended"
+            )
     right_ttls = machine.ttls.count_in(key, shard.view.segments.own.end)
     right = shard.divide(key, command.right_shard, (command.left_segment, command.right_segment))
     machine.born(right, right_ttls)

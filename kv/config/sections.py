@@ -169,6 +169,16 @@ class StrongSection:
         3,
         "Copies of each shard of the keyspace default, when the cluster is formed.",
     )
+    dead_after_s: float = setting(
+        Duration(5, 365 * 86400, zero_means="only by an operator"),
+        600.0,
+        "A node silent for so long is declared dead and its replicas are made anew, if enough "
+        "others are there. It comes back only empty.",
+    )
+    moves: int = setting(Whole(1, 64), 2, "Replicas filled at a time, in the whole cluster.")
+    rebalance: bool = setting(
+        Flag(), True, "Even out replicas and leaderships. Off: only when asked for."
+    )
     auto_compaction: str = setting(
         Choice(("both", "age", "count", "off")),
         "both",
