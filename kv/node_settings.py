@@ -25,6 +25,8 @@ from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
+from kv.placement.mover import MoverSettings
+from kv.placement.plan import Limits
 from kv.strong.shard import ShardSettings
 from raftgroups.meta.records import KeyspaceOptions
 from storage.environment import EngineSettings
@@ -63,6 +65,11 @@ def node_settings(config: Config) -> NodeSettings:
         rack=node.rack,
         datacentre=node.dc,
         weight=node.weight,
+        join=tuple(_pair(address) for address in cluster.join),
+        mover=MoverSettings(
+            Limits(streams=config.strong.moves, balance=config.strong.rebalance),
+            dead_after_s=config.strong.dead_after_s,
+        ),
         host=host_config(config),
         shard=ShardSettings(
             deadline_s=config.strong.propose_timeout_s,

@@ -22,6 +22,7 @@ from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
 from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
 from kv.model import DEFAULT_KEYSPACE
+from kv.placement.service import PlacementService
 from kv.regime import Strong
 from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
@@ -99,8 +100,10 @@ class Api:
         keyspaces: Keyspaces | None = None,
         others: Callable[[str], Strong] | None = None,
         leaderless: Face | None = None,
+        placement: PlacementService | None = None,
     ) -> None:
-        """`leaderless`: the keyspace `default` is of that regime, and is served from there."""
+        """`leaderless`: the keyspace `default` is of that regime, and is served from there.
+        `placement`: nodes and replicas; None where there is only one replica, in tests."""
         self.strong: Final = strong
         self.node: Final = node
         self.clock: Final = clock
@@ -111,6 +114,7 @@ class Api:
         self._others = others
         self._by_strong: dict[int, Api] = {}
         self.leaderless: Final = leaderless
+        self.placement: Final = placement
         self._watches: Watches | None = None
         self._stopping = False
 

@@ -41,6 +41,7 @@ from kv.leaderless.listing import Lister
 from kv.leaderless.rules import Rule
 from kv.leaderless.session import SessionCodec
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.placement.service import PlacementService
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -430,7 +431,11 @@ MakeRest = Callable[..., Awaitable[Rest]]
 async def make_rest() -> AsyncIterator[MakeRest]:
     made: list[tuple[Rest, web.AppRunner]] = []
 
-    async def make(settings: ApiSettings | None = None, leaderless: Single | None = None) -> Rest:
+    async def make(
+        settings: ApiSettings | None = None,
+        leaderless: Single | None = None,
+        placement: PlacementService | None = None,
+    ) -> Rest:
         strong, node = Direct(), OneNode()
         observed: list[tuple[str, str, int, float, str]] = []
         api = Api(
@@ -441,6 +446,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
             settings=settings,
             observe=lambda *facts: observed.append(facts),
             leaderless=None if leaderless is None else leaderless.face,
+            placement=placement,
         )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()
