@@ -17,13 +17,14 @@ import sys
 from dataclasses import replace
 from typing import Final
 
-from chaos.sim import leaderless_runs
+from chaos.sim import leaderless_runs, shards
 from chaos.sim.canary import CANARIES, catch
 from chaos.sim.faults import MENU
 from chaos.sim.leaderless_canary import CANARIES as LEADERLESS
 from chaos.sim.runner import Progress, Summary, describe, run_seeds
 from chaos.sim.settings import CALM_MIN_S, SimConfig
-from chaos.sim.simulation import SeedResult, run_seed
+from chaos.sim.shards import play_seed
+from chaos.sim.simulation import SeedResult
 
 TRACE_LINES: Final = 40
 LEADERLESS_S: Final = 20.0
@@ -53,7 +54,8 @@ class SimCommand:
         )
         parser.add_argument(
             "--faults", default="all", metavar="LIST",
-            help=f"comma-separated: {', '.join(sorted(MENU))}; or all, or none (all)",
+            help=f"comma-separated: {', '.join(sorted(MENU))}; or all, or none (all). Beside them "
+            f"{' and '.join(sorted(shards.FAULTS))}: then the groups are shards",
         )  # fmt: skip
         parser.add_argument(
             "--canary", metavar="NAME", choices=[*sorted(CANARIES), *sorted(LEADERLESS), "all"],
@@ -124,19 +126,23 @@ def _seeds(text: str) -> range:
 
 
 def _faults(text: str) -> frozenset[str]:
-    if text in ("all", "none"):
-        return frozenset(MENU) if text == "all" else frozenset()
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
-    unknown = sorted(names - set(MENU))
+    if names == {"none"}:
+        return frozenset()
+    if "all" in names:
+        names = (names - {"all"}) | frozenset(MENU)
+    known = [*MENU, *sorted(shards.FAULTS)]
+    unknown = sorted(names - set(known))
     if unknown:
-        raise UsageError(f"no such fault: {', '.join(unknown)}; there are {', '.join(MENU)}")
+        raise UsageError(f"no such fault: {', '.join(unknown)}; there are {', '.join(known)}")
     return names
 
 
 def replay_command(config: SimConfig) -> str:
     """What to type to see this very run again."""
-    everything = config.faults == frozenset(MENU)
-    faults = "all" if everything else ",".join(sorted(config.faults)) or "none"
+    everything = config.faults >= frozenset(MENU)
+    rest = sorted(config.faults - frozenset(MENU) if everything else config.faults)
+    faults = ",".join((["all"] if everything else []) + rest) or "none"
     return (
         f"januskv sim --seed {config.seed} --nodes {config.nodes} --groups {config.groups} "
         f"--seconds {config.seconds:g} --faults {faults} --trace"
@@ -178,7 +184,7 @@ def _run_leaderless(args: argparse.Namespace, seeds: range) -> int:
 
 def _run_traced(config: SimConfig, seeds: range) -> int:
     config = replace(config, seed=seeds.start)
-    result = run_seed(config, sink=print)
+    result = play_seed(config, sink=print)
     for violation in (*result.violations, *result.stuck):
         print(violation)
     print(f"seed {result.seed}: {_verdict(result)}")

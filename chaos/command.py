@@ -5,13 +5,14 @@
     januskv chaos report DIR                   the pages and the table of the runs in a directory
 
 Results on standard output, progress on standard error. Exit codes: 0 all held, 1 something did not,
-2 bad arguments, 3 something got stuck.
+2 bad arguments, 3 something got stuck, 130 stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ OUT: Final = "januskv-chaos"
 EXIT_VIOLATED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_STUCK: Final = 3
+EXIT_STOPPED: Final = 130
 
 
 class ChaosCommand:
@@ -66,13 +68,22 @@ class ChaosCommand:
                 return 0
             if args.action == "report":
                 return report(args.directory)
+            signal.signal(signal.SIGTERM, _stop)
             return run_all(plans_of(args))
+        except KeyboardInterrupt:
+            print("januskv chaos: stopped; what was not finished is no result", file=sys.stderr)
+            return EXIT_STOPPED
         except (BadScenarioError, NoProxiesError) as error:
             print(f"januskv chaos: {error}", file=sys.stderr)
             return EXIT_USAGE
 
 
 chaos_command: Final = ChaosCommand()
+
+
+def _stop(number: int, frame: object) -> None:
+    """As ctrl-C: every process that was started is ended on the way out."""
+    raise KeyboardInterrupt
 
 
 # --- what to run ---------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ HTTP/1.1 as the workloads do.
     lost-lock       a second client is granted the lock that somebody holds
     lost-money      one of the puts of a transaction is not done
     lost-member     a listing leaves something out
+    lost-delete     a DELETE is acknowledged and thrown away
+    lost-count      an increment is acknowledged and thrown away
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Lie(StrEnum):
     LOST_LOCK = "lost-lock"
     LOST_MONEY = "lost-money"
     LOST_MEMBER = "lost-member"
+    LOST_DELETE = "lost-delete"
+    LOST_COUNT = "lost-count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +113,10 @@ class LyingProxy:
 
     async def _answer(self, client: HttpClient, request: _Request) -> Answer:
         body = request.body
-        if self._lie is Lie.LOST_WRITE and request.method == "PUT" and self._dares():
+        if self._throws_away(request):
             key = request.path.partition("/keys/")[2]
-            made_up = {
-                "key": key,
-                "version": self._version + 1,
-                "timestamp": 0,
-                "status": "updated",
-            }
-            return _of(made_up)
+            made_up = {"key": key, "version": self._version + 1, "value": 1, "deleted": True}
+            return _of({**made_up, "timestamp": 0, "status": "updated"})
         if self._lie is Lie.LOST_LOCK and self._is_locking(request) and self._lock is not None:
             self.told += 1
             return _of({**self._lock, "token": self._lock["token"] + 1})
@@ -127,6 +126,14 @@ class LyingProxy:
             request.method, request.path, body or None, headers=request.headers
         )
         return self._twisted(request, answer)
+
+    def _throws_away(self, request: _Request) -> bool:
+        lost = {
+            Lie.LOST_WRITE: request.method == "PUT",
+            Lie.LOST_DELETE: request.method == "DELETE",
+            Lie.LOST_COUNT: request.path.endswith("/incr"),
+        }
+        return lost.get(self._lie, False) and self._dares()
 
     def _twisted(self, request: _Request, answer: Answer) -> Answer:
         told = answer.json() if answer.status == 200 and answer.body else None

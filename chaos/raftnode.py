@@ -50,6 +50,7 @@ from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
 
@@ -84,7 +85,7 @@ class RaftNode:
             self.directory = DataDirectory.open(path, create=True, node_id=args.node)
             incarnation = self.directory.identity.incarnation
             strong = self.directory.environment_path(RegimeName.STRONG)
-            self.engine = LmdbEngine(strong, clock=self.clock)
+            self.engine = LoggedEngine(LmdbEngine(strong, clock=self.clock))
         self.writer = AdaptiveWriter(self.clock, loop.call_soon_threadsafe)
         self.committer = Committer(
             self.engine,

@@ -18,10 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
+from chaos.http import NO_HEADERS
 from chaos.links import Door, Links
 from chaos.raftcluster import StuckError, wait_for
 from kv.cli.cluster import Member, plan, prepare
@@ -70,21 +73,41 @@ class Server:
             self.frozen = False
 
     def ask(
-        self, path: str, body: object = None, *, timeout_s: float = 2.0
+        self,
+        path: str,
+        body: object = None,
+        *,
+        timeout_s: float = 2.0,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> tuple[int, Any] | None:
         """(status, JSON) of a GET, or of a POST if there is a body; None if nobody answers."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
             if body is None:
-                connection.request("GET", path)
+                connection.request("GET", path, headers=dict(headers))
             else:
-                connection.request("POST", path, json.dumps(body))
+                connection.request("POST", path, json.dumps(body), dict(headers))
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read() or b"null")
         except (OSError, http.client.HTTPException, ValueError):
             return None
         finally:
             connection.close()
+
+    def listing(self) -> str | None:
+        """A digest of all keys, values and versions that the node's own replicas hold."""
+        digest, count, cursor = blake2b(digest_size=8), 0, ""
+        while True:
+            path = f"/api/v1/keys?limit=1000&values=true{cursor}"
+            answer = self.ask(path, headers={"Consistency-Level": "EVENTUAL"}, timeout_s=10.0)
+            if answer is None or answer[0] != 200:
+                return None
+            for each in answer[1]["keys"]:
+                digest.update(repr((each["key"], each["version"], each["value"])).encode())
+                count += 1
+            if not answer[1]["has_more"]:
+                return f"{digest.hexdigest()} of {count} keys"
+            cursor = f"&cursor={quote(answer[1]['cursor'], safe='')}"
 
     def drain(self, path: str, body: object, *, timeout_s: float) -> int:
         """POST, read the answer to its end, and count its bytes; -1 if there was none."""
@@ -297,6 +320,22 @@ class Servers:
             raise AssertionError(f"replicas differ at equal applied index: {digests}")
         applied_index, revision, digest = next(iter(digests.values()))
         return f"{digest} at index {applied_index}, revision {revision}"
+
+    def equal_listings(self) -> str:
+        """The same where a hash of everything is not to be had, because the keyspace is split: what
+        each node lists from its own replicas, with values and versions."""
+        found: dict[str, str] = {}
+
+        def probe() -> bool:
+            for name, server in self.nodes.items():
+                found[name] = server.listing() or f"{name} does not answer"
+            return len(set(found.values())) == 1
+
+        try:
+            self.wait(probe, "all nodes list the same")
+        except StuckError:
+            raise AssertionError(f"replicas differ: {found}") from None
+        return f"{next(iter(found.values()))} listed at each node"
 
     def _digest(self, server: Server) -> tuple[int, int, str] | None:
         """(applied index, revision, digest), if nothing was applied meanwhile."""

@@ -48,6 +48,7 @@ from kv.faulty import NodeFaults
 from kv.lane.assemble import make_lane, make_leaderless_lane
 from kv.lane.lane import Lane, LaneLimits
 from kv.leaderless_app import LeaderlessParts
+from kv.meta.keyspace_admin import KeyspaceAdmin
 from kv.metrics import exposition
 from kv.metrics.from_store import ShardFigures
 from kv.metrics.loop_lag import LoopLagProbe
@@ -221,6 +222,8 @@ class App:
                 min_lease_ttl_s(config),
             ),
             observe=self._observe,
+            keyspaces=KeyspaceAdmin(self.node.meta, self.node.divider, self.node.leader_of),
+            others=self.node.keyspace_named,
             leaderless=leaderless,
         )
 
@@ -304,8 +307,8 @@ class App:
             found = self._endpoints[route, method] = self.metrics.endpoint(route, method, "")
         return found
 
-    def _observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        endpoint = self._endpoint(route, method)
+    def _observe(self, route: str, method: str, status: int, seconds: float, level: str) -> None:
+        endpoint = self._endpoint(route, method).at(level)
         endpoint.began()
         endpoint.ended(status, seconds)
 
@@ -314,9 +317,11 @@ class App:
         if not request.path.startswith("/v3/"):
             return await handler(request)
         started_s = self.node.clock.monotonic()
+        etcd.LEVEL.set("")
         response = await handler(request)
         route = request.path if response.status != 404 else "unknown"
-        self._observe(route, "POST", response.status, self.node.clock.monotonic() - started_s)
+        took_s = self.node.clock.monotonic() - started_s
+        self._observe(route, "POST", response.status, took_s, etcd.LEVEL.get())
         return response
 
     @web.middleware

@@ -19,6 +19,8 @@ from kv.api.bodies import (
     NodeState,
     NodeStatus,
     PeerState,
+    RingMember,
+    RingState,
 )
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
@@ -29,8 +31,11 @@ from kv.metrics.from_process import ProcessFigures
 from kv.node import Node
 from kv.report import ANSWER_WITHIN_S, KIND, MEBIBYTE
 from raftgroups.transport import NodeId
+from storage.buckets import BUCKETS
 from storage.hints import NO_USAGE, HintUsage
 
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+SLICES: Final = 256
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
 
@@ -181,6 +186,29 @@ class LeaderlessReport:
     def _name(self, node: NodeId) -> str:
         card = self._card(node)
         return node if card is None else card.name
+
+    def ring(self) -> RingState:
+        regime, shares = self._environment.regime, self._shares_now()
+        members = self._members()
+        letters = {member: LETTERS[place % len(LETTERS)] for place, member in enumerate(members)}
+        step = BUCKETS // SLICES
+        firsts = (regime.view.ring.preference(step * place, 1)[:1] for place in range(SLICES))
+        return RingState(
+            regime.view.epoch.hex(),
+            self._space.n,
+            [
+                RingMember(
+                    member,
+                    self._name(member),
+                    letters[member],
+                    round(shares.get(member, 0.0), 4),
+                    regime.view.ring.members[member].vnodes,
+                    regime.reachable(member),
+                )
+                for member in members
+            ],
+            "".join(letters[first[0]] if first else "-" for first in firsts),
+        )
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         raise WrongRegimeError("nobody leads a leaderless keyspace: every node takes every write")

@@ -35,10 +35,11 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
-from kv.errors import OverloadedError
+from kv.errors import KeyspaceNotFoundError, OverloadedError
 from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.meta.begin import Beginning
+from kv.meta.divider import Divider
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
 from kv.model import DEADLINE_MAX_S, ReadOptions, SessionToken, parse_level
@@ -248,6 +249,17 @@ class Node:
             tasks=self.tasks,
             loop=loop,
         )
+        self.divider = Divider(
+            meta=self.meta,
+            forwarder=self.forwarder,
+            lead=self._execute_forwarded,
+            groups=self,
+            loop=loop,
+            clock=clock,
+        )
+        self.host.on_birth = lambda group: self._serve_group(group.group_id)
+        self.host.on_end = self._leave_group
+        self.host.on_unknown_group = self._unknown_group
         self.keyspaces: dict[int, Keyspace] = {}
         self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
@@ -336,6 +348,7 @@ class Node:
         self._dial_others()
         self.meta.start()
         self.keeper.start()
+        self.tasks.spawn(self.divider.run(), "splits")
         self.meta.map.on_change(lambda _: self._note_begun())
         await self._has_begun.wait()
         if self.leaderless is not None:
@@ -446,6 +459,30 @@ class Node:
             shard.stop()
             self.committer.remove(shard)
             del self._machines[group_id]
+
+    def keyspace_named(self, name: str) -> Keyspace:
+        """Raises KeyspaceNotFoundError."""
+        record = self.meta.map.view.keyspace_named(name)
+        if record is None:
+            raise KeyspaceNotFoundError(
+                f"there is no keyspace {name[:64]!a}; GET /api/v1/admin/keyspaces lists them"
+            )
+        return self.keyspace(record.keyspace)
+
+    def leader_of(self, group: int) -> NodeId | None:
+        found = self.host.groups.get(group)
+        return None if found is None else found.leader
+
+    def _unknown_group(self, group: int, peer: NodeId) -> None:
+        """A peer speaks of a group that is not here. If the map places a replica here, and no shard
+        here still holds its keys (which it would divide off by itself), its split was passed over
+        by a snapshot: join it."""
+        shard = self.meta.map.view.shards.get(group)
+        if shard is None or self.node_id not in shard.replicas or shard.founders:
+            return
+        if any(each.holds(shard.keyspace, shard.start) for each in self.shards.values()):
+            return
+        self._loop.call_soon(self.keeper.join, group)
 
     def keyspace(self, keyspace: int) -> Keyspace:
         """By id, whether or not the map knows it yet."""

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
+from kv.api.bodies import ClusterState, NodeState, NodeStatus, RingState, ShardState
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
-from kv.errors import OutcomeUnknownError, UnavailableError
+from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
 from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
 from kv.metrics.from_process import ProcessFigures
@@ -163,6 +163,12 @@ class Report:
     def _name(self, node: NodeId) -> str:
         card = self._card(node)
         return node if card is None else card.name
+
+    def ring(self) -> RingState:
+        raise WrongRegimeError(
+            "there is no ring here: the keys of this node are strong, and shards hold them; see "
+            "/api/v1/admin/cluster/status"
+        )
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         """Only the leader can hand over; asked elsewhere, the answer says who leads."""

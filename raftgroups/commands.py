@@ -231,12 +231,16 @@ class Freeze(_Body, frozen=True, tag=17):
 class Absorb(_Body, frozen=True, tag=18):
     """To the left shard: take in the frozen right one, whose group ends with this. `freeze_index`
     is that of Freeze. Only proposed once every replica of the right shard has applied up to
-    freeze_index durably, and both groups have the same members."""
+    freeze_index durably, and both groups have the same members. `keyspace` and `right_start` are
+    the right shard's, frozen as it is: so that a refusal depends on the left log alone, which a
+    replica may apply again when the right one has long gone on."""
 
     right_shard: int
     merge: int
     freeze_index: int
     segment: int
+    keyspace: int
+    right_start: bytes
 
 
 class MergeAbort(_Body, frozen=True, tag=19):

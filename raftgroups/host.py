@@ -166,7 +166,7 @@ class GroupHost:
 
     def _form(self, group_id: int, config: Config | None) -> Group:
         journal = self._journal(group_id)
-        if group_id in self._groups or journal.load():
+        if group_id in self._groups or self._changes_now(group_id) or journal.load():
             raise GroupExistsError(
                 f"group {group_id} is here already; a group is formed or joined once"
             )
@@ -252,6 +252,11 @@ class GroupHost:
         self._dirty.pop(group_id, None)
         self._hibernation.wake(group_id)
         self._ends.append((group, with_data))
+
+    def _changes_now(self, group_id: int) -> bool:
+        """It begins or ends with the batch that is being written."""
+        births = (journal.group_id for journal in self._births)
+        return group_id in births or any(group.group_id == group_id for group, _ in self._ends)
 
     def at_its_end(self, group_id: int) -> bool:
         return self._groups[group_id].replica.frozen
@@ -389,7 +394,8 @@ class GroupHost:
         group = self._groups.get(message.group)
         if group is None:
             self.drop(peer, message.group, "no-such-group")
-            self.on_unknown_group(message.group, peer)
+            if not self._changes_now(message.group):
+                self.on_unknown_group(message.group, peer)
         elif isinstance(message, Ack):
             if self._hibernation.undisturbed(message):
                 return

@@ -26,7 +26,7 @@ refused (`snapshot-overlaps`) until that one has applied its split, or was remov
             3 wait until every member (voters, learners) of the right group has
               `durable_applied_index` >= freeze_index, and both groups have the same members with
               the same incarnations
-            4 left:  Absorb(right, merge, freeze_index, segment)      -> MergeResult
+            4 left:  Absorb(right, merge, freeze_index, segment, ...) -> MergeResult
     give up   left:  MergeAbort(merge)                      -> MergeResult, then
               right: Thaw(merge)                            -> MergeResult
 
@@ -35,6 +35,8 @@ nothing but Thaw and answers no read, because its successor may serve these keys
 With 4, each replica takes in the right replica of its own node, whose group ends in the same batch:
 `GroupHost.on_end` is told. Whether Absorb or MergeAbort comes first in the left log decides; the
 loser is refused (`merge_over`), and only after MergeAbort was answered may the right one be thawed.
+What an Absorb is refused for stands in the left log and in the command, never in the right replica:
+whoever applies the entry once more, after a crash, may have one that has long gone on.
 If 3 takes too long (a replica is down): give up. Whoever finds a frozen shard whose attempt the
 left shard does not know any more may thaw it; if the left one has absorbed it, nothing is to be
 done.
@@ -149,6 +151,13 @@ def split(machine: ShardMachine, command: Split) -> SplitResult:
         raise NotNowError(
             f"shard {state.shard} is about to take in shard {state.merging_with}; split it later"
         )
+    for lease in machine.leases.ids():
+        attached = machine.lease_keys(lease)
+        if attached and attached[-1] >= key:
+            raise NotNowError(
+                f"key {attached[-1]!r} hangs on lease {lease}, and leases stay with the left half: "
+                "split behind the keys with leases, or once they have ended"
+            )
     right_ttls = machine.ttls.count_in(key, shard.view.segments.own.end)
     right = shard.divide(key, command.right_shard, (command.left_segment, command.right_segment))
     machine.born(right, right_ttls)
@@ -222,6 +231,12 @@ def absorb(machine: ShardMachine, command: Absorb) -> MergeResult:
             f"attempt {command.merge} to merge shard {command.right_shard} into shard "
             f"{state.shard} is not under way"
         )
+    own = shard.view.segments.own
+    if (command.keyspace, command.right_start) != (state.keyspace, own.end):
+        raise NotNowError(
+            f"shard {command.right_shard} is not the right neighbour of shard {state.shard}; abort "
+            "this attempt"
+        )
     right = right_of(machine, command)
     shift_ms = machine.clock_ms - right.clock_ms
     theirs = right.shard.view.segments.own
@@ -249,7 +264,9 @@ def right_of(machine: ShardMachine, command: Absorb) -> ShardMachine:
             f"{what} stands at entry {found.durable_applied} of its log here and should be frozen "
             f"by entry {command.freeze_index}; restore this node from another one"
         )
-    mine, theirs = machine.shard.view.segments.own, right.shard.view.segments.own
-    if state.keyspace != machine.shard.state.keyspace or mine.end != theirs.start:
-        raise NotNowError(f"{what} is not its right neighbour; abort this attempt")
+    found_here = (state.keyspace, right.shard.view.segments.own.start)
+    if found_here != (command.keyspace, command.right_start):
+        raise ReplicaBehindError(
+            f"{what} begins elsewhere here; restore this node from another one"
+        )
     return right

@@ -1,7 +1,8 @@
 """The environment of a regime inside a data directory, and the one place that picks an engine.
 
-    DATA/strong/environment.json    the stamp: regime, engine, created by
+    DATA/strong/environment.json    the stamp: regime, engine, created by, whether there is a log
     DATA/strong/engine/             the engine's own files
+    DATA/strong/engine/log/         its write-ahead log (LMDB)
 
 The stamp is written once the engine has made its files, so where it stands there is data; if the
 files are gone then, somebody removed them, and starting empty under the old identity would break
@@ -24,13 +25,15 @@ from storage.clock import Clock
 from storage.datadir import DataDirectory, RegimeName, read_directory_stamp
 from storage.engine import Engine, WritePressure
 from storage.errors import DataDirectoryError, ForeignDirectoryError, InvalidOptionError
-from storage.lmdb_file import OWN_NAMES
+from storage.lmdb_file import LOG_DIRECTORY_NAME, OWN_NAMES
 from storage.rocks_options import RocksOptions
 
 if TYPE_CHECKING:
     from storage.rocks_engine import BlockCache
 
-ENVIRONMENT_FORMAT: Final = 1
+ENVIRONMENT_FORMAT: Final = 2
+"""1 has no log; 2 says that there is one, which whoever knows only 1 would pass over."""
+ENVIRONMENT_FORMAT_WITHOUT_LOG: Final = 1
 ENVIRONMENT_STAMP_NAME: Final = "environment.json"
 ENGINE_DIRECTORY_NAME: Final = "engine"
 MEMORY: Final = "memory"
@@ -61,12 +64,19 @@ def open_engine(
     stamp_path = environment / ENVIRONMENT_STAMP_NAME
     home = environment / ENGINE_DIRECTORY_NAME
     begun = stamp_path.exists()
+    logged = False
     if begun:
-        _check_stamp(environment, regime, engine_name)
+        logged = _check_stamp(environment, regime, engine_name)
         if engine_name != MEMORY and not _names_in(home):
             raise DataDirectoryError(
                 f"the {regime} data in {home} is gone, and this node promised to keep it; restore "
                 f"a backup, or remove {directory.path} and let the node join as a new one"
+            )
+        if logged and not _names_in(home / LOG_DIRECTORY_NAME):
+            raise DataDirectoryError(
+                f"the log of the {regime} data in {home / LOG_DIRECTORY_NAME} is gone, and the "
+                "newest writes with it; restore a backup, or remove "
+                f"{directory.path} and let the node join as a new one"
             )
     elif engine_name == LMDB and (strangers := _names_in(home) - OWN_NAMES):
         raise ForeignDirectoryError(
@@ -76,8 +86,8 @@ def open_engine(
     files.make_directory(environment, "open the environment in")
     engine = _open(home, engine_name, clock, settings or EngineSettings(), rocks_cache)
     try:
-        if not begun:
-            write_environment_stamp(environment, regime, engine_name)
+        if not begun or (engine_name == LMDB and not logged):
+            write_environment_stamp(environment, regime, engine_name, logged=engine_name == LMDB)
         elif engine_name == MEMORY:
             directory.new_incarnation()
     except BaseException:
@@ -95,7 +105,7 @@ def check_engine_name(name: str) -> None:
 
 def engine_name_of(directory: DataDirectory, regime: RegimeName) -> str:
     """What the environment was written by."""
-    return _read_stamp(directory.environment_path(regime), regime)
+    return _read_stamp(directory.environment_path(regime), regime)[0]
 
 
 def pressure_of(engine: Engine) -> WritePressure:
@@ -113,9 +123,10 @@ def _open(
 ) -> Engine:
     if engine_name == LMDB:
         from storage.lmdb_engine import DEFAULT_MAP_SIZE_BYTES, LmdbEngine
+        from storage.logged_engine import LoggedEngine
 
         size_bytes = settings.lmdb_map_size_bytes or DEFAULT_MAP_SIZE_BYTES
-        return LmdbEngine(home, clock=clock, map_size_bytes=size_bytes)
+        return LoggedEngine(LmdbEngine(home, clock=clock, map_size_bytes=size_bytes))
     if engine_name == ROCKSDB:
         from storage.rocks_engine import RocksEngine
 
@@ -130,24 +141,37 @@ def _open(
 # --- the stamp -------------------------------------------------------------------------------
 
 
-def write_environment_stamp(environment: Path, regime: RegimeName, engine_name: str) -> None:
-    members = {"regime": regime.value, "engine": engine_name, "created_by": stamps.created_by()}
+def write_environment_stamp(
+    environment: Path, regime: RegimeName, engine_name: str, *, logged: bool = False
+) -> None:
+    """`logged`: engine/log is there, and from now on the tree alone is not all of the data."""
+    members: dict[str, str | bool] = {
+        "regime": regime.value,
+        "engine": engine_name,
+        "created_by": stamps.created_by(),
+    }
+    if logged:
+        members["log"] = True
+    version = ENVIRONMENT_FORMAT if logged else ENVIRONMENT_FORMAT_WITHOUT_LOG
     try:
-        stamps.write_stamp(environment / ENVIRONMENT_STAMP_NAME, ENVIRONMENT_FORMAT, members)
+        stamps.write_stamp(environment / ENVIRONMENT_STAMP_NAME, version, members)
     except OSError as error:
         raise files.directory_error("stamp", environment, error.errno, str(error)) from error
 
 
-def _check_stamp(environment: Path, regime: RegimeName, engine_name: str) -> None:
-    written = _read_stamp(environment, regime)
+def _check_stamp(environment: Path, regime: RegimeName, engine_name: str) -> bool:
+    """Whether there is a log."""
+    written, logged = _read_stamp(environment, regime)
     if written != engine_name:
         raise ForeignDirectoryError(
             f"the {regime} data in {environment} was written by {written} and cannot be opened as "
             f"{engine_name}; configure {written} for it or name another data directory"
         )
+    return logged
 
 
-def _read_stamp(environment: Path, regime: RegimeName) -> str:
+def _read_stamp(environment: Path, regime: RegimeName) -> tuple[str, bool]:
+    """The engine's name, and whether it has a log."""
     path = environment / ENVIRONMENT_STAMP_NAME
     members = read_directory_stamp(path, ENVIRONMENT_FORMAT)
     if members.get("regime") != regime.value:
@@ -160,7 +184,7 @@ def _read_stamp(environment: Path, regime: RegimeName) -> str:
         raise DataDirectoryError(
             f"the stamp {path} is damaged: it names the engine {written!r}; restore a backup"
         )
-    return str(written)
+    return str(written), members.get("log") is True
 
 
 def _names_in(home: Path) -> set[str]:

@@ -18,8 +18,10 @@ holds the snapshot's lock; a get in flight holds the bound method and with it th
 references are counted. What cannot be released is tried again at each later snapshot and write.
 (A get caught by the close of the whole engine is safe too, but may raise LMDB's own error.)
 
-Sorting the puts of a batch (cursor.putmulti) was measured and does not pay: random batches of 100
-among a million keys cost 13-15 us CPU an operation either way, nearly all of it in the commit.
+A node's engine does not come here with every batch: storage/logged_engine.py keeps a log in front
+and folds many of them at once (`fold`). Sorting the puts of a small batch does not pay: random
+batches of 100 among a million keys cost 13-15 us CPU an operation either way, nearly all of it in
+the commit.
 
 Sizes and free space: storage/lmdb_pages.py.
 """
@@ -32,6 +34,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
@@ -62,6 +65,7 @@ from storage.errors import (
 )
 from storage.lmdb_file import DATA_NAME, NEW_DATA_NAME, OPEN, check_header, check_length, damaged
 from storage.lmdb_pages import PageFigures
+from storage.memtable import Table
 
 DEFAULT_MAP_SIZE_BYTES: Final = 1 << 40
 DEFAULT_MAX_SNAPSHOTS: Final = 1_024
@@ -235,21 +239,51 @@ class LmdbEngine:
     def write(self, batch: Batch, *, sync: bool) -> None:
         """Always synced: LMDB has no cheaper commit that keeps its promises."""
         with self._writing:
-            self._check_open()
-            if self._failure is not None:
-                raise WriteFailedError(self._failure)
+            self._check_writable()
             if not batch.operations:
                 return
-            try:
-                with self._env.begin(write=True) as txn:
-                    self._apply(txn, batch.operations)
-            except lmdb.Error as error:
-                self._failure = _write_failure(self.path, error)
-                raise WriteFailedError(self._failure) from error
+            with self._transaction() as txn:
+                self._apply(txn, batch.operations)
             self._batches += 1
             self._put_bytes += batch.size_bytes
         if self._clock.monotonic() >= self._next_expiry:
             self.expire_snapshots()
+
+    def fold(self, table: Table) -> None:
+        """The effect of many batches as one synced commit. In a thread beside a busy loop 12,000
+        rows take 11 ms of processor time with one putmulti and 16 with a put each."""
+        rows = table.rows
+        keys = table.sorted_keys()
+        with self._writing:
+            self._check_writable()
+            with self._transaction() as txn:
+                for start, end in table.ranges:
+                    self._apply(txn, [(Op.DELETE_RANGE, start, end)])
+                puts = []
+                for key in keys:
+                    value = rows[key]
+                    if value is None:
+                        txn.delete(key)
+                    else:
+                        puts.append((key, value))
+                with txn.cursor() as cursor:
+                    cursor.putmulti(puts)
+        if self._clock.monotonic() >= self._next_expiry:
+            self.expire_snapshots()
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._failure is not None:
+            raise WriteFailedError(self._failure)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[_Transaction]:
+        try:
+            with self._env.begin(write=True) as txn:
+                yield txn
+        except lmdb.Error as error:
+            self._failure = _write_failure(self.path, error)
+            raise WriteFailedError(self._failure) from error
 
     def _apply(self, txn: _Transaction, operations: Sequence[Operation]) -> None:
         put, delete = txn.put, txn.delete

@@ -17,7 +17,11 @@ from storage.lmdb_pages import PageFigures
 DATA_NAME: Final = "data.mdb"
 NEW_DATA_NAME: Final = "data.mdb.new"
 """A data file that is being made; a power cut may leave it behind."""
-OWN_NAMES: Final = frozenset({DATA_NAME, "lock.mdb", NEW_DATA_NAME, f"{NEW_DATA_NAME}-lock"})
+LOG_DIRECTORY_NAME: Final = "log"
+"""The write-ahead log (storage/wal.py), which stands beside the data file."""
+OWN_NAMES: Final = frozenset(
+    {DATA_NAME, "lock.mdb", NEW_DATA_NAME, f"{NEW_DATA_NAME}-lock", LOG_DIRECTORY_NAME}
+)
 OPEN: Final = "open the engine in"
 _HEADER_BYTES: Final = 64
 _MAGIC: Final = 0xBEEFC0DE

@@ -46,12 +46,17 @@ def restart_sweep(segments: Segments, old: ShardState) -> Segments:
 def sweep_pending(segments: Segments, state: ShardState) -> bool:
     """Whether there is anything left to examine. What only a merge made unreadable stays."""
     compact_revision = state.compact_revision
-    return any(
-        source.first_revision <= compact_revision
-        and source.swept_revision <= min(compact_revision, source.last_revision)
-        and not state.keeps(source)
-        for source in (segments.own, *segments.ancestors)
-    )
+
+    def waits(source: Source) -> bool:
+        if state.keeps(source):
+            return False
+        if source.empty:
+            return source.last_revision < compact_revision
+        return source.first_revision <= compact_revision and (
+            source.swept_revision <= min(compact_revision, source.last_revision)
+        )
+
+    return any(map(waits, (segments.own, *segments.ancestors)))
 
 
 def sweep(
@@ -66,6 +71,9 @@ def sweep(
     """One step. The engine holds the revisions up to `stored_to`; what the same batch adds to them
     must be put into it after this."""
     for source in segments.oldest_first():
+        if source.empty and source.last_revision < state.compact_revision:
+            segments = segments if state.keeps(source) else segments.without(source)
+            continue
         upto = min(state.compact_revision, source.last_revision, stored_to)
         if max(source.first_revision, source.swept_revision) > upto or state.keeps(source):
             continue

@@ -82,7 +82,8 @@ def read_events(
 
 def segment_range(view: View, segment: int) -> tuple[bytes, bytes | None]:
     """The keys for which a cursor of this segment speaks, as far as they are this shard's: go on
-    with read_events from its revision + 1, over this range. Raises CompactedError if this shard
+    with read_events from its revision + 1, over this range. For other keys of the shard the cursor
+    says nothing: they need another one, or a new beginning. Raises CompactedError if this shard
     does not descend from the segment, or compaction has passed it."""
     found = view.segments.of_segment(segment)
     if not found:

@@ -140,7 +140,7 @@ class ShardState:
 
     def kept_from(self, source: Source) -> int:
         """From which revision on a source's events are there."""
-        if self.keeps(source):
+        if 0 < self.merge_revision == self.compact_revision:
             return source.kept_from
         return max(self.compact_revision, 0)
 
@@ -209,11 +209,14 @@ class Source:
         """The same source, perhaps with another position of the sweep."""
         return (self.segment, self.start) == (other.segment, other.start)
 
-    def closed(self, revision: int) -> Source | None:
-        """As an ancestor that ends at a revision; None if nothing was written into it."""
-        if self.first_revision > revision:
-            return None
+    def closed(self, revision: int) -> Source:
+        """As an ancestor that ends at a revision. One into which nothing was written stays, too:
+        cursors may name it."""
         return replace(self, last_revision=min(self.last_revision, revision))
+
+    @property
+    def empty(self) -> bool:
+        return self.first_revision > self.last_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +246,7 @@ class Segments:
         own = self.own
         assert own.start < key
         assert own.end is None or key < own.end
-        closed = own.closed(revision)
-        before = ([] if closed is None else [closed]) + list(self.ancestors)
+        before = (own.closed(revision), *self.ancestors)
         sides = []
         for segment, start, end in ((left, own.start, key), (right, key, own.end)):
             cut = (source.cut(start, end) for source in before)
@@ -255,11 +257,7 @@ class Segments:
     def kept(self, state: ShardState) -> list[Source]:
         """All sources as ancestors of a merged shard; `state` is that of the shard so far."""
         sources = (self.own.closed(state.revision), *self.ancestors)
-        return [
-            replace(source, kept_from=state.kept_from(source))
-            for source in sources
-            if source is not None
-        ]
+        return [replace(source, kept_from=state.kept_from(source)) for source in sources]
 
     def of_segment(self, segment: int) -> list[Source]:
         return [source for source in (self.own, *self.ancestors) if source.segment == segment]

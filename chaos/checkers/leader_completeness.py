@@ -30,7 +30,11 @@ class LeaderCompleteness:
         self, group: int, node: str, term: int, first_index: int, log: Iterable[Entry]
     ) -> list[Violation]:
         """A new leader was seen, with this log, which begins at first_index. Called at once: an
-        entry that is applied later may be of the leader's own term."""
+        entry that is applied later may be of the leader's own term. Nothing was committed before
+        the first term; its leader may be late, where every vote of it was cast beforehand (a shard
+        born by a split: raftgroups/lineage.py), and then commits nothing."""
+        if term <= 1:
+            return []
         held = {entry.index: entry.payload for entry in log}
         for index, payloads in sorted(self._committed.get(group, {}).items()):
             entry = held.get(index)

@@ -29,6 +29,7 @@ TABLE: Final[Mapping[str, FaultContext]] = {
     "clock": machines.clock,
     "leader-transfer": upkeep.leader_transfer,
     "compact": upkeep.compact,
+    "split": upkeep.split,
     "backup": upkeep.backup,
     "flood": upkeep.flooded,
 }

@@ -12,6 +12,7 @@ from chaos.overload import flood
 from chaos.scenarios.scenario import Fault
 
 BACKUP_S = 30.0
+SPLIT_S = 10.0
 FLOOD_AHEAD = 8
 FLOOD_BYTES = 256
 FLOOD_PART_S = 0.5
@@ -34,6 +35,27 @@ def compact(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
     if revision > max(0, status["compact_revision"]):
         stage.server(name).ask("/api/v1/admin/compact", {"revision": revision})
     yield f"compacted to {revision}"
+
+
+@contextmanager
+def split(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    """At a key drawn of all; one that does not come about, since nodes are down, is no harm."""
+    (name,) = stage.targets("random", dice)
+    server = stage.server(name)
+    shards = server.ask("/api/v1/admin/shards")
+    keys = server.ask("/api/v1/keys?limit=1000")
+    if shards is None or keys is None or shards[0] != 200 or keys[0] != 200 or not keys[1]["keys"]:
+        raise BusyError(f"{name} does not answer")
+    found = shards[1]["shards"]
+    if len(found) >= int(fault.options["shards"]):
+        raise BusyError(f"{len(found)} shards already")
+    key = dice.choice(keys[1]["keys"])["key"]
+    (shard,) = [
+        each for each in found if each["start"] <= key and (not each["end"] or key < each["end"])
+    ]
+    path = f"/api/v1/admin/shards/{shard['shard']}/split"
+    answer = server.ask(path, {"key": key}, timeout_s=SPLIT_S)
+    yield f"split at {key}: {'no answer' if answer is None else answer[0]}"
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The engines that the proof is about, as a child process opens them (see opening.py).
 
-`lmdb` and `rocksdb` are the engine alone. The nodes' ones stand in a data directory with its lock,
-its stamp and its environment: a power cut in a node's first second must not matter either.
+`lmdb`, `logged` (LMDB behind its log) and `rocksdb` are the engine alone. The nodes' ones stand in
+a data directory with its lock, its stamp and its environment: a power cut in a node's first second
+must not matter either.
 """
 
 from __future__ import annotations
@@ -72,6 +73,15 @@ def lmdb(path: Path) -> Engine:
     return LmdbEngine(path, clock=SystemClock())
 
 
+def logged(path: Path) -> Engine:
+    """With folds and segments so small that the workload has dozens of each."""
+    from storage.lmdb_engine import LmdbEngine
+    from storage.logged_engine import LoggedEngine
+
+    tree = LmdbEngine(path, clock=SystemClock())
+    return LoggedEngine(tree, fold_bytes=24 * 1024, segment_bytes=32 * 1024)
+
+
 def rocksdb(path: Path) -> Engine:
     from storage.rocks_engine import RocksEngine
 
@@ -87,6 +97,7 @@ def leaderless_node(path: Path) -> Engine:
 
 
 LMDB: Final = Subject("lmdb", f"{__name__}:lmdb", volatile=_LOCK_TABLES)
+LOGGED: Final = Subject("logged", f"{__name__}:logged", volatile=_LOCK_TABLES)
 ROCKSDB: Final = Subject("rocksdb", f"{__name__}:rocksdb")
 STRONG_NODE: Final = Subject("strong-node", f"{__name__}:strong_node", volatile=_LOCK_TABLES)
 LEADERLESS_NODE: Final = Subject("leaderless-node", f"{__name__}:leaderless_node")

@@ -267,6 +267,11 @@ def _facts(outcome: Outcome) -> str:
         ["answers", escape(answers)],
         ["history", history],
         ["versions", escape(versions)],
+        [
+            "machine",
+            f"load {outcome.machine_load:g}; the run itself waited {outcome.starved_s:.2f} s "
+            "for its turn at most",
+        ],
     ]
     if outcome.turned_away:
         rows.append(["turned away", f"{outcome.turned_away} faults whose node another one held"])

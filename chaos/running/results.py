@@ -74,6 +74,11 @@ class Outcome:
     versions: dict[str, str] = field(default_factory=dict)
     history: str = ""
     """The file's name, beside this one."""
+    starved_s: float = 0.0
+    """The longest time for which the run itself got no turn: a machine that is too busy looks like
+    a slow cluster."""
+    machine_load: float = 0.0
+    """Processes that wanted a core, on average over the last minutes of the run."""
 
     @property
     def operations(self) -> int:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ LOGS_NAME: Final = "logs.txt"
 NODES_NAME: Final = "nodes"
 CLIENTS_END_S: Final = 30.0
 SHOWN: Final = 10
+PAUSE_S: Final = 0.1
+CROSS_SHARD: Final = frozenset({"cross_shard"})
 MEASURED: Final = ("toxiproxy-python", "aiohttp", "lmdb", "rocksdict", "pysyncobj", "uvloop")
 
 
@@ -152,7 +155,8 @@ class _Run:
         self, plan: Plan, servers: Servers, links: Links, outcome: Outcome, show: Show
     ) -> None:
         self._plan, self._servers, self._outcome, self._show = plan, servers, outcome, show
-        self._books = Books()
+        self._splits = any(each.kind == "split" for each in plan.scenario.faults)
+        self._books = Books(foreseen_errors=CROSS_SHARD if self._splits else frozenset())
         self._doors = servers.doors()
         drift = [float(each.options.get("drift", 0)) for each in plan.scenario.faults]
         self._works = [
@@ -170,11 +174,13 @@ class _Run:
         self._driver = Driver(self._stage, schedule(plan.scenario, seconds, plan.seed))
         self._began = 0.0
         self._phase = "prepares"
+        self._starved_s = 0.0
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._monitor.run())
             showing = group.create_task(self._show_progress())
+            feeling = group.create_task(self._feel_pauses())
             for work in self._works:
                 await work.prepare()
             await self._load()
@@ -183,8 +189,8 @@ class _Run:
                 await work.finish()
             self._phase = "judges"
             await asyncio.to_thread(self._judge)
-            watching.cancel()
-            showing.cancel()
+            for task in (watching, showing, feeling):
+                task.cancel()
 
     def abandon(self) -> None:
         """It got stuck: what is known so far."""
@@ -263,7 +269,9 @@ class _Run:
         if self._plan.mode != STRONG:
             return
         try:
-            self._outcome.digest = self._servers.equal_digests()
+            self._outcome.digest = (
+                self._servers.equal_listings() if self._splits else self._servers.equal_digests()
+            )
         except AssertionError as error:
             self._outcome.violations.append(str(error))
 
@@ -286,7 +294,15 @@ class _Run:
         took = [took_s for _, took_s, result in books.calls if result is Result.DONE]
         outcome.p50_ms, outcome.p99_ms = percentiles(took)
         outcome.history = HISTORY_NAME
+        outcome.starved_s = round(self._starved_s, 3)
+        outcome.machine_load = round(os.getloadavg()[1], 1)
         write_history(self._plan.directory / HISTORY_NAME, self._works)
+
+    async def _feel_pauses(self) -> None:
+        while True:
+            due = CLOCK.monotonic() + PAUSE_S
+            await asyncio.sleep(PAUSE_S)
+            self._starved_s = max(self._starved_s, CLOCK.monotonic() - due)
 
     async def _show_progress(self) -> None:
         while True:

@@ -65,7 +65,7 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
     ),
     "partition": FaultKind(
         "links between nodes are cut; clients still reach every node",
-        SOME_NODES,
+        ("random", *(each for each in SOME_NODES if each != "random")),
         {
             "shape": Option(
                 "apart",
@@ -124,6 +124,10 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         "history is compacted up to a moment ago", modes=(STRONG,),
         options={"keep": Option(200, "revisions that stay")},
     ),
+    "split": FaultKind(
+        "a shard is cut in two at a key that it holds", modes=(STRONG,),
+        options={"shards": Option(6, "at most so many", least=2, most=100)},
+    ),
     "backup": FaultKind("a snapshot of a running node is taken", ONE_NODE[::-1], modes=(STRONG,)),
     "flood": FaultKind(
         "far more writes than a node can do",
@@ -160,5 +164,19 @@ LOADS: Final[Mapping[str, LoadKind]] = {
     "watch": LoadKind(
         "watchers of both faces at every node, which break off and go on", (STRONG,), 2,
         {"keys": _KEYS},
+    ),
+    "unique": LoadKind(
+        "values written blindly or over what was read, in sessions", (LEADERLESS,), 3,
+        {"keys": _KEYS},
+    ),
+    "deletes": LoadKind("what was read is deleted, and written again", (LEADERLESS,), 2,
+        {"keys": _KEYS},
+    ),
+    "carts": LoadKind(
+        "siblings are merged and an item is put in", (LEADERLESS,), 3,
+        {"keys": Option(3, "carts at a time", least=1, most=1_000)},
+    ),
+    "counters": LoadKind("increments at all nodes", (LEADERLESS,), 2,
+        {"keys": Option(3, "counters", least=1, most=1_000)},
     ),
 }  # fmt: skip

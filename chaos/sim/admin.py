@@ -138,9 +138,11 @@ class Admin:
             agreed = {view.voters for view in views if view.role != Role.REMOVED.value}
             if len(agreed) > 1 or len(status.voters) < 3 or status.learners:
                 return
+            if len(views) < len(status.voters):
+                return  # a shard that was born where one of its members has been behind
         self.replaced = victim
         for group_id, group in victim.groups():
-            if group.role is not Role.REMOVED:
+            if group.role is not Role.REMOVED and group_id in self.cluster.groups:
                 self._missing[group_id] = None
         victim.replace_disk(self.cluster.groups)
         assert victim.host is not None
@@ -175,6 +177,19 @@ class Admin:
             return "learner"
         admitted = status.incarnations[node.node_id] == self._new_incarnation
         return None if admitted else "removal"
+
+    def born(self, group_id: int) -> None:
+        """A split has made this group, on the members of its parent: if one of them has lost its
+        disk, the child has the lost one."""
+        if self.replaced is not None:
+            self._missing[group_id] = None
+            self.replaced.join(group_id)
+
+    def ended(self, group_id: int) -> None:
+        self._busy.pop(group_id, None)
+        if self.replaced is not None:
+            self._missing.pop(group_id, None)
+            self._finish_replacement()
 
     def _finish_replacement(self) -> None:
         if not self._missing:

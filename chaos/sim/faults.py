@@ -36,6 +36,7 @@ class FaultInjector:
         self.every_s = every_s
         self.length = length
         self.calmed = False
+        self.menu = MENU
         self.injected: dict[str, int] = {}
 
     def start(self) -> None:
@@ -50,7 +51,7 @@ class FaultInjector:
             return
         name = pick(self.rng, self.weights)
         self.injected[name] = self.injected.get(name, 0) + 1
-        MENU[name](self)
+        self.menu[name](self)
         self._schedule()
 
     def calm(self) -> None:

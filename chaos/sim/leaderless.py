@@ -133,7 +133,7 @@ class LeaderlessMachine:
         self.regime.maintenance.on_left = self._left
         self.regime.members.on_member = lambda info: link.set_peer(info.node, (info.node, 1))
         self.regime.start(self.members if self.founder and self.lives == 1 else None)
-        for peer in [*self.members, *self.regime.view.members]:
+        for peer in dict.fromkeys([*self.members, *sorted(self.regime.view.members)]):
             if peer != self.node:
                 link.set_peer(peer, (str(peer), 1))
 

@@ -17,7 +17,8 @@ from itertools import islice
 from typing import Final, TextIO
 
 from chaos.sim.settings import SimConfig
-from chaos.sim.simulation import SeedResult, run_seed
+from chaos.sim.shards import play_seed
+from chaos.sim.simulation import SeedResult
 from storage.system_clock import SystemClock
 
 AHEAD: Final = 4
@@ -101,7 +102,7 @@ def _in_order(config: SimConfig, seeds: Iterable[int]) -> Iterator[SeedResult]:
 def run_measured(config: SimConfig) -> SeedResult:
     """One seed, and the processor time that it took."""
     started = time.process_time()
-    result = run_seed(config)
+    result = play_seed(config)
     result.cpu_s = time.process_time() - started
     return result
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from chaos.sim.disk import DiskSettings
 from chaos.sim.network import NetworkSettings
-from raftgroups.config import HostConfig
+from raftgroups.config import CANARIES, HostConfig
 
 CALM_PART = 0.3
 CALM_MIN_S = 12.0
@@ -124,7 +124,7 @@ def _draw_host(config: SimConfig, rng: random.Random) -> HostConfig:
         snapshot_max_age_s=maybe(600.0, 1.0),
         snapshot_streams_max=int(maybe(2, 1)),
         hibernate_after_s=maybe(5.0, 0.0, 0.5),
-        canaries=config.canaries,
+        canaries=config.canaries & CANARIES,
     )
 
 

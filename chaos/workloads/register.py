@@ -15,7 +15,6 @@ from chaos.checkers.linearizability import check_history
 from chaos.checkers.sessions import Seen, check_sessions
 from chaos.checkers.violation import Violation
 from chaos.history import History, Kind, Operation, Result
-from chaos.http import Answer
 from chaos.workloads.work import Setting, Work
 
 PREFIX = "register/"
@@ -46,7 +45,10 @@ class RegisterWork(Work):
             self._pair,
         ]
         (action,) = caller.dice.choices(actions, (30, 20, 20, 25, 5))
-        return await action(caller, caller.dice.choice(self._keys))
+        told = await action(caller, caller.dice.choice(self._keys))
+        if told.done:
+            self._keep_session(caller, told)
+        return told
 
     # --- the calls ------------------------------------------------------------------------
 
@@ -69,7 +71,6 @@ class RegisterWork(Work):
             assert told.answer is not None
             if told.answer.headers.get("consistency-level") != "SESSION":
                 caller.books.defect(f"a SESSION read was answered with {told.answer.headers}")
-            self._keep_session(caller, told.answer)
             value, version = _shown(told)
             self._learn(caller, told, key, version, value, "SESSION read")
         return told
@@ -149,13 +150,13 @@ class RegisterWork(Work):
         return told.done
 
     def _wrote(self, caller: Caller, told: Told, operation: Operation, version: int) -> None:
-        assert told.answer is not None
-        self._keep_session(caller, told.answer)
         self._learn(caller, told, operation.key, version, operation.value, operation.kind.value)
 
-    def _keep_session(self, caller: Caller, answer: Answer) -> None:
+    def _keep_session(self, caller: Caller, told: Told) -> None:
+        """Of every answer, also of a compare-and-set that lost: its token covers what it told."""
+        assert told.answer is not None
         session = self._sessions.setdefault(caller.name, {})
-        for pair in answer.headers.get("session-token", "").split(","):
+        for pair in told.answer.headers.get("session-token", "").split(","):
             shard, _, revision = pair.partition(":")
             if revision:
                 session[shard] = max(session.get(shard, 0), int(revision))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from chaos.workloads.always import CartWork, CounterWork, DeleteWork, ValueWork
 from chaos.workloads.bank import BankWork
 from chaos.workloads.growing import ListWork, SetWork
 from chaos.workloads.holding import LeaseWork, LockWork
@@ -14,5 +15,8 @@ from chaos.workloads.work import Work
 
 TABLE: Final[Mapping[str, type[Work]]] = {
     work.kind: work
-    for work in (RegisterWork, SetWork, ListWork, BankWork, LockWork, LeaseWork, WatchWork)
-}
+    for work in (
+        RegisterWork, SetWork, ListWork, BankWork, LockWork, LeaseWork, WatchWork,
+        ValueWork, DeleteWork, CartWork, CounterWork,
+    )
+}  # fmt: skip

@@ -381,6 +381,26 @@ class PeerState(Out):
     overflowed: int
 
 
+class RingMember(Out):
+    """`share`: of all copies; `letter`: in `slices`."""
+
+    node_id: str
+    name: str
+    letter: str
+    share: float
+    tokens: int
+    connected: bool
+
+
+class RingState(Out):
+    """`slices`: the ring cut into equal parts, each the letter of its first owner."""
+
+    epoch: str
+    n: int
+    members: list[RingMember]
+    slices: str
+
+
 class LeaderlessStatus(Out):
     """`counts` and `alarms` run from the start of the process."""
 

@@ -20,8 +20,7 @@ from kv.api.hot import Forms
 from kv.api.reply import Reply, reply_headers
 from kv.api.route import Route
 from kv.api.text import BASE64
-from kv.errors import KeyspaceNotFoundError
-from kv.model import DEFAULT_KEYSPACE, NO_SESSION, Level, ReadOptions, WriteOptions
+from kv.model import NO_SESSION, Level, ReadOptions, WriteOptions
 from kv.reading import ShardReader
 from kv.regime import Done, ask
 from raftgroups.commands import Command
@@ -50,10 +49,8 @@ class Call:
         self._level: Level | None = None
         self._session = NO_SESSION
         keyspace = query.get("keyspace")
-        if keyspace is not None and keyspace != DEFAULT_KEYSPACE:
-            raise KeyspaceNotFoundError(
-                f"there is no keyspace {keyspace!a}; only {DEFAULT_KEYSPACE!r} exists"
-            )
+        if keyspace is not None:
+            self.api = api.of_keyspace(keyspace)
 
     @property
     def forms(self) -> Forms:

@@ -9,19 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus
+from kv.api.bodies import ClusterState, NodeStatus, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
+from kv.api.keyspace_bodies import (
+    CreateKeyspaceBody,
+    KeyspaceShown,
+    OptionsGiven,
+    ShardShown,
+)
 from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
-from kv.errors import StoppingError
+from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
+from kv.model import DEFAULT_KEYSPACE
 from kv.regime import Strong
 from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
-Observe = Callable[[str, str, int, float], None]
-"""(route's template, method, status, seconds): called once a request, for metrics."""
+Observe = Callable[[str, str, int, float, str], None]
+"""(route's template, method, status, seconds, level that was met or ""): called once a request, for
+metrics."""
 
 
 class Node(Protocol):
@@ -33,9 +41,36 @@ class Node(Protocol):
         """As far as it can be known in time: a node that does not answer is `unreachable`."""
         ...
 
+    def ring(self) -> RingState:
+        """Raises WrongRegimeError where nothing is leaderless."""
+        ...
+
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         """The node that leads now. Raises JanusErrors."""
         ...
+
+
+class Keyspaces(Protocol):
+    """What operators do with keyspaces and shards (kv/meta/keyspace_admin.py). Raises
+    JanusErrors."""
+
+    def all(self) -> list[KeyspaceShown]: ...
+
+    def named(self, name: str) -> KeyspaceShown: ...
+
+    def shards(self, name: str | None) -> list[ShardShown]: ...
+
+    async def create(
+        self, wanted: CreateKeyspaceBody, deadline_s: float | None
+    ) -> KeyspaceShown: ...
+
+    async def alter(
+        self, name: str, wanted: OptionsGiven, deadline_s: float | None
+    ) -> KeyspaceShown: ...
+
+    async def drop(self, name: str, deadline_s: float | None) -> None: ...
+
+    async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +92,8 @@ class Api:
         rng: Rng,
         settings: ApiSettings | None = None,
         observe: Observe | None = None,
+        keyspaces: Keyspaces | None = None,
+        others: Callable[[str], Strong] | None = None,
         leaderless: Face | None = None,
     ) -> None:
         """`leaderless`: the keyspace `default` is of that regime, and is served from there."""
@@ -66,9 +103,42 @@ class Api:
         self.rng: Final = rng
         self.settings: Final = settings or ApiSettings()
         self.observe: Final = observe
+        self._keyspaces = keyspaces
+        self._others = others
+        self._by_strong: dict[int, Api] = {}
         self.leaderless: Final = leaderless
         self._watches: Watches | None = None
         self._stopping = False
+
+    @property
+    def keyspaces(self) -> Keyspaces:
+        if self._keyspaces is None:
+            raise UnavailableError("this node has no map of keyspaces; ask another one")
+        return self._keyspaces
+
+    def of_keyspace(self, name: str) -> Api:
+        """The same face over another keyspace. Raises KeyspaceNotFoundError."""
+        if name == DEFAULT_KEYSPACE:
+            return self
+        if self._others is None:
+            raise KeyspaceNotFoundError(
+                f"there is no keyspace {name!a}; only {DEFAULT_KEYSPACE!r} exists"
+            )
+        strong = self._others(name)
+        found = self._by_strong.get(id(strong))
+        if found is None:
+            found = self._by_strong[id(strong)] = Api(
+                strong,
+                self.node,
+                clock=self.clock,
+                rng=self.rng,
+                settings=self.settings,
+                observe=self.observe,
+                keyspaces=self._keyspaces,
+            )
+            if self._stopping:
+                found.close()
+        return found
 
     def shard(self, key: bytes = b"") -> int:
         """Where a key is, for session tokens; 0 while this node cannot know. Leases are where the
@@ -86,5 +156,7 @@ class Api:
     def close(self) -> None:
         """No new watches; those that are there end with a reason."""
         self._stopping = True
+        for other in self._by_strong.values():
+            other.close()
         if self._watches is not None:
             self._watches.close("this node is stopping; go on at another one")

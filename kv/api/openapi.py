@@ -18,12 +18,21 @@ from kv.api.headers import ETAG_PATTERN
 from kv.api.reply import BYTES, JSON
 from kv.api.route import Param, Route, Schema
 from kv.api.watching import NDJSON, SSE
+from raftgroups.meta.rules import NAME_PATTERN
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ALWAYS: Final = (400, 403, 404, 405, 413, 429, 500, 503, 504)
 """What any route may answer."""
 
 _PATH_PARAMS: Final[dict[str, tuple[str, Schema]]] = {
+    "shard": (
+        "The number of the shard.",
+        {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    ),
+    "keyspace": (
+        "The name of the keyspace.",
+        {"type": "string", "pattern": NAME_PATTERN},
+    ),
     "key": (
         "The key, percent-encoded: any bytes. Slashes may be written plainly.",
         {"type": "string", "minLength": 1},

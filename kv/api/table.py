@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from kv.api import bodies
+from kv.api.keyspace_table import KEYSPACE_ROUTES
 from kv.api.listing import PAGE_MAX_KEYS
 from kv.api.live_table import ADMIN_ROUTES, LEASE_ROUTES, LOCK_ROUTES, WATCH_ROUTES
 from kv.api.route import (
@@ -287,4 +288,5 @@ ROUTES: Final = (
     *LEASE_ROUTES,
     *LOCK_ROUTES,
     *ADMIN_ROUTES,
+    *KEYSPACE_ROUTES,
 )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from kv.cli import bench_engines, bench_peers, bench_raft, bench_watchers
+from kv.cli import bench_engines, bench_peers, bench_raft, bench_regimes, bench_watchers
 
 KINDS = {
     "engines": bench_engines,
     "peers": bench_peers,
     "raft": bench_raft,
+    "regimes": bench_regimes,
     "watchers": bench_watchers,
 }
 
 
 class BenchCommand:
     name = "bench"
-    help = "measure this machine: storage engines, Raft groups, JanusKV beside etcd"
+    help = "measure this machine: storage engines, Raft groups, both regimes, JanusKV beside etcd"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         chosen = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kv.cli import remote
+from kv.cli import leaderless_keys, remote
 from kv.cli.remote import EXIT_NO, argument_bytes, emit, emit_json
 from kv.cli.show import named, printable
 from storage.errors import InvalidOptionError
@@ -38,9 +38,7 @@ class GetCommand:
         parser.add_argument(
             "--revision", type=remote.number, metavar="N", help="as of this revision of the past"
         )
-        parser.add_argument(
-            "--level", choices=LEVELS, default=LEVELS[0], help="how fresh (default linearizable)"
-        )
+        leaderless_keys.add_level(parser, reads=True)
         parser.add_argument(
             "--raw", action="store_true", help="write the value's bytes and nothing else"
         )
@@ -53,12 +51,16 @@ class GetCommand:
             raise InvalidOptionError(
                 "--raw writes one value as it is; it goes with no --prefix, --json or --keys-only"
             )
-        return remote.run(args, partial(_get_many if args.prefix else _get_one, args))
+        if args.prefix:
+            return remote.run(
+                args, partial(_get_many, args), partial(leaderless_keys.get_many, args)
+            )
+        return remote.run(args, partial(_get_one, args), partial(leaderless_keys.get_one, args))
 
 
 async def _get_one(args: argparse.Namespace, client: Client) -> int:
     key = argument_bytes(args.key)
-    record = await client.get(key, revision=args.revision, level=args.level)
+    record = await client.get(key, revision=args.revision, level=args.level or LEVELS[0])
     if record is None:
         if args.json:
             emit_json({**named("key", key), "found": False})
@@ -92,7 +94,7 @@ async def _get_many(args: argparse.Namespace, client: Client) -> int:
         limit=args.limit,
         values=not args.keys_only,
         revision=args.revision,
-        level=args.level,
+        level=args.level or LEVELS[0],
     )
     waiting: list[Entry] = []
     async for entry in found:
@@ -142,12 +144,16 @@ class PutCommand:
             help="only if this is its version (0: it does not exist)",
         )
         parser.add_argument("--if-absent", action="store_true", help="only if it does not exist")
+        leaderless_keys.add_level(parser, reads=False)
+        leaderless_keys.add_context(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         remote.one_of({"VALUE": args.value is not None, "--file": args.file is not None})
         value = value_of(args.value, args.file)
-        return remote.run(args, partial(_put, args, value))
+        return remote.run(
+            args, partial(_put, args, value), partial(leaderless_keys.put, args, value)
+        )
 
 
 def value_of(text: str | None, file: Path | None) -> bytes:
@@ -195,12 +201,14 @@ class DeleteCommand:
         parser.add_argument(
             "--if-version", type=remote.number, metavar="N", help="only if this is its version"
         )
+        leaderless_keys.add_level(parser, reads=False)
+        leaderless_keys.add_context(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         if args.prefix and args.if_version is not None:
             raise InvalidOptionError("--if-version is of one key; leave --prefix away")
-        return remote.run(args, partial(_delete, args))
+        return remote.run(args, partial(_delete, args), partial(leaderless_keys.delete, args))
 
 
 async def _delete(args: argparse.Namespace, client: Client) -> int:
@@ -278,10 +286,11 @@ class IncrementCommand:
         )
         parser.add_argument("key", metavar="KEY")
         parser.add_argument("delta", metavar="DELTA", nargs="?", type=remote.number, default=1)
+        leaderless_keys.add_level(parser, reads=False)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        return remote.run(args, partial(_increment, args))
+        return remote.run(args, partial(_increment, args), partial(leaderless_keys.increment, args))
 
 
 async def _increment(args: argparse.Namespace, client: Client) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from storage.errors import InvalidOptionError, JanusError
 
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.client import Client, LeaderlessClient
 
 ENDPOINTS_VARIABLE: Final = "JANUSKV_ENDPOINTS"
 DEFAULT_ENDPOINTS: Final = "127.0.0.1:7400"
@@ -36,6 +36,7 @@ NO_CODES: Final = frozenset(
 """Errors that are an answer: the state is not what was asked for."""
 
 Work = Callable[["Client"], Awaitable[int]]
+LeaderlessWork = Callable[["LeaderlessClient"], Awaitable[int]]
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +78,10 @@ def number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def run(args: argparse.Namespace, work: Work) -> int:
-    """Run it with a client. An error that is an answer ("no") becomes exit code 1."""
-    from kv.client import Client
+def run(args: argparse.Namespace, work: Work, leaderless: LeaderlessWork | None = None) -> int:
+    """Run it with a client. An error that is an answer ("no") becomes exit code 1. `leaderless` is
+    done instead if the nodes say that their keys are leaderless."""
+    from kv.client import Client, LeaderlessClient
 
     options: dict[str, Any] = {"refused_s": NOBODY_S}
     if args.timeout is not None:
@@ -89,7 +91,10 @@ def run(args: argparse.Namespace, work: Work) -> int:
 
     async def with_client() -> int:
         async with Client(endpoints(args), **options) as client:
-            return await work(client)
+            if leaderless is None or (await client.status()).mode == "strong":
+                return await work(client)
+        async with LeaderlessClient(endpoints(args), **options) as other:
+            return await leaderless(other)
 
     try:
         return asyncio.run(with_client())

@@ -55,7 +55,11 @@ async def _status(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(_document(answers, cluster))
     else:
-        emit(table(_HEAD, [_row(each, names) for each in answers], right="TERM LAG REVISION SIZE"))
+        if any(each.status is not None and each.status.leaderless for each in answers):
+            emit(leaderless_table(answers))
+        else:
+            rows = [_row(each, names) for each in answers]
+            emit(table(_HEAD, rows, right="TERM LAG REVISION SIZE"))
         for each in answers:
             for problem in each.status.problems if each.status else [each.error]:
                 emit(f"{each.endpoint}: {problem}")
@@ -126,6 +130,49 @@ def _row(answer: Answer, names: dict[str, str]) -> tuple[object, ...]:
         size(status.data_bytes),
         seconds(status.uptime_s),
     )
+
+
+_LEADERLESS_HEAD: Final = ("ENDPOINT", "NODE", "SHARE", "UNDER WAY", "REPAIRED", "SIZE", "UP")
+_PEER_HEAD: Final = ("NODE", "SEES", "IN REACH", "PHI", "HINTS FOR IT", "BYTES", "OVERFLOWED")
+
+
+def leaderless_table(answers: list[Answer]) -> str:
+    """Nodes, and below them how each sees each other: phi, hints kept, repairs owed."""
+    nodes: list[tuple[object, ...]] = []
+    peers: list[tuple[object, ...]] = []
+    for answer in answers:
+        status = answer.status
+        if status is None or not status.leaderless:
+            nodes.append((answer.endpoint, "?", "no answer", *["-"] * 4))
+            continue
+        own = status.leaderless
+        nodes.append(
+            (
+                answer.endpoint,
+                status.name,
+                f"{100 * own.share:.1f} %",
+                own.under_way,
+                own.counts.get("repaired", 0),
+                size(status.data_bytes),
+                seconds(status.uptime_s),
+            )
+        )
+        peers += [
+            (
+                status.name,
+                peer.name,
+                "yes" if peer.connected else "NO",
+                "-" if peer.phi is None else f"{peer.phi:.1f}",
+                peer.hints,
+                size(peer.hints_bytes),
+                peer.overflowed,
+            )
+            for peer in own.peers
+        ]
+    shown = table(_LEADERLESS_HEAD, nodes, right="SHARE UNDER WAY REPAIRED SIZE")
+    if not peers:
+        return shown
+    return f"{shown}\n\n{table(_PEER_HEAD, peers, right='PHI BYTES OVERFLOWED')}"
 
 
 def _document(answers: list[Answer], cluster: ClusterState | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from kv.client.failures import (
     UnknownServerError,
     WatchEndedError,
 )
+from kv.client.leaderless import LeaderlessClient
+from kv.client.leaderless_records import KeyState, SiblingsError
 from kv.client.leases import Lease
 from kv.client.locks import Lock
 from kv.client.many_operations import BatchDelete, BatchPut
@@ -27,6 +29,8 @@ __all__ = [
     "Entry",
     "Event",
     "InvalidEndpointError",
+    "KeyState",
+    "LeaderlessClient",
     "Lease",
     "LeaseLostError",
     "Level",
@@ -35,6 +39,7 @@ __all__ = [
     "OutcomeUnknownError",
     "OverloadedError",
     "Record",
+    "SiblingsError",
     "Txn",
     "UnavailableError",
     "UnknownServerError",

@@ -14,7 +14,8 @@ that, on whatever node. `session()` makes another such memory over the same conn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
 
 from kv.api.bodies import ClusterState, NodeStatus
 from kv.client import key_operations as keys
@@ -274,6 +275,17 @@ class Client(Live):
     ) -> ClusterState:
         """All nodes and shards, as one node sees them."""
         return await self._call(other.cluster(), None, timeout_s, endpoint)
+
+    async def admin(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """An admin call of GET /openapi.json, as it is: its body in, its reply out."""
+        return await self._call(other.admin(method, path, body), None, timeout_s)
 
     async def ping(self, endpoint: str | None = None, *, timeout_s: float | None = None) -> float:
         """Seconds that a linearizable read takes. Raises what the read raises."""

@@ -26,6 +26,7 @@ from kv.errors import (
     UnavailableError,
     WrongRegimeError,
 )
+from kv.leaderless import context, dvv, get_core, quorum, rules
 from kv.model import InvalidLevelError, InvalidSessionError
 from raftgroups import refusals
 from storage import errors as base
@@ -85,6 +86,8 @@ class Refusal(NamedTuple):
     retry_after_s: float = 0.0
     version: int = 0
     compact_revision: int = 0
+    got: int = 0
+    required: int = 0
 
 
 def _classes() -> dict[str, type[JanusError]]:
@@ -99,7 +102,7 @@ def _classes() -> dict[str, type[JanusError]]:
         NotDoneError,
         UnknownServerError,
     ]
-    for module in (base, refusals, api):
+    for module in (base, refusals, api, context, dvv, get_core, quorum, rules):
         found += [
             each
             for each in vars(module).values()
@@ -138,6 +141,10 @@ def refusal_of(reply: Reply) -> Refusal:
             retryable=status in (502, 503, 504),
             retry_after_s=after_s,
         )
+    return refusal_of_body(body, status, after_s)
+
+
+def refusal_of_body(body: ErrorBody, status: int = 0, after_s: float = 0.0) -> Refusal:
     return Refusal(
         status,
         body.error,
@@ -147,6 +154,8 @@ def refusal_of(reply: Reply) -> Refusal:
         after_s,
         body.version or 0,
         body.compact_revision or 0,
+        body.got or 0,
+        body.required or 0,
     )
 
 
@@ -161,6 +170,8 @@ def error_of(refusal: Refusal) -> JanusError:
         return CompactedError(refusal.message, refusal.compact_revision)
     if refusal.code == OverloadedError.code:
         return OverloadedError(refusal.message, refusal.retry_after_s)
+    if refusal.code == quorum.WriteQuorumError.code:
+        return quorum.WriteQuorumError(refusal.message, got=refusal.got, required=refusal.required)
     kind = KNOWN.get(refusal.code, UnknownServerError)
     exact = _exactly(kind, outcome, refusal.retryable)
     if issubclass(exact, UnknownServerError):

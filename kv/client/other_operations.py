@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -137,6 +138,17 @@ def status() -> Operation[bodies.NodeStatus]:
 
 def cluster() -> Operation[bodies.ClusterState]:
     return Operation("GET", f"{API}/admin/cluster/status", cluster_state, sees_data=False)
+
+
+def admin(method: str, path: str, body: Mapping[str, Any] | None) -> Operation[dict[str, Any]]:
+    return Operation(
+        method,
+        path,
+        lambda reply: dict(msgspec.json.decode(reply.body)),
+        b"" if body is None else msgspec.json.encode(body),
+        writes=method != "GET",
+        sees_data=False,
+    )
 
 
 def transfer_leader(target: str | None) -> Operation[str]:

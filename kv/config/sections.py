@@ -166,7 +166,7 @@ class StrongSection:
     )
     replication: int = setting(
         Whole(1, REPLICATION_MAX),
-        REPLICATION_MAX,
+        3,
         "Copies of each shard of the keyspace default, when the cluster is formed.",
     )
     auto_compaction: str = setting(

@@ -10,8 +10,10 @@ Rules
 - R counts distinct nodes. An owner's "I have nothing" is an answer. A stand-in's is not worth as
   much, because it never had to have anything: it counts only if an owner answered, or somebody
   found something. So a reader is never told that a key does not exist by strangers alone.
-- A session brings the clock that it has seen; the answer must cover it. If every owner has answered
-  and none covers it, then what they have is all there is (the key was reaped), and that is told.
+- A session brings the clock that it has seen; the answer must cover it. The owners alone cannot say
+  that there is no more: during a partition a write may stand with stand-ins only. If every node
+  that could hold the key has answered and none covers it, then what they have is all there is (the
+  key was reaped), and that is told.
 - Everything that answers before the end is merged for the repair, late answers too; who did not
   answer, or was not asked, is named apart, so that the shell can bring it up to date unasked.
 
@@ -88,9 +90,12 @@ class GetCore:
         asked: Iterable[NodeId],
         *,
         must_cover: Clock = EMPTY_CLOCK,
+        others: Iterable[NodeId] = (),
     ) -> None:
+        """`others`: who else could hold the key, in reach or not."""
         self._quorum = quorum
         self._owners = tuple(owners)
+        self._everybody = (*self._owners, *others)
         self._waiting = set(asked)
         self._must_cover = must_cover
         self._answers: dict[NodeId, Answer] = {}
@@ -168,7 +173,7 @@ class GetCore:
             return False
         if not self._must_cover or covers_clock(self._merged.clock, self._must_cover):
             return True
-        return all(isinstance(self._answers.get(owner), Found | Nothing) for owner in self._owners)
+        return all(isinstance(self._answers.get(n), Found | Nothing) for n in self._everybody)
 
     def _reasons(self) -> str:
         failed = [

@@ -58,7 +58,9 @@ class GetOperation:
         self._done = done
         self._over = over
         self._must_cover = must_cover
-        self._core = GetCore(quorum, place.owners, (), must_cover=must_cover)
+        self._core = GetCore(
+            quorum, place.owners, (), must_cover=must_cover, others=place.fallbacks
+        )
         self._asked: set[NodeId] = set()
         self._next: list[NodeId] = []
         """Who may still be asked, best first."""
@@ -82,7 +84,9 @@ class GetOperation:
         if parts.node in owners:
             owners.remove(parts.node)
             owners.insert(0, parts.node)
-        self._next = owners if self._quorum.strict else [*owners, *others]
+        # What a session has seen may be with stand-ins, also where only owners count.
+        only_owners = self._quorum.strict and not self._must_cover
+        self._next = owners if only_owners else [*owners, *others]
         count = self._quorum.nodes
         if parts.rng.random() < parts.settings.read_all_share:
             count = max(count, len(owners))

@@ -18,14 +18,15 @@ from __future__ import annotations
 import gc
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from time import perf_counter_ns, process_time
 from typing import Final
 
+from kv.load import rest
 from kv.load.answers import AnswerReader, Heads, MalformedAnswerError
 from kv.load.histogram import LINEAR_US, Histogram, bucket_of
-from kv.load.plan import MARKS, Load, Outcome
+from kv.load.plan import MARKS, Load, Outcome, Speech
 from kv.load.requests import make_head, make_tails
 from storage.clock import Rng
 from storage.errors import JanusError
@@ -73,8 +74,13 @@ class Generator:
     def __init__(self, load: Load, rng: Rng) -> None:
         self.load = load
         self.outcome = Outcome()
-        self._mark = MARKS[load.operation]
-        self._tails: Iterator[bytes] = cycle(make_tails(load, rng))
+        if load.speech is Speech.ETCD:
+            mark = MARKS[load.operation]
+            self._good: Callable[[bytes], bool] = lambda body: mark in body
+            self._tails: Iterator[bytes] = cycle(make_tails(load, rng))
+        else:
+            self._good = rest.check_of(load)
+            self._tails = rest.make_tails(load, rng)
         self._heads = Heads()
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
@@ -104,9 +110,7 @@ class Generator:
 
     def _connect(self) -> None:
         load = self.load
-        places = [
-            ((host, port), make_head(load.operation, host, port)) for host, port in load.endpoints
-        ]
+        places = [((host, port), _head(load, host, port)) for host, port in load.endpoints]
         if load.connections >= len(places):
             self._first = [
                 self._open(*places[number % len(places)]) for number in range(load.connections)
@@ -136,22 +140,24 @@ class Generator:
     def _pump(self, end_ns: int) -> int:
         """Keep all requests in flight until then; how many were answered well."""
         poll, connections, tails = self._epoll.poll, self._connections, self._tails
-        counts, mark, clock = self.outcome.histogram.counts, self._mark, perf_counter_ns
-        answered = 0
+        counts, good, clock = self.outcome.histogram.counts, self._good, perf_counter_ns
+        answered = received = 0
         while clock() < end_ns and connections:
             for descriptor, _ in poll(IDLE_POLL_S, 1_024):
                 connection = connections.get(descriptor)
                 if connection is None:
                     continue  # lost earlier in this turn
                 try:
-                    answer = connection.reader.feed(connection.socket.recv(RECEIVE_BYTES))
+                    data = connection.socket.recv(RECEIVE_BYTES)
+                    received += len(data)
+                    answer = connection.reader.feed(data)
                 except (OSError, MalformedAnswerError) as error:
                     self._lost(connection, error)
                     continue
                 if answer is None:
                     continue
                 now = clock()
-                if answer.status == 200 and mark in answer.body:
+                if answer.status == 200 and good(answer.body):
                     answered += 1
                     us = (now - connection.sent_ns) // 1_000
                     counts[us if us < LINEAR_US else bucket_of(us)] += 1
@@ -166,6 +172,7 @@ class Generator:
             if self.outcome.failed > ERRORS_MAX:
                 break
         self.outcome.acknowledged += answered
+        self.outcome.answer_bytes = received / answered if answered else 0.0
         return answered
 
     def _finish(self) -> None:
@@ -189,7 +196,7 @@ class Generator:
             return True
         if answer is None:
             return False
-        if answer.status == 200 and self._mark in answer.body:
+        if answer.status == 200 and self._good(answer.body):
             self.outcome.acknowledged += 1
             self.outcome.histogram.add((perf_counter_ns() - connection.sent_ns) // 1_000)
         else:
@@ -225,6 +232,12 @@ class Generator:
         for connection in self._connections.values():
             connection.socket.close()
         self._epoll.close()
+
+
+def _head(load: Load, host: str, port: int) -> bytes:
+    if load.speech is Speech.ETCD:
+        return make_head(load.operation, host, port)
+    return rest.make_head(load.operation)
 
 
 def connect(address: tuple[str, int]) -> socket.socket:

@@ -19,6 +19,17 @@ class Operation(StrEnum):
     GET = "get"
 
 
+class Speech(StrEnum):
+    """What the requests are, and what a good answer is."""
+
+    ETCD = "etcd"
+    """Calls of the etcd gateway."""
+    REST = "rest"
+    """/api/v1/keys/{key}."""
+    QUORUM = "quorum"
+    """The same, and the answer must name two replicas at least."""
+
+
 PATHS: Final = {Operation.PUT: "/v3/kv/put", Operation.GET: "/v3/kv/range"}
 MARKS: Final = {Operation.PUT: b'"revision":', Operation.GET: b'"kvs":[{'}
 """What stands in an answer that did the work: a get of a key that exists must return it."""
@@ -36,6 +47,11 @@ class Load:
     keys: int
     value_bytes: int
     seed: int = 1
+    speech: Speech = Speech.ETCD
+    fresh: bool = False
+    """Puts go to new keys (as good as always), so that none of them overwrites anything."""
+    pause_ms: float = 0.0
+    """Before each request of a connection: for less than all that the servers can do."""
     core: int | None = None
     """The only core that the generator may use; None leaves it to the system."""
 
@@ -48,6 +64,7 @@ class Load:
             **{
                 **document,
                 "operation": Operation(document["operation"]),
+                "speech": Speech(document["speech"]),
                 "endpoints": tuple((host, port) for host, port in document["endpoints"]),
             }
         )
@@ -65,6 +82,8 @@ class Outcome:
     unsettled: int = 0
     """Requests of which the generator cannot tell whether they happened, at most."""
     errors: dict[str, int] = field(default_factory=dict)
+    answer_bytes: float = 0.0
+    """Mean size of an answer, head and body, in the measured time."""
     cpu_s: float = 0.0
     """Of the generator, in the measured time."""
     histogram: Histogram = field(default_factory=Histogram)
@@ -82,7 +101,11 @@ class Outcome:
 
     def merge(self, other: Outcome) -> None:
         """Of another process that ran at the same time."""
-        self.answered += other.answered
+        answered = self.answered + other.answered
+        if answered:
+            both = self.answer_bytes * self.answered + other.answer_bytes * other.answered
+            self.answer_bytes = both / answered
+        self.answered = answered
         self.seconds = max(self.seconds, other.seconds)
         self.acknowledged += other.acknowledged
         self.unsettled += other.unsettled
@@ -98,6 +121,7 @@ class Outcome:
             "acknowledged": self.acknowledged,
             "unsettled": self.unsettled,
             "errors": self.errors,
+            "answer_bytes": self.answer_bytes,
             "cpu_s": self.cpu_s,
             "histogram": self.histogram.pairs(),
         }

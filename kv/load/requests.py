@@ -1,4 +1,4 @@
-"""The requests of a load, as bytes: calls of the etcd v3 JSON gateway.
+"""The requests of a load, as bytes: calls of the etcd v3 JSON gateway, or REST (rest.py).
 
 A request is a head (its node: path and Host) and a tail (its key: length and body), both made
 before the run. Keys are drawn at random among `keys`, with one seed: every contestant gets the same

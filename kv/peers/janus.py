@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -27,22 +27,33 @@ COMMAND: Final = (sys.executable, "-P", "-c", "from kv.cli.main import entry; en
 
 
 class JanusKV:
-    name = "januskv"
-
-    def __init__(self, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        command: Sequence[str] = (),
+        *,
+        name: str = "januskv",
+        options: Sequence[str] = (),
+        healthy: Callable[[Sequence[Node]], bool] = gateway.all_healthy,
+    ) -> None:
+        """`options` of the command `cluster`, if not all defaults."""
+        self.name = name
         self._command = tuple(command) or COMMAND
+        self._options = tuple(options)
+        self._healthy = healthy
 
     @property
     def about(self) -> str:
         if self._command != COMMAND:
             return f"JanusKV started by {' '.join(self._command)}"
-        return f"JanusKV {version('januskv')}, three nodes, all defaults"
+        how = " ".join(self._options) or "all defaults"
+        return f"JanusKV {version('januskv')}, three nodes, {how}"
 
     @contextmanager
     def running(self, directory: Path) -> Iterator[Sequence[Node]]:
         ready, log = directory / "ready.json", directory / "cluster.log"
         words: list[object] = ["cluster", "--nodes", NODES, "--data", directory / "data"]
         words += ["--base-port", free_ports(OFFSETS), "--ready-file", ready]
+        words += self._options
         command = [*self._command, *map(str, words)]
         # Another version must not find this one's packages first.
         surroundings = environment() if self._command == COMMAND else None
@@ -51,7 +62,7 @@ class JanusKV:
             with program(command, log, surroundings) as process:
                 wait_until(lambda: _is_whole(ready), "januskv cluster", [(process, log)])
                 nodes += nodes_of(ready)
-                wait_until(lambda: gateway.all_healthy(nodes), "januskv cluster", [(process, log)])
+                wait_until(lambda: self._healthy(nodes), "januskv cluster", [(process, log)])
                 yield nodes
         finally:
             if process.returncode == -signal.SIGKILL:

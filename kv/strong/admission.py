@@ -9,37 +9,44 @@ from __future__ import annotations
 
 from raftgroups import txn as txns
 from raftgroups.commands import (
+    Absorb,
     BatchWrite,
     Cas,
     Command,
     Compact,
     Delete,
     Expire,
+    Freeze,
     Increment,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
+    MergeAbort,
+    MergeBegin,
     Put,
     Range,
     SetTtl,
+    Split,
+    Thaw,
     Tick,
     Txn,
     TxnOperation,
 )
-from storage.codec import check_key, check_value
+from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES, check_key, check_value
 from storage.space import Purpose
 
 _FREEING = (Delete, LeaseRevoke, Compact, Expire)
-_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl)
+LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
+_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, *LINEAGE)
 
 
 def check(command: Command) -> None:
     """Raises the error that the machine would answer in any state."""
-    kind = type(command)
-    if kind is Put:
-        assert isinstance(command, Put)
-        check_key(command.key)
-        check_value(command.value)
+    if type(command) is Put:
+        if not 0 < len(command.key) <= KEY_MAX_BYTES:  # `check_key` has the words
+            check_key(command.key)
+        if len(command.value) > VALUE_MAX_BYTES:
+            check_value(command.value)
     elif isinstance(command, Txn):
         txns.validate(command)
     elif isinstance(command, Cas):

@@ -29,7 +29,7 @@ from typing import Any, Final, TypeVar
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.strong.admission import check
+from kv.strong.admission import LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -42,6 +42,7 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
+from raftgroups.levels import LINEAGE_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
@@ -58,6 +59,10 @@ T = TypeVar("T")
 
 RETRY_S: Final = 0.02
 EXAMINED_A_STEP: Final = 1_000
+NARROWED: Final = (
+    "the shard was split or merged: go on behind the last revision received, in each of the shards "
+    "that hold these keys now, or watch with GET /api/v1/watch, which follows them"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class StrongShard:
             group,
             self.local,
             self._go_on,
+            self._move_joined,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
@@ -113,6 +119,7 @@ class StrongShard:
         self._session_waits: list[SessionRead] = []
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
+        self._seen_end = machine.shard.view.segments.own.end
         self._stopped = False
         self._led_term = 0
         self._seen_leader: NodeId | None = None
@@ -127,6 +134,10 @@ class StrongShard:
 
     def shard_of(self, key: bytes) -> int:
         return self.machine.place.shard
+
+    def holds(self, keyspace: int, key: bytes) -> bool:
+        own, state = self.machine.shard.view.segments.own, self.machine.shard.state
+        return state.keyspace == keyspace and own.holds_key(key)
 
     # --- writes ---------------------------------------------------------------------------
 
@@ -144,7 +155,7 @@ class StrongShard:
             self._scheduler.call_soon(done, error)
             return
         deadline_s = self._deadline(options.deadline_s)
-        write = Write(self, done, deadline_s, payload, token is not None)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
         self._start(write, options.deadline_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -225,6 +236,11 @@ class StrongShard:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
             command, *_ = decode(payload)
+            if isinstance(command, LINEAGE) and self.group.feature_level < LINEAGE_LEVEL:
+                raise UnavailableError(
+                    "not every node of this shard runs a version that can split and merge; upgrade "
+                    "them all"
+                )
             check(command)
             self._gate.admit(command, len(payload))
         except (InvalidRequestError, NoSpaceError) as error:
@@ -258,12 +274,12 @@ class StrongShard:
         deadline_s = self._deadline(options.deadline_s)
         read: Read
         if level is Level.LINEARIZABLE:
-            read = Read(self, done, deadline_s, evaluate)
+            read = Read(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.EVENTUAL:
-            read = LocalRead(self, done, deadline_s, evaluate)
+            read = LocalRead(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.SESSION:
             seen = options.session.revisions.get(self.machine.place.shard, 0)
-            read = SessionRead(self, done, deadline_s, evaluate, seen)
+            read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
@@ -281,7 +297,7 @@ class StrongShard:
         refused: Refused,
     ) -> None:
         """With a read that was refused among others."""
-        self.refused(Read(self, done, deadline_s, evaluate), refused)
+        self.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
 
     def evaluate(self, read: Read) -> None:
         if read.answered:
@@ -305,6 +321,17 @@ class StrongShard:
             operation.timer.cancel()
         self.on_moved(operation, error)
         return True
+
+    def _move_joined(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        error: WrongShardError,
+    ) -> None:
+        read = Read(self, done, deadline_s, evaluate=evaluate)
+        if not self._move(read, error):
+            self._answer(read, error)
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)
@@ -461,6 +488,11 @@ class StrongShard:
         group = self.group
         self._note_leadership(group)
         self.duties.observe(settled=group.settled)
+        own = self.machine.shard.view.segments.own
+        if own.end != self._seen_end and group.readable:
+            self._seen_end = own.end
+            for hub in self._hubs:
+                hub.narrowed(own.start, own.end, NARROWED)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
             self._compact_seen = compact_revision

@@ -140,6 +140,17 @@ class WatchHub:
             if watcher.state is not State.ENDED:
                 self._roster.end(watcher, Cancelled(CancelReason.CLOSED, message))
 
+    def narrowed(self, start: bytes, end: bytes | None, message: str) -> None:
+        """The shard holds only these keys from now on: whoever watches others is told the end,
+        after what waits for it. Its next event may be in another shard."""
+        for watcher in list(self._roster.watchers.values()):
+            keys = watcher.group.keys
+            inside = keys.start >= start and (
+                end is None or (keys.end is not None and keys.end <= end)
+            )
+            if not inside and watcher.state is not State.ENDED:
+                self._roster.end(watcher, Cancelled(CancelReason.SPLIT, message))
+
     # --- the shard ---
 
     def committed(self, revision: int, bodies: Sequence[bytes]) -> None:

@@ -154,6 +154,10 @@ class ShardWatches:
         self._hub.jumped(revision, compact_revision)
         self._soon()
 
+    def narrowed(self, start: bytes, end: bytes | None, message: str) -> None:
+        self._hub.narrowed(start, end, message)
+        self._soon()
+
     # --- the pass: hand out, catch up ---
 
     def _soon(self) -> None:

@@ -17,6 +17,7 @@ from storage.clock import Clock, ManualClock
 from storage.engine import Engine
 from storage.faulty import FaultyEngine
 from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
 from storage.memory import CHECKPOINT_NAME, MemoryEngine
 
 Open = Callable[[Path, Clock], Engine]
@@ -41,6 +42,11 @@ def open_lmdb(path: Path, clock: Clock) -> Engine:
     return LmdbEngine(path, clock=clock)
 
 
+def open_logged(path: Path, clock: Clock) -> Engine:
+    """With folds and segments so small that every test has some."""
+    return LoggedEngine(LmdbEngine(path, clock=clock), fold_bytes=2_000, segment_bytes=4_000)
+
+
 def open_rocks(path: Path, clock: Clock) -> Engine:
     from storage.rocks_engine import RocksEngine
 
@@ -54,9 +60,11 @@ def over(inner: Open) -> Open:
 ENGINES = [
     Kind("memory", open_memory, keeps=False),
     Kind("lmdb", open_lmdb),
+    Kind("logged-lmdb", open_logged),
     Kind("rocks", open_rocks),
     Kind("faulty-memory", over(open_memory), keeps=False),
     Kind("faulty-lmdb", over(open_lmdb)),
+    Kind("faulty-logged-lmdb", over(open_logged)),
 ]
 
 

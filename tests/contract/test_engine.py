@@ -473,7 +473,7 @@ def test_statistics_are_sane(engines: Any) -> None:
     for at in range(0, 5_000, 500):
         put(engine, *pairs[at : at + 500])
     full = engine.statistics()
-    assert full.engine.startswith(engines.kind.name)
+    assert full.engine.startswith(engines.kind.name.replace("logged-", ""))
     assert full.batches == 10
     assert full.put_bytes == 500_000
     assert full.disk_free_bytes > 0
@@ -507,4 +507,5 @@ def test_deleted_data_becomes_reusable_and_is_reused(engines: Any) -> None:
         assert engine.statistics().keys == 0
     if engine.statistics().engine.endswith("lmdb"):
         assert engine.statistics().reusable_bytes > 1_000_000
-        assert sizes[-1] == sizes[3]
+        if "logged" not in engines.kind.name:  # when its folds come is up to a thread
+            assert sizes[-1] == sizes[3]

@@ -53,6 +53,50 @@ def lmdb_nosync(path: Path) -> Engine:
         return engines.lmdb(path)
 
 
+def logged_fold_ahead(path: Path) -> Engine:
+    """The tree takes records that are not synced in the log: a power cut loses their end, and the
+    next start reads older records over newer ones."""
+    from storage.logged_engine import LoggedEngine
+    from storage.wal import WriteAheadLog
+
+    real = LoggedEngine._begin_fold
+
+    def begin_fold(engine: LoggedEngine) -> None:
+        with patch.object(WriteAheadLog, "sync", lambda log: None):
+            real(engine)
+        engine._log.synced_number = max(engine._log.synced_number, engine._log.last_number)
+
+    LoggedEngine._begin_fold = begin_fold  # type: ignore[method-assign]
+    return engines.logged(path)
+
+
+def logged_header_ahead(path: Path) -> Engine:
+    """A new segment's header says that everything is in the tree, which it is not."""
+    from storage.wal import WriteAheadLog
+    from storage.wal_format import SegmentHeader
+
+    def header(log: WriteAheadLog) -> SegmentHeader:
+        return SegmentHeader(log._newest, log.last_number + 1, log.last_number)
+
+    WriteAheadLog._header = header  # type: ignore[method-assign]
+    return engines.logged(path)
+
+
+def logged_unsynced_start(path: Path) -> Engine:
+    """A start does not sync what it reads, though it puts it into the tree."""
+    from storage import files
+    from storage.wal import Replay, WriteAheadLog
+
+    real = WriteAheadLog.replay
+
+    def replay(log: WriteAheadLog, take: Replay) -> None:
+        with patch.object(files, "sync_file", lambda path: None):
+            real(log, take)
+
+    WriteAheadLog.replay = replay  # type: ignore[method-assign]
+    return engines.logged(path)
+
+
 def rocksdb_unsynced(path: Path) -> Engine:
     """RocksDB whose log is never synced for the sake of a batch."""
     return Unsynced(engines.rocksdb(path))

@@ -15,6 +15,7 @@ from chaos.scenarios.scenario import Load
 from chaos.servers import Servers
 from chaos.workloads.table import TABLE
 from chaos.workloads.work import Setting
+from kv.config.sections import LEADERLESS, STRONG
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
@@ -31,6 +32,11 @@ CAUGHT = [
     (Lie.DROPPED_EVENT, "watch", "watch: complete"),
     (Lie.SPLIT_EVENT, "watch", "watch: order"),
     (Lie.EARLY_BOOKMARK, "watch", "watch: bookmark"),
+    (Lie.LOST_WRITE, "unique", "survival: lost"),
+    (Lie.STALE_READ, "unique", "survival: session"),
+    (Lie.LOST_DELETE, "deletes", "survival: session"),
+    (Lie.LOST_WRITE, "carts", "survival: lost"),
+    (Lie.LOST_COUNT, "counters", "counters: "),
 ]
 PREFIXES = ("register/", "set/", "list/", "bank/", "watch/", "leased/", "guarded/", "lock-")
 SECONDS = 0.7
@@ -38,17 +44,28 @@ LIES_AT_LEAST = 3
 
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Servers]]:
     directory: Path = tmp_path_factory.mktemp("healthy")
-    with Servers(directory, nodes=1) as servers:
-        yield servers
+    with (
+        Servers(directory / STRONG, nodes=1) as strong,
+        Servers(directory / LEADERLESS, nodes=1, mode=LEADERLESS) as leaderless,
+    ):
+        yield {STRONG: strong, LEADERLESS: leaderless}
 
 
-async def run(servers: Servers, kind: str, lie: Lie) -> tuple[int, str]:
+def wipe(servers: Servers) -> None:
+    """Each run begins with nothing."""
+    for prefix in PREFIXES:
+        body = {"then": [{"op": "delete", "prefix": prefix}]}
+        assert servers.nodes["n1"].ask("/api/v1/txn", body) is not None
+
+
+async def run(healthy: dict[str, Servers], kind: str, lie: Lie) -> tuple[int, str]:
     """(how many lies were told, what the checkers say)."""
-    for prefix in PREFIXES:  # each run begins with nothing
-        wipe = {"then": [{"op": "delete", "prefix": prefix}]}
-        assert servers.nodes["n1"].ask("/api/v1/txn", wipe) is not None
+    (mode,) = LOADS[kind].modes
+    servers = healthy[mode]
+    if mode == STRONG:
+        wipe(servers)
     (door,) = servers.doors()
     proxy = LyingProxy(door, lie, seed=7)
     options = {name: option.default for name, option in LOADS[kind].options.items()}
@@ -57,7 +74,7 @@ async def run(servers: Servers, kind: str, lie: Lie) -> tuple[int, str]:
         # A watch needs an honest watcher beside it: the truth is what both were told.
         doors = [lying, door] if kind == "watch" else [lying]
         load = Load(kind, 4, options)
-        work = TABLE[kind](Setting(load, doors, books, f"{kind} {lie}"))
+        work = TABLE[kind](Setting(load, doors, books, f"{kind}-{lie}"))
         await work.prepare()
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(each) for each in work.clients()]
@@ -74,12 +91,12 @@ async def run(servers: Servers, kind: str, lie: Lie) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("lie", "kind", "verdict"), CAUGHT)
-def test_a_lie_is_caught(healthy: Servers, lie: Lie, kind: str, verdict: str) -> None:
+def test_a_lie_is_caught(healthy: dict[str, Servers], lie: Lie, kind: str, verdict: str) -> None:
     told, found = asyncio.run(run(healthy, kind, lie))
     assert told >= LIES_AT_LEAST
     assert verdict in found
 
 
 @pytest.mark.parametrize("kind", sorted({kind for _, kind, _ in CAUGHT} | {"lease"}))
-def test_an_honest_proxy_is_not_accused(healthy: Servers, kind: str) -> None:
+def test_an_honest_proxy_is_not_accused(healthy: dict[str, Servers], kind: str) -> None:
     assert asyncio.run(run(healthy, kind, Lie.NONE)) == (0, "")

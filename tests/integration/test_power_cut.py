@@ -22,7 +22,7 @@ from chaos.powercut.campaign import (
     write_image,
 )
 from chaos.powercut.disk import Disk
-from chaos.powercut.engines import LEADERLESS_NODE, LMDB, ROCKSDB, STRONG_NODE
+from chaos.powercut.engines import LEADERLESS_NODE, LMDB, LOGGED, ROCKSDB, STRONG_NODE
 from chaos.powercut.namespace import Entries
 from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync
 from chaos.powercut.workload import Workload
@@ -30,13 +30,13 @@ from chaos.powercut.writer import DATABASE
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
 
-IMAGES: Final = {"lmdb": 500, "rocksdb": 150}
+IMAGES: Final = {"lmdb": 500, "logged": 500, "rocksdb": 150}
 """A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
 CANARIES: Final = Path(__file__).with_name("broken_engines.py")
 every_subject = pytest.mark.parametrize(
-    "subject", [LMDB, ROCKSDB, STRONG_NODE, LEADERLESS_NODE], ids=lambda s: s.name
+    "subject", [LMDB, LOGGED, ROCKSDB, STRONG_NODE, LEADERLESS_NODE], ids=lambda s: s.name
 )
-both_engines = pytest.mark.parametrize("subject", [LMDB, ROCKSDB], ids=lambda s: s.name)
+every_engine = pytest.mark.parametrize("subject", [LMDB, LOGGED, ROCKSDB], ids=lambda s: s.name)
 
 
 def canary(subject: Subject, name: str) -> Subject:
@@ -54,7 +54,7 @@ def record_seed(subject: Subject, seed: int, tmp_path: Path) -> tuple[Workload, 
     return workload, record(subject, workload, root, checkpoint_every=40)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("rule", list(Entries), ids=str)
 def test_what_was_acknowledged_survives(
     subject: Subject, rule: Entries, rounds: int, tmp_path: Path
@@ -93,7 +93,7 @@ def test_a_power_cut_while_the_engine_is_created(
         assert not report.findings, str(report)
 
 
-@both_engines
+@every_engine
 def test_what_was_shown_after_a_kill_survives(
     subject: Subject, rounds: int, tmp_path: Path
 ) -> None:
@@ -123,7 +123,7 @@ def test_what_was_shown_after_a_kill_survives(
         assert not report.findings, str(report)
 
 
-@both_engines
+@every_engine
 def test_a_power_cut_during_the_recovery_from_a_power_cut(
     subject: Subject, rounds: int, tmp_path: Path
 ) -> None:
@@ -188,14 +188,50 @@ def test_a_new_log_over_an_unsynced_one_is_caught(tmp_path: Path) -> None:
     assert report.findings
 
 
-@both_engines
+@pytest.mark.parametrize("name", ["logged_fold_ahead", "logged_header_ahead"])
+def test_a_log_that_breaks_a_rule_of_its_own_is_caught(name: str, tmp_path: Path) -> None:
+    subject = canary(LOGGED, name)
+    report = caught(subject, *record_seed(subject, 1, tmp_path), tmp_path)
+    print(report)
+    assert report.findings
+
+
+def test_a_start_that_does_not_sync_what_it_read_is_caught(tmp_path: Path) -> None:
+    """Killed between an append and its sync, started again, and then a power cut."""
+    subject = canary(LOGGED, "logged_unsynced_start")
+    for seed in range(40):
+        dice = random.Random(seed)
+        workload = Workload(seed, batches=40)
+        root = tmp_path / f"recorded-{seed}"
+        root.mkdir()
+        kills = tuple(dice.randrange(30, 120) for _ in range(4))
+        recording = record(subject, workload, root, kills_after=kills)
+        starts = [at for at, text in recording.acknowledgements() if text.startswith(b"opened")]
+        cuts = sorted(dice.choice(starts) + dice.randint(-12, 3) for _ in range(300))
+        report = examine(
+            subject,
+            workload,
+            recording,
+            cuts,
+            tmp_path / f"images-{seed}",
+            stop_after=1,
+            keep=False,
+            shown_is_kept=True,
+        )
+        if report.findings:
+            print(seed, report)
+            return
+    pytest.fail("none of 40 recordings showed it")
+
+
+@every_engine
 def test_a_machine_that_loses_every_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
     workload, recording = record_seed(subject, 1, tmp_path)
     report = caught(subject, workload, recording.without_syncs(), tmp_path)
     assert report.findings
 
 
-@both_engines
+@every_engine
 def test_one_lost_sync_is_caught(subject: Subject, tmp_path: Path) -> None:
     """The one that an acknowledgement in the middle of the run stands on: the writing thread's
     last sync of a file before it."""

@@ -24,6 +24,7 @@ from kv.api.route import (
     Param,
     Route,
 )
+from kv.api.routes import admin
 from kv.api.table import ROUTES as STRONG_ROUTES
 from kv.leaderless.context import CONTEXT_MAX_CHARS
 from kv.leaderless.listing import KEYS_MAX
@@ -300,11 +301,25 @@ MANY_ROUTES: Final = (
     ),
 )
 
+RING_ROUTES: Final = (
+    Route(
+        "GET",
+        "/api/v1/admin/ring",
+        "ring",
+        "Who owns what",
+        admin.ring,
+        "admin",
+        replies={200: shared.RingState},
+        sees_data=False,
+    ),
+)
+
 _OWN: Final = (
     *KEY_ROUTES,
     *RAW_ROUTES,
     *MANY_ROUTES,
     *(each for each in ADMIN_ROUTES if each.method == "GET"),
+    *RING_ROUTES,
 )
 _SERVED: Final = {(route.method, route.template) for route in _OWN}
 REFUSED: Final = tuple(

@@ -22,6 +22,10 @@ async def cluster_status(call: Call) -> Reply:
     return Reply(200, encode(await call.api.node.cluster()))
 
 
+async def ring(call: Call) -> Reply:
+    return Reply(200, encode(call.api.node.ring()))
+
+
 async def transfer_leader(call: Call) -> Reply:
     wanted = decode(_transfer, await call.body() or b"{}")
     leader = await call.api.node.transfer_leader(wanted.target, call.write_options.deadline_s)

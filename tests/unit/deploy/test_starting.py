@@ -156,6 +156,62 @@ def test_a_single_node_starts_from_its_sample(processes: Processes) -> None:
     assert processes.stop("node") == 0
 
 
+CERTIFICATES = {
+    "tls/client.pem": "node.crt",
+    "tls/client.key": "node.key",
+    "tls/clients-ca.pem": "ca.crt",
+    "tls/peer.pem": "node.crt",
+    "tls/peer.key": "node.key",
+    "tls/peers-ca.pem": "ca.crt",
+    "cluster-secret": "cluster-secret",
+}
+"""What the samples of clusters call the files that make-certificates.sh makes."""
+
+
+def make_certificates(directory: Path) -> ssl.SSLContext:
+    """Returns what a client of the cluster needs."""
+    script = DEPLOY / "kubernetes" / "make-certificates.sh"
+    subprocess.run(["sh", script, directory], check=True, capture_output=True, timeout=60)
+    client = ssl.create_default_context(cafile=directory / "ca.crt")
+    client.load_cert_chain(directory / "client.crt", directory / "client.key")
+    return client
+
+
+@pytest.mark.parametrize("name", ["strong", "leaderless", "mixed"])
+def test_a_cluster_starts_from_its_sample(name: str, processes: Processes, tmp_path: Path) -> None:
+    """Three machines are three pairs of ports; what the sample says to change on the others comes
+    from the environment, as it says."""
+    certificates = tmp_path / "certificates"
+    client = make_certificates(certificates)
+    ports = node_ports()
+    text = (DEPLOY / "config" / f"{name}.toml").read_text()
+    for sample, made in CERTIFICATES.items():
+        text = text.replace(f"/etc/januskv/{sample}", str(certificates / made))
+    text = re.sub(
+        r'"10\.0\.0\.(\d):(\d+)"',
+        lambda found: f'"127.0.0.1:{ports[int(found[1]), int(found[2])]}"',
+        text,
+    )
+    assert "10.0.0." not in re.sub("(?m)^#.*$", "", text)
+    config = tmp_path / "sample.toml"
+    config.write_text(text)
+    for number in (1, 2, 3):
+        address = f"127.0.0.1:{ports[number, 7400]}"
+        own = {"NAME": f"n{number}", "LISTEN": address, "RACK": f"rack-{number}"}
+        env = {f"JANUSKV_NODE__{setting}": value for setting, value in own.items()}
+        processes.serve(f"n{number}", config, env)
+    for number in (1, 2, 3):
+        port = ports[number, 7400]
+        processes.wait(lambda port=port: ready(port, client), f"n{number} is ready")
+    body = {"value": "hello"}
+    path = "/api/v1/keys/a"
+    assert ask(ports[1, 7400], path, method="PUT", body=body, tls=client)[0] in (200, 201)
+    status, told = ask(ports[2, 7400], path, tls=client)
+    assert (status, json.loads(told)["value"]) == (200, "hello")
+    mode = json.loads(ask(ports[3, 7400], "/api/v1/status", tls=client)[1])["mode"]
+    assert mode == ("leaderless" if name == "leaderless" else "strong")
+
+
 # --- compose -------------------------------------------------------------------------------------
 
 
@@ -276,12 +332,7 @@ def test_the_kubernetes_cluster_serves_with_its_certificates(
     processes: Processes, tmp_path: Path
 ) -> None:
     certificates = tmp_path / "certificates"
-    subprocess.run(
-        ["sh", DEPLOY / "kubernetes" / "make-certificates.sh", certificates],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    client = make_certificates(certificates)
     for made, mounted in (("node.crt", "tls.crt"), ("node.key", "tls.key")):
         os.link(certificates / made, certificates / mounted)
     (config_map,) = [found for found in manifests() if found["kind"] == "ConfigMap"]
@@ -300,8 +351,6 @@ def test_the_kubernetes_cluster_serves_with_its_certificates(
         nodes[number] = (config, env)
         processes.serve(f"januskv-{number}", config, env)
 
-    client = ssl.create_default_context(cafile=certificates / "ca.crt")
-    client.load_cert_chain(certificates / "client.crt", certificates / "client.key")
     for number in (0, 1, 2):
         port = ports[number, 7400]
         processes.wait(lambda port=port: ready(port, client), f"januskv-{number} is ready")

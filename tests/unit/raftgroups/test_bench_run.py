@@ -25,7 +25,7 @@ TINY = bench.Plan(
 class Breaking(MemoryEngine):
     """Its disk fails at the n-th write."""
 
-    left = 20
+    left = 8
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.left -= 1

@@ -28,6 +28,7 @@ from storage.errors import (
     UnknownDirectoryFormatError,
 )
 from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
 from storage.rocks_engine import RocksEngine, block_cache
 from storage.rocks_options import MIB, RocksOptions
 
@@ -71,7 +72,7 @@ def test_each_regime_has_an_environment_of_its_own(directory: DataDirectory) -> 
             assert get(engine, b"key") == regime.value.encode()
             assert engine_name_of(directory, regime) == name
             engine.close()
-            assert isinstance(engine, LmdbEngine if name == "lmdb" else RocksEngine)
+            assert isinstance(engine, LoggedEngine if name == "lmdb" else RocksEngine)
         again = opened(directory, STRONG, name)
         assert get(again, b"key") == b"strong"
         again.close()
@@ -123,6 +124,42 @@ def test_data_that_is_gone_is_not_replaced_by_an_empty_engine(
         home.mkdir(exist_ok=True)
 
 
+def test_an_environment_of_before_the_log_gets_one_and_says_so(directory: DataDirectory) -> None:
+    """Whoever knows only format 1 must not open it any more: it would pass the log over."""
+    strong = directory.environment_path(STRONG)
+    tree = LmdbEngine(strong / "engine", clock=ManualClock(), map_size_bytes=1 << 26)
+    put(tree, b"old", b"value")
+    tree.close()
+    write_environment_stamp(strong, STRONG, "lmdb")
+    stamp = strong / "environment.json"
+    assert json.loads(stamp.read_text())["format"] == 1
+    engine = opened(directory, STRONG, "lmdb")
+    written = json.loads(stamp.read_text())
+    assert (written["format"], written["log"]) == (2, True)
+    with pytest.raises(stamps.NewerStampError, match="format 2"):
+        stamps.read_stamp(stamp, 1)
+    put(engine, b"new", b"value")
+    assert get(engine, b"old") == get(engine, b"new") == b"value"
+    engine.close()
+    for name in ("rocksdb", "memory"):
+        shutil.rmtree(strong)
+        opened(directory, STRONG, name).close()
+        assert json.loads(stamp.read_text())["format"] == 1
+
+
+def test_a_log_that_is_gone_is_not_replaced_by_an_empty_one(directory: DataDirectory) -> None:
+    engine = opened(directory, STRONG, "lmdb")
+    put(engine, b"key", b"value")
+    engine.close()
+    log = directory.environment_path(STRONG) / "engine" / "log"
+    shutil.rmtree(log)
+    for _ in range(2):
+        with pytest.raises(DataDirectoryError, match=r"log .* is gone, and the newest writes with"):
+            opened(directory, STRONG, "lmdb")
+        assert not log.exists() or not list(log.iterdir())
+        log.mkdir(exist_ok=True)
+
+
 def test_a_memory_engine_forgets_so_each_later_open_is_a_new_incarnation(
     directory: DataDirectory,
 ) -> None:
@@ -148,8 +185,8 @@ def test_stamps_of_environments_are_judged(directory: DataDirectory) -> None:
         opened(directory, STRONG, "memory")
     stamp = strong / "environment.json"
     members = json.loads(stamp.read_text())
-    stamps.write_stamp(stamp, 2, {"created_by": "januskv 9.9"})
-    with pytest.raises(UnknownDirectoryFormatError, match=r"format 2, written by januskv 9\.9"):
+    stamps.write_stamp(stamp, 3, {"created_by": "januskv 9.9"})
+    with pytest.raises(UnknownDirectoryFormatError, match=r"format 3, written by januskv 9\.9"):
         opened(directory, STRONG, "memory")
     stamp.write_text(json.dumps({**members, "engine": "lmdb"}))
     with pytest.raises(DataDirectoryError, match="its hash does not match"):

@@ -20,7 +20,14 @@ from aiohttp import ClientResponse, ClientSession, web
 from yarl import URL
 
 from kv.api.app import RUNNER_OPTIONS, make_app
-from kv.api.bodies import ClusterState, NodeState, NodeStatus, ShardState
+from kv.api.bodies import (
+    ClusterState,
+    NodeState,
+    NodeStatus,
+    RingMember,
+    RingState,
+    ShardState,
+)
 from kv.api.context import Api, ApiSettings
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
@@ -244,6 +251,10 @@ class OneNode:
         node = NodeState("n1", "one", "127.0.0.1:7400", "alive", "leader", 1, 1.0, 0)
         return ClusterState("c", [node], [ShardState(SHARD, "n1", 5, 1, ["n1"])], 1, 1)
 
+    def ring(self) -> RingState:
+        member = RingMember("n1", "one", "A", 1.0, 256, True)
+        return RingState("00", 3, [member], "A" * 16)
+
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         self.asked.append((target, deadline_s))
         if self.refusal is not None:
@@ -342,7 +353,7 @@ class Rest:
         self.api = api
         self.port = port
         self.session = ClientSession(auto_decompress=False)
-        self.observed: list[tuple[str, str, int, float]] = []
+        self.observed: list[tuple[str, str, int, float, str]] = []
 
     def url(self, path: str) -> URL:
         return URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
@@ -416,7 +427,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
 
     async def make(settings: ApiSettings | None = None, leaderless: Single | None = None) -> Rest:
         strong, node = Direct(), OneNode()
-        observed: list[tuple[str, str, int, float]] = []
+        observed: list[tuple[str, str, int, float, str]] = []
         api = Api(
             strong,
             node,

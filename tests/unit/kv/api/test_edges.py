@@ -292,11 +292,11 @@ async def test_every_request_is_observed_once(rest: Rest) -> None:
     async with rest.lines("/api/v1/watch?key=a") as line:
         await line()
     await rest.until(lambda: len(rest.observed) == 4)
-    seen = [facts[:3] for facts in rest.observed]
+    seen = [(*facts[:3], facts[4]) for facts in rest.observed]
     assert seen == [
-        ("/api/v1/keys/{key}", "PUT", 200),
-        ("/api/v1/keys/{key}", "GET", 404),
-        ("unknown", "GET", 404),
-        ("/api/v1/watch", "GET", 499),
+        ("/api/v1/keys/{key}", "PUT", 200, "linearizable"),
+        ("/api/v1/keys/{key}", "GET", 404, "linearizable"),
+        ("unknown", "GET", 404, ""),
+        ("/api/v1/watch", "GET", 499, ""),
     ]
     assert all(0 <= facts[3] < 5 for facts in rest.observed)

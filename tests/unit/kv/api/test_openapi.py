@@ -82,14 +82,19 @@ def test_every_reference_leads_somewhere(routes: tuple[Route, ...]) -> None:
             node = node[name]
 
 
+PARAMS = {"id": b"7", "key": b"a", "name": b"n", "keyspace": b"k", "shard": b"5"}
+
+
 @pytest.mark.parametrize("routes", [ROUTES, LEADERLESS])
 def test_every_route_is_found_by_its_own_path(routes: tuple[Route, ...]) -> None:
     router = Router(routes)
     for route in routes:
-        path = route.template.replace("{id}", "7").replace("{key}", "a").replace("{name}", "n")
+        path = route.template
+        for param, value in PARAMS.items():
+            path = path.replace("{" + param + "}", value.decode())
         found, argument = router.find(route.method, path.encode())
         assert found is route
-        assert argument == {None: b"", "id": b"7", "key": b"a", "name": b"n"}[route.param]
+        assert argument == (b"" if route.param is None else PARAMS[route.param])
 
 
 # --- is it true? -----------------------------------------------------------------------------

@@ -162,11 +162,26 @@ def test_a_session_that_nobody_can_serve_is_told_so() -> None:
 
 
 def test_a_session_learns_that_its_key_was_reaped() -> None:
-    """All owners have answered: what they do not have is nowhere."""
-    get = GetCore(Quorum(3, 1), OWNERS, OWNERS, must_cover=NEW.clock)
+    """All that could hold it have answered: what they do not have is nowhere."""
+    get = GetCore(Quorum(3, 1), OWNERS, OWNERS, must_cover=NEW.clock, others=(D,))
     for owner in OWNERS:
         get.add_result(owner, Nothing())
+    get.ask_also(D)
+    assert not get.enough()
+    get.add_result(D, Nothing())
     assert get.response().siblings == SiblingSet()
+
+
+def test_a_session_finds_what_only_a_stand_in_has() -> None:
+    """A write during a partition: all owners answer, and none of them has heard of it yet."""
+    get = GetCore(Quorum(3, 1), OWNERS, OWNERS, must_cover=NEW.clock, others=(D,))
+    for owner in OWNERS:
+        get.add_result(owner, Found(OLD))
+    with pytest.raises(SessionNotReachedError, match="3 replicas answered"):
+        get.response()
+    get.ask_also(D)
+    get.add_result(D, Found(NEW))
+    assert get.response().siblings == NEW
 
 
 def test_replicas_that_agree_need_no_repair() -> None:

@@ -97,7 +97,8 @@ class ShardCluster(Cluster):
     def merge(self, left: int, right: int) -> Any:
         merge, index = self.freeze(left, right)
         self.segments += 1
-        return self.do(left, Absorb(right, merge, index, self.segments))
+        start = self.shard(self.lead(right), right).view.place.start
+        return self.do(left, Absorb(right, merge, index, self.segments, KEYSPACE, start))
 
     def give_up(self, left: int, right: int, merge: int) -> None:
         self.do(left, MergeAbort(merge))

@@ -1,0 +1,208 @@
+"""Nodes and clusters of the simulator whose groups are shards: the production machine, watched.
+
+Each of the first groups is a keyspace of its own and its only shard. `cluster.groups` follows the
+truth: a group is added when the first replica of it was born, and taken away when the first node
+has seen it absorbed; both happen only once the entry is committed.
+
+Every node does what kv does for it in production: it joins a group that it is a member of and does
+not have (it was behind when the parent was split), and forgets one that it was removed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from chaos.checkers.shard_events import ShardEvents
+from chaos.sim.cluster import Cluster
+from chaos.sim.machine import NEWER_LEVEL, AppliedRecord
+from chaos.sim.node import SimNode
+from chaos.sim.settings import DrawnSettings, SimConfig
+from chaos.sim.world import NodeScheduler
+from raftgroups.dedupe import Dedupe
+from raftgroups.group import Group
+from raftgroups.host import GroupHost
+from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine_api import StateMachine
+from raftgroups.results import Result
+from raftgroups.status import Role
+from raftgroups.transport import Link, NodeId
+from storage.latest import Latest
+from storage.mvcc import Divided
+from storage.mvcc_records import event_of
+
+SHARD_CANARIES: Final = frozenset({"dedupe-not-inherited", "absorb-unchecked"})
+"""Bugs of shards that are put back here and in the planner, not in raftgroups."""
+TIDY_S: Final = 0.5
+BORN_FROM: Final = 100
+"""Shards and segments made by splits have numbers from here on."""
+
+Applied = Callable[[int, int, bytes, Result], None]
+
+
+class SimShard(ShardMachine):
+    """Tells what it applies; and forgets remembered answers at a split, if that canary sings."""
+
+    forgetful = False
+    on_applied: Applied | None = None
+    _at = (-1, 0)
+
+    def apply(self, index: int, payload: bytes) -> Result:
+        result = super().apply(index, payload)
+        before, place = self._at
+        self._at = (index, place + 1 if index == before else 0)
+        if self.on_applied is not None:
+            self.on_applied(*self._at, payload, result)
+        return result
+
+    def born(self, right: Divided, ttls: int) -> None:
+        dedupe = self.dedupe
+        if self.forgetful:
+            self.dedupe = Dedupe(self.shard.state.shard)
+        super().born(right, ttls)
+        self.dedupe = dedupe
+
+
+class ShardNode(SimNode):
+    cluster: ShardCluster
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.installed_level = self.level = NEWER_LEVEL
+        self._forgetting: set[int] = set()
+
+    def shard(self, group_id: int) -> SimShard | None:
+        """A replica that has a state."""
+        group = None if self.host is None else self.host.groups.get(group_id)
+        if group is None or not group.readable or group.replica.waiting:
+            return None
+        return cast(SimShard, group.machine)
+
+    def _make_machine(self, group_id: int) -> StateMachine:
+        place = ShardPlace.stored(group_id)
+        if group_id in self.to_form:
+            place = ShardPlace(group_id, group_id, group_id, group_id)
+        machine = SimShard(Latest(self.engine, self.clock), place)
+        machine.forgetful = "dedupe-not-inherited" in self.cluster.config.canaries
+        last_index = machine.shard.state.applied_index
+
+        def applied(index: int, position: int, payload: bytes, result: Result) -> None:
+            nonlocal last_index
+            record = AppliedRecord(
+                group_id, index, position, payload, 1, cast(Any, result), b"", None
+            )
+            self.observer.applied(self, record, last_index)
+            last_index = index
+
+        def told(revision: int, bodies: Sequence[bytes]) -> None:
+            keyspace = machine.shard.state.keyspace
+            for body in bodies:
+                kv = event_of(body).kv
+                found = self.cluster.events.applied(
+                    self.label, keyspace, kv.key, revision, kv.value
+                )
+                self.observer.report(found)
+
+        machine.on_applied, machine.observer = applied, told
+        return machine
+
+    def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
+        self._forgetting.clear()
+        host.on_birth = self._born
+        host.on_end = self._ended
+        host.on_unknown_group = self._unknown
+        self.world.after(TIDY_S, self._tidy, owner=self.process)
+
+    def _born(self, group: Group) -> None:
+        self.world.trace(f"{self.label} g{group.group_id} is born")
+        self.cluster.born(group.group_id)
+
+    def _ended(self, group_id: int) -> None:
+        self.world.trace(f"{self.label} g{group_id} ends")
+        self.to_join.pop(group_id, None)
+        self.cluster.ended(group_id)
+
+    def _unknown(self, group_id: int, peer: NodeId) -> None:
+        known = group_id in self.cluster.groups and group_id not in self._forgetting
+        if known and self.label in self.cluster.members(group_id):
+            self.world.trace(f"{self.label} g{group_id} is not here")
+            self._join(group_id)
+
+    def _tidy(self) -> None:
+        """Forget what this node was removed from."""
+        for group_id, group in list(self.groups()):
+            if group.role is Role.REMOVED:
+                self.forget(group_id)
+        self.world.after(TIDY_S, self._tidy, owner=self.process)
+
+    def forget(self, group_id: int) -> None:
+        assert self.host is not None
+        self.world.trace(f"{self.label} g{group_id} is forgotten")
+        self.to_join.pop(group_id, None)
+        self.to_form = {each: v for each, v in self.to_form.items() if each != group_id}
+        self._forgetting.add(group_id)
+
+        def done() -> None:
+            self._forgetting.discard(group_id)
+            if group_id in self.to_join:
+                self._join(group_id)
+
+        self.host.forget(group_id, done)
+
+    def join(self, group_id: int) -> None:
+        group = None if self.host is None else self.host.groups.get(group_id)
+        if group is not None and group.role is Role.REMOVED:
+            self.forget(group_id)
+        super().join(group_id)
+
+    def _join(self, group_id: int) -> None:
+        if group_id not in self._forgetting:
+            super()._join(group_id)
+
+
+class ShardCluster(Cluster):
+    def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
+        self.events = ShardEvents()
+        self.gone: set[int] = set()
+        super().__init__(config, drawn, make_node=self._make_node, **options)
+        self.keyspaces = list(self.groups)
+        self._numbers = BORN_FROM
+
+    def _make_node(self, *args: Any) -> ShardNode:
+        node = ShardNode(*args)
+        node.cluster = self
+        return node
+
+    @property
+    def shard_nodes(self) -> list[ShardNode]:
+        return cast(list[ShardNode], self.nodes)
+
+    def number(self) -> int:
+        """What the meta group gives out; never the same twice."""
+        self._numbers += 1
+        return self._numbers
+
+    def born(self, group_id: int) -> None:
+        if group_id not in self.groups and group_id not in self.gone:
+            self.groups.append(group_id)
+            self.served.add(group_id)
+            self.admin.born(group_id)
+
+    def ended(self, group_id: int) -> None:
+        self.gone.add(group_id)
+        if group_id in self.groups:
+            self.groups.remove(group_id)
+            self.admin.ended(group_id)
+
+    def places(self, keyspace: int, key: bytes) -> list[tuple[int, int]]:
+        """(epoch, group) of every replica that says it holds the key."""
+        found = set()
+        for node in self.shard_nodes:
+            for group_id, _ in node.groups():
+                shard = node.shard(group_id)
+                if shard is None or shard.shard.state.keyspace != keyspace or shard.frozen:
+                    continue
+                place = shard.view.place
+                if key >= place.start and (place.end is None or key < place.end):
+                    found.add((place.epoch, group_id))
+        return sorted(found)

@@ -1,0 +1,109 @@
+"""The bodies of the calls about keyspaces and shards; bodies.py has the others. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from kv.api.bodies import Encoding, In, Key, Marked, Out
+from raftgroups.meta.rules import NAME_PATTERN, REPLICATION_MAX
+from raftgroups.meta.view import SHARDS_MAX
+
+KeyspaceName = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
+Copies = Annotated[int, Meta(ge=1, le=REPLICATION_MAX)]
+Size = Annotated[int, Meta(ge=0, le=2**62)]
+Count = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class QuotasGiven(In, omit_defaults=True):
+    """What is not given stays; 0 is no limit."""
+
+    bytes: Size | UnsetType = UNSET
+    keys: Size | UnsetType = UNSET
+    operations_a_second: Count | UnsetType = UNSET
+    watchers: Count | UnsetType = UNSET
+
+
+class OptionsGiven(In, omit_defaults=True):
+    """What is not given stays as it is, or is the default."""
+
+    replication: Copies | UnsetType = UNSET
+    read_quorum: Copies | UnsetType = UNSET
+    write_quorum: Copies | UnsetType = UNSET
+    shards_max: Count | UnsetType = UNSET
+    split_bytes: Size | UnsetType = UNSET
+    split_operations_a_second: Count | UnsetType = UNSET
+    merge_bytes: Size | UnsetType = UNSET
+    quotas: QuotasGiven | UnsetType = UNSET
+
+
+class CreateKeyspaceBody(In):
+    name: KeyspaceName
+    regime: Literal["strong", "leaderless"] = "strong"
+    shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 1
+    options: OptionsGiven | UnsetType = UNSET
+
+
+class QuotasShown(Out):
+    bytes: int
+    keys: int
+    operations_a_second: int
+    watchers: int
+
+
+class OptionsShown(Out):
+    replication: int
+    read_quorum: int
+    write_quorum: int
+    shards_max: int
+    split_bytes: int
+    split_operations_a_second: int
+    merge_bytes: int
+    quotas: QuotasShown
+
+
+class KeyspaceShown(Out):
+    keyspace: int
+    name: str
+    regime: Literal["strong", "leaderless"]
+    state: Literal["active", "dropping"]
+    shards: int
+    options: OptionsShown
+
+
+class KeyspacesReply(Out):
+    keyspaces: list[KeyspaceShown]
+
+
+class DroppedReply(Out):
+    name: str
+    dropped: bool
+
+
+class ShardShown(Out):
+    """start <= key < end; null is unbounded. `leader` as this node knows it."""
+
+    shard: int
+    keyspace: str
+    start: str
+    end: str | None
+    epoch: int
+    state: Literal["forming", "active", "retired"]
+    replicas: list[str]
+    leader: str | None
+    key_encoding: Marked = UNSET
+
+
+class ShardsReply(Out):
+    shards: list[ShardShown]
+
+
+class SplitShardBody(In):
+    key: Key
+    key_encoding: Encoding | None = None
+
+
+class SplitShardReply(Out):
+    left: ShardShown
+    right: ShardShown

@@ -1,0 +1,156 @@
+"""What operators ask about keyspaces and shards: the map in their words, their wishes as commands.
+
+Every wish is made from the map as it is now and says so (epochs, expected options), so two
+operators at once cannot undo each other unseen: one of them is told to look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict, replace
+
+from kv.api.keyspace_bodies import (
+    CreateKeyspaceBody,
+    KeyspaceShown,
+    OptionsGiven,
+    OptionsShown,
+    QuotasShown,
+    ShardShown,
+)
+from kv.api.text import shown
+from kv.meta.beginning import new_shards
+from kv.meta.service import MetaService
+from raftgroups.meta.commands import AlterKeyspace, CreateKeyspace, DropKeyspace, KeyspaceMade
+from raftgroups.meta.records import (
+    META_SHARD,
+    KeyspaceOptions,
+    KeyspaceRecord,
+    Regime,
+    ShardRecord,
+)
+from raftgroups.meta.refusals import KeyspaceNotFoundError
+
+
+class Dividing(Protocol):
+    async def split(self, shard: int, key: bytes) -> tuple[ShardRecord, ShardRecord]: ...
+
+
+class KeyspaceAdmin:
+    def __init__(
+        self, meta: MetaService, divider: Dividing, leader_of: Callable[[int], str | None]
+    ) -> None:
+        self._meta = meta
+        self._divider = divider
+        self._leader_of = leader_of
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def all(self) -> list[KeyspaceShown]:
+        found = self._meta.map.view.keyspaces.values()
+        return [self._shown(each) for each in sorted(found, key=lambda each: each.keyspace)]
+
+    def named(self, name: str) -> KeyspaceShown:
+        return self._shown(self._record(name))
+
+    def _record(self, name: str) -> KeyspaceRecord:
+        found = self._meta.map.view.keyspace_named(name)
+        if found is None:
+            raise KeyspaceNotFoundError(f"there is no keyspace {name[:64]!a}; list or create it")
+        return found
+
+    def _shown(self, record: KeyspaceRecord) -> KeyspaceShown:
+        options = record.options
+        quotas = options.quotas
+        return KeyspaceShown(
+            record.keyspace,
+            record.name,
+            record.regime.value,
+            record.state.value,
+            len(self._meta.map.view.shards_of(record.keyspace)),
+            OptionsShown(
+                options.replication,
+                options.read_quorum,
+                options.write_quorum,
+                options.shards_max,
+                options.split_bytes,
+                options.split_operations_a_second,
+                options.merge_bytes,
+                QuotasShown(quotas.bytes, quotas.keys, quotas.operations_a_second, quotas.watchers),
+            ),
+        )
+
+    def shards(self, name: str | None) -> list[ShardShown]:
+        """In order of keyspaces, then of ranges."""
+        view = self._meta.map.view
+        wanted = view.keyspaces.values() if name is None else [self._record(name)]
+        ordered = sorted(wanted, key=lambda each: each.keyspace)
+        return [self._shard(each) for one in ordered for each in view.shards_of(one.keyspace)]
+
+    def _shard(self, record: ShardRecord) -> ShardShown:
+        assert record.shard != META_SHARD
+        edges = [record.start] if record.end is None else [record.start, record.end]
+        force = any(shown(edge)[1] is not UNSET for edge in edges)
+        mark = shown(record.start, force)[1]
+        keyspace = self._meta.map.view.keyspaces.get(record.keyspace)
+        return ShardShown(
+            record.shard,
+            "" if keyspace is None else keyspace.name,
+            shown(record.start, force)[0],
+            None if record.end is None else shown(record.end, force)[0],
+            record.epoch,
+            record.state.value,
+            list(record.replicas),
+            self._leader_of(record.shard),
+            mark,
+        )
+
+    # --- changing -----------------------------------------------------------------------------
+
+    async def create(self, wanted: CreateKeyspaceBody, deadline_s: float | None) -> KeyspaceShown:
+        view = self._meta.map.view
+        options = _changed(KeyspaceOptions(), wanted.options)
+        regime = Regime(wanted.regime)
+        nodes = sorted(view.nodes.values(), key=lambda each: each.node)
+        present = [each for each in view.shards.values() if each.shard != META_SHARD]
+        shards = (
+            new_shards(nodes, wanted.shards, options.replication, present)
+            if regime is Regime.STRONG
+            else ()
+        )
+        made = await self._meta.propose(
+            CreateKeyspace(wanted.name, regime, options, shards), deadline_s
+        )
+        assert isinstance(made, KeyspaceMade)
+        await self._meta.refresh()
+        return self._shown(made.record)
+
+    async def alter(
+        self, name: str, wanted: OptionsGiven, deadline_s: float | None
+    ) -> KeyspaceShown:
+        known = self._record(name)
+        options = _changed(known.options, wanted)
+        made = await self._meta.propose(AlterKeyspace(name, known.options, options), deadline_s)
+        assert isinstance(made, KeyspaceMade)
+        return self._shown(made.record)
+
+    async def drop(self, name: str, deadline_s: float | None) -> None:
+        self._record(name)
+        await self._meta.propose(DropKeyspace(name), deadline_s)
+
+    async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]:
+        left, right = await self._divider.split(shard, key)
+        return self._shard(left), self._shard(right)
+
+
+def _changed(options: KeyspaceOptions, given: OptionsGiven | UnsetType) -> KeyspaceOptions:
+    if isinstance(given, UnsetType):
+        return options
+    fields = {name: value for name, value in asdict(given).items() if value is not UNSET}
+    quotas = fields.pop("quotas", None)
+    if quotas is not None:
+        named = {name: value for name, value in asdict(quotas).items() if value is not UNSET}
+        fields["quotas"] = replace(options.quotas, **named)
+    return replace(options, **fields)

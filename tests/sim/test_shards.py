@@ -1,0 +1,29 @@
+"""The slice of the simulation of splits and merges; the whole is
+`januskv sim --faults all,splits,merges`."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.sim.faults import MENU
+from chaos.sim.settings import SimConfig
+from chaos.sim.shards import FAULTS, play_seed
+
+pytestmark = pytest.mark.sim
+
+
+def test_all_faults(rounds: int) -> None:
+    done: dict[str, int] = {}
+    for seed in range(6 * rounds):
+        result = play_seed(SimConfig(seed=seed, seconds=26.0, faults=frozenset(MENU) | FAULTS))
+        assert result.ok, "\n".join(
+            [*map(str, result.violations), *map(str, result.stuck), *result.recent[-30:]]
+        )
+        for name, count in result.changes.items():
+            done[name] = done.get(name, 0) + count
+    assert min(done["split"], done["merge"], done["cursor in a new segment"]) > 0
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    config = SimConfig(seed=3, seconds=20.0, faults=frozenset({"crash", "partition"}) | FAULTS)
+    assert play_seed(config).trace_hash == play_seed(config).trace_hash

@@ -1,0 +1,276 @@
+"""LMDB behind its log: folds, failures, ends of the process. The contract is tests/contract's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.clock import ManualClock
+from storage.engine import Batch, Engine, iterate
+from storage.errors import DataDirectoryError, WriteFailedError
+from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
+from storage.memtable import Table
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def opened(path: Path, *, fold_bytes: int = 1 << 20, segment_bytes: int = 1 << 16) -> LoggedEngine:
+    tree = LmdbEngine(path, clock=ManualClock(), map_size_bytes=1 << 26)
+    return LoggedEngine(tree, fold_bytes=fold_bytes, segment_bytes=segment_bytes)
+
+
+@pytest.fixture
+def engine(path: Path) -> Iterator[LoggedEngine]:
+    engine = opened(path)
+    yield engine
+    engine.close()
+
+
+def put(engine: Engine, *keys: bytes, value: bytes = b"value", sync: bool = True) -> None:
+    batch = Batch()
+    for key in keys:
+        batch.put(key, value)
+    engine.write(batch, sync=sync)
+
+
+def everything(engine: Engine) -> list[tuple[bytes, bytes]]:
+    with engine.snapshot() as snapshot:
+        return list(iterate(snapshot))
+
+
+def killed(path: Path) -> Path:
+    """What the next start would find if the process were killed now."""
+    return Path(shutil.copytree(path, path.with_name("killed")))
+
+
+def in_tree(path: Path) -> list[tuple[bytes, bytes]]:
+    tree = LmdbEngine(path, clock=ManualClock(), map_size_bytes=1 << 26)
+    try:
+        return everything(tree)
+    finally:
+        tree.close()
+
+
+def figure(engine: Engine, name: str) -> float:
+    return float(engine.statistics().details[name])
+
+
+class HeldFolds:
+    """Folds wait until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        real = LmdbEngine.fold
+
+        def fold(tree: LmdbEngine, table: Table) -> None:
+            self.begun.set()
+            assert self.go_on.wait(WAIT_S)
+            real(tree, table)
+
+        monkeypatch.setattr(LmdbEngine, "fold", fold)
+
+
+def test_a_write_is_in_the_log_and_not_yet_in_the_tree(engine: LoggedEngine, path: Path) -> None:
+    put(engine, b"a", b"b")
+    copy = killed(path)
+    assert in_tree(copy) == []
+    again = opened(copy)
+    assert everything(again) == [(b"a", b"value"), (b"b", b"value")]
+    assert figure(again, "log_records_replayed") == 2
+    again.close()
+
+
+def test_what_was_shown_after_a_restart_is_in_the_tree_by_then(
+    engine: LoggedEngine, path: Path
+) -> None:
+    put(engine, b"a", sync=False)
+    copy = killed(path)
+    again = opened(copy)
+    without_log = path.with_name("without-log")
+    shutil.copytree(copy, without_log, ignore=shutil.ignore_patterns("log"))
+    assert in_tree(without_log) == [(b"a", b"value")]
+    again.close()
+
+
+def test_closing_leaves_nothing_to_read_again(path: Path) -> None:
+    engine = opened(path)
+    put(engine, b"a")
+    engine.close()
+    assert in_tree(path) == [(b"a", b"value")]
+    again = opened(path)
+    assert figure(again, "log_records_replayed") == 0
+    assert everything(again) == [(b"a", b"value")]
+    again.close()
+
+
+def test_a_log_that_was_read_never_brings_older_values_back(path: Path) -> None:
+    """Kill after kill, with folds in between: each start sees exactly what was written."""
+    wanted: dict[bytes, bytes] = {}
+    for life in range(6):
+        engine = opened(path, fold_bytes=4_000, segment_bytes=2_000)
+        assert dict(everything(engine)) == wanted
+        for number in range(40):
+            key, value = b"%d" % (number % 7), b"%d-%d" % (life, number) * 10
+            put(engine, key, value=value)
+            wanted[key] = value
+        copy = killed(path)
+        engine.close()
+        shutil.rmtree(path)
+        copy.rename(path)
+
+
+def test_rows_deleted_before_a_fold_never_reach_the_tree(path: Path) -> None:
+    engine = opened(path)
+    put(engine, *(b"log/%03d" % number for number in range(500)))
+    batch = Batch()
+    batch.delete_range(b"log/", b"log0")
+    batch.put(b"head", b"500")
+    engine.write(batch, sync=True)
+    engine.close()
+    tree = LmdbEngine(path, clock=ManualClock(), map_size_bytes=1 << 26)
+    assert tree.statistics().keys == 1
+    assert tree.statistics().disk_bytes < 100_000
+    tree.close()
+
+
+def test_reads_and_writes_go_on_during_a_fold(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = HeldFolds(monkeypatch)
+    engine = opened(path, fold_bytes=2_000)
+    put(engine, *(b"%02d" % number for number in range(20)))
+    assert folds.begun.wait(WAIT_S)
+    before = engine.snapshot()
+    put(engine, b"00", value=b"new")
+    assert before.get(b"00") == b"value"
+    with engine.snapshot() as after:
+        assert after.get(b"00") == b"new"
+        assert len(after.scan().items) == 20
+    folds.go_on.set()
+    engine.checkpoint(path.with_name("copy"))  # waits for everything to be folded
+    assert before.get(b"00") == b"value"
+    assert dict(before.scan().items)[b"00"] == b"value"
+    before.close()
+    assert in_tree(path.with_name("copy"))[0] == (b"00", b"new")
+    engine.close()
+
+
+def test_a_writer_far_ahead_of_the_folds_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = HeldFolds(monkeypatch)
+    engine = opened(path, fold_bytes=2_000)
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        for number in range(200):
+            put(engine, b"%03d" % number, sync=False)
+            written += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert folds.begun.wait(WAIT_S)
+    writer.join(0.3)
+    assert writer.is_alive(), "it does not wait"
+    assert written < 100
+    assert figure(engine, "fold_waiting_bytes") < 6 * 2_000
+    folds.go_on.set()
+    writer.join(WAIT_S)
+    assert written == 200
+    assert len(everything(engine)) == 200
+    engine.close()
+
+
+# --- failures --------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
+    def fail(*_: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, name, fail)
+
+
+@pytest.mark.parametrize(("call", "code"), [("pwrite", errno.ENOSPC), ("fdatasync", errno.EIO)])
+def test_a_failed_append_or_sync_poisons_and_shows_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    engine = opened(path)
+    put(engine, b"a")
+    with monkeypatch.context() as broken:
+        failing(broken, call, code)
+        with pytest.raises(WriteFailedError, match=r"takes no more; look at .* and restart"):
+            put(engine, b"b")
+    with pytest.raises(WriteFailedError, match="takes no more"):
+        put(engine, b"c")
+    assert everything(engine) == [(b"a", b"value")]
+    copy = killed(path)
+    engine.close()
+    again = opened(copy)
+    assert everything(again)[0] == (b"a", b"value"), "what was acknowledged is there"
+    again.close()
+
+
+def test_a_failed_fold_poisons_and_loses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(path, fold_bytes=2_000)
+
+    def fail(tree: LmdbEngine, table: Table) -> None:
+        raise WriteFailedError("the disk is broken")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LmdbEngine, "fold", fail)
+        put(engine, *(b"%02d" % number for number in range(30)))
+        with pytest.raises(WriteFailedError, match="the disk is broken"):
+            engine.checkpoint(path.with_name("copy"))
+        with pytest.raises(WriteFailedError):
+            put(engine, b"x")
+        assert len(everything(engine)) == 30
+        copy = killed(path)
+        engine.close()
+    again = opened(copy)
+    assert len(everything(again)) == 30
+    again.close()
+
+
+def test_a_log_that_cannot_be_opened_is_refused_with_a_sentence(path: Path) -> None:
+    opened(path).close()
+    shutil.rmtree(path / "log")
+    (path / "log").write_bytes(b"")
+    with pytest.raises(DataDirectoryError, match=r"cannot .* the log in .*log"):
+        opened(path)
+    (path / "log").unlink()
+    opened(path).close()
+
+
+def test_a_checkpoint_has_no_log(engine: LoggedEngine, path: Path) -> None:
+    put(engine, b"a")
+    copy = path.with_name("copy")
+    engine.checkpoint(copy)
+    assert [entry.name for entry in copy.iterdir()] == ["data.mdb"]
+    assert in_tree(copy) == [(b"a", b"value")]
+
+
+def test_the_space_that_waits_for_a_fold_does_not_count_as_free(engine: LoggedEngine) -> None:
+    put(engine, *(b"%03d" % number for number in range(100)), value=bytes(1_000))
+    batch = Batch()
+    batch.delete_range(b"", None)
+    engine.write(batch, sync=True)
+    figures = engine.statistics()
+    waiting = float(figures.details["fold_waiting_bytes"])
+    assert waiting > 100_000
+    assert figures.reusable_bytes == 0
+    assert not figures.keys_exact
+    assert figures.disk_bytes >= float(figures.details["log_bytes"])

@@ -1,0 +1,263 @@
+"""The log's files: what is read back after which end of a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from storage import wal, wal_format
+from storage.engine import Op, Operation
+from storage.errors import DamagedFilesError, UnknownDirectoryFormatError
+from storage.wal import WriteAheadLog
+from storage.wal_format import (
+    HEADER_BYTES,
+    SegmentHeader,
+    pack_header,
+    pack_record,
+    read_header,
+    read_operations,
+    read_record,
+)
+
+SEGMENT = 1_000
+
+
+def batch(number: int, size: int = 100) -> list[Operation]:
+    return [(Op.PUT, b"%d" % number, b"x" * size)]
+
+
+def opened(path: Path) -> WriteAheadLog:
+    log = WriteAheadLog(path, segment_bytes=SEGMENT)
+    log.replay(lambda _: None)
+    log.begin()
+    return log
+
+
+def segments(path: Path) -> list[Path]:
+    """The files that are segments, oldest first."""
+    found = []
+    for entry in path.iterdir():
+        header = read_header(entry.read_bytes()[:HEADER_BYTES])
+        if header is not None:
+            found.append((header.number, entry))
+    return [entry for _, entry in sorted(found)]
+
+
+def contents(path: Path) -> list[Operation]:
+    """Of a copy, as the next start would read it."""
+    found: list[Operation] = []
+    WriteAheadLog(path, segment_bytes=SEGMENT).replay(found.extend)
+    return found
+
+
+def numbers(path: Path) -> list[int]:
+    return [int(key) for _, key, _ in contents(path)]
+
+
+def fill(log: WriteAheadLog, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        log.append(batch(number))
+    log.sync()
+
+
+def test_every_kind_of_operation_is_read_as_it_was_written() -> None:
+    operations: list[Operation] = [
+        (Op.PUT, b"key", b"value"),
+        (Op.PUT, b"empty", b""),
+        (Op.DELETE, b"gone", None),
+        (Op.DELETE_RANGE, b"", None),
+        (Op.DELETE_RANGE, b"a", b"b"),
+        (Op.DELETE_RANGE, b"a", b""),
+    ]
+    data = b"before" + pack_record(7, operations) + b"after"
+    place = read_record(data, 6, 7)
+    assert place is not None
+    assert list(read_operations(data, place[0])) == operations
+    assert data[place[1] :] == b"after"
+    assert read_record(data, 6, 8) is None, "the number counts"
+
+
+def test_a_record_that_is_not_whole_is_none() -> None:
+    data = pack_record(1, batch(1))
+    for end in range(len(data)):
+        assert read_record(data[:end], 0, 1) is None
+    for at in range(len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        assert read_record(bytes(damaged), 0, 1) is None
+
+
+def test_a_header_that_is_not_whole_is_none() -> None:
+    header = SegmentHeader(3, 40, 30)
+    data = pack_header(header)
+    assert read_header(data) == header
+    for at in range(40):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        assert read_header(bytes(damaged)) is None
+    assert read_header(data[:-1]) is None
+
+
+def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    assert len(segments(log.directory)) >= 4
+    assert numbers(log.directory) == [*range(1, 31)]
+    log.close()
+
+
+def test_what_is_folded_is_not_read_and_its_files_are_used_again(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    for turn in range(40):
+        fill(log, 10 * turn + 1, 10 * turn + 10)
+        log.folded(log.synced_number - 5)
+    assert len(list(log.directory.iterdir())) <= 8
+    assert log.size_bytes <= 8 * SEGMENT
+    found = numbers(log.directory)
+    assert found == [*range(found[0], 401)]
+    assert found[0] >= 370
+    log.folded(400)
+    log.mark()
+    assert numbers(log.directory) == []
+    log.close()
+
+
+def test_the_rest_of_an_older_use_of_a_file_is_not_read(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    for turn in range(12):
+        fill(log, 6 * turn + 1, 6 * turn + 6)
+        log.folded(log.synced_number)
+    log.mark()
+    assert segments(log.directory)[-1].read_bytes().count(b"x") > 100, "it was used before"
+    fill(log, 73, 73)
+    assert numbers(log.directory) == [73]
+    log.close()
+
+
+def test_a_torn_end_ends_the_log_and_the_next_life_begins_behind_it(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 3)
+    log.close()
+    path = segments(log.directory)[-1]
+    whole = path.read_bytes()
+    third = whole.index(pack_record(3, batch(3)))
+    for cut in (third + 1, third + 40):
+        path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
+        assert numbers(log.directory) == [1, 2]
+    again = opened(log.directory)
+    assert again.last_number > 1 << 32, "what was torn has a number that never comes again"
+    fill(again, 3, 3)
+    assert numbers(log.directory) == [3]
+    again.close()
+
+
+def test_a_start_that_loses_power_in_its_first_header_takes_no_record_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to a file that no reader needs, and none is touched before it is on the disk."""
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    log.close()
+
+    def cut(_: int) -> None:
+        raise OSError("the power is cut")
+
+    for _ in range(3):
+        again = WriteAheadLog(log.directory, segment_bytes=SEGMENT)
+        again.replay(lambda _: None)
+        with monkeypatch.context() as power:
+            power.setattr(wal, "pack_header", lambda _: b"torn" * 16)
+            power.setattr(os, "fdatasync", cut)
+            with pytest.raises(OSError, match="the power is cut"):
+                again.begin()
+        again.close()
+        assert numbers(log.directory) == [*range(1, 31)]
+
+
+def test_a_missing_segment_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    log.close()
+    for gone in segments(log.directory)[:-1]:
+        copy = tmp_path / "copy"
+        shutil.copytree(log.directory, copy)
+        (copy / gone.name).unlink()
+        with pytest.raises(DamagedFilesError, match=r"is not whole: record .* restore a backup"):
+            contents(copy)
+        shutil.rmtree(copy)
+
+
+def test_a_damaged_record_before_the_newest_segment_is_refused(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    log.close()
+    path = segments(log.directory)[1]
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedFilesError, match="is not whole"):
+        contents(log.directory)
+
+
+def test_older_segments_mean_nothing_once_a_newer_header_says_that_they_are_folded(
+    tmp_path: Path,
+) -> None:
+    """However many of them a power cut left, and with whatever holes: reading some of them again
+    would put old values in the place of newer ones."""
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    log.folded(30)
+    kept = tmp_path / "kept"
+    shutil.copytree(log.directory, kept)
+    log.mark()
+    fill(log, 31, 32)
+    log.close()
+    newest = segments(log.directory)[-1]
+    for gone in segments(kept):
+        left = tmp_path / "left"
+        shutil.copytree(kept, left)
+        (left / gone.name).unlink()
+        shutil.copy(newest, left / "999")
+        assert numbers(left) == [31, 32]
+        shutil.rmtree(left)
+
+
+def test_a_record_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 1)
+    log.append(batch(2, 5 * SEGMENT))
+    fill(log, 3, 3)
+    assert numbers(log.directory) == [1, 2, 3]
+    log.folded(3)
+    log.mark()
+    fill(log, 4, 20)
+    assert {path.stat().st_size for path in log.directory.iterdir()} == {SEGMENT}
+    log.close()
+
+
+def test_segments_of_a_newer_format_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(wal_format, "WAL_FORMAT", 2)
+        log = opened(tmp_path / "log")
+        fill(log, 1, 1)
+        log.close()
+    with pytest.raises(UnknownDirectoryFormatError, match="format 2 and this version reads 1; upg"):
+        contents(log.directory)
+
+
+def test_files_are_used_again_after_a_restart_and_strange_ones_removed(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    fill(log, 1, 3)
+    log.close()
+    names = {path.name for path in log.directory.iterdir()}
+    (log.directory / "notes").write_bytes(b"")
+    (log.directory / "77").write_bytes(b"of another size")
+    assert numbers(log.directory) == [1, 2, 3]
+    again = opened(log.directory)
+    assert {path.name for path in log.directory.iterdir()} == names
+    again.close()
