@@ -225,6 +225,7 @@ class App:
             keyspaces=KeyspaceAdmin(self.node.meta, self.node.divider, self.node.leader_of),
             others=self.node.keyspace_named,
             leaderless=leaderless,
+            placement=self.node.placement.service,
         )
 
     def _gateway_context(self) -> GatewayContext:

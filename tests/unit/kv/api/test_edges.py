@@ -285,6 +285,13 @@ async def test_leader_transfer(rest: Rest) -> None:
     assert await rest.refused("POST", path, {"to": "n3"}) == (400, "invalid_body")
 
 
+@pytest.mark.parametrize("depth", [5_000, 100_000])
+@pytest.mark.parametrize("field", ["value", "more"])
+async def test_a_body_that_nests_too_deep_is_refused(rest: Rest, field: str, depth: int) -> None:
+    body = b'{"%b":' % field.encode() + b"[" * depth + b"]" * depth + b"}"
+    assert await rest.refused("PUT", "/api/v1/keys/a", body) == (400, "invalid_body")
+
+
 async def test_every_request_is_observed_once(rest: Rest) -> None:
     await rest.put(KEY)
     await rest.get("/api/v1/keys/b")
