@@ -236,6 +236,9 @@ class Servers:
         for name in names:
             self.wait(lambda name=name: self._listens(self.nodes[name]), f"{name} starts", START_S)  # type: ignore[misc]
 
+    def is_ready(self, name: str) -> bool:
+        return self.nodes[name].running and self._serves(self.nodes[name])
+
     def _serves(self, server: Server) -> bool:
         if not self._listens(server):
             return False

@@ -225,6 +225,7 @@ class App:
             keyspaces=KeyspaceAdmin(self.node.meta, self.node.divider, self.node.leader_of),
             others=self.node.keyspace_named,
             leaderless=leaderless,
+            placement=self.node.placement.service,
         )
 
     def _gateway_context(self) -> GatewayContext:
@@ -307,8 +308,8 @@ class App:
             found = self._endpoints[route, method] = self.metrics.endpoint(route, method, "")
         return found
 
-    def _observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        endpoint = self._endpoint(route, method)
+    def _observe(self, route: str, method: str, status: int, seconds: float, level: str) -> None:
+        endpoint = self._endpoint(route, method).at(level)
         endpoint.began()
         endpoint.ended(status, seconds)
 
@@ -317,9 +318,11 @@ class App:
         if not request.path.startswith("/v3/"):
             return await handler(request)
         started_s = self.node.clock.monotonic()
+        etcd.LEVEL.set("")
         response = await handler(request)
         route = request.path if response.status != 404 else "unknown"
-        self._observe(route, "POST", response.status, self.node.clock.monotonic() - started_s)
+        took_s = self.node.clock.monotonic() - started_s
+        self._observe(route, "POST", response.status, took_s, etcd.LEVEL.get())
         return response
 
     @web.middleware

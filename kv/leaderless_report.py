@@ -19,6 +19,7 @@ from kv.api.bodies import (
     NodeState,
     NodeStatus,
     PeerState,
+    RepairReply,
     RingMember,
     RingState,
 )
@@ -26,6 +27,7 @@ from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.errors import WrongRegimeError
 from kv.leaderless.environment import LeaderlessEnvironment
+from kv.leaderless.exchange import Report
 from kv.leaderless.keyspace import Keyspace
 from kv.metrics.from_process import ProcessFigures
 from kv.node import Node
@@ -36,6 +38,8 @@ from storage.hints import NO_USAGE, HintUsage
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SLICES: Final = 256
+PHI_SHOWN_MAX: Final = 99.0
+"""It grows without end; JSON has no infinity."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
 
@@ -119,11 +123,15 @@ class LeaderlessReport:
             "" if card is None else card.client,
             self._environment.regime.reachable(member),
             round(shares.get(member, 0.0), 4),
-            None,
+            self._phi(member),
             usage.count,
             usage.size_bytes,
             usage.overflowed,
         )
+
+    def _phi(self, member: NodeId) -> float | None:
+        gossip = self._environment.regime.members.gossip
+        return None if gossip is None else round(min(gossip.phi(member), PHI_SHOWN_MAX), 2)
 
     def _members(self) -> list[NodeId]:
         return sorted(self._environment.regime.view.ring.members)
@@ -212,6 +220,25 @@ class LeaderlessReport:
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         raise WrongRegimeError("nobody leads a leaderless keyspace: every node takes every write")
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        """Compare all with every peer and bring both up to date. False: too many wait already."""
+
+        def told(report: Report) -> None:
+            done(
+                RepairReply(
+                    report.exchanges,
+                    report.equal,
+                    report.compared,
+                    report.fetched,
+                    report.pushed,
+                    report.transferred_bytes,
+                    report.failed,
+                    {self._name(node): why for node, why in report.broken_off.items()},
+                )
+            )
+
+        return self._environment.regime.maintenance.repair(told)
 
     # --- is it ready? -------------------------------------------------------------------------
 

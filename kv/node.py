@@ -43,6 +43,8 @@ from kv.meta.divider import Divider
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
 from kv.model import DEADLINE_MAX_S, ReadOptions, SessionToken, parse_level
+from kv.placement.mover import MoverSettings
+from kv.placement.stand import NodePlacement
 from kv.strong.forward import FAILED_QUESTION, Forwarder
 from kv.strong.frames import Question
 from kv.strong.gate import Gate
@@ -118,6 +120,9 @@ class NodeSettings:
     rack: str = ""
     datacentre: str = ""
     weight: float = 1.0
+    join: tuple[Address, ...] = ()
+    """Peer addresses of the cluster that a new, empty node asks to be admitted."""
+    mover: MoverSettings = field(default_factory=MoverSettings)
     faults: NodeFaults | None = None
     """For tests alone: its disk and clock fail on demand."""
 
@@ -131,8 +136,8 @@ class Node:
     ) -> None:
         """Opens the directory and the engine; raises what they refuse. Nothing runs yet."""
         self.settings = settings
-        self._loop = loop
-        self._on_fatal = on_fatal
+        self.loop = loop
+        self.on_fatal = on_fatal
         faults = settings.faults
         self.clock: Clock = SystemClock() if faults is None else faults.clock
         self.tasks = Tasks(loop, lambda name, _: on_fatal(EXIT_TASK, f"task {name} died"))
@@ -157,7 +162,7 @@ class Node:
         self._assemble()
 
     def _assemble(self) -> None:
-        settings, loop, clock = self.settings, self._loop, self.clock
+        settings, loop, clock = self.settings, self.loop, self.clock
         identity = self.directory.identity
         self.node_id = NodeId(identity.node_id)
         assert identity.cluster_id is not None, "it was adopted above"
@@ -198,7 +203,7 @@ class Node:
         self.guard = SpaceGuard(reserve_bytes)
         has_gauge = hasattr(self.engine, "write_pressure")
         self.gate = Gate(self.guard, pressure=self._pressure if has_gauge else None)
-        self._machines: dict[int, ServedMachine] = {}
+        self.machines: dict[int, ServedMachine] = {}
         self._meta_machine: MetaMachine | None = None
         self.host = GroupHost(
             node_id=self.node_id,
@@ -261,6 +266,7 @@ class Node:
         self.host.on_end = self._leave_group
         self.host.on_unknown_group = self._unknown_group
         self.keyspaces: dict[int, Keyspace] = {}
+        self.placement = NodePlacement(self)
         self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False
@@ -275,7 +281,7 @@ class Node:
                 self.directory,
                 link=self.link,
                 post=self.mail,
-                loop=self._loop,
+                loop=self.loop,
                 clock=self.clock,
                 reserve_bytes=reserve_bytes,
                 on_broken=self._broken,
@@ -288,7 +294,7 @@ class Node:
             raise
 
     def _hung(self, seconds: float) -> None:
-        self._on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s")
+        self.on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s")
 
     def _pressure(self) -> WritePressure:
         return pressure_of(self.engine)
@@ -299,7 +305,7 @@ class Node:
 
     def _broken(self, error: BaseException) -> None:
         _log.critical("this node cannot go on: %s", error, exc_info=error)
-        self._on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
+        self.on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
 
     def _make_machine(self, group_id: int) -> StateMachine:
         latest = Latest(self.engine, self.clock)
@@ -311,7 +317,7 @@ class Node:
             assert group_id == FIRST_GROUP, f"nothing says where group {group_id} belongs"
             place = FIRST_PLACE
         machine = ServedMachine(latest, place)
-        self._machines[group_id] = machine
+        self.machines[group_id] = machine
         return machine
 
     # --- start ----------------------------------------------------------------------------
@@ -348,6 +354,7 @@ class Node:
         self._dial_others()
         self.meta.start()
         self.keeper.start()
+        self.placement.start()
         self.tasks.spawn(self.divider.run(), "splits")
         self.meta.map.on_change(lambda _: self._note_begun())
         await self._has_begun.wait()
@@ -366,7 +373,7 @@ class Node:
             for shard in due
             if shard.shard not in self.shards
             and (
-                shard.shard in self.host.groups
+                self.keeper.is_due(shard.shard)
                 or (own in dict(shard.founders) and own not in shard.formed)
             )
         ]
@@ -379,7 +386,7 @@ class Node:
         initial = self.settings.initial
         if not initial:
             return [self.node_id]
-        founders = await find_founders(self.link, self.node_id, initial, route=self._route)
+        founders = await find_founders(self.link, self.node_id, initial, route=self.route)
         self.cards.learn(
             {
                 node: self.cards.all.get(node)
@@ -389,6 +396,13 @@ class Node:
         )
         self._dial_others()
         return sorted(founders)
+
+    def learn_cards(self, cards: Mapping[NodeId, Card]) -> None:
+        """Of nodes that were not met yet; those that were know better."""
+        assert self.cards is not None
+        known = self.cards.all
+        self.cards.learn({node: card for node, card in cards.items() if node not in known})
+        self._dial_others()
 
     def record_of(self, node: NodeId, incarnation: int = 0) -> NodeRecord | None:
         """For the meta group; None until the node's card says enough."""
@@ -414,7 +428,7 @@ class Node:
     def _label(self, address: Address) -> str:
         return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
 
-    def _route(self, address: Address, card: Card | None = None) -> Address:
+    def route(self, address: Address, card: Card | None = None) -> Address:
         """Where to dial the node that advertises this address."""
         labels = [f"{address[0]}:{address[1]}", self.settings.names.get(address, "")]
         labels += [] if card is None else [card.name, card.node]
@@ -424,21 +438,21 @@ class Node:
     def _dial_others(self) -> None:
         assert self.cards is not None
         for node, card in self.cards.others.items():
-            self.link.set_peer(node, self._route(card.peer, card))
+            self.link.set_peer(node, self.route(card.peer, card))
 
     def _card_changed(self, card: Card) -> None:
         """A peer told us its name, its addresses, its alarms."""
         assert self.cards is not None
         others = self.cards.others.values()
         self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
-        self.link.set_peer(NodeId(card.node), self._route(card.peer, card))
+        self.link.set_peer(NodeId(card.node), self.route(card.peer, card))
 
     def _serve_group(self, group_id: int) -> None:
         shard = StrongShard(
             self.host.group(group_id),
-            self._machines[group_id],
+            self.machines[group_id],
             self.forwarder,
-            scheduler=self._loop,
+            scheduler=self.loop,
             clock=self.clock,
             gate=self.gate,
             settings=self.settings.shard,
@@ -458,7 +472,6 @@ class Node:
             shard.drain("this shard is not served here any more")
             shard.stop()
             self.committer.remove(shard)
-            del self._machines[group_id]
 
     def keyspace_named(self, name: str) -> Keyspace:
         """Raises KeyspaceNotFoundError."""
@@ -482,7 +495,7 @@ class Node:
             return
         if any(each.holds(shard.keyspace, shard.start) for each in self.shards.values()):
             return
-        self._loop.call_soon(self.keeper.join, group)
+        self.loop.call_soon(self.keeper.join, shard)
 
     def keyspace(self, keyspace: int) -> Keyspace:
         """By id, whether or not the map knows it yet."""
@@ -492,7 +505,7 @@ class Node:
                 keyspace,
                 meta=self.meta,
                 forwarder=self.forwarder,
-                scheduler=self._loop,
+                scheduler=self.loop,
                 clock=self.clock,
                 tasks=self.tasks,
                 gate=self.gate,
@@ -508,7 +521,7 @@ class Node:
             return
         shard = self.shards.get(group_id)
         if shard is None or self.draining:
-            self._loop.call_soon(done, Refused("this node does not serve that group now"))
+            self.loop.call_soon(done, Refused("this node does not serve that group now"))
         else:
             shard.lead(payload, budget_s, done)
 
@@ -518,13 +531,13 @@ class Node:
         """A read of a node that has no replica of the shard."""
         shard = self.shards.get(question.group)
         if shard is None or self.draining:
-            self._loop.call_soon(done, Refused("this node does not serve that group now"))
+            self.loop.call_soon(done, Refused("this node does not serve that group now"))
             return
         try:
             query = decode_query(question.query)
             level = parse_level(question.level)
         except JanusError as error:
-            self._loop.call_soon(done, Applied(FAILED_QUESTION, failure_of(error, 0)))
+            self.loop.call_soon(done, Applied(FAILED_QUESTION, failure_of(error, 0)))
             return
 
         def answered(answer: Any) -> None:
@@ -549,7 +562,7 @@ class Node:
             )
         if self.cards is not None:
             self.cards.show(alarms=("NOSPACE",) if self.guard.raised else ())
-        self._space_timer = self._loop.call_later(SPACE_LOOK_S, self._look_at_space)
+        self._space_timer = self.loop.call_later(SPACE_LOOK_S, self._look_at_space)
 
     def observe(
         self, on_proposed: Callable[[ProposeResult], None], on_overload: Callable[[], None]
@@ -617,13 +630,13 @@ class Node:
 
     async def _hand_over(self, group: Group, heir: NodeId) -> None:
         """Ask until it worked or DRAIN_S have passed: another change may be under way."""
-        until_s = self._loop.time() + DRAIN_S
+        until_s = self.loop.time() + DRAIN_S
         reason = "the transfer was not answered"
-        while group.leads and self._loop.time() < until_s:
-            done: asyncio.Future[ChangeResult] = self._loop.create_future()
+        while group.leads and self.loop.time() < until_s:
+            done: asyncio.Future[ChangeResult] = self.loop.create_future()
             group.transfer(heir, partial(settle, done))
             try:
-                result = await asyncio.wait_for(done, max(0.01, until_s - self._loop.time()))
+                result = await asyncio.wait_for(done, max(0.01, until_s - self.loop.time()))
             except TimeoutError:
                 break
             if isinstance(result, Done):
@@ -642,6 +655,7 @@ class Node:
         self.draining = True
         if self._space_timer is not None:
             self._space_timer.cancel()
+        self.placement.stop()
         self.keeper.stop()
         self.meta.stop()
         self.forwarder.stop()

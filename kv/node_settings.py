@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 
 from kv.cluster.link_tls import LinkTls
+from kv.cluster.ring import weighted_vnodes
 from kv.config.parts import (
     compaction_policy,
     hint_limits,
@@ -21,8 +22,11 @@ from kv.config.rocks import rocks_options
 from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.members import MemberSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
+from kv.placement.mover import MoverSettings
+from kv.placement.plan import Limits
 from kv.strong.shard import ShardSettings
 from raftgroups.meta.records import KeyspaceOptions
 from storage.environment import EngineSettings
@@ -61,6 +65,11 @@ def node_settings(config: Config) -> NodeSettings:
         rack=node.rack,
         datacentre=node.dc,
         weight=node.weight,
+        join=tuple(_pair(address) for address in cluster.join),
+        mover=MoverSettings(
+            Limits(streams=config.strong.moves, balance=config.strong.rebalance),
+            dead_after_s=config.strong.dead_after_s,
+        ),
         host=host_config(config),
         shard=ShardSettings(
             deadline_s=config.strong.propose_timeout_s,
@@ -80,6 +89,13 @@ def leaderless_settings(config: Config) -> LeaderlessSettings:
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
         keyspaces={space.number: space},
+        members=MemberSettings(
+            vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),
+            rack=config.node.rack,
+            datacentre=config.node.dc,
+            address=str(config.node.peer_advertise),
+            client_address=str(config.node.advertise),
+        ),
         limits=ReplicaLimits(
             pending_max=config.limits.queue_operations,
             pending_max_bytes=config.limits.queue_bytes,

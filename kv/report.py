@@ -7,14 +7,22 @@ a node that does not answer in time is shown as unreachable, with what its card 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from kv.api.bodies import ClusterState, NodeState, NodeStatus, RingState, ShardState
+from kv.api.bodies import (
+    ClusterState,
+    LocalShard,
+    NodeState,
+    NodeStatus,
+    RepairReply,
+    RingState,
+    ShardState,
+)
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
@@ -23,6 +31,8 @@ from kv.etcd.context import Member, StatusNumbers, uint64_of
 from kv.metrics.from_process import ProcessFigures
 from kv.node import FIRST_GROUP, Node, settle
 from raftgroups.group import Group
+from raftgroups.meta.machine import META_GROUP
+from raftgroups.meta.records import ShardRecord
 from raftgroups.outcomes import ChangeResult, Done, Unknown
 from raftgroups.status import GroupStatus, Role
 from raftgroups.transport import NodeId
@@ -31,6 +41,8 @@ from storage.errors import InvalidRequestError
 KIND: Final = "status"
 ANSWER_WITHIN_S: Final = 1.0
 MEBIBYTE: Final = 1024 * 1024
+STATUSES: Final[dict[str, str]] = {"joining": "joining", "draining": "leaving", "dead": "dead"}
+"""What the map says of a node that answers, else it is alive."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
@@ -54,45 +66,63 @@ class Report:
     def status(self) -> NodeStatus:
         node = self._node
         group = self._group
-        standing = group.status()
-        state = node.strong.machine.shard.state
+        standing = None if group is None else group.status()
+        shard = None if group is None else node.shards.get(group.group_id)
+        state = None if shard is None else shard.machine.shard.state
         return NodeStatus(
             node_id=node.node_id,
             name=node.settings.name,
             version=version("januskv"),
             mode="strong",
-            role=standing.role.value,
-            leader=standing.leader,
-            term=standing.term,
-            revision=state.revision,
-            compact_revision=max(0, state.compact_revision),
-            applied_index=standing.applied_index,
-            commit_index=standing.commit_index,
-            lag=max(0, standing.commit_index - standing.applied_index),
+            role="replica" if standing is None else standing.role.value,
+            leader=None if standing is None else standing.leader,
+            term=0 if standing is None else standing.term,
+            revision=1 if state is None else state.revision,
+            compact_revision=0 if state is None else max(0, state.compact_revision),
+            applied_index=0 if standing is None else standing.applied_index,
+            commit_index=0 if standing is None else standing.commit_index,
+            lag=0 if standing is None else _lag(standing),
             uptime_s=round(node.clock.monotonic() - self._started_s, 3),
             data_bytes=node.engine.statistics().disk_bytes,
             memory_used_mb=round((self._process().anonymous_bytes or 0) / MEBIBYTE, 1),
-            keys_count=state.keys,
-            watchers=sum(hub.watching for hub in node.strong.hubs),
-            problems=self._problems(standing),
+            keys_count=sum(each.machine.shard.state.keys for each in node.shards.values()),
+            watchers=sum(hub.watching for each in node.shards.values() for hub in each.hubs),
+            problems=self._problems(),
+            shards=[self._local(each) for _, each in sorted(node.host.groups.items())],
         )
 
     @property
-    def _group(self) -> Group:
-        return self._node.host.group(FIRST_GROUP)
+    def _group(self) -> Group | None:
+        """Of the first shard; else of the first that is here."""
+        groups = self._node.host.groups
+        return groups.get(FIRST_GROUP) or next(
+            (groups[each] for each in sorted(groups) if each != META_GROUP), None
+        )
 
-    def _problems(self, standing: GroupStatus) -> list[str]:
+    def _local(self, group: Group) -> LocalShard:
+        shard, standing = self._node.shards.get(group.group_id), group.status()
+        state = None if shard is None else shard.machine.shard.state
+        return LocalShard(
+            group.group_id,
+            standing.role.value,
+            standing.term,
+            0 if state is None else state.revision,
+            0 if state is None else state.keys,
+            _lag(standing),
+        )
+
+    def _problems(self) -> list[str]:
         node = self._node
         found = [f"{alarm} on {self._name(who)}" for who, alarm in node.alarms]
-        if standing.leader is None:
+        standings = [each.group.status() for each in node.shards.values()]
+        if any(standing.leader is None for standing in standings):
             found.append("no leader is known")
-        if standing.role is Role.REMOVED:
-            found.append("this node was removed from the cluster")
         if node.draining:
             found.append("this node is stopping")
+        members = {peer for each in standings for peer in (*each.voters, *each.learners)}
         found += [
             f"not connected with {self._name(peer)}"
-            for peer in (*standing.voters, *standing.learners)
+            for peer in sorted(members)
             if peer != node.node_id and not node.link.connected(peer)
         ]
         return found
@@ -104,29 +134,47 @@ class Report:
 
     async def cluster(self) -> ClusterState:
         node = self._node
-        standing = self._group.status()
-        members = (*standing.voters, *standing.learners)
-        states = await asyncio.gather(*(self._ask(member) for member in members))
-        own = self.status()
-        leader = next((each for each in states if each and each.role == "leader"), own)
+        view = node.meta.map.view
+        members = self._members()
+        answers = await asyncio.gather(*(self._ask(member) for member in members))
+        states = dict(zip(members, answers, strict=True))
+        shards = [
+            self._shard_state(shard, states)
+            for shard in sorted(view.shards.values(), key=lambda each: each.shard)
+            if shard.shard != META_GROUP
+        ]
+        keys = [shard.keys_count for shard in shards]
         return ClusterState(
             cluster_id=node.cluster_id,
-            nodes=[
-                self._state_of(member, state, standing)
-                for member, state in zip(members, states, strict=True)
-            ],
-            shards=[
-                ShardState(
-                    shard=node.strong.machine.place.shard,
-                    leader=standing.leader,
-                    term=standing.term,
-                    revision=leader.revision,
-                    members=list(members),
-                )
-            ],
-            total_keys=leader.keys_count,
-            replication_factor=len(standing.voters),
+            nodes=[self._state_of(member, state) for member, state in states.items()],
+            shards=shards,
+            total_keys=None if None in keys else sum(key or 0 for key in keys),
+            replication_factor=max((len(shard.members) for shard in shards), default=0),
         )
+
+    def _members(self) -> list[NodeId]:
+        """Of the map; before there is one, of the groups here."""
+        view = self._node.meta.map.view
+        if view.nodes:
+            return [NodeId(each) for each in sorted(view.nodes)]
+        standings = [group.status() for group in self._node.host.groups.values()]
+        return sorted({node for each in standings for node in (*each.voters, *each.learners)})
+
+    def _shard_state(
+        self, shard: ShardRecord, states: Mapping[NodeId, NodeStatus | None]
+    ) -> ShardState:
+        leaders = [
+            (local.term, node, local)
+            for node, state in states.items()
+            if state is not None
+            for local in state.shards
+            if local.shard == shard.shard and local.role == "leader"
+        ]
+        members = list(shard.replicas)
+        if not leaders:
+            return ShardState(shard.shard, None, 0, 0, members)
+        term, leader, local = max(leaders, key=lambda each: each[0])
+        return ShardState(shard.shard, leader, term, local.revision, members, local.keys_count)
 
     async def _ask(self, member: NodeId) -> NodeStatus | None:
         if member == self._node.node_id:
@@ -137,23 +185,31 @@ class Report:
         except (NoAnswerError, msgspec.DecodeError):
             return None
 
-    def _state_of(
-        self, member: NodeId, state: NodeStatus | None, standing: GroupStatus
-    ) -> NodeState:
-        card = self._card(member)
+    def _state_of(self, member: NodeId, state: NodeStatus | None) -> NodeState:
+        view = self._node.meta.map.view
+        card, known = self._card(member), view.nodes.get(member)
         address = "" if card is None else card.client or f"{card.peer[0]}:{card.peer[1]}"
+        replicas = sum(shard.shard != META_GROUP for shard in view.shards_on(member))
+        status: Any = STATUSES.get("" if known is None else known.state, "alive")
         if state is None:
-            return NodeState(member, self._name(member), address, "unreachable", "unknown")
-        peer = standing.peers.get(member)
+            status = "dead" if status == "dead" else "unreachable"
+            return NodeState(
+                member, self._name(member), address, status, "unknown", replicas=replicas
+            )
+        leading = sum(
+            local.role == "leader" and local.shard != META_GROUP for local in state.shards
+        )
         return NodeState(
             member,
             state.name,
             address,
-            "joining" if member in standing.learners else "alive",
-            state.role,
+            status,
+            "leader" if leading else state.role,
             state.keys_count,
             state.memory_used_mb,
-            state.lag if peer is None else peer.lag,
+            max((local.lag for local in state.shards), default=0),
+            replicas,
+            leading,
         )
 
     def _card(self, node: NodeId) -> Card | None:
@@ -170,9 +226,16 @@ class Report:
             "/api/v1/admin/cluster/status"
         )
 
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        raise WrongRegimeError("strong keyspaces need no repair: their replicas follow one log")
+
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         """Only the leader can hand over; asked elsewhere, the answer says who leads."""
         group = self._group
+        if group is None:
+            raise UnavailableError(
+                "this node has no replica of a shard; use POST /api/v1/admin/shards/ID/transfer"
+            )
         if not group.leads:
             leader = group.leader
             raise UnavailableError(
@@ -196,7 +259,8 @@ class Report:
 
     async def transfer_to_member(self, member: int) -> None:
         """As etcd's move-leader has it: by member id."""
-        for voter in self._group.status().voters:
+        group = self._group
+        for voter in () if group is None else group.status().voters:
             if uint64_of(voter) == member:
                 await self.transfer_leader(voter, None)
                 return
@@ -207,7 +271,8 @@ class Report:
         return "" if card is None else card.client
 
     def _find(self, target: str) -> NodeId:
-        for voter in self._group.status().voters:
+        group = self._group
+        for voter in () if group is None else group.status().voters:
             if target in (voter, self._name(voter)):
                 return voter
         raise NoSuchNodeError(f"no voter is called {target!r}; give its id or its name")
@@ -215,7 +280,8 @@ class Report:
     # --- as etcd has it -----------------------------------------------------------------------
 
     def members(self) -> Sequence[Member]:
-        standing = self._group.status()
+        """Every node of the cluster, as the map has it."""
+        known = self._node.meta.map.view.nodes
         found = [
             Member(
                 uint64_of(node),
@@ -224,9 +290,9 @@ class Report:
                 if (card := self._card(node)) is None
                 else (f"http://{card.peer[0]}:{card.peer[1]}",),
                 () if card is None or not card.client else (card.client,),
-                node in standing.learners,
+                node in known and known[node].state == "joining",
             )
-            for node in (*standing.voters, *standing.learners)
+            for node in self._members()
         ]
         return sorted(found)
 
@@ -235,14 +301,20 @@ class Report:
         return [(uint64_of(node), NAMES[alarm]) for node, alarm in self._node.alarms]
 
     def numbers(self) -> StatusNumbers:
-        standing = self._group.status()
+        group = self._group
+        standing = None if group is None else group.status()
         statistics = self._node.engine.statistics()
+        leader = None if standing is None else standing.leader
         return StatusNumbers(
-            leader=0 if standing.leader is None else uint64_of(standing.leader),
-            raft_index=standing.commit_index,
-            raft_applied_index=standing.applied_index,
+            leader=0 if leader is None else uint64_of(leader),
+            raft_index=0 if standing is None else standing.commit_index,
+            raft_applied_index=0 if standing is None else standing.applied_index,
             size_bytes=statistics.disk_bytes,
             size_in_use_bytes=max(0, statistics.disk_bytes - statistics.reusable_bytes),
-            is_learner=standing.role is Role.LEARNER,
+            is_learner=standing is not None and standing.role is Role.LEARNER,
             errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
         )
+
+
+def _lag(standing: GroupStatus) -> int:
+    return max(0, standing.commit_index - standing.applied_index)

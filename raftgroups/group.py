@@ -15,7 +15,7 @@ from functools import partial
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
-from raftgroups.messages import Ack, Append, Message
+from raftgroups.messages import Ack, Append, Message, NotMember
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
 from raftgroups.readpath import Tell, Together
@@ -117,6 +117,17 @@ class Group:
         """Remove a voter or learner. A leader asked to remove itself transfers first, then the
         call is Refused with the new leader as a hint: ask there again."""
         self.changes.remove(node, done)
+
+    def dismiss(self, node: NodeId) -> None:
+        """Tell a node that was removed that it was: it may have been away then, and a replica that
+        neither votes nor stands never asks. Nothing is done unless this node leads, and the
+        committed configuration does not have the other. It is told as of everything committed:
+        configurations in its log up to there that say otherwise never were."""
+        raft, config = self.replica.raft, self.replica.journal.config
+        if self.settled and not self.changing and config.incarnation(node) is None:
+            message = NotMember(self.group_id, raft.term, raft.commit_index)
+            self._services.send(node, message)
+            self._services.wake(self.group_id)
 
     def compact(self, keep: int) -> int:
         """Drop applied entries but the last `keep`; returns the new first index."""

@@ -9,8 +9,10 @@ from random import Random
 
 from chaos.faults.stage import Stage
 from chaos.scenarios.scenario import Fault
+from chaos.servers import CLOCK, POLL_S
 
 BETWEEN_RESTARTS_S = 1.0
+READY_S = 30.0
 
 
 @contextmanager
@@ -53,13 +55,19 @@ def power_cut(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
 
 @contextmanager
 def rolling_restart(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
-    """Done when it is told: the nodes one after the other, each back before the next."""
+    """Done when it is told: the nodes one after the other, the next one only when the last is ready
+    again, as operators are told to do it (or has not become so for a while, cut off by others)."""
     for name in dice.sample(stage.names, len(stage.names)):
         if stage.over.is_set():
             break
         with stage.claim([name]):
             stage.servers.stop(name)
             start_again(stage, [name])
+        end = CLOCK.monotonic() + READY_S
+        while not (stage.over.is_set() or stage.servers.is_ready(name)):
+            if CLOCK.monotonic() > end:
+                break
+            stage.over.wait(POLL_S)
         stage.over.wait(BETWEEN_RESTARTS_S)
     yield "rolling restart"
 

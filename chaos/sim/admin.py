@@ -138,6 +138,8 @@ class Admin:
             agreed = {view.voters for view in views if view.role != Role.REMOVED.value}
             if len(agreed) > 1 or len(status.voters) < 3 or status.learners:
                 return
+            if len(views) < len(status.voters):
+                return  # a shard that was born where one of its members has been behind
         self.replaced = victim
         for group_id, group in victim.groups():
             if group.role is not Role.REMOVED and group_id in self.cluster.groups:

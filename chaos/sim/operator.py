@@ -129,7 +129,7 @@ class Operator:
         """Nothing is lost or being moved, everybody is up: one disk may go."""
         mover = planner.mover
         assert mover is not None
-        if mover.plan is None or not mover.plan.finished or mover.seen is None:
+        if mover.plan is None or not mover.plan.settled or mover.seen is None:
             return False
         if mover.plan.short or not all(node.running for node in self.cluster.placed):
             return False

@@ -289,7 +289,7 @@ class PlacementSimulation(Simulation):
         planner = cluster.planner()
         if planner is None or planner.mover is None or planner.mover.plan is None:
             return "nobody plans"
-        if not planner.mover.plan.finished:
+        if not planner.mover.plan.settled:
             return f"the planner is not finished: {planner.mover.plan}"
         view = planner.view
         active = {n.node for n in view.nodes.values() if n.state is NodeState.ACTIVE}

@@ -31,6 +31,8 @@ from storage.latest import Latest
 from storage.mvcc import Divided
 from storage.mvcc_records import event_of
 
+SHARD_CANARIES: Final = frozenset({"dedupe-not-inherited", "absorb-unchecked"})
+"""Bugs of shards that are put back here and in the planner, not in raftgroups."""
 TIDY_S: Final = 0.5
 BORN_FROM: Final = 100
 """Shards and segments made by splits have numbers from here on."""

@@ -29,6 +29,7 @@ from kv.api.failures import (
     error_reply,
 )
 from kv.api.guard import Access, cors_headers, preflight_headers
+from kv.api.headers import LEVEL
 from kv.api.hot import encode
 from kv.api.leaderless.table import ROUTES as LEADERLESS_ROUTES
 from kv.api.openapi import document
@@ -62,7 +63,7 @@ class Face:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         started = self._api.clock.monotonic()
-        status, template = CLIENT_GONE, UNKNOWN_ROUTE
+        status, template, level = CLIENT_GONE, UNKNOWN_ROUTE, ""
         try:
             route: Route | None = None
             call: Call | None = None
@@ -80,12 +81,12 @@ class Face:
                 _log.exception("a defect in %s %s", request.method, template)
                 reply = defect_reply(request.method)
             response = self._respond(reply, call)
-            status = response.status
+            status, level = response.status, response.headers.get(LEVEL, "").lower()
             return response
         finally:
             if self._api.observe is not None:
                 seconds = self._api.clock.monotonic() - started
-                self._api.observe(template, request.method, status, seconds)
+                self._api.observe(template, request.method, status, seconds, level)
 
     def _respond(self, reply: Reply | web.StreamResponse, call: Call | None) -> web.StreamResponse:
         if isinstance(reply, web.StreamResponse):

@@ -339,22 +339,30 @@ class TxnReply(Out):
 
 
 class NodeState(Out):
+    """`role`: "leader" of any shard, else what it is in the first one, else "replica".
+    `keys_count`: of all its replicas; `replicas`, `leading`: of how many shards."""
+
     node_id: str
     name: str
     address: str
-    status: Literal["alive", "unreachable", "joining", "leaving"]
+    status: Literal["alive", "unreachable", "joining", "leaving", "dead"]
     role: Literal["leader", "follower", "candidate", "learner", "removed", "replica", "unknown"]
     keys_count: int | None = None
     memory_used_mb: float | None = None
     lag: int | None = None
+    replicas: int = 0
+    leading: int = 0
 
 
 class ShardState(Out):
+    """Term, revision and number of keys are its leader's; 0 and null while none answers."""
+
     shard: int
     leader: str | None
     term: int
     revision: Revision
     members: list[str]
+    keys_count: int | None = None
 
 
 class ClusterState(Out):
@@ -379,6 +387,20 @@ class PeerState(Out):
     hints: int
     hints_bytes: int
     overflowed: int
+
+
+class RepairReply(Out):
+    """What a repair with all peers did: `exchanges` of keyspace and peer, of which `equal` had
+    nothing to do; sets got and given. `broken_off`: peers it did not come to an end with."""
+
+    exchanges: int
+    equal: int
+    compared: int
+    fetched: int
+    pushed: int
+    transferred_bytes: int
+    failed: int
+    broken_off: dict[str, str]
 
 
 class RingMember(Out):
@@ -417,9 +439,21 @@ class LeaderlessStatus(Out):
     alarms: dict[str, int]
 
 
+class LocalShard(Out):
+    """A replica on this node; shard 0 is the meta group, which holds no keys."""
+
+    shard: int
+    role: Literal["leader", "follower", "candidate", "learner", "removed"]
+    term: int
+    revision: Revision
+    keys_count: int
+    lag: int
+
+
 class NodeStatus(Out):
-    """This node. In leaderless mode there is no role, term or revision (they are 0), and keys are
-    not counted."""
+    """This node; from `role` to `lag` in the keyspace's first shard, or, if it has no replica of
+    that, in the first of which it has one. In leaderless mode there is no role, term or revision
+    (they are 0), and keys are not counted."""
 
     node_id: str
     name: str
@@ -439,6 +473,7 @@ class NodeStatus(Out):
     keys_count: int | None
     watchers: int
     problems: list[str]
+    shards: list[LocalShard] = field(default_factory=list)
     leaderless: LeaderlessStatus | UnsetType = UNSET
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus, RingState
+from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.keyspace_bodies import (
@@ -22,13 +22,15 @@ from kv.api.leaderless.face import Face
 from kv.api.watching import encode_event
 from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError
 from kv.model import DEFAULT_KEYSPACE
+from kv.placement.service import PlacementService
 from kv.regime import Strong
 from kv.watch.watches import Watches
 from raftgroups.lease import MINIMUM_TTL_S
 from storage.clock import Clock, Rng
 
-Observe = Callable[[str, str, int, float], None]
-"""(route's template, method, status, seconds): called once a request, for metrics."""
+Observe = Callable[[str, str, int, float, str], None]
+"""(route's template, method, status, seconds, level that was met or ""): called once a request, for
+metrics."""
 
 
 class Node(Protocol):
@@ -42,6 +44,10 @@ class Node(Protocol):
 
     def ring(self) -> RingState:
         """Raises WrongRegimeError where nothing is leaderless."""
+        ...
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        """False: too many repairs wait already. Raises WrongRegimeError."""
         ...
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
@@ -94,8 +100,10 @@ class Api:
         keyspaces: Keyspaces | None = None,
         others: Callable[[str], Strong] | None = None,
         leaderless: Face | None = None,
+        placement: PlacementService | None = None,
     ) -> None:
-        """`leaderless`: the keyspace `default` is of that regime, and is served from there."""
+        """`leaderless`: the keyspace `default` is of that regime, and is served from there.
+        `placement`: nodes and replicas; None where there is only one replica, in tests."""
         self.strong: Final = strong
         self.node: Final = node
         self.clock: Final = clock
@@ -106,6 +114,7 @@ class Api:
         self._others = others
         self._by_strong: dict[int, Api] = {}
         self.leaderless: Final = leaderless
+        self.placement: Final = placement
         self._watches: Watches | None = None
         self._stopping = False
 

@@ -76,7 +76,11 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidBodyError(f"the body is not what this call takes: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidBodyError(
+            "the body nests too deep; what a call takes has few levels (see /openapi.json)"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidBodyError(f"the body is not JSON: {error}") from error
 
 

@@ -25,7 +25,7 @@ from kv.api.hot import AS_IS, Forms, encode
 from kv.api.reply import Reply
 from kv.api.text import given, shown
 from kv.reading import ShardReader
-from storage.codec import check_key, prefix_end
+from storage.codec import KEY_MAX_BYTES, check_key, prefix_end
 from storage.mvcc_records import KeyValue
 
 LISTING: Final = "k"
@@ -68,6 +68,15 @@ def listed(record: KeyValue, values: bool, forms: Forms) -> Listed:
     return Listed(key, record.mod_revision, value, mark, key_mark, record.modified_ms)
 
 
+def last_key_before(end: bytes | None) -> bytes:
+    """The largest key below `end`, whether or not it is there."""
+    if end is None:
+        return b"\xff" * KEY_MAX_BYTES
+    if not end or end[-1] == 0:
+        return end[:-1]
+    return (end[:-1] + bytes((end[-1] - 1,))).ljust(KEY_MAX_BYTES, b"\xff")
+
+
 class Part(NamedTuple):
     """What one shard has of a page. `rest`: the page that goes on behind it; None: that was all.
     `bounded`: it ended because it had done enough work, not at the edge of the shard."""
@@ -87,6 +96,8 @@ def part_of(reader: ShardReader, page: Page) -> Part:
     own = reader.view.segments.own
     reverse = page.reverse
     start, end = page.start, page.end
+    # Else a part that was sent by an old map would seem empty, and the page go back to the edge.
+    reader.view.check_owned(last_key_before(end) if reverse else start)
     beyond = (
         start < own.start if reverse else own.end is not None and (end is None or end > own.end)
     )
@@ -183,6 +194,7 @@ def count_part(reader: ShardReader, start: bytes, end: bytes | None, revision: i
     if revision:
         reader.view.state.check_readable(revision)
     edge = reader.view.segments.own.end
+    reader.view.check_owned(start)
     if edge is not None and (end is None or end > edge):
         part = reader.view.count(start, edge, revision, max_examined=PAGE_MAX_EXAMINED)
         if part.resume is None:  # the next shard has revisions of its own

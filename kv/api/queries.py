@@ -11,13 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from kv.api import hot, leasing, listing
 from kv.api.bodies import BatchGetResult
+from kv.api.listing import last_key_before
 from kv.api.reply import Reply
 from kv.reading import ShardReader
 from kv.router import HOME, Scope, joined, of_key, scope_of
 from kv.strong.queries import Query, register
 from raftgroups.commands import Txn
 from raftgroups.results import TxnResult
-from storage.codec import KEY_MAX_BYTES
 
 
 class KeyQuery(Query[Reply], frozen=True, tag="api.key"):
@@ -140,12 +140,3 @@ class LeasesQuery(Query[Reply], frozen=True, tag="api.leases"):
 
 
 register(KeyQuery, RawKeyQuery, PartQuery, CountQuery, KeysQuery, TxnQuery, LeaseQuery, LeasesQuery)
-
-
-def last_key_before(end: bytes | None) -> bytes:
-    """The largest key below `end`, whether or not it is there."""
-    if end is None:
-        return b"\xff" * KEY_MAX_BYTES
-    if not end or end[-1] == 0:
-        return end[:-1]
-    return (end[:-1] + bytes((end[-1] - 1,))).ljust(KEY_MAX_BYTES, b"\xff")

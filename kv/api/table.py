@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from kv.api import bodies
+from kv.api.cluster_table import CLUSTER_ROUTES
 from kv.api.keyspace_table import KEYSPACE_ROUTES
 from kv.api.listing import PAGE_MAX_KEYS
 from kv.api.live_table import ADMIN_ROUTES, LEASE_ROUTES, LOCK_ROUTES, WATCH_ROUTES
@@ -288,5 +289,6 @@ ROUTES: Final = (
     *LEASE_ROUTES,
     *LOCK_ROUTES,
     *ADMIN_ROUTES,
+    *CLUSTER_ROUTES,
     *KEYSPACE_ROUTES,
 )

@@ -40,6 +40,7 @@ BUILT_IN: Final = {
     "lease": "kv.cli.lease:LeaseCommand",
     "lock": "kv.cli.lock:LockCommand",
     "ring": "kv.cli.ring:RingCommand",
+    "repair": "kv.cli.repair:RepairCommand",
     "status": "kv.cli.status:StatusCommand",
     "health": "kv.cli.status:HealthCommand",
     "keyspace": "kv.cli.keyspace:KeyspaceCommand",

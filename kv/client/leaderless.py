@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from kv.api.bodies import ClusterState, NodeStatus, RingState
+from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.client import leaderless_operations as operations
 from kv.client import other_operations as other
 from kv.client.calls import SessionState
@@ -225,6 +225,10 @@ class LeaderlessClient(Core):
         self, endpoint: str | None = None, *, timeout_s: float | None = None
     ) -> ClusterState:
         return await self._call(other.cluster(), None, timeout_s, endpoint)
+
+    async def repair(self, endpoint: str | None = None, *, within_s: float = 3600.0) -> RepairReply:
+        """One node compares all that it has with all others; done when both are alike."""
+        return await self._call(operations.repair(within_s), None, None, endpoint)
 
     async def ring(
         self, endpoint: str | None = None, *, timeout_s: float | None = None

@@ -44,6 +44,7 @@ _count: Final = decoder(bodies.CountReply)
 _got: Final = decoder(bodies.BatchGetReply)
 _put: Final = decoder(bodies.BatchPutReply)
 ring_state: Final = decoder(shared.RingState)
+repair_reply: Final = decoder(shared.RepairReply)
 Saw = Callable[[str], None]
 """Told the session token that a reply gave."""
 
@@ -300,6 +301,17 @@ def put_many(
 
 
 # --- the cluster -----------------------------------------------------------------------------
+
+
+def repair(long_s: float) -> Operation[shared.RepairReply]:
+    return Operation(
+        "POST",
+        f"{API}/admin/repair",
+        repair_reply,
+        sees_data=False,
+        repeatable=True,
+        long_s=long_s,
+    )
 
 
 def ring() -> Operation[shared.RingState]:

@@ -53,6 +53,7 @@ class LeaderlessClient(_Context[_Inner]):
     status = _calls(_Inner.status)
     cluster = _calls(_Inner.cluster)
     ring = _calls(_Inner.ring)
+    repair = _calls(_Inner.repair)
     list = _iterates(_Inner.list)
 
     def session(self, *, keys_max: int = SESSION_KEYS) -> LeaderlessClient:

@@ -164,6 +164,11 @@ def _membership(config: Config) -> Iterator[Breach]:
             ("cluster.id", "cluster.initial"),
             'is empty; name the cluster, the same on every node, as id = "orders-eu"',
         )
+    if cluster.join and not cluster.id:
+        yield Breach(
+            ("cluster.id", "cluster.join"),
+            "is empty; write the id of the cluster that this node joins, as the others have it",
+        )
     if not cluster.initial:
         return
     for what, values in (

@@ -169,6 +169,16 @@ class StrongSection:
         3,
         "Copies of each shard of the keyspace default, when the cluster is formed.",
     )
+    dead_after_s: float = setting(
+        Duration(5, 365 * 86400, zero_means="only by an operator"),
+        600.0,
+        "A node silent for so long is declared dead and its replicas are made anew, if enough "
+        "others are there. It comes back only empty.",
+    )
+    moves: int = setting(Whole(1, 64), 2, "Replicas filled at a time, in the whole cluster.")
+    rebalance: bool = setting(
+        Flag(), True, "Even out replicas and leaderships. Off: only when asked for."
+    )
     auto_compaction: str = setting(
         Choice(("both", "age", "count", "off")),
         "both",
@@ -338,11 +348,7 @@ class LimitsSection:
     )
     key_bytes: int = setting(Size(1, KEY_MAX_BYTES), KEY_MAX_BYTES, "A key.")
     value_bytes: int = setting(Size(1, VALUE_MAX_BYTES), VALUE_MAX_BYTES, "A value.")
-    response_bytes: int = setting(
-        Size(64 * KIB, GIB), 16 * MIB, "A page of a range; what is beyond it comes with a cursor."
-    )
     txn_operations: int = setting(Whole(1, 10_000), 128, "Operations of one transaction or batch.")
-    json_depth: int = setting(Whole(4, 512), 64, "How deep a JSON body may nest.")
     connections: int = setting(Whole(1, 10**6), 10_000, "Clients' connections.")
     header_bytes: int = setting(Size(KIB, MIB), 8 * KIB, "The headers of one request.")
     queue_operations: int = setting(

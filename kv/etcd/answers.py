@@ -63,7 +63,7 @@ class Headers:
     """Response headers of one member. `opening` is an answer up to the end of its header, without
     the closing brace."""
 
-    __slots__ = ("_bare", "_start", "_tail", "_term")
+    __slots__ = ("_bare", "_opening", "_revision", "_start", "_tail", "_term")
 
     def __init__(self, cluster_id: int, member_id: int) -> None:
         self._bare: Final = b'{"header":{"cluster_id":"%d","member_id":"%d"' % (
@@ -73,10 +73,14 @@ class Headers:
         self._start: Final = self._bare + b',"revision":"'
         self._term = 0
         self._tail: bytes = b'"}'
+        self._revision = -1
+        self._opening = b""
+        """With `_term` and of `_revision`, if that is not -1."""
 
     def opening(self, revision: int, term: int) -> bytes:
         if term != self._term:
             self._term = term
+            self._revision = -1
             self._tail = b'","raft_term":"%d"}' % term if term else b'"}'
         if revision:
             return b"%b%d%b" % (self._start, revision, self._tail)
@@ -93,7 +97,9 @@ class Headers:
 
     def encode_one(self, found: KeyValue | None, revision: int, term: int) -> bytes:
         """The answer to a range that names one key, in one go."""
-        opening = self.opening(revision, term)
+        if revision != self._revision or term != self._term:
+            self._opening, self._revision = self.opening(revision, term), revision
+        opening = self._opening
         if found is None:
             return opening + b"}"
         key, create, mod, version, lease, value, _ = found

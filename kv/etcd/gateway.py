@@ -19,6 +19,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Final
 
@@ -38,7 +39,7 @@ from kv.etcd.queries import HomeQuery
 from kv.etcd.queues import HungUpError, Queues
 from kv.etcd.unary import UnaryCall, UnaryCalls
 from kv.etcd.watch_calls import WatchCalls
-from kv.model import LOCAL_READ, ReadOptions
+from kv.model import LOCAL_READ, Level, ReadOptions
 from raftgroups.commands import LeaseKeepAlive
 from raftgroups.results import KeepAliveResult
 from storage.errors import JanusError
@@ -49,6 +50,8 @@ _LEASE: Final[Schema] = {"ID": int64}
 _SLASHES: Final = re.compile(r"//+")
 
 
+LEVEL: Final[ContextVar[str]] = ContextVar("level", default="")
+"""Of the answer to the request that this task serves, for metrics."""
 STREAM_PATHS: Final = frozenset(
     {
         "/v3/watch",
@@ -135,14 +138,19 @@ class Gateway:
 
     async def _hot(self, call: HotCall, request: web.BaseRequest) -> web.Response:
         body = await self._body(request)
-        future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[int, bytes, Level]] = (
+            asyncio.get_running_loop().create_future()
+        )
 
-        def answered(status: int, shown: bytes) -> None:
+        def answered(status: int, shown: bytes, level: Level = Level.LINEARIZABLE, /) -> None:
             if not future.done():
-                future.set_result((status, shown))
+                future.set_result((status, shown, level))
 
         call(body, answered)
-        return self._heads.json(*await future)
+        status, shown, level = await future
+        if status == 200:
+            LEVEL.set(level.lower())
+        return self._heads.json(status, shown)
 
     async def _one(self, call: UnaryCall, request: web.BaseRequest) -> web.Response:
         return self._heads.json(200, await call(await self._body(request)))

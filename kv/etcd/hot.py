@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from kv.etcd.answers import Headers
 from kv.etcd.asking import unexpected
@@ -26,7 +26,7 @@ from kv.etcd.translate import (
     decode_txn,
     message_bytes,
 )
-from kv.model import LOCAL_READ, PLAIN_READ
+from kv.model import LOCAL_READ, PLAIN_READ, Level
 from kv.reading import ShardReader
 from raftgroups.commands import Command, Put
 from raftgroups.results import (
@@ -40,8 +40,13 @@ from raftgroups.txn import check_put, is_read_only
 from storage.codec import VALUE_MAX_BYTES
 from storage.errors import JanusError
 
-Answered = Callable[[int, bytes], None]
-"""(HTTP status, body)"""
+
+class Answered(Protocol):
+    """`level` is that of an answer with 200."""
+
+    def __call__(self, status: int, body: bytes, level: Level = Level.LINEARIZABLE, /) -> None: ...
+
+
 HotCall = Callable[[bytes, Answered], None]
 T = TypeVar("T")
 
@@ -80,19 +85,21 @@ class HotCalls:
 
         options = LOCAL_READ if serializable else PLAIN_READ
         if self._strong.single:
-            self._strong.read(evaluate, partial(_answer, done), options)
+            self._strong.read(evaluate, partial(_answer, done, level=options.level), options)
             return
 
         def answered(found: RangeRead | JanusError) -> None:
             if isinstance(found, JanusError):
                 done(*encode_error(found))
             else:
-                done(200, self._headers.encode_range(found.answer, found.term))
+                shown = self._headers.encode_range(found.answer, found.term)
+                done(200, shown, options.level)
 
         self._strong.read(RangeQuery(operation), answered, options)
 
     def _one_key(self, key: bytes, reader: ShardReader) -> bytes:
-        return self._headers.encode_one(reader.get(key), reader.revision, reader.term)
+        view = reader.view
+        return self._headers.encode_one(view.get(key), view.state.revision, reader.term)
 
     def put(self, body: bytes, done: Answered) -> None:
         self._write(decode_put, PutResult, self._headers.encode_put, body, done)
@@ -176,10 +183,10 @@ class HotCalls:
             )
 
 
-def _answer(done: Answered, answer: bytes | JanusError) -> None:
+def _answer(done: Answered, answer: bytes | JanusError, level: Level = Level.LINEARIZABLE) -> None:
     """What was read, as a body."""
     if type(answer) is bytes:
-        done(200, answer)
+        done(200, answer, level)
     else:
         assert isinstance(answer, JanusError)
         done(*encode_error(answer))

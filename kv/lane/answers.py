@@ -29,7 +29,7 @@ class Answers:
     """`good`, `bad`: what the etcd gateway sends with 200 and with anything else. `shared`: what
     every answer has beside (CORS). `date` is to be renewed once a second."""
 
-    __slots__ = ("_bad", "_good", "_good_json", "_server", "_shared", "_tail")
+    __slots__ = ("_bad", "_good_json", "_server", "_shared", "good", "tail")
 
     def __init__(
         self,
@@ -43,19 +43,20 @@ class Answers:
         self._server: Final = server.encode()
         self._shared: Final = lines(added.items())
         length = b"Content-Length: "
-        self._good: Final = status_line(200) + lines({**good, **added}.items()) + length
+        self.good: Final = status_line(200) + lines({**good, **added}.items()) + length
         self._bad: Final = lines({**bad, **added}.items()) + length
         self._good_json: Final = b"Content-Type: application/json\r\n" + self._shared + length
-        self._tail = b""
+        self.tail = b""
+        """`good`, the length of the body, `tail`, the body: an answer of the gateway with 200."""
 
     def set_date(self, date: str) -> None:
         """As HTTP writes it."""
-        self._tail = b"\r\nDate: %b\r\nServer: %b\r\n\r\n" % (date.encode(), self._server)
+        self.tail = b"\r\nDate: %b\r\nServer: %b\r\n\r\n" % (date.encode(), self._server)
 
     def etcd(self, status: int, body: bytes) -> bytes:
         if status == 200:
-            return b"%b%d%b%b" % (self._good, len(body), self._tail, body)
-        return b"%b%b%d%b%b" % (status_line(status), self._bad, len(body), self._tail, body)
+            return b"%b%d%b%b" % (self.good, len(body), self.tail, body)
+        return b"%b%b%d%b%b" % (status_line(status), self._bad, len(body), self.tail, body)
 
     def rest(self, reply: Reply, level: Level | None, session: SessionToken) -> bytes:
         status, body, content_type, version, shard, revision, headers = reply
@@ -76,13 +77,13 @@ class Answers:
                     revision,
                     self._good_json,
                     len(body),
-                    self._tail,
+                    self.tail,
                     body,
                 )
             )
         own = lines(reply_headers(reply, level, session))
         if status == NO_BODY:
-            tail = self._tail.removeprefix(b"\r\n")
+            tail = self.tail.removeprefix(b"\r\n")
             return b"%b%b%b%b" % (status_line(status), own, self._shared, tail)
         kind = f"Content-Type: {content_type}\r\n".encode() if body else b""
         return b"%b%b%b%bContent-Length: %d%b%b" % (
@@ -91,7 +92,7 @@ class Answers:
             kind,
             self._shared,
             len(body),
-            self._tail,
+            self.tail,
             body,
         )
 
@@ -102,6 +103,6 @@ class Answers:
             lines(reply.headers),
             reply.content_type.encode(),
             len(reply.body),
-            self._tail,
+            self.tail,
             reply.body,
         )

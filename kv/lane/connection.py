@@ -23,8 +23,11 @@ from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from kv.api.reply import Reply
 from kv.lane.heads import Head
+from kv.metrics.metrics import Endpoint
 from kv.model import NO_SESSION, Level, SessionToken
 
 if TYPE_CHECKING:
@@ -55,33 +58,34 @@ class Waits(IntEnum):
     TURN = 3
 
 
-class Operation:
-    """One request under way. `etcd` and `rest` are what its call answers with, once."""
+class Operation(msgspec.Struct):
+    """One request under way. `etcd` and `rest` are what its call answers with, once. (A Struct: it
+    is made in a quarter of the time.)"""
 
-    __slots__ = ("answer", "connection", "head", "started_s")
+    connection: Connection
+    head: Head
+    started_s: float
+    answer: bytes | None = None
 
-    def __init__(self, connection: Connection, head: Head, started_s: float) -> None:
-        self.connection = connection
-        self.head = head
-        self.started_s = started_s
-        self.answer: bytes | None = None
-
-    def etcd(self, status: int, body: bytes) -> None:
-        self.done(status, self.connection.lane.answers.etcd(status, body))
+    def etcd(self, status: int, body: bytes, level: Level = Level.LINEARIZABLE) -> None:
+        answers = self.connection.lane.answers
+        if status == 200:
+            answer = b"%b%d%b%b" % (answers.good, len(body), answers.tail, body)
+            self.connection.answered(self, status, answer, self.endpoint(level))
+        else:
+            answer = answers.etcd(status, body)
+            self.connection.answered(self, status, answer, self.head.endpoint)
 
     def rest(
         self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
     ) -> None:
-        self.done(reply.status, self.connection.lane.answers.rest(reply, level, session))
+        answer = self.connection.lane.answers.rest(reply, level, session)
+        endpoint = self.head.endpoint if level is None else self.endpoint(level)
+        self.connection.answered(self, reply.status, answer, endpoint)
 
-    def done(self, status: int, answer: bytes) -> None:
-        assert self.answer is None, "an operation was answered twice"
-        self.answer = answer
-        connection = self.connection
-        if connection.transport is None:
-            status = GONE
-        self.head.endpoint.ended(status, connection.lane.monotonic() - self.started_s)
-        connection.answered(self, answer)
+    def endpoint(self, level: Level) -> Endpoint:
+        head = self.head
+        return head.met if level is Level.LINEARIZABLE else head.endpoint.at(level.lower())
 
 
 class Connection(asyncio.Protocol):
@@ -228,7 +232,7 @@ class Connection(asyncio.Protocol):
             _log.exception("a defect in a call of the fast lane")
             if operation.answer is None:
                 self._closing = True
-                operation.done(DEFECT.status, lane.answers.closing(DEFECT))
+                self.answered(operation, DEFECT.status, lane.answers.closing(DEFECT), head.endpoint)
 
     def _keep(self, data: bytes, at: int, waits: Waits) -> None:
         if waits is not self._waits:
@@ -280,26 +284,31 @@ class Connection(asyncio.Protocol):
 
     # --- out ------------------------------------------------------------------------------------
 
-    def answered(self, operation: Operation, answer: bytes) -> None:
-        queue = self._queue
+    def answered(
+        self, operation: Operation, status: int, answer: bytes, endpoint: Endpoint
+    ) -> None:
+        assert operation.answer is None, "an operation was answered twice"
+        operation.answer = answer
+        lane, transport, queue, out = self.lane, self.transport, self._queue, self._out
+        took_s = lane.monotonic() - operation.started_s
+        endpoint.ended(GONE if transport is None else status, took_s)
         if queue[0] is not operation:
             return  # it waits for those before it
-        out = self._out
         if len(queue) == 1 and not (out or self._kept or self._closing or self._eof):
-            queue.clear()
+            queue.clear()  # nothing else is to leave with it, and nothing waits for it
             self._alone = False
-            if self.transport is not None:
-                self.transport.write(answer)
+            if transport is not None:
+                transport.write(answer)
                 self._window = WINDOW if len(answer) <= LARGE_ANSWER_BYTES else 1
             return
-        while queue and queue[0].answer is not None:
-            out.append(queue[0].answer)
+        while queue and (ready := queue[0].answer) is not None:
+            out.append(ready)
             queue.popleft()
         if not queue:
             self._alone = False
         if not self._is_dirty:
             self._is_dirty = True
-            self.lane.flush_soon(self)
+            lane.flush_soon(self)
 
     def flush(self) -> None:
         self._is_dirty = False

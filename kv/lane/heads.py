@@ -44,6 +44,7 @@ from kv.lane.keys import (
     parse_options,
 )
 from kv.metrics.metrics import Endpoint
+from kv.model import Level
 from storage.errors import JanusError
 
 BLOCK_MAX_BYTES: Final = 4096
@@ -64,6 +65,7 @@ REFUSED: Final = (
 )
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
 _ETCD_METHOD: Final = "POST"
+MET: Final = Level.LINEARIZABLE.lower()
 WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
 """Calls of the gateway that surely write: several of one connection may be under way."""
 
@@ -75,6 +77,9 @@ class Head:
     alone: bool
     """Begins only when nothing before it is under way, and nothing begins beside it."""
     endpoint: Endpoint
+    """Of answers for which nothing was read or written."""
+    met: Endpoint
+    """Of those at the level LINEARIZABLE: nearly all."""
     call: HotCall | None = None
     key_call: KeyCall | None = None
     options: object = NO_OPTIONS
@@ -147,7 +152,7 @@ class Heads:
             return None
         path = message.path
         endpoint = self._endpoint(path, _ETCD_METHOD)
-        head = Head(length, path not in WRITES, endpoint, call)
+        head = Head(length, path not in WRITES, endpoint, endpoint.at(MET), call)
         self._remember(block, head)
         return head, b""
 
@@ -197,7 +202,7 @@ class Heads:
         template = TEMPLATE + CAS if method == POST else TEMPLATE
         endpoint = self._endpoint(template, method)
         call = self._keys[method]
-        return Head(length, method == GET, endpoint, None, call, options)
+        return Head(length, method == GET, endpoint, endpoint.at(MET), None, call, options)
 
     def _remember(self, block: bytes, head: Head) -> None:
         if len(self.known) >= KNOWN_MAX:

@@ -81,7 +81,8 @@ class Repair:
 
 
 class GetCore:
-    """Invariant: `_merged` is the merge of all sets found so far."""
+    """Invariants: `_merged` is the merge of all sets found so far; `_answered` are those of
+    `_answers` that are no failures, in the order in which they came."""
 
     def __init__(
         self,
@@ -99,6 +100,8 @@ class GetCore:
         self._waiting = set(asked)
         self._must_cover = must_cover
         self._answers: dict[NodeId, Answer] = {}
+        self._answered: list[NodeId] = []
+        self._answered_owners: list[NodeId] = []
         self._merged = SiblingSet()
 
     def ask_also(self, node: NodeId) -> None:
@@ -112,8 +115,16 @@ class GetCore:
         if node in self._answers and not isinstance(self._answers[node], Failed):
             return
         self._answers[node] = answer
+        if isinstance(answer, Failed):
+            return
+        self._answered.append(node)
+        if node in self._owners:
+            self._answered_owners.append(node)
         if isinstance(answer, Found):
-            self._merged = merge(self._merged, answer.siblings)
+            if not self._merged.clock:
+                self._merged = answer.siblings
+            elif answer.siblings is not self._merged:
+                self._merged = merge(self._merged, answer.siblings)
 
     def enough(self) -> bool:
         return self._reached() or not self._waiting
@@ -150,23 +161,25 @@ class GetCore:
             answer = self._answers.get(owner)
             if answer is None or isinstance(answer, Failed):
                 unknown.append(owner)
-            elif isinstance(answer, Nothing) or answer.siblings != self._merged:
+            elif isinstance(answer, Nothing) or (
+                answer.siblings is not self._merged and answer.siblings != self._merged
+            ):
                 stale.append(owner)
         if not stale and not unknown:
             return None
         return Repair(self._merged, tuple(stale), tuple(unknown))
 
     def _counted(self) -> list[NodeId]:
-        answered = [n for n, answer in self._answers.items() if not isinstance(answer, Failed)]
-        owners = [node for node in answered if node in self._owners]
+        owners = self._answered_owners
         if self._quorum.strict:
             return owners
-        return answered if owners or self._merged.clock else []
+        return self._answered if owners or self._merged.clock else []
 
     def _quorum_reached(self) -> bool:
-        counted = self._counted()
-        owners = sum(node in self._owners for node in counted)
-        return len(counted) >= self._quorum.nodes and owners >= self._quorum.owners
+        quorum = self._quorum
+        if len(self._answered_owners) < quorum.owners:
+            return False
+        return len(self._counted()) >= quorum.nodes
 
     def _reached(self) -> bool:
         if not self._quorum_reached():

@@ -106,10 +106,11 @@ def parse_count(wanted: int | str, n: int, *, name: str, least: int) -> int:
 
 def level_met(n: int, answered: int) -> Level | None:
     """The highest level that this many distinct nodes amount to."""
-    for level in (Level.ALL, Level.QUORUM, Level.ONE):
-        if answered >= level.of(n):
-            return level
-    return None
+    if answered >= n:
+        return Level.ALL
+    if answered > n // 2:
+        return Level.QUORUM
+    return Level.ONE if answered > 0 else None
 
 
 def refuse_hopeless(quorum: Quorum, *, owners: int, others: int) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, cast
 
+from kv.load import wrk
 from kv.load.plan import Load, Outcome
 from kv.load.worker import Waiting, environment, python, run
 
@@ -60,10 +61,14 @@ def trivial_server() -> Iterator[tuple[str, int]]:
         process.communicate()
 
 
-def measure(load: Load, waiting: Waiting) -> Outcome:
-    """The load (its endpoints do not matter) against the trivial server."""
+def measure(load: Load, waiting: Waiting, wrk_binary: str | None = None) -> Outcome:
+    """The load (its endpoints do not matter) against the trivial server, from wrk if it is given.
+    The server is one process: wrk's threads have nothing to share out here."""
     with trivial_server() as address:
-        return run(replace(load, endpoints=(address,), core=cores()[0]), 1, waiting)
+        load = replace(load, endpoints=(address,), core=cores()[0])
+        if wrk_binary is not None:
+            return wrk.run(wrk_binary, replace(load, seconds=1.0, warm_up_s=0.0), waiting)
+        return run(load, 1, waiting)
 
 
 def cores() -> tuple[int, int]:

@@ -141,14 +141,16 @@ class Generator:
         """Keep all requests in flight until then; how many were answered well."""
         poll, connections, tails = self._epoll.poll, self._connections, self._tails
         counts, good, clock = self.outcome.histogram.counts, self._good, perf_counter_ns
-        answered = 0
+        answered = received = 0
         while clock() < end_ns and connections:
             for descriptor, _ in poll(IDLE_POLL_S, 1_024):
                 connection = connections.get(descriptor)
                 if connection is None:
                     continue  # lost earlier in this turn
                 try:
-                    answer = connection.reader.feed(connection.socket.recv(RECEIVE_BYTES))
+                    data = connection.socket.recv(RECEIVE_BYTES)
+                    received += len(data)
+                    answer = connection.reader.feed(data)
                 except (OSError, MalformedAnswerError) as error:
                     self._lost(connection, error)
                     continue
@@ -170,6 +172,7 @@ class Generator:
             if self.outcome.failed > ERRORS_MAX:
                 break
         self.outcome.acknowledged += answered
+        self.outcome.answer_bytes = received / answered if answered else 0.0
         return answered
 
     def _finish(self) -> None:

@@ -82,6 +82,8 @@ class Outcome:
     unsettled: int = 0
     """Requests of which the generator cannot tell whether they happened, at most."""
     errors: dict[str, int] = field(default_factory=dict)
+    answer_bytes: float = 0.0
+    """Mean size of an answer, head and body, in the measured time."""
     cpu_s: float = 0.0
     """Of the generator, in the measured time."""
     histogram: Histogram = field(default_factory=Histogram)
@@ -99,7 +101,11 @@ class Outcome:
 
     def merge(self, other: Outcome) -> None:
         """Of another process that ran at the same time."""
-        self.answered += other.answered
+        answered = self.answered + other.answered
+        if answered:
+            both = self.answer_bytes * self.answered + other.answer_bytes * other.answered
+            self.answer_bytes = both / answered
+        self.answered = answered
         self.seconds = max(self.seconds, other.seconds)
         self.acknowledged += other.acknowledged
         self.unsettled += other.unsettled
@@ -115,6 +121,7 @@ class Outcome:
             "acknowledged": self.acknowledged,
             "unsettled": self.unsettled,
             "errors": self.errors,
+            "answer_bytes": self.answer_bytes,
             "cpu_s": self.cpu_s,
             "histogram": self.histogram.pairs(),
         }

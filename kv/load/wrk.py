@@ -1,19 +1,25 @@
 """The same load from wrk, where it is installed: what its users would compare with.
 
 wrk plays one address a thread, so there is a thread for each node, and needs a connection a thread:
-with fewer connections than nodes it cannot spread a load, and our own generator takes that part. It
-looks at statuses only, and does not wait for what is under way when the time is over: those
-requests are `unsettled`.
+with fewer connections than nodes it cannot spread a load, and our own generator takes that part.
+Threads get the same number of connections each: 64 over three nodes are 63.
+
+It looks at statuses only. So the warm-up is our own generator's, which reads every answer, and in
+the measured time the answers must have the size of those that were read. It does not wait for what
+is under way when the time is over: those requests are `unsettled`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kv.load import worker
 from kv.load.histogram import Histogram
 from kv.load.plan import PATHS, PREFIX, Load, Operation, Outcome, Speech
 from kv.load.worker import GRACE_S, Child, GeneratorFailedError, Waiting
@@ -21,6 +27,8 @@ from kv.load.wrk_rest import rest_script
 
 MARK: Final = "januskv-outcome "
 TIMEOUT_S: Final = 10
+SIZE_TOLERANCE: Final = 0.02
+"""Revisions and versions grow by a digit."""
 PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
 
 SCRIPT: Final = r"""
@@ -72,8 +80,10 @@ function done(summary, latency, all)
   for name, count in pairs(summary.errors) do
     errors[#errors + 1] = string.format('"%%s":%%d', name, count)
   end
-  print(string.format('%(mark)s{"requests":%%d,"us":%%d,"errors":{%%s},"percentiles":[%%s]}',
-    summary.requests, summary.duration, table.concat(errors, ","), table.concat(percentiles, ",")))
+  print(string.format(
+    '%(mark)s{"requests":%%d,"us":%%d,"bytes":%%d,"errors":{%%s},"percentiles":[%%s]}',
+    summary.requests, summary.duration, summary.bytes, table.concat(errors, ","),
+    table.concat(percentiles, ",")))
 end
 """
 
@@ -87,15 +97,26 @@ def can_play(load: Load) -> bool:
 
 
 def run(binary: str, load: Load, waiting: Waiting) -> Outcome:
-    """The warm-up is a run of its own, whose figures are left out but whose work is counted."""
+    """The figures of the warm-up are left out, its work is counted."""
     assert can_play(load)
-    warm_up = _run(binary, load, load.warm_up_s, waiting) if load.warm_up_s >= 1 else Outcome()
+    warm_up = Outcome()
+    if load.warm_up_s:
+        looked_at = replace(load, seconds=load.warm_up_s, warm_up_s=0.0)
+        warm_up = worker.run(looked_at, 1, waiting)
     outcome = _run(binary, load, load.seconds, waiting)
+    check_size(outcome, warm_up)
     outcome.acknowledged += warm_up.acknowledged
     outcome.unsettled += warm_up.unsettled
     for what, count in warm_up.errors.items():
         outcome.errors[what] = outcome.errors.get(what, 0) + count
     return outcome
+
+
+def check_size(outcome: Outcome, looked_at: Outcome) -> None:
+    """Count it as an error if these answers cannot be such as were looked at."""
+    wanted, found = looked_at.answer_bytes, outcome.answer_bytes
+    if wanted and outcome.answered and abs(found - wanted) > SIZE_TOLERANCE * wanted:
+        outcome.count_error(f"wrk: answers of {found:.0f} bytes, those looked at had {wanted:.0f}")
 
 
 def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
@@ -112,9 +133,18 @@ def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
             f"--script={script}",
             f"http://{host}:{port}",
         ]
+        before_s = _children_s()
         with Child(command) as child:
             child.begin("")
-            return outcome_of(child.output(seconds + GRACE_S, waiting), load)
+            outcome = outcome_of(child.output(seconds + GRACE_S, waiting), load)
+        outcome.cpu_s = _children_s() - before_s  # with making its requests
+        return outcome
+
+
+def _children_s() -> float:
+    """Processor time of all children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def script_of(load: Load) -> str:
@@ -149,6 +179,7 @@ def outcome_of(output: str, load: Load) -> Outcome:
         acknowledged=good,
         unsettled=load.connections + sum(errors.values()),
         errors=errors,
+        answer_bytes=said["bytes"] / said["requests"] if said["requests"] else 0.0,
         histogram=_histogram(said["percentiles"], good),
     )
 

@@ -3,6 +3,7 @@
     a replica of group 0 is here      go on with it
     group 1 from before is here       serve it as it is; form group 0 from its members
     a map was kept, no replica        a member that hosts none
+    nothing, and `join`               ask a member to be admitted (kv/placement/joining.py)
     nothing, and `initial` (or alone) find the founders, form group 0 with its hosts, begin
 
 While group 0 is empty, its leader proposes what the cluster begins with.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from kv.meta import beginning
+from kv.placement.stand import votes
 from kv.strong.places import is_from_before
 from raftgroups.membership import Config
 from raftgroups.meta.commands import Bootstrap, PutNode
@@ -38,12 +40,14 @@ class Beginning:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._founders: list[NodeId] = []
+        self._leading = False
 
     async def begin(self) -> None:
         node = self._node
         groups = node.host.groups
         before = FIRST_SHARD in groups and is_from_before(node.engine, FIRST_SHARD)
-        if META_GROUP in groups:
+        hosts = META_GROUP in groups and votes(groups[META_GROUP])
+        if hosts:
             node.host_meta()
         elif before:
             voters = groups[FIRST_SHARD].status().voters
@@ -52,12 +56,22 @@ class Beginning:
             return
         elif node.meta.map.known:
             return
+        elif node.settings.join:
+            await node.placement.join()
+            return
         else:
             await self._form()
+            hosts = META_GROUP in groups
         if before and not node.meta.map.known:
             node.meta.map.learn(beginning.implied_view(groups[FIRST_SHARD].status().voters))
-        if META_GROUP in groups:
-            node.tasks.spawn(self._lead(), "beginning of the meta group")
+        if hosts:
+            self.keep_leading()
+
+    def keep_leading(self) -> None:
+        """From now on this node hosts a replica of group 0."""
+        if not self._leading:
+            self._leading = True
+            self._node.tasks.spawn(self._lead(), "beginning of the meta group")
 
     async def _form(self) -> None:
         node = self._node
@@ -80,7 +94,7 @@ class Beginning:
             node.host.create(META_GROUP, sorted(config.voters), config.voters)
             node.host_meta()
             _log.info("formed the meta group from the %d members of group 1", len(config.voters))
-            await self._lead()
+            self.keep_leading()
 
     def _applied_config(self) -> Config:
         journal = self._node.host.group(FIRST_SHARD).replica.journal

@@ -13,10 +13,10 @@ Until a majority has done so the node serves what it has, by `implied_view`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from kv.meta.placing import spread
+from kv.placement.targets import Placed, Seat, ring_of, targets
 from raftgroups.meta.commands import Bootstrap, NewShard
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
@@ -25,10 +25,12 @@ from raftgroups.meta.records import (
     KeyspaceOptions,
     KeyspaceRecord,
     NodeRecord,
+    NodeState,
     ShardRecord,
 )
 from raftgroups.meta.rules import DEFAULT_NAME
 from raftgroups.meta.view import MetaView, even_ranges
+from raftgroups.transport import NodeId
 
 META_REPLICAS_MAX: Final = 5
 
@@ -55,15 +57,32 @@ def new_shards(
     nodes: Sequence[NodeRecord],
     shards: int,
     replication: int,
-    used: Mapping[str, int] | None = None,
+    present: Sequence[ShardRecord] = (),
 ) -> tuple[NewShard, ...]:
-    """A keyspace cut into even ranges, each on as many nodes as there may be copies. `used`: how
-    many replicas a node has already."""
-    places = spread(nodes, shards, replication, used or {})
+    """A keyspace cut into even ranges, each on as many nodes as there may be copies. `present`: the
+    shards that there are, whose replicas count where room is looked for."""
+    seats = [
+        Seat(
+            NodeId(node.node),
+            keeps=node.state is not NodeState.DEAD,
+            takes=node.state is NodeState.ACTIVE,
+            rack=node.rack,
+            datacentre=node.datacentre,
+            weight=node.weight,
+        )
+        for node in nodes
+    ]
+    old = [
+        Placed(each.shard, max(1, len(each.replicas)), tuple(map(NodeId, each.replicas)), True)
+        for each in present
+    ]
+    first = max((each.shard for each in present), default=0) + 1
+    new = [Placed(first + place, replication, ()) for place in range(shards)]
+    found = targets(seats, [*old, *new], ring_of(seats), moves=0)
     incarnations = {node.node: node.incarnation for node in nodes}
     return tuple(
-        NewShard(start, end, tuple((node, incarnations[node]) for node in place))
-        for (start, end), place in zip(even_ranges(shards), places, strict=True)
+        NewShard(start, end, tuple((node, incarnations[node]) for node in found[first + place]))
+        for place, (start, end) in enumerate(even_ranges(shards))
     )
 
 

@@ -34,7 +34,7 @@ from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.results import Failure, Result, SplitResult, error_of
 from raftgroups.transport import NodeId
 from storage.clock import Clock
-from storage.errors import InvalidOptionError, JanusError, WrongShardError
+from storage.errors import InvalidRequestError, JanusError, WrongShardError
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class Divider:
         self._loop = loop
         self._clock = clock
         self._wake = asyncio.Event()
+        self._refusals: dict[int, str] = {}
+        """Why splits were given up here, until who asked is told."""
 
     # --- asked by an operator, or by the planner ----------------------------------------------
 
@@ -110,9 +112,11 @@ class Divider:
                 view = self._meta.map.view
                 known = view.next.operation > operation.operation
                 if known and right not in view.shards and not view.operation_of(left):
+                    why = self._refusals.pop(
+                        operation.operation, "the log of the meta group's leader says why"
+                    )
                     raise UnavailableError(
-                        f"nothing was done: the split of shard {left} was given up; the log of the "
-                        "meta group's leader says why"
+                        f"nothing was done: the split of shard {left} was given up: {why}"
                     )
             await asyncio.sleep(LOOK_S)
         raise OutcomeUnknownError(
@@ -132,6 +136,7 @@ class Divider:
                     await self._step(operation)
                 except JanusError as error:
                     _log.info("operation %d waits: %s", operation.operation, error)
+                    await asyncio.sleep(LOOK_S)
             if not due:
                 try:
                     await asyncio.wait_for(self._wake.wait(), IDLE_LOOK_S)
@@ -152,7 +157,8 @@ class Divider:
             assert isinstance(result, SplitResult), result
         except WrongShardError:
             pass  # done by an earlier try
-        except InvalidOptionError as error:
+        except InvalidRequestError as error:
+            self._refusals[operation.operation] = str(error)
             await self._meta.propose(EndOperation(operation.operation, operation.step))
             _log.warning("the split of shard %d was given up: %s", shard, error)
             return

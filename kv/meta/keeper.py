@@ -1,15 +1,18 @@
 """The groups of this node follow the map: they are formed, served and erased as it says.
 
     FORMING, and we are a founder    form the group, exactly once; report it when it is on the disk
-    a replica is here                serve it
+    a replica is here, and votes     serve it
+    it was removed from its group    stop serving
     RETIRED                          stop serving, erase, report
-    to join                          `join`: whoever moves replicas asks for it
+    to join, to be forgotten         `join`, `forget`: whoever moves replicas asks for it
+
+A replica that is being filled is not served: requests go to the others, as if none were here.
 
 Forming is safe at any time and in any order: all founders form with the same voters, bound to the
 same directories; one that comes late is like one that was down since the beginning. But it must
 happen once: whoever reported a group and does not have it any more does not form it again.
 
-A replica that the map does not name is left alone: the map may be old, and groups remove members by
+A replica that the map does not name is not erased: the map may be old, and groups remove members by
 themselves.
 """
 
@@ -29,6 +32,7 @@ from raftgroups.meta.commands import MetaCommand, ReportErased, ReportFormed
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import ShardRecord, ShardState
 from raftgroups.meta.view import MetaView
+from raftgroups.status import Role
 from raftgroups.transport import NodeId
 from storage.engine import Engine
 from storage.errors import JanusError
@@ -90,8 +94,11 @@ class Keeper:
                 self._follow(shard)
         served = set(self._served())
         for group in list(self._host.groups):
-            if group != META_GROUP and group not in served and group not in self._erasing:
+            if group not in served and self.is_due(group):
                 self._serve(group)  # whatever made it: a start, a join, a split
+        for group in served:
+            if not self._counts(group):
+                self._leave(group)
         if self._formed or self._erased:
             self._report_soon()
 
@@ -112,12 +119,34 @@ class Keeper:
                 self._host.create(shard.shard, sorted(founders), founders)
             self._formed.add(shard.shard)
 
-    def join(self, shard: int) -> None:
+    def is_due(self, group: int) -> bool:
+        """It is here and to be served."""
+        return group != META_GROUP and group not in self._erasing and self._counts(group)
+
+    def _counts(self, group: int) -> bool:
+        """It has a state of its own: neither blank, nor a learner, nor removed. (A snapshot may be
+        put in its place: then it refuses by itself for a while.)"""
+        found = self._host.groups.get(group)
+        if found is None or found.blank:
+            return False
+        return found.role not in (Role.LEARNER, Role.REMOVED)
+
+    def join(self, shard: ShardRecord) -> None:
         """An empty replica that waits to be added to the group as a learner."""
-        if shard not in self._host.groups:
-            write_place(self._engine, place_of(self._meta.map.view.shards[shard]))
-            self._host.join(shard)
-            self.look_soon()
+        if shard.shard not in self._host.groups and shard.shard not in self._erasing:
+            write_place(self._engine, place_of(shard))
+            self._host.join(shard.shard)
+
+    def forget(self, group: int) -> None:
+        """Erase a replica that was removed from its group, or never admitted. It may join again."""
+        self._leave(group)
+        self._erasing.add(group)
+
+        def erased() -> None:
+            forget_place(self._engine, group)
+            self._erasing.discard(group)
+
+        self._host.forget(group, erased)
 
     def _erase(self, group: int) -> None:
         self._leave(group)

@@ -28,7 +28,6 @@ from raftgroups.meta.records import (
     META_SHARD,
     KeyspaceOptions,
     KeyspaceRecord,
-    NodeState,
     Regime,
     ShardRecord,
 )
@@ -114,10 +113,10 @@ class KeyspaceAdmin:
         view = self._meta.map.view
         options = _changed(KeyspaceOptions(), wanted.options)
         regime = Regime(wanted.regime)
-        nodes = [each for each in view.nodes.values() if each.state is NodeState.ACTIVE]
-        used = {each.node: sum(1 for _ in view.shards_on(each.node)) for each in nodes}
+        nodes = sorted(view.nodes.values(), key=lambda each: each.node)
+        present = [each for each in view.shards.values() if each.shard != META_SHARD]
         shards = (
-            new_shards(nodes, wanted.shards, options.replication, used)
+            new_shards(nodes, wanted.shards, options.replication, present)
             if regime is Regime.STRONG
             else ()
         )

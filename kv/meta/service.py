@@ -112,6 +112,18 @@ class MetaService:
         machine.observer = self._applied
         self._applied(machine.view)
 
+    def unhost(self) -> None:
+        """It has none any more, or one that is only being filled."""
+        if self._machine is not None:
+            self._machine.observer = None
+        self.group = self._machine = None
+        if self.map.view.version:
+            self._save()
+
+    def learn(self, view: MetaView) -> None:
+        """From whoever admitted this node."""
+        self._learn(view)
+
     def load_file(self) -> None:
         """What was known before the last stop."""
         view = read_map(self._directory)

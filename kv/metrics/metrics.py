@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from kv.metrics import catalogue
@@ -53,7 +54,7 @@ class Endpoint:
 
     Both together take 0.32 us (measured as in instruments.py)."""
 
-    __slots__ = ("_codes", "_make", "_seconds", "in_flight")
+    __slots__ = ("_at", "_codes", "_levels", "_make", "_seconds", "in_flight")
 
     def __init__(
         self,
@@ -61,12 +62,22 @@ class Endpoint:
         in_flight: Gauge,
         codes: dict[int, Counter],
         make: Callable[[int], Counter],
+        at: Callable[[str], Endpoint],
     ) -> None:
+        self._at = at
+        self._levels: dict[str, Endpoint] = {}
         self._seconds = seconds
         self.in_flight = in_flight
         """`in_flight.value += 1` is `began`, for whoever counts every call."""
         self._codes = codes
         self._make = make
+
+    def at(self, level: str) -> Endpoint:
+        """The same route and method at another level of consistency."""
+        found = self._levels.get(level)
+        if found is None:
+            found = self._levels[level] = self._at(level)
+        return found
 
     def began(self) -> None:
         self.in_flight.value += 1
@@ -165,15 +176,16 @@ class Metrics:
 
     def endpoint(self, route: str, method: str, level: str) -> Endpoint:
         """`route` is the pattern (`/v1/kv/{key}`), never the path that a client sent; `level` is
-        linearizable, session or eventual, and "" where a route has none. Make it once and keep
-        it."""
+        what was met (linearizable, session, eventual, ...), and "" where a route has none or
+        nothing was read. Make it once and keep it."""
 
         def make(code: int) -> Counter:
             return self.requests.labels(route, method, str(code))
 
         codes = self._codes.setdefault((route, method), {})
         seconds = self.request_seconds.labels(route, method, level)
-        return Endpoint(seconds, self.requests_in_flight, codes, make)
+        at = partial(self.endpoint, route, method)
+        return Endpoint(seconds, self.requests_in_flight, codes, make, at)
 
     def commit_observer(self, regime: str) -> Callable[[float, float, int], None]:
         """For `Committer.on_commit`."""

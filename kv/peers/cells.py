@@ -27,7 +27,7 @@ class Cell:
     node_cpu_us: float
     """Processor time of all nodes together, an operation."""
     generator_cpu_share: float
-    """Of one core; 0 where the generator does not tell."""
+    """Of one core. wrk's has the making of its requests in it."""
     other_cores: float
     """How many cores something else on this machine kept busy meanwhile."""
 

@@ -26,7 +26,7 @@ from kv.load import ceiling, worker, wrk
 from kv.load.plan import Load, Operation, Outcome
 from kv.peers import gateway, processes
 from kv.peers.cells import Cell, Memory, Result
-from kv.peers.cluster import Node, System
+from kv.peers.cluster import NODES, Node, System
 from kv.peers.gateway import Contents
 
 ALL: Final = "all"
@@ -117,7 +117,8 @@ def _ceiling(plan: Plan, operation: Operation, connections: int) -> float:
         keys=min(plan.keys, 1_000),
         value_bytes=plan.value_bytes,
     )
-    return ceiling.measure(load, lambda _: None).per_second
+    binary = plan.wrk if connections >= NODES else None
+    return ceiling.measure(load, lambda _: None, binary).per_second
 
 
 def _cell(

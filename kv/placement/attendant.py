@@ -25,6 +25,7 @@ import msgspec
 
 from kv.cluster.said_once import SaidOnce
 from kv.placement.messages import (
+    DISMISS,
     REPORT_VERSION,
     Ask,
     Filling,
@@ -224,6 +225,9 @@ class Attendant:
             Kind.REMOVE.value: group.remove,
             Kind.TRANSFER.value: group.transfer,
         }.get(order.kind)
+        if order.kind == DISMISS:
+            group.dismiss(node)
+            return
         if call is None:
             self._said.warn(f"group {order.group}", "unknown_order", f"is told to {order.kind}")
             return

@@ -84,10 +84,14 @@ class Invite(_Message, frozen=True):
     shard: ShardRecord
 
 
+DISMISS: Final = "dismiss"
+"""The kind of an order to tell a node that it is no member any more: it may have been away."""
+
+
 class Order(_Message, frozen=True):
     group: int
     kind: str
-    """plan.Kind"""
+    """plan.Kind, or DISMISS."""
     node: str
     config_index: int
 
@@ -98,3 +102,64 @@ decode_report: Final = msgspec.msgpack.Decoder(Report).decode
 decode_invite: Final = msgspec.msgpack.Decoder(Invite).decode
 decode_order: Final = msgspec.msgpack.Decoder(Order).decode
 """All raise msgspec.DecodeError, and nothing else, for other bytes."""
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+class NodeSummary(_Message, frozen=True):
+    node: str
+    reachable: bool
+    full: bool
+    replicas: int
+    leading: int
+
+
+class GroupSummary(_Message, frozen=True):
+    group: int
+    leader: str
+    """Empty: nobody was heard that leads it."""
+    voters: tuple[str, ...]
+    learners: tuple[str, ...]
+    copies: int
+    keys: int
+
+
+class MoveSummary(_Message, frozen=True):
+    """A replica being filled."""
+
+    group: int
+    node: str
+    leader: str
+    lag: int
+    snapshot: bool
+    rows: int
+    bytes: int
+    rows_expected: int
+
+
+class Summary(_Message, frozen=True):
+    """What the planner's node sees and does."""
+
+    version: int
+    planner: str
+    settled: bool
+    """Nothing is under way, and nothing waits."""
+    waiting: int
+    short: tuple[int, ...]
+    stuck: tuple[int, ...]
+    nodes: tuple[NodeSummary, ...]
+    groups: tuple[GroupSummary, ...]
+    moves: tuple[MoveSummary, ...]
+
+
+class Wish(_Message, frozen=True):
+    """What an operator asks of the planner's node. `kind`: "transfer" or "rebalance"."""
+
+    kind: str
+    group: int = 0
+    node: str = ""
+
+
+decode_summary: Final = msgspec.msgpack.Decoder(Summary).decode
+decode_wish: Final = msgspec.msgpack.Decoder(Wish).decode

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import msgspec
@@ -26,17 +26,21 @@ from kv.cluster.ring import Ring
 from kv.cluster.said_once import SaidOnce
 from kv.placement.attendant import ASK, INVITE, ORDER, REPORT, Attendant, Notes, question
 from kv.placement.messages import (
-    Filling,
+    DISMISS,
     Invite,
     Order,
     ReplicaReport,
     ReplicaRole,
     Report,
+    Summary,
+    Wish,
     decode_report,
+    decode_wish,
     encode,
 )
 from kv.placement.observed import FRESH_S, Heard, Observation, corrections, observe
 from kv.placement.plan import Kind, Limits, NodeView, Plan, Standing, Step, Why, plan, ring_of_nodes
+from kv.placement.summary import summary_of
 from raftgroups.meta.commands import MetaCommand
 from raftgroups.meta.view import MetaView
 from raftgroups.transport import NodeId
@@ -50,6 +54,8 @@ PROPOSE_AGAIN_S: Final = 1.0
 CORRECTIONS_MAX: Final = 16
 """Proposed in one look."""
 LEADERS_EVERY_S: Final = 2.0
+SUMMARY: Final = "placement-summary"
+WISH: Final = "placement-wish"
 CALM_S: Final = 5.0
 """Leaderships are balanced once this node has planned for so long: after a failure they are first
 where they could be."""
@@ -76,17 +82,6 @@ class MoverSettings:
     """A node that is silent for so long is declared dead; 0: only by an operator."""
     busy_s: float = 0.1
     idle_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A replica being filled, for people."""
-
-    group: int
-    leader: NodeId
-    filling: Filling
-    rows: int
-    """About as many it will have."""
 
 
 class Mover:
@@ -126,7 +121,13 @@ class Mover:
         """Of the last look; None while this node does not plan."""
         self.on_step: Callable[[Step], None] | None = None
         """For metrics and the simulator: what is sent."""
+        self._corrected = False
+        """The last look found the map to differ from what is."""
+        self._balance_once = False
+        """Somebody asked for it: until nothing is left to do, balance though it is switched off."""
         notes.on(REPORT, self._reported)
+        notes.on(SUMMARY, self._asked_summary)
+        notes.on(WISH, self._wished)
 
     def start(self) -> None:
         self._look_again()
@@ -207,11 +208,15 @@ class Mover:
     def _act(self, now_s: float, view: MetaView) -> bool:
         reports = self._fresh(now_s)
         seen = self.seen = observe(view, reports)
-        corrected = self._correct(now_s, view, seen)
-        found = self.plan = plan(
-            seen.nodes, seen.groups, self.settings.limits, self._ring_of(seen.nodes)
-        )
+        corrected = self._corrected = self._correct(now_s, view, seen)
+        limits = self.settings.limits
+        if self._balance_once:
+            limits = replace(limits, balance=True)
+        found = self.plan = plan(seen.nodes, seen.groups, limits, self._ring_of(seen.nodes))
+        if found.settled:
+            self._balance_once = False
         self._invite_again(view, seen, reports)
+        self._dismiss(seen, reports)
         for step in found.steps:
             self._take(step, now_s, view, seen, reports)
         return corrected or not found.finished
@@ -259,14 +264,32 @@ class Mover:
         self._order(step, seen)
 
     def _order(self, step: Step, seen: Observation) -> None:
-        told = seen.leaders[step.group]
-        order = Order(step.group, step.kind.value, step.node, told.config_index)
         if self.on_step is not None:
             self.on_step(step)
-        if step.leader == self._node_id:
+        config_index = seen.leaders[step.group].config_index
+        self._tell(step.leader, Order(step.group, step.kind.value, step.node, config_index))
+
+    def _tell(self, leader: NodeId, order: Order) -> None:
+        if leader == self._node_id:
             self._attendant.ordered(order)
         else:
-            self._notes.tell(step.leader, ORDER, encode(order))
+            self._notes.tell(leader, ORDER, encode(order))
+
+    def _dismiss(self, seen: Observation, reports: dict[NodeId, Report]) -> None:
+        """Replicas that do not know that they were removed: they were away, and never ask."""
+        groups = {group.group: group for group in seen.groups}
+        for node, report in reports.items():
+            for replica in report.replicas:
+                group = groups.get(replica.group)
+                if (
+                    replica.role in (ReplicaRole.FOLLOWER, ReplicaRole.LEARNER)
+                    and group is not None
+                    and group.leader is not None
+                    and group.settled
+                    and node not in (*group.voters, *group.learners)
+                ):
+                    config_index = seen.leaders[replica.group].config_index
+                    self._tell(group.leader, Order(replica.group, DISMISS, node, config_index))
 
     def _invite(self, node: NodeId, view: MetaView, group: int) -> None:
         invite = Invite(view.shards[group])
@@ -286,16 +309,44 @@ class Mover:
 
     # --- for people ---------------------------------------------------------------------------
 
-    def moves(self) -> list[Move]:
-        if self.seen is None:
-            return []
-        leaders = {group.group: group.leader for group in self.seen.groups}
-        return [
-            Move(group, leader, filling, told.rows)
-            for group, told in sorted(self.seen.leaders.items())
-            if (leader := leaders.get(group)) is not None
-            for filling in told.filling
-        ]
+    def _asked_summary(self, peer: NodeId, body: bytes) -> bytes:
+        summary = self.summary()
+        return b"" if summary is None else encode(summary)
+
+    def summary(self) -> Summary | None:
+        """None: another node plans, or this one has not looked yet."""
+        if self.seen is None or self.plan is None:
+            return None
+        settled = self.plan.settled and not self._corrected
+        return summary_of(self._node_id, self.seen, self.plan, settled=settled)
+
+    def _wished(self, peer: NodeId, body: bytes) -> bytes:
+        try:
+            wish = decode_wish(body)
+        except msgspec.DecodeError as error:
+            return f"the wish cannot be read: {error}".encode()
+        return self.wish(wish).encode()
+
+    def wish(self, wish: Wish) -> str:
+        """Empty: it is begun. Else why not."""
+        if self.seen is None or self.plan is None:
+            return "this node does not plan now; ask again"
+        if wish.kind == "rebalance":
+            self._balance_once = True
+        elif wish.kind == "transfer":
+            group = next((each for each in self.seen.groups if each.group == wish.group), None)
+            if group is None or group.leader is None or not group.settled:
+                return (
+                    f"shard {wish.group} has no leader, or a change of it is under way; ask again"
+                )
+            if wish.node not in group.voters:
+                return f"{wish.node} is no voter of shard {wish.group}"
+            step = Step(Kind.TRANSFER, wish.group, NodeId(wish.node), group.leader, Why.MOVE)
+            self._order(step, self.seen)
+        else:
+            return f"nobody here knows the wish {wish.kind!r}"
+        self.hurry()
+        return ""
 
 
 def _replica(reports: dict[NodeId, Report], node: NodeId, group: int) -> ReplicaReport | None:

@@ -134,10 +134,18 @@ class Plan:
     stuck: tuple[int, ...]
     """Groups that have lost their majority, as far as nodes are reachable."""
 
+    unsettled: int
+    """Groups that have no leader now, or are being changed: what they need is not known."""
+
     @property
     def finished(self) -> bool:
-        """Nothing is left to do."""
+        """Nothing can be done now."""
         return not (self.steps or self.moving or self.waiting)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to do."""
+        return self.finished and not self.unsettled
 
 
 def plan(
@@ -237,6 +245,7 @@ class _Planner:
                 if sum(self._is_there(n) and n not in g.lost for n in g.voters)
                 < _majority(len(g.voters))
             ),
+            sum(g.leader is None or not g.settled for g in self.groups),
         )
 
     def _targets(self, moving: int) -> dict[int, tuple[NodeId, ...]]:

@@ -144,7 +144,8 @@ def targets(
     that are not where they cannot stay (steps 3 and 4)."""
     board = Board(seats, shards, ring)
     for group in sorted(board.shards):
-        _pin(board, board.shards[group])
+        _pin(board, board.shards[group])  # all of them first: what follows evens out around them
+    for group in sorted(board.shards):
         _trim(board, board.shards[group])
     for group in sorted(board.shards):
         _fill(board, board.shards[group])

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from kv.cluster.said_once import SaidOnce
 from kv.strong.frames import (
     MalformedFrameError,
@@ -57,24 +59,13 @@ Evaluate = Callable[[Question, Done], None]
 """Read it here; done gets Applied of the answer's bytes or of a Failure, or Refused."""
 
 
-class _Waiting:
-    __slots__ = ("deadline_s", "done", "group", "is_read", "peer", "repeatable")
-
-    def __init__(
-        self,
-        peer: NodeId,
-        group: int,
-        deadline_s: float,
-        done: Done,
-        repeatable: bool,
-        is_read: bool = False,
-    ) -> None:
-        self.is_read = is_read
-        self.peer = peer
-        self.group = group
-        self.repeatable = repeatable
-        self.deadline_s = deadline_s
-        self.done = done
+class _Waiting(msgspec.Struct, eq=False):
+    peer: NodeId
+    group: int
+    deadline_s: float
+    done: Done
+    repeatable: bool
+    is_read: bool = False
 
 
 class Forwarder:

@@ -2,10 +2,11 @@
 
     read --> a place in what waits here --(one read point for all of it)--> each evaluated, answered
                                                      '--> Refused: each goes on alone (`refused`)
+    a key that is another shard's now: that read goes on elsewhere (`moved`)
 
 They wait as pairs in the list that the group's next read point takes along, so a read costs no
 object, timer or call below this file. Invariants: as regime.py says of `read`; each is answered, or
-handed to `refused`, exactly once.
+handed to `refused` or `moved`, exactly once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from raftgroups.group import Group
 from raftgroups.outcomes import ReadResult, Refused
 from raftgroups.readpath import Together
 from storage.clock import Clock, Scheduler
-from storage.errors import JanusError
+from storage.errors import JanusError, WrongShardError
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ Evaluate = Callable[[ReplicaReader], Any]
 Pair = tuple[Evaluate, Done[Any]]
 GoOn = Callable[[Evaluate, Done[Any], float, Refused], None]
 """(evaluate, done, deadline, why not now)"""
+Move = Callable[[Evaluate, Done[Any], float, WrongShardError], None]
 
 
 class JoinedReads:
@@ -37,6 +39,7 @@ class JoinedReads:
         group: Group,
         local: Callable[[], ReplicaReader],
         refused: GoOn,
+        moved: Move,
         *,
         scheduler: Scheduler,
         clock: Clock,
@@ -46,6 +49,7 @@ class JoinedReads:
         self._group = group
         self._local = local
         self._refused = refused
+        self._moved = moved
         self._scheduler = scheduler
         self._clock = clock
         self._deadline_s = deadline_s
@@ -87,6 +91,9 @@ class JoinedReads:
         for evaluate, done in reads:
             try:
                 answer = evaluate(reader)
+            except WrongShardError as error:
+                self._moved(evaluate, done, deadline_s, error)
+                continue
             except JanusError as error:
                 answer = error
             except Exception:  # noqa: BLE001 - as below

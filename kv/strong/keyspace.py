@@ -25,7 +25,7 @@ from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError, Wr
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, leases_of, one_shard, scope_of
+from kv.router import CrossShardError, one_shard
 from kv.strong.admission import check
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -88,6 +88,8 @@ class Keyspace:
         self._table: ShardTable | None = None
         self._watches: list[tuple[KeyspaceWatches, Encode]] = []
         self.single = False
+        self._first: StrongShard | None = None
+        """Of those here, for what is asked with every answer."""
         self._stopped = False
         meta.map.on_change(self._remap)
 
@@ -119,6 +121,7 @@ class Keyspace:
         if table is not None and len(table.shards) == 1:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
+        self._first = self._local[min(self._local)] if self._local else None
         for name in ("write", "read", "shard_of"):
             self.__dict__.pop(name, None)
             if only is not None:
@@ -154,7 +157,10 @@ class Keyspace:
         return 0 if self._table is None else self._table.of_key(key).shard
 
     def record_for(self, operation: Routed) -> ShardRecord:
-        return one_shard(self.table, operation.scope(), INSTEAD)
+        record = one_shard(self.table, operation.scope(), INSTEAD)
+        if isinstance(operation, RoutedWrite) and operation.has_lease:
+            self._check_home(record)
+        return record
 
     def peers_of(self, record: ShardRecord) -> list[NodeId]:
         """Other nodes with a replica, those first that are connected."""
@@ -169,8 +175,6 @@ class Keyspace:
     ) -> None:
         try:
             check(command)
-            if leases_of(command):
-                self._check_home(command)
             payload = encode(command, options.token)
             self._gate.admit(command, len(payload))
         except JanusError as error:
@@ -220,13 +224,13 @@ class Keyspace:
 
     @property
     def term(self) -> int:
-        return next((shard.term for shard in self.local_shards), 0)
+        return 0 if self._first is None else self._first.term
 
-    def _check_home(self, command: Command) -> None:
+    def _check_home(self, record: ShardRecord) -> None:
         """Leases are those of the first shard, and only its keys can hang on them."""
-        table = self.table
-        if one_shard(table, scope_of(command), INSTEAD) is not table.shards[0]:
-            end = table.shards[0].end
+        home = self.table.shards[0]
+        if record is not home:
+            end = home.end
             raise CrossShardError(
                 "nothing was done: this keyspace is split, and its leases live in its first shard: "
                 f"only keys below {end!r} can hang on one; give the key a ttl of its own, or keep "

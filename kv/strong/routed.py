@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kv.errors import OutcomeUnknownError, OverloadedError, UnavailableError
 from kv.model import Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import Scope, scope_of
+from kv.router import Scope, leases_of, scope_of
 from kv.strong.queries import MalformedQueryError, Query, decode_answer, encode_query
 from raftgroups.commands import Command
 from raftgroups.meta.records import ShardRecord
@@ -159,7 +159,7 @@ class Routed:
 
 
 class RoutedWrite(Routed):
-    __slots__ = ("_command", "_options", "_payload")
+    __slots__ = ("_command", "_options", "_payload", "has_lease")
     changes = True
 
     def __init__(
@@ -176,6 +176,7 @@ class RoutedWrite(Routed):
         self._payload = payload
         self._options = options
         self.repeatable = options.token is not None
+        self.has_lease = leases_of(command)
 
     def scope(self) -> Scope:
         return scope_of(self._command)

@@ -109,6 +109,7 @@ class StrongShard:
             group,
             self.local,
             self._go_on,
+            self._move_joined,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
@@ -154,7 +155,7 @@ class StrongShard:
             self._scheduler.call_soon(done, error)
             return
         deadline_s = self._deadline(options.deadline_s)
-        write = Write(self, done, deadline_s, payload, token is not None)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
         self._start(write, options.deadline_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -273,12 +274,12 @@ class StrongShard:
         deadline_s = self._deadline(options.deadline_s)
         read: Read
         if level is Level.LINEARIZABLE:
-            read = Read(self, done, deadline_s, evaluate)
+            read = Read(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.EVENTUAL:
-            read = LocalRead(self, done, deadline_s, evaluate)
+            read = LocalRead(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.SESSION:
             seen = options.session.revisions.get(self.machine.place.shard, 0)
-            read = SessionRead(self, done, deadline_s, evaluate, seen)
+            read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
         else:
             error = InvalidRequestError(
                 f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
@@ -296,7 +297,7 @@ class StrongShard:
         refused: Refused,
     ) -> None:
         """With a read that was refused among others."""
-        self.refused(Read(self, done, deadline_s, evaluate), refused)
+        self.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
 
     def evaluate(self, read: Read) -> None:
         if read.answered:
@@ -320,6 +321,17 @@ class StrongShard:
             operation.timer.cancel()
         self.on_moved(operation, error)
         return True
+
+    def _move_joined(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        error: WrongShardError,
+    ) -> None:
+        read = Read(self, done, deadline_s, evaluate=evaluate)
+        if not self._move(read, error):
+            self._answer(read, error)
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chaos.links import toxics_server
 from chaos.running.results import HELD, STUCK, VIOLATED, Outcome
 from chaos.running.runner import HISTORY_NAME, RUN_NAME, Plan, State, run
 from chaos.scenarios.catalogue import all_scenarios
@@ -36,7 +38,11 @@ def test_a_scenario_holds(name: str, rounds: int, tmp_path: Path) -> None:
         if name not in SHORT:
             pytest.skip("by night; CI runs a short mix")
         minutes, scenario = SHORT_MINUTES, replace(scenario, calm_s=1.0)
-    outcome = run(Plan(scenario, mode, nodes, minutes, 1, tmp_path / name), lambda state: None)
+    with contextlib.ExitStack() as ending:
+        # One of them through proxies that it did not start, as with a real toxiproxy.
+        url = ending.enter_context(toxics_server(1)) if name == SHORT[-1] else None
+        plan = Plan(scenario, mode, nodes, minutes, 1, tmp_path / name, url)
+        outcome = run(plan, lambda state: None)
     assert outcome.violations == []
     assert outcome.verdict == HELD
     assert {span.kind for span in outcome.faults} == {fault.kind for fault in scenario.faults}

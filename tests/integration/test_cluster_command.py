@@ -41,10 +41,18 @@ def free_base_port() -> int:
 
 
 class Running:
-    def __init__(self, data: Path, base_port: int, nodes: int) -> None:
+    def __init__(self, data: Path, base_port: int, nodes: int, *more: str) -> None:
         self.ready_file = data.parent / "ready.json"
         self.out_path = data.parent / "out"
-        arguments = ["--data", str(data), "--base-port", str(base_port), "--nodes", str(nodes)]
+        arguments = [
+            "--data",
+            str(data),
+            "--base-port",
+            str(base_port),
+            "--nodes",
+            str(nodes),
+            *more,
+        ]
         with self.out_path.open("wb") as out:
             self.process = subprocess.Popen(
                 [*JANUSKV, "cluster", *arguments, "--ready-file", str(self.ready_file)],

@@ -303,6 +303,16 @@ MANY_ROUTES: Final = (
 
 RING_ROUTES: Final = (
     Route(
+        "POST",
+        "/api/v1/admin/repair",
+        "repair",
+        "Compare this node with all others, and bring both up to date; answers when it is done",
+        admin.repair,
+        "admin",
+        replies={200: shared.RepairReply},
+        sees_data=False,
+    ),
+    Route(
         "GET",
         "/api/v1/admin/ring",
         "ring",
@@ -325,10 +335,8 @@ _SERVED: Final = {(route.method, route.template) for route in _OWN}
 REFUSED: Final = tuple(
     replace(
         route,
-        handler=routes.refuse,
+        handler=routes.refuse_watch if route.name == "watch" else routes.refuse,
         tag="strong only",
-        query=(),
-        headers=(),
         body=None,
         replies={},
         errors=(),

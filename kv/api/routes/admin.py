@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
-from kv.api.bodies import CompactBody, CompactReply, TransferBody, TransferReply
+from kv.api.bodies import CompactBody, CompactReply, RepairReply, TransferBody, TransferReply
 from kv.api.call import Call
 from kv.api.hot import decode, encode
 from kv.api.reply import Reply
+from kv.errors import OverloadedError
 from raftgroups.commands import Compact
 
 _transfer = msgspec.json.Decoder(TransferBody)
@@ -20,6 +23,19 @@ async def status(call: Call) -> Reply:
 
 async def cluster_status(call: Call) -> Reply:
     return Reply(200, encode(await call.api.node.cluster()))
+
+
+async def repair(call: Call) -> Reply:
+    """Answers when it is done."""
+    future: asyncio.Future[RepairReply] = asyncio.get_running_loop().create_future()
+
+    def done(report: RepairReply) -> None:
+        if not future.done():
+            future.set_result(report)
+
+    if not call.api.node.repair(done):
+        raise OverloadedError("other repairs wait on this node already; ask again later")
+    return Reply(200, encode(await future))
 
 
 async def ring(call: Call) -> Reply:

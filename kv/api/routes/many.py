@@ -21,7 +21,8 @@ from kv.api.call import Call
 from kv.api.cursor import unpack
 from kv.api.failures import InvalidHeaderError, InvalidQueryError
 from kv.api.hot import Forms, decode, encode
-from kv.api.queries import CountQuery, KeysQuery, PartQuery, TxnQuery, last_key_before
+from kv.api.listing import last_key_before
+from kv.api.queries import CountQuery, KeysQuery, PartQuery, TxnQuery
 from kv.api.reply import Reply
 from kv.api.text import BASE64
 from kv.errors import UnavailableError

@@ -16,6 +16,7 @@ from chaos.sim.canary import CANARIES, CanaryVerdict
 from chaos.sim.faults import MENU
 from chaos.sim.runner import Progress, Summary, describe
 from chaos.sim.settings import SimConfig
+from chaos.sim.shard_node import SHARD_CANARIES
 from chaos.sim.simulation import SeedResult
 from raftgroups import config as raft_config
 
@@ -43,8 +44,8 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> dict[int, SeedResult]:
     def run_seed(config: SimConfig, **_: object) -> SeedResult:
         return given.get(config.seed) or result(config.seed)
 
-    monkeypatch.setattr(runner, "run_seed", run_seed)
-    monkeypatch.setattr(cli, "run_seed", run_seed)
+    monkeypatch.setattr(runner, "play_seed", run_seed)
+    monkeypatch.setattr(cli, "play_seed", run_seed)
     return given
 
 
@@ -138,7 +139,7 @@ def test_a_canary_must_be_caught(
 
 
 def test_every_known_bug_of_raftgroups_has_a_hunt() -> None:
-    assert set(CANARIES) == set(raft_config.CANARIES)
+    assert set(CANARIES) == set(raft_config.CANARIES) | SHARD_CANARIES
 
 
 def test_the_bar_is_drawn_on_a_terminal_and_taken_away() -> None:

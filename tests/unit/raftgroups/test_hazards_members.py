@@ -570,3 +570,52 @@ def test_a_snapshot_under_way_tells_how_far_it_is(make_cluster: Make) -> None:
     rows, sizes = max(seen)
     assert rows > 1
     assert sizes > 100
+
+
+def test_a_learner_that_was_away_when_it_was_removed_is_told_when_asked_for(
+    make_cluster: Make,
+) -> None:
+    """It neither votes nor stands, so it never asks anybody, and nobody tells it."""
+    cluster = steady(make_cluster)
+    made = cluster.start(D)
+    made.host.join(1)
+    changed(cluster, "add_learner", "d")
+    cluster.until(lambda: not made.group.blank)
+    cluster.network.isolate("d", cluster.ids)
+    changed(cluster, "remove", "d")
+    cluster.put(b"y")
+    cluster.network.heal()
+    cluster.run(2.0)
+    assert made.group.role is Role.LEARNER
+    for node in "bc":
+        cluster[node].group.dismiss(D)
+    cluster.run(0.2)
+    assert made.group.role is Role.LEARNER, "only the leader knows"
+    cluster["a"].group.dismiss(B)
+    cluster["a"].group.dismiss(D)
+    cluster.until(lambda: made.group.role is Role.REMOVED)
+    assert cluster["b"].group.role is Role.FOLLOWER
+    made.host.forget(1, lambda: None)
+
+
+def test_a_configuration_that_never_was_does_not_keep_a_removed_node(make_cluster: Make) -> None:
+    """Its log ends with one that was proposed and lost, behind that by which it was removed."""
+    cluster = steady(make_cluster)
+    cluster.network.isolate("a", cluster.ids)
+    lost = cluster["a"].group.replica
+    for _ in range(3):
+        lost.raft.append(config_command(lost.journal.config))
+    cluster.until(lambda: [n.id for n in cluster.leaders() if n.id != "a"] != [])
+    leader = next(n for n in cluster.leaders() if n.id != "a")
+    cluster.until(lambda: leader.group.settled)
+    results = change(cluster, "remove", "a", on=leader)
+    cluster.until(lambda: bool(results))
+    assert isinstance(results[0], Done)
+    for number in range(6):
+        cluster.propose(leader, b"%d" % number)
+        cluster.run(0.05)
+    assert lost.journal.config_index > leader.group.config_index
+    cluster.network.heal()
+    cluster.run(0.1)
+    leader.group.dismiss(A)
+    cluster.until(lambda: cluster["a"].group.role is Role.REMOVED)

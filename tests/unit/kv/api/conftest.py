@@ -24,6 +24,7 @@ from kv.api.bodies import (
     ClusterState,
     NodeState,
     NodeStatus,
+    RepairReply,
     RingMember,
     RingState,
     ShardState,
@@ -40,6 +41,7 @@ from kv.leaderless.listing import Lister
 from kv.leaderless.rules import Rule
 from kv.leaderless.session import SessionCodec
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.placement.service import PlacementService
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -251,6 +253,10 @@ class OneNode:
         node = NodeState("n1", "one", "127.0.0.1:7400", "alive", "leader", 1, 1.0, 0)
         return ClusterState("c", [node], [ShardState(SHARD, "n1", 5, 1, ["n1"])], 1, 1)
 
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        done(RepairReply(2, 1, 3, 4, 5, 600, 0, {}))
+        return True
+
     def ring(self) -> RingState:
         member = RingMember("n1", "one", "A", 1.0, 256, True)
         return RingState("00", 3, [member], "A" * 16)
@@ -353,7 +359,7 @@ class Rest:
         self.api = api
         self.port = port
         self.session = ClientSession(auto_decompress=False)
-        self.observed: list[tuple[str, str, int, float]] = []
+        self.observed: list[tuple[str, str, int, float, str]] = []
 
     def url(self, path: str) -> URL:
         return URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
@@ -425,9 +431,13 @@ MakeRest = Callable[..., Awaitable[Rest]]
 async def make_rest() -> AsyncIterator[MakeRest]:
     made: list[tuple[Rest, web.AppRunner]] = []
 
-    async def make(settings: ApiSettings | None = None, leaderless: Single | None = None) -> Rest:
+    async def make(
+        settings: ApiSettings | None = None,
+        leaderless: Single | None = None,
+        placement: PlacementService | None = None,
+    ) -> Rest:
         strong, node = Direct(), OneNode()
-        observed: list[tuple[str, str, int, float]] = []
+        observed: list[tuple[str, str, int, float, str]] = []
         api = Api(
             strong,
             node,
@@ -436,6 +446,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
             settings=settings,
             observe=lambda *facts: observed.append(facts),
             leaderless=None if leaderless is None else leaderless.face,
+            placement=placement,
         )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()

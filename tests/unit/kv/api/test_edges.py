@@ -285,6 +285,13 @@ async def test_leader_transfer(rest: Rest) -> None:
     assert await rest.refused("POST", path, {"to": "n3"}) == (400, "invalid_body")
 
 
+@pytest.mark.parametrize("depth", [5_000, 100_000])
+@pytest.mark.parametrize("field", ["value", "more"])
+async def test_a_body_that_nests_too_deep_is_refused(rest: Rest, field: str, depth: int) -> None:
+    body = b'{"%b":' % field.encode() + b"[" * depth + b"]" * depth + b"}"
+    assert await rest.refused("PUT", "/api/v1/keys/a", body) == (400, "invalid_body")
+
+
 async def test_every_request_is_observed_once(rest: Rest) -> None:
     await rest.put(KEY)
     await rest.get("/api/v1/keys/b")
@@ -292,11 +299,11 @@ async def test_every_request_is_observed_once(rest: Rest) -> None:
     async with rest.lines("/api/v1/watch?key=a") as line:
         await line()
     await rest.until(lambda: len(rest.observed) == 4)
-    seen = [facts[:3] for facts in rest.observed]
+    seen = [(*facts[:3], facts[4]) for facts in rest.observed]
     assert seen == [
-        ("/api/v1/keys/{key}", "PUT", 200),
-        ("/api/v1/keys/{key}", "GET", 404),
-        ("unknown", "GET", 404),
-        ("/api/v1/watch", "GET", 499),
+        ("/api/v1/keys/{key}", "PUT", 200, "linearizable"),
+        ("/api/v1/keys/{key}", "GET", 404, "linearizable"),
+        ("unknown", "GET", 404, ""),
+        ("/api/v1/watch", "GET", 499, ""),
     ]
     assert all(0 <= facts[3] < 5 for facts in rest.observed)

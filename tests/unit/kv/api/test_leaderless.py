@@ -336,6 +336,7 @@ async def context(face: Rest, key: str) -> str:
         ("POST", "/api/v1/txn", {}),
         ("POST", "/api/v1/leases", {"ttl": 5}),
         ("GET", "/api/v1/leases/7", None),
+        ("GET", "/api/v1/watch?prefix=a", None),
         ("POST", "/api/v1/locks/l", {}),
         ("POST", "/api/v1/admin/compact", {"revision": 5}),
         ("POST", "/api/v1/admin/leader/transfer", {}),

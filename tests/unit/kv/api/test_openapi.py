@@ -31,6 +31,7 @@ from raftgroups.commands import LeaseGrant, Put
 from storage.system_clock import SystemClock
 
 from .conftest import Direct, OneNode, Rest, Single
+from .placement_double import PlacementDouble
 
 
 async def test_it_is_served(rest: Rest) -> None:
@@ -124,7 +125,14 @@ class Served:
         strong.apply(LeaseGrant(1, 1000))
         single = Single() if self.leaderless else None
         face = None if single is None else single.face
-        api = Api(strong, OneNode(), clock=SystemClock(), rng=Random(3), leaderless=face)
+        api = Api(
+            strong,
+            OneNode(),
+            clock=SystemClock(),
+            rng=Random(3),
+            leaderless=face,
+            placement=PlacementDouble().service,
+        )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -97,6 +97,7 @@ def test_users_are_refused_until_somebody_asks_for_them() -> None:
         ('[node]\nadvertise = "0.0.0.0:1"\n', "node.advertise", "nobody can dial"),
         (f'[cluster]\n{INITIAL}join = ["h:1"]\n', "cluster.join", "keep initial on"),
         ('[cluster]\ninitial = ["127.0.0.1:7401"]\n', "cluster.id", "name the cluster"),
+        ('[cluster]\njoin = ["h:1"]\n', "cluster.id", "that this node joins"),
         ('[cluster]\nid = "c"\ninitial = ["h:1"]\n', "cluster.initial", "lacks this node"),
         (
             '[cluster]\nid = "c"\ninitial = ["a=127.0.0.1:7401", "a=h:1"]\n[node]\nname = "a"\n',
@@ -137,10 +138,10 @@ def test_each_rule_names_its_setting_and_the_cure(text: str, setting: str, says:
 def test_a_node_of_a_cluster_advertises_what_others_can_dial() -> None:
     wildcard = 'insecure = true\n[node]\nlisten = "0.0.0.0:7400"\n'
     assert str(parse_config(wildcard).node.advertise) == "127.0.0.1:7400"
-    found = broken(f'{wildcard}[cluster]\njoin = ["10.0.0.2:7401"]\n')
+    found = broken(f'{wildcard}[cluster]\nid = "c"\njoin = ["10.0.0.2:7401"]\n')
     assert [setting for setting, _ in found] == ["node.advertise", "node.peer_advertise"]
     named = 'advertise = "10.0.0.1:7400"\npeer_advertise = "10.0.0.1:7401"\n'
-    assert parse_config(f'{wildcard}{named}[cluster]\njoin = ["10.0.0.2:7401"]\n')
+    assert parse_config(f'{wildcard}{named}[cluster]\nid = "c"\njoin = ["10.0.0.2:7401"]\n')
 
 
 def test_a_proper_cluster_is_taken() -> None:

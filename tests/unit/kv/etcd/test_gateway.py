@@ -76,7 +76,7 @@ async def test_both_ways_in_answer_the_same_bytes(talk: Talker) -> None:
         data = json.dumps(body).encode()
         answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         other.gateway.hot.by_path[path](
-            data, lambda status, shown, it=answered: it.set_result((status, shown))
+            data, lambda status, shown, _=None, /, *, it=answered: it.set_result((status, shown))
         )
         async with one.client.post(path, data=data) as response:
             assert (response.status, await response.read()) == await answered

@@ -208,6 +208,30 @@ async def test_what_is_measured(make_server: Any, quiet: Any) -> None:
     assert "januskv_requests_in_flight 0" in page
 
 
+async def test_latencies_are_measured_by_the_level_that_was_met(
+    make_server: Any, quiet: Any
+) -> None:
+    server = await make_server()
+    wire = server.connect()
+    local = post("/v3/kv/range", {"key": "YQ==", "serializable": True})
+    get = b"GET /api/v1/keys/a HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n"
+    nowhere = get % b"Consistency-Level: nothing\r\n"  # aiohttp says so, and has what follows
+    requests = [put(), RANGE, local, post("/v3/kv/range", {}), get % b""]
+    requests += [get % b"Consistency-Level: eventual\r\n", get % b"Consistency-Level: session\r\n"]
+    wire.protocol.data_received(b"".join(requests) + nowhere)
+    await quiet([wire])
+    page = server.metrics.render().decode()
+    for route, method, levels in (
+        ("/v3/kv/put", "POST", {"linearizable": 1}),
+        ("/v3/kv/range", "POST", {"linearizable": 1, "eventual": 1, "": 1}),
+        ("/api/v1/keys/{key}", "GET", {"linearizable": 1, "eventual": 1, "session": 1}),
+    ):
+        labels = f'januskv_request_duration_seconds_count{{route="{route}",method="{method}",level='
+        for level in ("linearizable", "session", "eventual", ""):
+            count = levels.get(level, 0)
+            assert (f'{labels}"{level}"}} {count}' in page) is (level in levels) or not count
+
+
 async def test_a_defect_is_answered_and_ends_the_connection(make_server: Any, quiet: Any) -> None:
     server = await make_server()
     wire = server.connect()

@@ -6,12 +6,13 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kv.load import wrk
-from kv.load.plan import Load, Operation
+from kv.load.plan import Load, Operation, Outcome, Speech
 from kv.load.worker import GeneratorFailedError
 
 LOAD = Load(Operation.PUT, (("127.0.0.1", 1), ("127.0.0.1", 2)), 8, 1.0, 0.0, 10, 20)
@@ -22,6 +23,7 @@ def said(**other: Any) -> str:
     document = {
         "requests": 1_000,
         "us": 2_000_000,
+        "bytes": 300_000,
         "errors": ERRORS,
         "percentiles": [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100],
         **other,
@@ -46,6 +48,16 @@ def test_its_errors_are_errors() -> None:
     assert outcome.unsettled == LOAD.connections + 5
 
 
+def test_answers_of_another_size_than_those_looked_at_are_an_error() -> None:
+    looked_at = Outcome(answered=10, answer_bytes=303.0)
+    same, other = wrk.outcome_of(said(), LOAD), wrk.outcome_of(said(bytes=290_000), LOAD)
+    assert same.answer_bytes == 300.0
+    wrk.check_size(same, looked_at)
+    wrk.check_size(other, looked_at)
+    assert same.errors == {}
+    assert other.errors == {"wrk: answers of 290 bytes, those looked at had 303": 1}
+
+
 def test_without_an_outcome_its_words_are_handed_on() -> None:
     with pytest.raises(GeneratorFailedError, match="unable to connect"):
         wrk.outcome_of("unable to connect to 127.0.0.1:1", LOAD)
@@ -61,13 +73,25 @@ async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
     servers = [await peer(), await peer()]
     binary = wrk.wrk_binary()
     assert binary is not None
-    load = Load(Operation.PUT, tuple(server.address for server in servers), 4, 1.0, 0.0, 10, 20)
+    load = Load(Operation.PUT, tuple(server.address for server in servers), 4, 1.0, 0.2, 10, 20)
     outcome = await asyncio.to_thread(wrk.run, binary, load, lambda _: None)
     assert outcome.errors == {}
+    assert outcome.cpu_s > 0
     asked = sum(len(server.requests) for server in servers)
     assert outcome.acknowledged <= asked <= outcome.acknowledged + outcome.unsettled
     for server in servers:
-        assert len(server.by_connection) in (2, 3), "wrk may try a connection first"
+        assert len(server.by_connection) in (4, 5), "wrk may try a connection first"
         put = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
         assert b64decode(put["key"], validate=True).startswith(b"bench/00000000")
         assert len(b64decode(put["value"], validate=True)) == 20
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("speech", [Speech.REST, Speech.QUORUM])
+def test_the_rest_script_says_all_that_is_read(operation: Operation, speech: Speech) -> None:
+    load = replace(LOAD, operation=operation, speech=speech, fresh=True, pause_ms=2.5)
+    script = wrk.script_of(load)
+    assert "function delay() return 2.500 end" in script
+    for name in ('"requests":', '"bytes":', '"us":', '"errors":', '"percentiles":'):
+        assert name in script
+    assert ("replicas" in script) is (speech is Speech.QUORUM)

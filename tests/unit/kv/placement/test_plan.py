@@ -161,6 +161,27 @@ def test_an_operators_wish_is_done_and_no_more() -> None:
     assert plan(nodes, [replace(wish, voters=(A, B, D))], Limits()).finished
 
 
+def test_what_evens_out_around_a_wish_is_not_taken_back_while_the_wish_is_under_way() -> None:
+    """A learner that was admitted because a wish makes room is wanted until the room is there."""
+    nodes = _nodes(A, B, C, D)
+    wish = _group(1, pinned=(B, D))
+    others = [_group(0, voters=(A, C, D)), _group(2, voters=(B, C, D)), wish]
+    caught = frozenset((A, B, C, D))
+    first = plan(nodes, others, Limits(streams=4, streams_a_node=4)).steps
+    begun = {step.group: step for step in first if step.kind is Kind.ADD}
+    assert begun[1].node == D
+    groups = [
+        replace(
+            each, learners=(begun[each.group].node,), caught_up=caught - {begun[each.group].node}
+        )
+        if each.group in begun
+        else each
+        for each in others
+    ]
+    again = plan(nodes, groups, Limits(streams=4, streams_a_node=4)).steps
+    assert not [step for step in again if step.kind is Kind.REMOVE]
+
+
 def test_balance_can_be_switched_off() -> None:
     nodes = _nodes(A, B, C, D)
     groups = [_group(number) for number in range(1, 9)]

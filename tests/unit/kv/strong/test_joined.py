@@ -12,6 +12,7 @@ from kv.errors import UnavailableError
 from kv.strong.joined import JoinedReads
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
 from raftgroups.readpath import Together
+from storage.errors import WrongShardError
 
 
 class Points:
@@ -43,11 +44,13 @@ class Rig:
         self.points = Points()
         self.local: Any = "replica"
         self.answers: list[Any] = []
+        self.moved: list[tuple[Any, float, WrongShardError]] = []
         self.refused: list[tuple[Any, float, Refused]] = []
         self.joined = JoinedReads(
             self.points,  # type: ignore[arg-type]
             self._local,
             self._refused,
+            self._moved,
             scheduler=loop,
             clock=loop.clock,
             deadline_s=5.0,
@@ -60,6 +63,9 @@ class Rig:
 
     def _refused(self, evaluate: Any, done: Any, deadline_s: float, refused: Refused) -> None:
         self.refused.append((evaluate(None), deadline_s, refused))
+
+    def _moved(self, evaluate: Any, done: Any, deadline_s: float, error: WrongShardError) -> None:
+        self.moved.append((done, deadline_s, error))
 
     def read(self, name: str) -> None:
         self.joined.read(lambda reader: (name, reader), self.answers.append)
@@ -155,3 +161,16 @@ def test_an_evaluation_that_refuses_is_the_answer(rig: Rig) -> None:
     rig.joined.read(refuse, rig.answers.append)
     rig.points.tell(0, ReadReady(1))
     assert rig.answers == [error]
+
+
+def test_a_key_of_another_shard_is_looked_for_there(rig: Rig) -> None:
+    error = WrongShardError("the key is another shard's")
+
+    def elsewhere(_: object) -> None:
+        raise error
+
+    rig.joined.read(elsewhere, rig.answers.append)
+    rig.read("here")
+    rig.points.tell(0, ReadReady(1))
+    assert [name for name, _ in rig.answers] == ["here"]
+    assert [(at, why) for _, at, why in rig.moved] == [(5.0, error)]

@@ -1,0 +1,248 @@
+"""A keyspace of eight shards on three real processes: every kind of call, splits under it, restart
+and kill."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from raftgroups.meta.view import even_ranges
+from tests.integration.test_cluster_command import Running, free_base_port
+
+pytestmark = [pytest.mark.integration]
+
+KEYS = [f"{chr(letter)}{number}" for letter in range(0x30, 0x7B, 3) for number in range(4)]
+SHARDS = 8
+RECOVERY_S = 20.0
+
+
+def call(url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"null")
+    finally:
+        connection.close()
+
+
+def key_path(key: str) -> str:
+    return f"/api/v1/keys/{quote(key, safe='')}"
+
+
+def listed(url: str, limit: int, reverse: bool = False) -> list[str]:
+    found: list[str] = []
+    cursor = ""
+    while True:
+        target = f"/api/v1/keys?limit={limit}" + ("&reverse=true" if reverse else "")
+        status, page = call(url, "GET", target + (f"&cursor={cursor}" if cursor else ""))
+        assert status == 200, page
+        found += [each["key"] for each in page["keys"]]
+        if not page["has_more"]:
+            return found
+        cursor = page["cursor"]
+
+
+def put_until_done(url: str, key: str, value: str) -> None:
+    until_s = time.monotonic() + RECOVERY_S
+    while True:
+        status, answer = call(url, "PUT", key_path(key), {"value": value})
+        if status == 200:
+            return
+        assert status == 503, answer
+        assert time.monotonic() < until_s, answer
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[str]]]:
+    data = tmp_path_factory.mktemp("shards") / "data"
+    cluster = Running(data, free_base_port(), 3, "--shards", str(SHARDS))
+    try:
+        ready = cluster.wait_ready()
+        found = [each["url"] for each in ready]
+        for place, key in enumerate(KEYS):
+            put_until_done(found[place % 3], key, f"v{place}")
+        yield cluster, found
+    finally:
+        if cluster.process.poll() is None:
+            cluster.stop()
+
+
+def shards_of(url: str) -> list[dict[str, Any]]:
+    status, found = call(url, "GET", "/api/v1/admin/shards?of=default")
+    assert status == 200
+    shards: list[dict[str, Any]] = found["shards"]
+    return shards
+
+
+def test_it_begins_with_even_ranges(urls: tuple[Running, list[str]]) -> None:
+    edges = [(each["start"].encode(), each["end"]) for each in shards_of(urls[1][0])]
+    wanted = [(low, None if high is None else high.decode()) for low, high in even_ranges(SHARDS)]
+    assert edges == wanted
+
+
+def test_every_kind_of_call(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, c) = urls
+    for place, key in enumerate(KEYS):
+        status, found = call(c, "GET", key_path(key))
+        assert (status, found["value"]) == (200, f"v{place}")
+    assert listed(a, 7) == sorted(KEYS)
+    assert listed(b, 5, reverse=True) == sorted(KEYS, reverse=True)
+    assert call(b, "GET", "/api/v1/count")[1]["count"] == len(KEYS)
+    status, many = call(a, "POST", "/api/v1/batch/get", {"keys": [*KEYS, "none"]})
+    assert status == 200
+    assert [each["key"] for each in many["results"]] == [*KEYS, "none"]
+    assert [each["found"] for each in many["results"]] == [True] * len(KEYS) + [False]
+    operations = [{"key": key, "value": "w"} for key in KEYS[:9]]
+    assert call(b, "POST", "/api/v1/batch/put", {"operations": operations})[1]["success_count"] == 9
+    assert call(a, "POST", f"{key_path('z-counter')}/incr", {"delta": 5})[1]["value"] == 5
+    version = call(a, "GET", key_path(KEYS[0]))[1]["version"]
+    cas = {"expected_version": version, "new_value": "x"}
+    assert call(b, "POST", f"{key_path(KEYS[0])}/cas", cas)[1]["success"] is True
+    assert call(c, "DELETE", key_path("z-counter"))[1]["deleted"] is True
+
+
+def test_what_cannot_be_right_is_refused(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, _) = urls
+    both = [{"key": "0", "value": "1"}, {"key": "z", "value": "1"}]
+    for url, path, body in (
+        (a, "/api/v1/batch/put", {"atomic": True, "operations": both}),
+        (b, "/v3/kv/range", {"key": "AA==", "range_end": "AA=="}),
+        (b, "/v3/kv/deleterange", {"key": "AA==", "range_end": "AA=="}),
+        (a, "/v3/kv/compaction", {"revision": 2}),
+        (a, "/v3/maintenance/hash", {}),
+    ):
+        status, answer = call(url, "POST", path, body)
+        assert status == 400, (path, answer)
+        assert "/api/v1/" in answer["message"], (path, answer)
+    status, answer = call(a, "GET", "/api/v1/keys?revision=2")
+    assert (status, answer["error"]) == (400, "invalid_query")
+    lease = call(a, "POST", "/api/v1/leases", {"ttl": 30})[1]["id"]
+    status, answer = call(b, "PUT", key_path("z"), {"value": "v", "lease": lease})
+    assert (status, answer["error"]) == (400, "cross_shard")
+    assert call(b, "PUT", key_path("!first"), {"value": "v", "lease": lease})[0] == 200
+    assert call(a, "DELETE", f"/api/v1/leases/{lease}")[0] == 200
+    assert call(b, "GET", key_path("!first"))[0] == 404
+
+
+def test_within_a_shard_the_gateway_is_etcd(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, _) = urls
+    put = {"key": "YWI=", "value": "MQ==", "prev_kv": True}
+    first = call(a, "POST", "/v3/kv/put", put)[1]
+    second = call(b, "POST", "/v3/kv/put", put)[1]
+    assert "header" in second, (first, second)
+    assert int(second["header"]["revision"]) == int(first["header"]["revision"]) + 1
+    found = call(b, "POST", "/v3/kv/range", {"key": "YWI="})[1]
+    assert found["kvs"][0]["version"] == "2"
+    assert call(a, "POST", "/v3/kv/deleterange", {"key": "YWI="})[1]["deleted"] == "1"
+
+
+def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, c) = urls
+    wrong: list[str] = []
+    failed: list[object] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            found = [key for key in listed(b, 3) if key in KEYS]
+            if found != sorted(KEYS):
+                wrong.append(str(found))
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            status, answer = call(c, "PUT", key_path(KEYS[number % len(KEYS)]), {"value": "y"})
+            if status != 200:
+                failed.append(answer)
+
+    threads = [threading.Thread(target=look), threading.Thread(target=write)]
+    for thread in threads:
+        thread.start()
+    try:
+        for key in ("5", "H", "c", "p", "y"):
+            shard = next(
+                each
+                for each in shards_of(a)
+                if each["start"] < key and (each["end"] is None or key < each["end"])
+            )
+            path = f"/api/v1/admin/shards/{shard['shard']}/split"
+            status, answer = call(a, "POST", path, {"key": key})
+            assert status == 200, answer
+            assert answer["right"]["start"] == key
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert not failed
+    assert len(shards_of(a)) == SHARDS + 5
+
+
+def test_a_split_of_nothing_is_refused(urls: tuple[Running, list[str]]) -> None:
+    _, (a, *_) = urls
+    split = "/api/v1/admin/shards/%s/split"
+    assert call(a, "POST", split % 9999, {"key": "x"})[0] == 404
+    assert call(a, "POST", split % "x", {"key": "x"})[0] == 400
+    first = shards_of(a)[0]
+    status, answer = call(a, "POST", split % first["shard"], {"key": "zzz"})
+    assert (status, answer["error"]) == (400, "invalid_shards")
+
+
+def test_keyspaces_are_apart_and_go(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, _) = urls
+    status, made = call(a, "POST", "/api/v1/admin/keyspaces", {"name": "other", "shards": 3})
+    assert (status, made["shards"]) == (200, 3)
+    assert call(a, "POST", "/api/v1/admin/keyspaces", {"name": "other"})[0] == 409
+    put_until_done(b, "k", "default's")
+    until_s = time.monotonic() + RECOVERY_S
+    path = key_path("k") + "?keyspace=other"
+    while call(b, "PUT", path, {"value": "other's"})[0] != 200:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert call(a, "GET", path)[1]["value"] == "other's"
+    assert call(a, "GET", key_path("k"))[1]["value"] == "default's"
+    assert [each["key"] for each in call(b, "GET", "/api/v1/keys?keyspace=other")[1]["keys"]] == [
+        "k"
+    ]
+    altered = call(b, "PATCH", "/api/v1/admin/keyspaces/other", {"shards_max": 9})[1]
+    assert altered["options"]["shards_max"] == 9
+    assert call(b, "DELETE", "/api/v1/admin/keyspaces/other")[0] == 200
+    while call(a, "GET", "/api/v1/admin/keyspaces/other")[0] != 404:
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    assert call(a, "GET", path)[0] == 404
+    assert call(a, "DELETE", "/api/v1/admin/keyspaces/default")[0] == 400
+
+
+def test_killed_and_restarted_it_has_everything(urls: tuple[Running, list[str]]) -> None:
+    cluster, (a, b, c) = urls
+    ready = json.loads(cluster.ready_file.read_text())
+    os.kill(ready[2]["pid"], signal.SIGKILL)
+    for key in KEYS[::9]:
+        put_until_done(a, key, "after the kill")
+    assert listed(b, 11)[-1] == sorted([*KEYS, "k"])[-1]
+    cluster.stop()
+    data = Path(cluster.ready_file).parent / "data"
+    again = Running(data, int(a.rsplit(":", 1)[1]), 3)
+    try:
+        again.wait_ready()
+        assert sorted(set(KEYS) - set(listed(c, 50))) == []
+        for key in KEYS[::9]:
+            assert call(c, "GET", key_path(key))[1]["value"] == "after the kill"
+        assert len(shards_of(b)) == SHARDS + 5
+    finally:
+        again.stop()

@@ -1,0 +1,140 @@
+"""Every call about nodes and replicas, with what it may be asked and what not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import MakeRest, Rest
+from .placement_double import PlacementDouble, record
+
+NODES = "/api/v1/admin/cluster/nodes"
+
+
+@pytest.fixture
+def double() -> PlacementDouble:
+    return PlacementDouble()
+
+
+@pytest.fixture
+async def cluster(make_rest: MakeRest, double: PlacementDouble) -> Rest:
+    return await make_rest(placement=double.service)
+
+
+async def test_nodes_are_listed_with_their_replicas(cluster: Rest) -> None:
+    answer = await cluster.get(NODES)
+    assert answer.status == 200
+    nodes = {node["name"]: node for node in answer.body["nodes"]}
+    assert list(nodes) == ["a", "b", "c", "d"]
+    assert nodes["a"]["replicas"] == [0, 1]
+    assert nodes["d"]["replicas"] == []
+    assert nodes["d"]["state"] == "active"
+    assert nodes["d"]["reachable"] is True
+    assert nodes["a"]["peer_address"] == f"10.0.0.1:{record('a').peer[1]}"
+
+
+async def test_a_node_is_drained_taken_back_and_removed(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    busy = await cluster.ask("DELETE", NODES, {"node_address": "a"})
+    assert (busy.status, busy.body["error"]) == (409, "node_in_use")
+    assert "drain it first" in busy.body["message"]
+    drained = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "id-a"})
+    assert (drained.status, drained.body["state"]) == (200, "draining")
+    again = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "a"})
+    assert again.body["state"] == "draining"
+    few = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "b"})
+    assert (few.status, few.body["error"]) == (409, "too_few_nodes")
+    assert "add a node first" in few.body["message"]
+    back = await cluster.ask("POST", "/api/v1/admin/cluster/undrain", {"node_address": "a"})
+    assert back.body["state"] == "active"
+    client = record("d").client
+    gone = await cluster.ask("DELETE", NODES, {"node_address": client})
+    assert (gone.status, gone.body["state"]) == (200, "removed")
+    assert "id-d" not in double.view.nodes
+
+
+async def test_a_lost_node_is_declared_dead_only_if_it_is_away(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    alive = await cluster.ask("DELETE", NODES, {"node_address": "a", "dead": True})
+    assert (alive.status, alive.body["error"]) == (409, "node_in_use")
+    double.away.add("id-a")
+    dead = await cluster.ask("DELETE", NODES, {"node_address": "a", "dead": True})
+    assert (dead.status, dead.body["state"]) == (200, "dead")
+    assert dead.body["replicas"] == [0, 1]
+    back = await cluster.ask("POST", "/api/v1/admin/cluster/undrain", {"node_address": "a"})
+    assert (back.status, back.body["error"]) == (409, "node_in_use")
+
+
+async def test_adding_waits_for_a_node_that_asks_by_itself(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    peer = f"10.0.0.1:{record('d').peer[1]}"
+    known = await cluster.ask("POST", NODES, {"node_address": peer})
+    assert (known.status, known.body["name"]) == (200, "d")
+    stranger = await cluster.ask("POST", NODES, {"node_address": "10.9.9.9:7401"})
+    assert stranger.status == 503
+    assert "[cluster] join" in stranger.body["message"]
+
+
+async def test_moves_are_shown_and_balance_is_asked_for(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    moves = await cluster.get("/api/v1/admin/cluster/moves")
+    assert (moves.status, moves.body["settled"], moves.body["moves"]) == (200, True, [])
+    assert (await cluster.ask("POST", "/api/v1/admin/cluster/rebalance")).status == 200
+    assert [wish.kind for wish in double.wishes] == ["rebalance"]
+
+
+async def test_a_replica_is_moved_and_a_leadership_handed_over(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    path = "/api/v1/admin/shards/1"
+    moved = await cluster.ask("POST", f"{path}/move", {"source": "a", "target": "d"})
+    assert moved.status == 200
+    assert (moved.body["source"], moved.body["target"]) == ("id-a", "id-d")
+    assert double.view.operations[moved.body["operation"]].kind == "move"
+    busy = await cluster.ask("POST", f"{path}/move", {"source": "b", "target": "d"})
+    assert (busy.status, busy.body["error"]) == (409, "shard_busy")
+    led = await cluster.ask("POST", f"{path}/transfer", {"target": "b"})
+    assert (led.status, led.body["leader"]) == (200, "id-b")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "error"),
+    [
+        ("POST", NODES, {"node_address": "nobody"}, 400, "invalid_body"),
+        ("POST", NODES, {"node_address": "h:99999"}, 400, "invalid_body"),
+        ("POST", NODES, {}, 400, "invalid_body"),
+        ("DELETE", NODES, {"node_address": ""}, 400, "invalid_body"),
+        ("DELETE", NODES, {"node_address": "nobody"}, 404, "no_such_node"),
+        ("DELETE", NODES, {"node_address": "a", "dead": 1}, 400, "invalid_body"),
+        ("POST", "/api/v1/admin/cluster/drain", {"node_address": "x"}, 404, "no_such_node"),
+        ("POST", "/api/v1/admin/cluster/undrain", {"name": "x"}, 400, "invalid_body"),
+        ("POST", "/api/v1/admin/shards/x/move", {"source": "a", "target": "d"}, 400, None),
+        ("POST", "/api/v1/admin/shards/9/move", {"source": "a", "target": "d"}, 404, None),
+        ("POST", "/api/v1/admin/shards/1/move", {"source": "d", "target": "a"}, 409, None),
+        ("POST", "/api/v1/admin/shards/1/move", {"source": "a", "target": "b"}, 409, None),
+        ("POST", "/api/v1/admin/shards/1/move", {"source": "a"}, 400, "invalid_body"),
+        ("POST", "/api/v1/admin/shards/1/transfer", {"target": "d"}, 409, "shard_not_there"),
+        ("POST", "/api/v1/admin/shards/1/transfer", {"target": "x"}, 404, "no_such_node"),
+        ("POST", "/api/v1/admin/shards/9/transfer", {"target": "a"}, 404, "no_such_shard"),
+    ],
+)
+async def test_bad_input_is_told_what_to_do_and_changes_nothing(
+    cluster: Rest,
+    double: PlacementDouble,
+    method: str,
+    path: str,
+    body: dict[str, Any],
+    status: int,
+    error: str | None,
+) -> None:
+    before = double.view
+    answer = await cluster.ask(method, path, body)
+    assert answer.status == status, answer.body
+    assert error is None or answer.body["error"] == error
+    assert answer.body["outcome"] == "none"
+    assert double.view is before
