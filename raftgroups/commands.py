@@ -256,6 +256,30 @@ class Thaw(_Body, frozen=True, tag=20):
     merge: int
 
 
+class LeaseEnd(_Body, frozen=True, tag=21):
+    """To every shard of a keyspace that has several, the home of the leases included: these leases
+    are over there, and `epoch` is the home's since then. Their keys of this shard go, and writes
+    under a lease that was looked at in an earlier epoch are refused from now on. Answered by
+    LeaseEndResult, which says for what range this was done."""
+
+    leases: tuple[int, ...]
+    epoch: int
+
+
+class LeaseForget(_Body, frozen=True, tag=22):
+    """To the home: LeaseEnd of these leases was answered for the whole of the keyspace."""
+
+    leases: tuple[int, ...]
+
+
+class UnderLease(_Body, frozen=True, tag=23):
+    """A write that attaches keys to leases, in a shard that is not their home: the proposer has
+    seen at home that they live, and the home's epoch then."""
+
+    epoch: int
+    command: Put | Txn | Cas | BatchWrite
+
+
 TxnOperation = Put | Delete | Range | Txn
 BatchOperation = Put | Delete | Increment | Cas
 FirstCommand = (
@@ -276,7 +300,9 @@ FirstCommand = (
 """Those of version 1."""
 LineageCommand = Split | MergeBegin | Freeze | Absorb | MergeAbort | Thaw
 """How shards come and go; version 2."""
-Command = FirstCommand | LineageCommand
+FarLeaseCommand = LeaseEnd | LeaseForget | UnderLease
+"""Leases beyond the shard that has them; version 2."""
+Command = FirstCommand | LineageCommand | FarLeaseCommand
 
 
 class Token(NamedTuple):
@@ -293,7 +319,7 @@ Envelope = tuple[int, int, Token | None, bytes]
 _encode_body: Final = msgspec.msgpack.Encoder().encode
 _decode_first: Final = msgspec.msgpack.Decoder(FirstCommand).decode
 _decode: Final = msgspec.msgpack.Decoder(Command).decode
-_NEWER: Final[tuple[type, ...]] = get_args(LineageCommand)
+_NEWER: Final[tuple[type, ...]] = (*get_args(LineageCommand), *get_args(FarLeaseCommand))
 _PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
 
 

@@ -11,7 +11,20 @@ held it may have been told that its time was over.
 
 All leases are in memory; changes wait in `_pending` for the next batch.
 
-    LEASE   keyspace u32, lease u64 -> ttl in seconds u64, deadline in milliseconds u64
+    LEASE         keyspace u32, lease u64 -> ttl in seconds u64, deadline in milliseconds u64
+    LEASE_ENDED   keyspace u32, lease u64 -> epoch u64
+
+A keyspace of several shards has its leases in the first, their home; keys of every shard may hang
+on them. What ends at home is not over elsewhere by that:
+
+    home    a lease ends: its keys here go, `epoch` rises, and it stands in `ended` with that epoch
+    whoever drives    LeaseEnd(leases, epoch) to every shard until the whole keyspace has answered
+    shard   its keys go; its own `epoch` rises to that one
+    home    LeaseForget: it does not stand in `ended` any more, and its id may be granted again
+
+A write elsewhere that attaches a key carries the home's epoch at which its lease was seen to live
+(UnderLease). If the lease ended later, that epoch is lower than that of its LeaseEnd: a write that
+comes after it is refused, and the key of one that comes before goes with the others.
 """
 
 from __future__ import annotations
@@ -61,13 +74,19 @@ class Leases:
     """Invariant: every lease has an element with its deadline in the heap; elements that no longer
     agree with a lease are passed over, and there are at most twice as many as leases, about."""
 
-    __slots__ = ("_heap", "_keyspace", "_leases", "_pending")
+    __slots__ = ("_heap", "_keyspace", "_leases", "_pending", "_pending_ended", "ended", "epoch")
 
     def __init__(self, keyspace: int) -> None:
         self._keyspace = keyspace
         self._leases: dict[int, Lease] = {}
         self._heap: list[tuple[int, int]] = []
         self._pending: dict[int, Lease | None] = {}
+        self._pending_ended: dict[int, int | None] = {}
+        self.ended: dict[int, int] = {}
+        """Lease -> epoch of its end, of those that other shards may not know of."""
+        self.epoch = 0
+        """At home, how often leases ended; elsewhere, of the last end heard of. Kept by the
+        machine, in a row of its own."""
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -93,7 +112,7 @@ class Leases:
         if not 0 < lease <= LEASE_MAX:
             raise InvalidOptionError(f"a lease id is 1 to {LEASE_MAX}, not {lease}")
         check_ttl(ttl_s)
-        if lease in self._leases:
+        if lease in self._leases or lease in self.ended:
             raise LeaseExistsError(f"lease {lease} already exists; choose another id")
         ttl_s = max(ttl_s, 1)
         return self._set(lease, Lease(ttl_s, clock_ms + 1000 * ttl_s))
@@ -110,6 +129,17 @@ class Leases:
         """The caller has deleted its keys."""
         del self._leases[lease]
         self._pending[lease] = None
+
+    def remove_everywhere(self, lease: int) -> None:
+        """The same, where other shards may have keys of it."""
+        self.remove(lease)
+        self.epoch += 1
+        self.ended[lease] = self._pending_ended[lease] = self.epoch
+
+    def forget(self, lease: int) -> None:
+        """No shard has keys of it."""
+        if self.ended.pop(lease, None) is not None:
+            self._pending_ended[lease] = None
 
     def is_over(self, lease: int, clock_ms: int) -> bool:
         found = self._leases.get(lease)
@@ -153,8 +183,11 @@ class Leases:
 
     # --- rows ---
 
-    def owned_range(self) -> tuple[bytes, bytes]:
-        start = key_u32(Table.LEASE, self._keyspace)
+    def owned_ranges(self) -> list[tuple[bytes, bytes]]:
+        return [self._range(Table.LEASE), self._range(Table.LEASE_ENDED)]
+
+    def _range(self, table: Table) -> tuple[bytes, bytes]:
+        start = key_u32(table, self._keyspace)
         end = prefix_end(start)
         assert end is not None, "no table tag is 0xff"
         return start, end
@@ -167,11 +200,21 @@ class Leases:
             else:
                 batch.put(stored, seal(stored, _ROW.pack(*state)))
         self._pending.clear()
+        for lease, epoch in self._pending_ended.items():
+            stored = key_u32_u64(Table.LEASE_ENDED, self._keyspace, lease)
+            if epoch is None:
+                batch.delete(stored)
+            else:
+                batch.put(stored, seal(stored, epoch.to_bytes(8, "big")))
+        self._pending_ended.clear()
 
     def load(self, reader: Reader) -> None:
-        self._leases.clear()
-        self._pending.clear()
-        for stored, record in iterate(reader, *self.owned_range()):
+        for each in (self._leases, self._pending, self.ended, self._pending_ended):
+            each.clear()
+        for stored, record in iterate(reader, *self._range(Table.LEASE)):
             lease = int.from_bytes(stored[-8:], "big")
             self._leases[lease] = Lease(*_ROW.unpack(unseal(stored, record)))
+        for stored, record in iterate(reader, *self._range(Table.LEASE_ENDED)):
+            epoch = int.from_bytes(unseal(stored, record), "big")
+            self.ended[int.from_bytes(stored[-8:], "big")] = epoch
         self._rebuild_heap()

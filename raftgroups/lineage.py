@@ -48,7 +48,8 @@ What becomes of the parts:
     events                       ancestor segments, cut to the keys; cursors (segment, revision) go
                                  on through storage/mvcc_events.py: segment_range, read_events
     remembered answers           split: both children have all.  merge: united
-    leases                       with the shard whose range begins at the keyspace's first key
+    leases                       with the shard whose range begins at the keyspace's first key; how
+                                 they end for keys elsewhere: lease.py
     keys' times to live          by key. The clock of a merged shard is the left one's, so that its
                                  leases keep their time; deadlines of the right one are moved
     clock                        split: both children have the parent's
@@ -244,7 +245,7 @@ def absorb(machine: ShardMachine, command: Absorb) -> MergeResult:
     machine.dedupe.unite(right.dedupe, shift_ms)
     shard.absorb(Divided(right.shard.state, right.shard.view.segments), command.segment)
     state.last_merge = command.merge
-    machine.ended(command.right_shard)
+    machine.ended(right)
     return _answer(machine, command.merge)
 
 

@@ -28,8 +28,9 @@ The parts read from `source`: the newest committed state, which `after_commit` r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import Any, Final, Protocol, TypeVar
 
@@ -45,6 +46,8 @@ from raftgroups.commands import (
     Expire,
     Freeze,
     Increment,
+    LeaseEnd,
+    LeaseForget,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
@@ -58,6 +61,7 @@ from raftgroups.commands import (
     Tick,
     Token,
     Txn,
+    UnderLease,
     decode_body,
     open_envelope,
 )
@@ -67,7 +71,12 @@ from raftgroups.lease import Leases, lease_missing
 from raftgroups.lineage import Change, Neighbours, nobody
 from raftgroups.operations import ConditionFailedError, Operations, run_batch, set_ttl
 from raftgroups.ranges import read
-from raftgroups.refusals import AnswerNotKeptError, ReplicaAheadError, UnknownCommandError
+from raftgroups.refusals import (
+    AnswerNotKeptError,
+    LeaseFencedError,
+    ReplicaAheadError,
+    UnknownCommandError,
+)
 from raftgroups.results import (
     REFUSALS,
     BatchResult,
@@ -77,6 +86,7 @@ from raftgroups.results import (
     ExpireResult,
     IncrementResult,
     KeepAliveResult,
+    LeaseEndResult,
     LeaseResult,
     PutResult,
     RangeAnswer,
@@ -99,8 +109,19 @@ from storage.slices import Range as RowRange
 T = TypeVar("T")
 
 HEAD: Final = b"head"
+EPOCH: Final = b"lease"
 NO_KEYSPACE: Final = 0
 _HEAD: Final = Struct(">QQQ")
+
+ENDED_LIMIT: Final = 256
+
+
+class _EveryLease:
+    def __contains__(self, lease: object) -> bool:
+        return True
+
+
+EVERY_LEASE: Final = _EveryLease()
 
 Observer = Callable[[int, Sequence[bytes]], None]
 """(revision, its events in order, as storage/mvcc_records.py event_of reads them), once for each
@@ -152,14 +173,18 @@ class ShardMachine:
         self._limits = limits
         self.observer = observer
         self._head_key: Final = key_u64(Table.MACHINE, place.group, HEAD)
+        self._epoch_key: Final = key_u64(Table.MACHINE, place.group, EPOCH)
+        self._written_epoch = 0
         self._head = b""
         """The body of the head as written last."""
+        self._trusting = False
+        """The command that is being executed was checked at the home of its leases."""
         self._wall_ms = 0
         """Of the entry that is being applied; means nothing between two entries."""
         self._ranges: tuple[RowRange, ...] = ()
         self.neighbours: Neighbours = nobody
         self._births: list[Batch] = []
-        """The rows of the shards that were divided off since the last prepare."""
+        """The rows of the shards that were divided off or absorbed since the last prepare."""
         self._change: Change | None = None
         self._load()
 
@@ -177,6 +202,10 @@ class ShardMachine:
         self.dedupe.load(reader)
         self.clock_ms = 0
         self._head = b""
+        record = reader.get(self._epoch_key)
+        if record is not None:
+            self.leases.epoch = int.from_bytes(unseal(self._epoch_key, record), "big")
+        self._written_epoch = self.leases.epoch
         record = reader.get(self._head_key)
         if record is not None:
             self._head = body = unseal(self._head_key, record)
@@ -237,7 +266,7 @@ class ShardMachine:
             return decode_result(known)
         try:
             result = self._execute(decode_body(body, version))
-        except (UnknownCommandError, WrongShardError):
+        except (UnknownCommandError, WrongShardError, LeaseFencedError):
             raise  # nothing that a retry could repeat; it may go to the right shard
         except REFUSALS as error:
             result = failure_of(error, self.shard.state.revision)
@@ -271,14 +300,24 @@ class ShardMachine:
         shard = right.state.shard
         for key, record in self.dedupe.rows_for(shard):
             batch.put(key, record)
+        key = key_u64(Table.MACHINE, shard, EPOCH)
+        batch.put(key, seal(key, self.leases.epoch.to_bytes(8, "big")))
         key = key_u64(Table.MACHINE, shard, HEAD)
         batch.put(key, seal(key, self._head_body(ttls)))
         self._births.append(batch)
         self._changed(Change(born=(shard,)))
         self._bound()
 
-    def ended(self, shard: int) -> None:
-        self._changed(Change(ended=(shard,)))
+    def ended(self, right: ShardMachine) -> None:
+        """By a merge: what was that shard's alone goes with this one's next batch."""
+        batch = Batch()
+        Divided(right.shard.state, right.shard.view.segments).erase(batch)
+        batch.delete_range(*right.dedupe.owned_range())
+        batch.delete(right._head_key)
+        batch.delete(right._epoch_key)
+        self._births.append(batch)
+        self.leases.epoch = max(self.leases.epoch, right.leases.epoch)
+        self._changed(Change(ended=(right.shard.state.shard,)))
         self._bound()
 
     def _changed(self, more: Change) -> None:
@@ -311,9 +350,9 @@ class ShardMachine:
     def _put(self, command: Put) -> PutResult:
         if command.ignore_value or command.ignore_lease or command.ttl_ms or command.lease:
             txns.check_put(command)
-            if command.lease and command.lease not in self.leases:
+            if command.lease and command.lease not in self._attachable:
                 raise lease_missing(command.lease)
-            txns.check_put_state(self.shard.view, command, self.leases)
+            txns.check_put_state(self.shard.view, command, self._attachable)
             return self._in_scope(lambda operations: operations.put(command))
         wall_ms = self._wall_ms
         previous = self.shard.put(
@@ -336,7 +375,7 @@ class ShardMachine:
         return result
 
     def _operations(self, view: View, scope: WriteScope | None = None) -> Operations:
-        return Operations(view, scope, self.leases, self.ttls, self.clock_ms)
+        return Operations(view, scope, self._attachable, self.ttls, self.clock_ms)
 
     def _delete(self, command: Delete) -> DeleteResult:
         return self._in_scope(lambda operations: operations.delete(command))
@@ -351,7 +390,7 @@ class ShardMachine:
         txns.validate(command)
         view = self.shard.view
         path = txns.choose(view, command)
-        txns.check(view, command, path, self.leases)
+        txns.check(view, command, path, self._attachable)
         if all(isinstance(taken, Range) for taken in txns.taken_operations(command, path)):
             return txns.run(self._operations(view), command, path)
         return self._in_scope(lambda operations: txns.run(operations, command, path))
@@ -416,7 +455,53 @@ class ShardMachine:
 
     def _end_lease(self, lease: int) -> None:
         self._in_scope(lambda operations: self._delete_attached(operations, lease))
-        self.leases.remove(lease)
+        if self.shard.view.segments.own.end is None:
+            self.leases.remove(lease)
+        else:
+            self.leases.remove_everywhere(lease)
+
+    # --- leases of other shards (lease.py) ---
+
+    def _lease_end(self, command: LeaseEnd) -> LeaseEndResult:
+        own, state = self.shard.view.segments.own, self.shard.state
+        keys = 0
+        for lease in command.leases:
+            if lease not in self.leases:  # at home, it may have been granted again
+                attached = len(self.lease_keys(lease))
+                self._in_scope(partial(self._delete_attached, lease=lease))
+                keys += attached
+        self.leases.epoch = max(self.leases.epoch, command.epoch)
+        return LeaseEndResult(state.revision, keys, own.start, own.end)
+
+    def _lease_forget(self, command: LeaseForget) -> KeepAliveResult:
+        for lease in command.leases:
+            self.leases.forget(lease)
+        return KeepAliveResult(self.shard.state.revision, ())
+
+    def _under_lease(self, command: UnderLease) -> Result:
+        if self.is_home:
+            return self._execute(command.command)
+        if command.epoch < self.leases.epoch:
+            raise LeaseFencedError(
+                f"the leases were looked at in epoch {command.epoch}, and some have ended by epoch "
+                f"{self.leases.epoch}; look again, and try again"
+            )
+        self._trusting = True
+        try:
+            return self._execute(command.command)
+        finally:
+            self._trusting = False
+
+    @property
+    def _attachable(self) -> Container[int]:
+        """The leases to which keys may be attached now."""
+        return EVERY_LEASE if self._trusting else self.leases
+
+    def ended_elsewhere(self) -> LeaseEnd | None:
+        """What to propose to every shard of the keyspace, this one included, until the whole of it
+        has answered; then LeaseForget here. Named again until then."""
+        ended = sorted(self.leases.ended)[:ENDED_LIMIT]
+        return LeaseEnd(tuple(ended), self.leases.epoch) if ended else None
 
     def _delete_attached(self, operations: Operations, lease: int) -> None:
         for key in self.lease_keys(lease):
@@ -488,6 +573,10 @@ class ShardMachine:
         for birth in self._births:
             batch.extend(birth)
         self._births.clear()
+        epoch = self.leases.epoch
+        if epoch != self._written_epoch:
+            batch.put(self._epoch_key, seal(self._epoch_key, epoch.to_bytes(8, "big")))
+            self._written_epoch = epoch
         head = self._head_body(self.ttls.count)
         if head != self._head:
             batch.put(self._head_key, seal(self._head_key, head))
@@ -510,7 +599,8 @@ class ShardMachine:
         head_end = self._head_key + b"\x00"
         ranges = [*self.shard.owned_ranges(), *self.ttls.owned_ranges()]
         if self.is_home:
-            ranges.append(self.leases.owned_range())
+            ranges += self.leases.owned_ranges()
+        ranges.append((self._epoch_key, self._epoch_key + b"\x00"))
         return sorted([*ranges, self.dedupe.owned_range(), (self._head_key, head_end)])
 
     def reset(self) -> None:
@@ -557,4 +647,7 @@ _HANDLERS: Final[dict[type, Callable[[ShardMachine, Any], Result]]] = {
     Absorb: lineage.absorb,
     MergeAbort: lineage.abort_merge,
     Thaw: lineage.thaw,
+    LeaseEnd: ShardMachine._lease_end,
+    LeaseForget: ShardMachine._lease_forget,
+    UnderLease: ShardMachine._under_lease,
 }

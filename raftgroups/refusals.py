@@ -78,6 +78,14 @@ class LeaseNotFoundError(InvalidRequestError):
     code = "lease_not_found"
 
 
+class LeaseFencedError(InvalidRequestError):
+    """The leases were looked at in an epoch of their home after which some have ended. Nothing was
+    done; look again, and try again."""
+
+    code = "lease_fenced"
+    retryable = True
+
+
 class LeaseExistsError(InvalidRequestError):
     code = "lease_exists"
 

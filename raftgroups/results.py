@@ -140,6 +140,14 @@ class MergeResult(_Result, frozen=True, tag=16):
     epoch: int
 
 
+class LeaseEndResult(_Result, frozen=True, tag=17):
+    """How many keys went, and for which range: that of the shard as it stood then."""
+
+    keys: int
+    start: bytes
+    end: bytes | None
+
+
 class MetaAnswer(_Result, frozen=True, tag=32):
     """Of the meta group: revision is the version of its view, body what meta/commands.py reads."""
 
@@ -162,6 +170,7 @@ Result = (
     | Failure
     | SplitResult
     | MergeResult
+    | LeaseEndResult
     | MetaAnswer
 )
 TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult

@@ -90,6 +90,8 @@ class Table(IntEnum):
     """keyspace u32, raw key -> the key's own deadline."""
     KEY_TTL_DUE = 0x29
     """keyspace u32, deadline u64, raw key -> nothing."""
+    LEASE_ENDED = 0x2A
+    """keyspace u32, lease u64 -> epoch: it is over, and other shards do not know it yet."""
 
     # The leaderless regime's data (versions.py, hints.py).
     OBJECT = 0x30

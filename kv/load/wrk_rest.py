@@ -50,8 +50,10 @@ function done(summary, latency, all)
   for name, count in pairs(summary.errors) do
     errors[#errors + 1] = string.format('"%%s":%%d', name, count)
   end
-  print(string.format('%(mark)s{"requests":%%d,"us":%%d,"errors":{%%s},"percentiles":[%%s]}',
-    summary.requests, summary.duration, table.concat(errors, ","), table.concat(percentiles, ",")))
+  print(string.format(
+    '%(mark)s{"requests":%%d,"bytes":%%d,"us":%%d,"errors":{%%s},"percentiles":[%%s]}',
+    summary.requests, summary.bytes, summary.duration, table.concat(errors, ","),
+    table.concat(percentiles, ",")))
 end
 """
 _TWO: Final = """body:find('"replicas":%["[^"]+","[^"]+"')"""

@@ -18,6 +18,8 @@ from raftgroups.commands import (
     Expire,
     Freeze,
     Increment,
+    LeaseEnd,
+    LeaseForget,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
@@ -31,13 +33,15 @@ from raftgroups.commands import (
     Tick,
     Txn,
     TxnOperation,
+    UnderLease,
 )
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES, check_key, check_value
 from storage.space import Purpose
 
-_FREEING = (Delete, LeaseRevoke, Compact, Expire)
-LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
-_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, *LINEAGE)
+_FREEING = (Delete, LeaseRevoke, LeaseEnd, Compact, Expire)
+LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw, LeaseEnd, LeaseForget, UnderLease)
+"""Those that a keyspace of one shard never needs."""
+_NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
 
 
 def check(command: Command) -> None:
@@ -54,15 +58,19 @@ def check(command: Command) -> None:
         check_value(command.value or b"")
     elif isinstance(command, Increment | SetTtl):
         check_key(command.key)
+    elif isinstance(command, UnderLease):
+        check(command.command)
 
 
 def purpose_of(command: Command) -> Purpose:
     """A transaction grows if anything in either branch may."""
     if type(command) is Put:  # by far the most frequent
         return Purpose.GROW
+    if isinstance(command, UnderLease):
+        return purpose_of(command.command)
     if isinstance(command, _FREEING):
         return Purpose.FREE
-    if isinstance(command, _NEUTRAL):
+    if isinstance(command, (*_NEUTRAL, LeaseForget)):
         return Purpose.REPAIR
     if isinstance(command, Cas):
         return Purpose.FREE if command.value is None else Purpose.GROW

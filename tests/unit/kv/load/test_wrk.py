@@ -6,12 +6,13 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kv.load import wrk
-from kv.load.plan import Load, Operation, Outcome
+from kv.load.plan import Load, Operation, Outcome, Speech
 from kv.load.worker import GeneratorFailedError
 
 LOAD = Load(Operation.PUT, (("127.0.0.1", 1), ("127.0.0.1", 2)), 8, 1.0, 0.0, 10, 20)
@@ -83,3 +84,14 @@ async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
         put = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
         assert b64decode(put["key"], validate=True).startswith(b"bench/00000000")
         assert len(b64decode(put["value"], validate=True)) == 20
+
+
+@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("speech", [Speech.REST, Speech.QUORUM])
+def test_the_rest_script_says_all_that_is_read(operation: Operation, speech: Speech) -> None:
+    load = replace(LOAD, operation=operation, speech=speech, fresh=True, pause_ms=2.5)
+    script = wrk.script_of(load)
+    assert "function delay() return 2.500 end" in script
+    for name in ('"requests":', '"bytes":', '"us":', '"errors":', '"percentiles":'):
+        assert name in script
+    assert ("replicas" in script) is (speech is Speech.QUORUM)
