@@ -3,6 +3,7 @@
     januskv sim --seeds 0..500 --nodes 3       a range of seeds (the end is not included)
     januskv sim --seed 17 --trace              one seed again, line by line
     januskv sim --canary no-write-barrier      a known bug is put back, and must be caught
+    januskv sim --mode leaderless --seeds 0..500   storms over the leaderless regime
 
 Exit codes: 0 all held (or the canary was caught), 1 a violation (or the canary was not caught),
 2 bad arguments, 3 something got stuck.
@@ -16,15 +17,18 @@ import sys
 from dataclasses import replace
 from typing import Final
 
-from chaos.sim import shards
+from chaos.sim import leaderless_runs, shards
 from chaos.sim.canary import CANARIES, catch
 from chaos.sim.faults import MENU
+from chaos.sim.leaderless_canary import CANARIES as LEADERLESS
 from chaos.sim.runner import Progress, Summary, describe, run_seeds
 from chaos.sim.settings import CALM_MIN_S, SimConfig
 from chaos.sim.shards import play_seed
 from chaos.sim.simulation import SeedResult
 
 TRACE_LINES: Final = 40
+LEADERLESS_S: Final = 20.0
+"""Of storm; the calm after it takes what it takes."""
 MIN_SECONDS: Final = CALM_MIN_S + 1.0
 
 
@@ -39,6 +43,10 @@ class SimCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--seeds", default=None, metavar="A..B", help="seeds A to B-1 (0..20)")
         parser.add_argument("--seed", type=int, metavar="N", help="one seed; the same as N..N+1")
+        parser.add_argument(
+            "--mode", choices=["strong", "leaderless"], default="strong",
+            help="the regime; leaderless draws nodes and faults from the seed (strong)",
+        )  # fmt: skip
         parser.add_argument("--nodes", type=int, default=3, metavar="M", help="nodes (3)")
         parser.add_argument("--groups", type=int, default=2, metavar="G", help="raft groups (2)")
         parser.add_argument(
@@ -50,7 +58,7 @@ class SimCommand:
             f"{' and '.join(sorted(shards.FAULTS))}: then the groups are shards",
         )  # fmt: skip
         parser.add_argument(
-            "--canary", metavar="NAME", choices=[*sorted(CANARIES), "all"],
+            "--canary", metavar="NAME", choices=[*sorted(CANARIES), *sorted(LEADERLESS), "all"],
             help=f"put a known bug back; it must be caught: {', '.join(sorted(CANARIES))}; or all",
         )  # fmt: skip
         parser.add_argument(
@@ -63,6 +71,11 @@ class SimCommand:
             config, seeds = _config(args)
         except UsageError as error:
             print(f"januskv sim: {error}", file=sys.stderr)
+            return 2
+        if args.mode == "leaderless":
+            return _run_leaderless(args, seeds)
+        if args.canary in LEADERLESS:
+            print(f"januskv sim: {args.canary} needs --mode leaderless", file=sys.stderr)
             return 2
         if args.canary:
             return _run_canaries(args.canary, args.jobs)
@@ -157,6 +170,16 @@ def _run_all(config: SimConfig, seeds: range, jobs: int) -> int:
     if summary.bad:
         print("bad seeds: " + " ".join(str(result.seed) for result in summary.bad))
     return summary.exit_code
+
+
+def _run_leaderless(args: argparse.Namespace, seeds: range) -> int:
+    seconds = min(args.seconds, LEADERLESS_S)
+    if args.canary in CANARIES:
+        print(f"januskv sim: {args.canary} is a canary of --mode strong", file=sys.stderr)
+        return 2
+    if args.canary:
+        return leaderless_runs.run_canaries(args.canary, seconds=seconds)
+    return leaderless_runs.run_all(seeds, seconds=seconds, jobs=min(args.jobs, len(seeds)))
 
 
 def _run_traced(config: SimConfig, seeds: range) -> int:

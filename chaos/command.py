@@ -68,8 +68,12 @@ class ChaosCommand:
                 return 0
             if args.action == "report":
                 return report(args.directory)
-            signal.signal(signal.SIGTERM, _stop)
-            return run_all(plans_of(args))
+            plans = plans_of(args)
+            before = signal.signal(signal.SIGTERM, _stop)
+            try:
+                return run_all(plans)
+            finally:
+                signal.signal(signal.SIGTERM, before)
         except KeyboardInterrupt:
             print("januskv chaos: stopped; what was not finished is no result", file=sys.stderr)
             return EXIT_STOPPED

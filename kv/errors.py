@@ -36,6 +36,12 @@ class OverloadedError(JanusError):
         self.retry_after_s = retry_after_s
 
 
+class QuotaExceededError(JanusError):
+    """The keyspace has as much as it may have. Nothing was done; deletes go on."""
+
+    code = "quota_exceeded"
+
+
 class StoppingError(JanusError):
     """This node is about to stop; another one will serve the call. Nothing was done."""
 

@@ -33,7 +33,7 @@ of ranges are any bytes; `None` as an end means unbounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -81,6 +81,11 @@ class Batch:
             )
         self.operations.append((_PUT, key, value))
         self.size_bytes += size + len(value)
+
+    def put_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
+        self.operations += [(_PUT, key, value) for key, value in rows]
+        self.size_bytes += sum([len(key) + len(value) for key, value in rows])
 
     def delete(self, key: bytes) -> None:
         if not 0 < len(key) <= ENGINE_KEY_MAX_BYTES:

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal
+from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal, seal_all
 from storage.engine import Batch
 from storage.mvcc_records import LOCATION, pack_event
 
@@ -171,18 +171,22 @@ class Layer:
         pages; events at the end of their segment."""
         prefix = key_u32(Table.CURRENT, keyspace)
         current = self.current
-        put = batch.put
-        for key in self.keys():
-            stored = prefix + key
-            put(stored, seal(stored, current[key]))
+        batch.put_rows(seal_all([(prefix + key, current[key]) for key in self.keys()]))
         log = key_u64(Table.EVENT, self.segment)
-        for revision, sub, body in self.numbered_events(self.base + 1):
-            stored = log + LOCATION.pack(revision, sub)
-            put(stored, seal(stored, body))
+        place = LOCATION.pack
+        if len(self.starts) == len(self.events):  # one event a revision: nearly always
+            first = self.base + 1
+            rows = [(log + place(at, 0), body) for at, body in enumerate(self.events, first)]
+        else:
+            rows = [
+                (log + place(revision, sub), body)
+                for revision, sub, body in self.numbered_events(self.base + 1)
+            ]
+        batch.put_rows(seal_all(rows))
         for lease, keys in self.leases.items():
             for key, attached in keys.items():
                 stored = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
                 if attached:
-                    put(stored, seal(stored, b""))
+                    batch.put(stored, seal(stored, b""))
                 else:
                     batch.delete(stored)

@@ -38,8 +38,6 @@ HUNTS: Final[dict[str, Hunt]] = {
     "read-joins-probe-in-flight": Hunt(CRASHES | NETWORK),
     "vote-before-sync": Hunt(CRASHES | NETWORK),
     "level-before-all": Hunt(CRASHES | {"upgrade"}),
-    "birth-without-base": Hunt(CRASHES | {"partition", "membership", "splits"}),
-    "accept-overlap": Hunt(CRASHES | {"partition", "snapshot", "splits"}),
     "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}),
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
 }

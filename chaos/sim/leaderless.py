@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
@@ -132,7 +133,7 @@ class LeaderlessMachine:
         self.regime.maintenance.on_left = self._left
         self.regime.members.on_member = lambda info: link.set_peer(info.node, (info.node, 1))
         self.regime.start(self.members if self.founder and self.lives == 1 else None)
-        for peer in [*self.members, *self.regime.view.members]:
+        for peer in dict.fromkeys([*self.members, *sorted(self.regime.view.members)]):
             if peer != self.node:
                 link.set_peer(peer, (str(peer), 1))
 
@@ -203,6 +204,8 @@ class LeaderlessCluster:
         self.world = World(seed)
         self.network = SimNetwork(self.world, network)
         self.rng = self.world.rng("faults")
+        self.faults: Counter[str] = Counter()
+        """What was done to it, by name."""
         self._make = partial(
             LeaderlessMachine,
             self.world,
@@ -219,6 +222,15 @@ class LeaderlessCluster:
         for machine in self.machines:
             machine.start()
         self.run(0.5)
+
+    @staticmethod
+    def dice(seed: int) -> random.Random:
+        """For what is decided before there is a cluster."""
+        return World(seed).rng("configuration")
+
+    def count(self, fault: str) -> None:
+        self.faults[fault] += 1
+        self.world.trace(f"fault: {fault}")
 
     def run(self, seconds: float) -> None:
         self.world.run(self.world.now + seconds)
@@ -257,7 +269,7 @@ class LeaderlessCluster:
         kind = rng.choice(FAULTS)
         machine = rng.choice(self.machines)
         other = rng.choice(self.machines)
-        self.world.trace(f"fault: {kind}")
+        self.count(kind)
         if kind == "partition":
             shuffled = rng.sample(self.machines, len(self.machines))
             cut = rng.randrange(1, len(shuffled))

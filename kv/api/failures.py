@@ -156,6 +156,7 @@ _STATUS: Final[dict[str, int]] = {
     "overloaded": 429,
     "internal": 500,
     "no_space": 507,
+    "quota_exceeded": 507,
 }
 """Codes with a status of their own."""
 

@@ -20,7 +20,7 @@ from kv.cli.peers_shared import add_surroundings, outputs, seconds, systems_of
 from kv.cli.progress import Progress
 from kv.load import wrk
 from kv.load.plan import VALUE_MAX_BYTES, Operation
-from kv.peers import summary
+from kv.peers import endurance, summary
 from kv.peers.cluster import System
 from kv.peers.etcd import NATIVE_OFFERED, NATIVE_S, Etcd, Native, native, need
 from kv.peers.measuring import ALL, LEADER, Plan, measure
@@ -70,7 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keys",
         type=whole_number(1, 1_000_000),
-        default=default.keys,
         help=f"how many there are; requests draw among them (default {default.keys:,})",
     )
     parser.add_argument(
@@ -120,6 +119,13 @@ def _add_how(parser: argparse.ArgumentParser, default: Plan) -> None:
         default=default.processes,
         help="processes of our own generator (default 1: two would starve the nodes of two cores)",
     )
+    parser.add_argument(
+        "--memory",
+        type=seconds,
+        metavar="SECONDS",
+        help="instead: JanusKV alone with --keys keys (default 1,000,000) under puts and gets at "
+        "once for so long, and whether the nodes' anonymous memory stands still",
+    )
     add_surroundings(parser, OUT)
 
 
@@ -136,6 +142,8 @@ def _words(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.memory:
+        return _endure(args)
     plan, systems = plan_of(args), systems_of(args.only, args.januskv)
     with_native = wants_native(args)
     if with_native:
@@ -165,6 +173,29 @@ def run(args: argparse.Namespace) -> int:
         print(peers_table.text(result, found, plan, of_native))
         print(f"\nwritten: {out}, {picture}")
     return EXIT_NO_RESULT if any(cell.problem for cell in result.cells) else 0
+
+
+def _endure(args: argparse.Namespace) -> int:
+    plan = endurance.Plan(
+        keys=args.keys or endurance.Plan().keys, value_bytes=args.value_bytes, seconds=args.memory
+    )
+    (system,) = systems_of([summary.JANUSKV], args.januskv)
+    out, _ = outputs(args, OUT)
+    progress = Progress(round(plan.estimate_s() * 1_000))
+    try:
+        with tempfile.TemporaryDirectory(prefix="januskv-bench-", dir=args.dir) as scratch:
+            found = endurance.measure(
+                system, plan, Path(scratch), lambda s, what: progress.advance(round(s * 1e3), what)
+            )
+    finally:
+        progress.finish()
+    out.write_text(json.dumps({**about(), "memory": found.as_json()}, indent=2) + "\n")
+    if args.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print("\n".join(peers_table.memory(found, plan)))
+        print(f"\nwritten: {out}")
+    return EXIT_NO_RESULT if found.problem or not found.holds else 0
 
 
 def _measured(
@@ -203,7 +234,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         connections=args.connections,
         operations=operations or list(Operation),
         targets=TARGETS[args.to],
-        keys=args.keys,
+        keys=args.keys or Plan().keys,
         value_bytes=args.value_bytes,
         processes=args.processes,
         wrk=binary,

@@ -71,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default etcd)",
     )
     parser.add_argument(
+        "--idle",
+        action="store_true",
+        help="all watchers on the first node, and no events while the writers are measured",
+    )
+    parser.add_argument(
         "--only",
         choices=(JANUSKV, ETCD),
         help="one of the two alone",
@@ -86,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         patience_s=args.patience,
         face=args.face,
+        idle=args.idle,
     )
     if args.face == Face.REST and args.only == ETCD:
         raise InvalidOptionError("etcd has no /api/v1/watch; leave out --only, or --face")
@@ -120,11 +126,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(rounds: Sequence[Round], plan: Plan) -> Iterator[str]:
-    yield (
-        f"{plan.watchers:,} watchers of one prefix on three nodes ({plan.face}), "
-        f"{plan.events_per_second:,} events/s asked for; {plan.writers} writers elsewhere; "
-        f"medians of {plan.rounds} rounds"
+    what = (
+        f"{plan.watchers:,} idle watchers on the first of three nodes ({plan.face})"
+        if plan.idle
+        else f"{plan.watchers:,} watchers of one prefix on three nodes ({plan.face}), "
+        f"{plan.events_per_second:,} events/s asked for"
     )
+    yield f"{what}; {plan.writers} writers elsewhere; medians of {plan.rounds} rounds"
     yield ""
     yield (
         f"{'':<10}{'writers alone':>15}{'with watchers':>15}{'kept':>7}{'events/s':>10}"
@@ -136,6 +144,13 @@ def table(rounds: Sequence[Round], plan: Plan) -> Iterator[str]:
         if good:
             yield _line(system, good)
         for one in of_it:
+            more = one.anonymous_after_bytes - one.anonymous_before_bytes
+            yield (
+                f"{'':<10}anonymous memory of the first node: "
+                f"{one.anonymous_before_bytes / 1e6:.1f} MB without watchers, "
+                f"{one.anonymous_after_bytes / 1e6:.1f} MB with "
+                f"({more / plan.watchers:,.0f} bytes a watcher, writers' work included)"
+            )
             if one.problem:
                 yield f"{'':<10}no result in round {one.number}: {one.problem}"
         if good and system == JANUSKV:

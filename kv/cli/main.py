@@ -45,6 +45,7 @@ BUILT_IN: Final = {
     "health": "kv.cli.status:HealthCommand",
     "keyspace": "kv.cli.keyspace:KeyspaceCommand",
     "shard": "kv.cli.shard:ShardCommand",
+    "node": "kv.cli.node:NodeCommand",
     "config": "kv.cli.config:ConfigCommand",
     "backup": "kv.cli.backup:BackupCommand",
     "restore": "kv.cli.backup:RestoreCommand",

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kv.cli.bench_shared import duration, size
+from kv.peers import endurance
 from kv.peers.cells import Result
+from kv.peers.endurance import Endurance
 from kv.peers.etcd import Native
 from kv.peers.measuring import LEADER, Plan
 from kv.peers.summary import Figures, Row
@@ -101,3 +103,31 @@ def _native(native: Native) -> Iterator[str]:
     )
     for line in native.said:
         yield f"  {line}"
+
+
+def memory(found: Endurance, plan: endurance.Plan) -> Iterator[str]:
+    yield found.about
+    yield (
+        f"{plan.keys:,} keys, values of {plan.value_bytes} bytes; {plan.connections} connections "
+        f"of puts and as many of gets for {plan.seconds:g} s: {found.puts_per_second:,.0f} puts/s, "
+        f"{found.gets_per_second:,.0f} gets/s"
+    )
+    yield ""
+    yield "anonymous memory (RssAnon) of each node"
+    step = max(1, len(found.samples) // 12)
+    shown = [*found.samples[::step], *found.samples[-1:]]
+    for sample in dict.fromkeys(shown):
+        yield f"{sample.at_s:>6.0f} s" + "".join(f"{size(b):>12}" for b in sample.anonymous_bytes)
+    yield ""
+    if found.problem:
+        yield f"no result: {found.problem}"
+    below = found.largest_bytes < endurance.WISHED_BYTES
+    yield (
+        f"{'holds' if below else 'MISSED'}: the largest had {found.largest_bytes / 1e6:.1f} MB, "
+        f"wished for under {endurance.WISHED_BYTES / 1e6:g} MB"
+    )
+    still = found.growth <= endurance.GROWTH_MAX
+    yield (
+        f"{'holds' if still else 'MISSED'}: the last quarter's largest is {found.growth:.3f} times "
+        f"that of the second, wished for at most {endurance.GROWTH_MAX:g}"
+    )

@@ -1,14 +1,16 @@
-"""`januskv shard ACTION`: list, split."""
+"""`januskv shard ACTION`: list, split, move, transfer."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from kv.cli import remote
+from kv.cli.progress import Progress
 from kv.cli.remote import emit, emit_json
 from kv.cli.show import table
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from kv.client import Client
 
 PATH: Final = "/api/v1/admin/shards"
+MOVES: Final = "/api/v1/admin/cluster/moves"
+POLL_S: Final = 0.25
 
 
 class ShardCommand:
@@ -36,10 +40,21 @@ class ShardCommand:
         split.add_argument("shard", metavar="SHARD", type=remote.number)
         split.add_argument("key", metavar="KEY", help="the first key of the right half")
 
+        move = action("move", "move a replica from one node to another")
+        move.add_argument("shard", metavar="SHARD", type=remote.number)
+        move.add_argument("source", metavar="FROM", help="a node: its id, name or address")
+        move.add_argument("target", metavar="TO", help="an active node without a replica")
+        move.add_argument("--no-wait", action="store_true", help="do not wait until it has moved")
+        transfer = action("transfer", "let another replica lead a shard")
+        transfer.add_argument("shard", metavar="SHARD", type=remote.number)
+        transfer.add_argument("target", metavar="NODE", help="its id, name or address")
+
     def run(self, args: argparse.Namespace) -> int:
         actions: dict[str, Callable[[argparse.Namespace, Client], Awaitable[int]]] = {
             "list": _list,
             "split": _split,
+            "move": _move,
+            "transfer": _transfer,
         }
         return remote.run(args, partial(actions[args.action], args))
 
@@ -60,6 +75,52 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
         emit_json(done)
     else:
         _print([done["left"], done["right"]])
+    return 0
+
+
+async def _move(args: argparse.Namespace, client: Client) -> int:
+    wanted = {"source": args.source, "target": args.target}
+    begun = await client.admin("POST", f"{PATH}/{args.shard}/move", wanted)
+    if not args.no_wait:
+        await _await_move(client, args.shard, begun["target"])
+    if args.json:
+        emit_json(begun)
+    else:
+        done = "is moving" if args.no_wait else "moved"
+        emit(f"shard {args.shard} {done} from {begun['source']} to {begun['target']}")
+    return 0
+
+
+async def _await_move(client: Client, shard: int, target: str) -> None:
+    """The bar shows the snapshot; what comes after it is short."""
+    progress, total = None, 0
+    try:
+        while True:
+            shown = await client.admin("GET", PATH)
+            here = next((s for s in shown["shards"] if s["shard"] == shard), None)
+            if here is None or target in here["replicas"]:
+                return
+            moves = await client.admin("GET", MOVES)
+            for each in moves["moves"]:
+                if each["shard"] == shard and each["rows_expected"]:
+                    if progress is None:
+                        total = each["rows_expected"]
+                        progress = Progress(total)
+                    rows = min(total, each["rows"])
+                    progress.advance(max(0, rows - progress.done), f"{each['bytes'] / 1e6:.0f} MB")
+            await asyncio.sleep(POLL_S)
+    finally:
+        if progress is not None:
+            progress.finish()
+
+
+async def _transfer(args: argparse.Namespace, client: Client) -> int:
+    wanted = {"target": args.target}
+    done = await client.admin("POST", f"{PATH}/{args.shard}/transfer", wanted)
+    if args.json:
+        emit_json(done)
+    else:
+        emit(f"shard {args.shard} is led by {done['leader']}")
     return 0
 
 

@@ -301,7 +301,7 @@ class Membership:
         healed partition is noticed from both sides."""
         peers = sorted(node for node in self.infos if node != self.me)
         alive = [node for node in peers if healths.get(node, Health.DOWN) is not Health.DOWN]
-        down = [node for node in peers if node not in set(alive)]
+        down = [node for node in peers if healths.get(node, Health.DOWN) is Health.DOWN]
         chosen = _some(alive, fanout, dice)
         if down and dice.randrange(0, len(peers) + 1) < max(1, len(down)):
             chosen += _some(down, 1, dice)

@@ -80,7 +80,8 @@ SAMPLES: Final[Mapping[str, Sample]] = {
     ),
     "mixed": Sample(
         "A cluster for both regimes: `default` is linearizable, and keyspaces made as leaderless "
-        f"read from one copy and write to two. {_EACH}",
+        "read from one copy and write to two. (Until keyspaces can be made, it is a strong one.) "
+        f"{_EACH}",
         {
             **_CLUSTER,
             "mode": "strong",

@@ -20,7 +20,7 @@ from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.handoff import Handoff, HandoffSettings
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.maintenance import Maintenance, MaintenanceSettings
-from kv.leaderless.members import Members, MemberSettings
+from kv.leaderless.members import Members, MemberSettings, empty_if_restored
 from kv.leaderless.messenger import Messenger
 from kv.leaderless.parts import CoordinatorSettings, Parts
 from kv.leaderless.procedure import Procedures
@@ -63,10 +63,15 @@ class Leaderless:
         members: MemberSettings | None = None,
         maintenance: MaintenanceSettings | None = None,
         on_dead: Callable[[str], None] = _say,
+        keep_restored: bool = False,
     ) -> None:
-        """`on_dead`: this node must not go on, and why; it takes no more requests then."""
+        """`keep_restored`: all nodes were restored together, from copies of one time, so what is
+        in them is the newest there is. `on_dead`: this node must not go on, and why; it takes no
+        more requests then."""
         self.node = node
         self._on_dead = on_dead
+        self.emptied = not keep_restored and empty_if_restored(engine, directory_incarnation)
+        """The directory came out of a copy, and the others fill this node again."""
         self.replica = Replica(
             engine,
             committer,
@@ -160,7 +165,7 @@ class Leaderless:
     def start(self, founders: Iterable[NodeId] | None = None) -> None:
         """`founders`: all of them, this node among them, if the cluster is being formed now; None
         at a restart, and for a node that joins."""
-        self.members.start(founders)
+        self.members.start(None if self.emptied else founders)
         self.maintenance.view_changed()
         self.handoff.start()
         self.maintenance.start()

@@ -49,6 +49,8 @@ class LeaderlessSettings:
     members: MemberSettings = field(default_factory=MemberSettings)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     sync_fatal_s: float = 10.0
+    keep_restored: bool = False
+    """Serve what a restored directory holds: only when all nodes were restored together."""
 
 
 class LeftRingError(JanusError):
@@ -109,6 +111,7 @@ class LeaderlessEnvironment:
             handoff=settings.handoff,
             members=settings.members,
             maintenance=settings.maintenance,
+            keep_restored=settings.keep_restored,
             on_dead=lambda why: on_broken(LeftRingError(why)),
         )
 

@@ -63,6 +63,10 @@ class Handoff:
         self.put_off = 0
         """How often a receiver said LATER."""
 
+    @property
+    def enabled(self) -> bool:
+        return self._settings.enabled
+
     def start(self) -> None:
         if self._settings.enabled:
             self._timer = self._parts.scheduler.call_later(self._settings.look_s, self._look)

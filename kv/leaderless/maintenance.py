@@ -364,7 +364,7 @@ class Maintenance:
         for target in self._parts.replica.hint_usages():
             node = NodeId(target)
             gone = node not in self._parts.view().members
-            if gone or (leaving and not self._parts.reachable(node)):
+            if gone or leaving:
                 await self._send_hints(node)
 
     async def _send_hints(self, target: NodeId) -> None:
@@ -381,7 +381,7 @@ class Maintenance:
             await self._procedures.pause(self._settings.exchange.pause_s)
 
     async def _with_owners(self, hint: Hint) -> bool:
-        """Whether all holders have the hint's set now, but its target, who may be away."""
+        """Whether all holders have the hint's set now, but for a target that is away."""
         keyspace = self._parts.keyspaces.get(hint.keyspace)
         if keyspace is None:
             return True
@@ -389,7 +389,7 @@ class Maintenance:
         encoded = encode_set(hint.siblings)
         signals: list[Signal[Answer]] = []
         for node in holders:
-            if node != hint.target:
+            if node != hint.target or self._parts.reachable(node):
                 signal: Signal[Answer] = Signal()
                 self._parts.store(node, hint.keyspace, hint.key, hint.siblings, encoded, signal.set)
                 signals.append(signal)

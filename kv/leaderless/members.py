@@ -28,13 +28,16 @@ from kv.cluster.phi import PhiDetector, PhiOptions
 from kv.cluster.ring import DEFAULT_VNODES
 from kv.cluster.said_once import SaidOnce
 from kv.leaderless.filling import Filling, all_has
+from kv.leaderless.incarnation import INCARNATION, read_incarnation
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import RingView
 from raftgroups.transport import Link, NodeId
 from storage.clock import Clock, Rng, Scheduler
 from storage.codec import Table
+from storage.engine import Batch, Engine
 from storage.errors import CorruptRecordError
+from storage.rows import read_row
 
 _log = logging.getLogger(__name__)
 
@@ -221,6 +224,30 @@ class Members:
     def may_read(self, keyspace: int, bucket: int) -> bool:
         filling = self.fillings.get(keyspace)
         return filling is None or filling.may_read(bucket)
+
+
+def empty_if_restored(engine: Engine, directory_incarnation: int) -> bool:
+    """Empty an environment that came out of a copy, unless nobody else could fill it again.
+
+    Keys may have been deleted and reaped since the copy was made: with it they would come back.
+    """
+    with engine.snapshot() as reader:
+        try:
+            row = reader.get(INCARNATION)
+            restored = row is not None and read_incarnation(reader, directory_incarnation) is None
+            body = read_row(reader, ROW) if restored else None
+            others = bool(body is not None and decode_kept(body).others)
+        except (CorruptRecordError, MalformedGossipError):
+            return False
+    if others:
+        _log.warning(
+            "this directory was restored from a copy: its leaderless data is emptied, since keys "
+            "may have been deleted since; the other nodes fill it again"
+        )
+        batch = Batch()
+        batch.delete_range(b"\x00", None)
+        engine.write(batch, sync=True)
+    return others
 
 
 def _next_life(mine: NodeInfo) -> NodeInfo:

@@ -75,7 +75,9 @@ class RingView:
 
     @classmethod
     def of(cls, membership: Membership) -> RingView:
-        serving, arriving = set(membership.serving()), set(membership.arriving())
+        # In one order everywhere, so that two runs of one seed do the same.
+        serving = sorted(membership.serving(), key=lambda member: member.node)
+        arriving = sorted(membership.arriving(), key=lambda member: member.node)
         epoch = membership.ring_epoch().as_int().to_bytes(EPOCH_BYTES, "big")
         return cls(
             Ring(serving),

@@ -7,6 +7,9 @@ For each round and system, on three nodes:
 3. the same writers while events are put under that prefix at a fixed rate: what do they keep of
    their rate? then wait until every watcher had every event: a missing one is no result;
 4. the ceiling: a burst of events with nothing else going on, from the first delivery to the last.
+
+Idle watchers: all of them on the first node, and no events in step 3. The few of step 4 show that
+all of them are still there. The memory of the first node is told before and after they came.
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ from kv.load import worker
 from kv.load.plan import Load, Operation
 from kv.load.watching import WATCHED, Deliveries, Face, Watching, stamp
 from kv.load.worker import GeneratorFailedError, environment, python
-from kv.peers import gateway
+from kv.peers import gateway, processes
 from kv.peers.cluster import Node, System
 from kv.peers.measuring import START_S, Report
 
 PUTTERS: Final = 8
 """Threads that put events, so that one slow answer does not hold up the rate."""
 EVENT_KEYS: Final = 100
+IDLE_BURST: Final = 3
 REQUEST_MAX_S: Final = 30.0
 
 
@@ -53,6 +57,7 @@ class Plan:
     """For events that are late, before they count as missing."""
     face: str = Face.ETCD
     """What the watchers talk; writers and events come over /v3."""
+    idle: bool = False
 
     def estimate_s(self, systems: int) -> float:
         return self.rounds * systems * (2 * START_S + 2 * (self.seconds + self.warm_up_s))
@@ -71,6 +76,9 @@ class Round:
     p99_us: int
     """From the put of an event to its arrival at a watcher."""
     ceiling_per_second: float
+    anonymous_before_bytes: int
+    anonymous_after_bytes: int
+    """RssAnon of the first node without and with its watchers."""
     problem: str | None
 
     @property
@@ -115,7 +123,7 @@ def crowd(nodes: Sequence[Node], plan: Plan) -> Iterator[Crowd]:
         env=environment(),
     )
     try:
-        endpoints = [(node.host, node.port) for node in nodes]
+        endpoints = [(node.host, node.port) for node in (nodes[:1] if plan.idle else nodes)]
         watching = Watching(endpoints, plan.watchers, plan.patience_s, plan.face)
         assert process.stdin is not None
         process.stdin.write(json.dumps(asdict(watching)) + "\n")
@@ -211,17 +219,20 @@ def _round(system: str, nodes: Sequence[Node], plan: Plan, number: int, report: 
     )
     events = Events(nodes)
     alone = worker.run(load, 1, lambda s: report(s, f"{system}: writers alone"))
+    anonymous = processes.anonymous_bytes([nodes[0].pid])
     with crowd(nodes, plan) as watchers:
-        count = round((plan.seconds + plan.warm_up_s) * plan.events_per_second)
+        events_per_second = 0 if plan.idle else plan.events_per_second
+        count = round((plan.seconds + plan.warm_up_s) * events_per_second)
         rates: list[float] = []
         pace = threading.Thread(
-            target=lambda: rates.append(events.put(count, plan.events_per_second)), daemon=True
+            target=lambda: rates.append(events.put(count, events_per_second)), daemon=True
         )
         pace.start()
         watched = worker.run(load, 1, lambda s: report(s, f"{system}: writers and watchers"))
         pace.join()
+        anonymous_after = processes.anonymous_bytes([nodes[0].pid])
         delivered = watchers.report(events.done)
-        events.put(plan.burst, None)
+        events.put(IDLE_BURST if plan.idle else plan.burst, None)
         burst = watchers.report(events.done)
         report(START_S, f"{system}: a burst of events")
     problems = [
@@ -240,6 +251,8 @@ def _round(system: str, nodes: Sequence[Node], plan: Plan, number: int, report: 
         p50_us=delivered.histogram.percentile_us(50),
         p99_us=delivered.histogram.percentile_us(99),
         ceiling_per_second=burst.delivered / burst.seconds if burst.seconds else 0.0,
+        anonymous_before_bytes=anonymous,
+        anonymous_after_bytes=anonymous_after,
         problem=", ".join(problems) or None,
     )
 

@@ -21,12 +21,20 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from kv.cluster.tasks import TaskOwner, TasksClosedError
-from kv.errors import KeyspaceNotFoundError, StoppingError, UnavailableError, WrongRegimeError
+from kv.errors import (
+    KeyspaceNotFoundError,
+    OverloadedError,
+    QuotaExceededError,
+    StoppingError,
+    UnavailableError,
+    WrongRegimeError,
+)
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
 from kv.router import CrossShardError, one_shard
-from kv.strong.admission import check
+from kv.strong.admission import check, purpose_of
+from kv.strong.allowance import Allowance
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.operations import Operation, Read, SessionRead, Write
@@ -38,17 +46,19 @@ from kv.watch.index import KeyRange
 from kv.watch.keyspace_watches import KeyspaceWatches
 from kv.watch.messages import Cancelled, CancelReason, Encode
 from raftgroups.commands import Command, decode, encode
-from raftgroups.meta.records import KeyspaceState, Regime, ShardRecord
+from raftgroups.meta.records import KeyspaceState, Quotas, Regime, ShardRecord
 from raftgroups.meta.view import MetaView, ShardTable
 from raftgroups.results import Result
 from raftgroups.transport import NodeId
 from storage.clock import Clock
 from storage.errors import JanusError, WrongShardError
+from storage.space import Purpose
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+NO_QUOTAS: Final = Quotas()
 INSTEAD: Final = (
     "ask for parts that lie within a shard each (GET /api/v1/admin/shards shows them), or use "
     "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get and /api/v1/batch/put, "
@@ -88,6 +98,8 @@ class Keyspace:
         self._table: ShardTable | None = None
         self._watches: list[tuple[KeyspaceWatches, Encode]] = []
         self.single = False
+        self._quotas = NO_QUOTAS
+        self._allowance = Allowance(clock)
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
@@ -99,6 +111,9 @@ class Keyspace:
         record = view.keyspaces.get(self.keyspace)
         alive = record is not None and record.state is KeyspaceState.ACTIVE
         self._table = view.table(self.keyspace) if alive else None
+        self._quotas = record.options.quotas if record is not None else NO_QUOTAS
+        nodes = max(1, len(view.nodes))
+        self._allowance.set_rate(self._quotas.operations_a_second / nodes)
         self._rebind()
 
     def served(self, shard: StrongShard) -> None:
@@ -118,7 +133,8 @@ class Keyspace:
     def _rebind(self) -> None:
         table = self._table
         only = None
-        if table is not None and len(table.shards) == 1:
+        free = self._quotas == NO_QUOTAS
+        if table is not None and len(table.shards) == 1 and free:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
         self._first = self._local[min(self._local)] if self._local else None
@@ -175,12 +191,22 @@ class Keyspace:
     ) -> None:
         try:
             check(command)
+            if self._quotas != NO_QUOTAS:
+                self._check_quotas(command)
             payload = encode(command, options.token)
             self._gate.admit(command, len(payload))
         except JanusError as error:
             self.soon(done, error)
             return
         deadline_s = self._deadline(options.deadline_s)
+        key = getattr(command, "key", b"")
+        if key and self._table is not None and not (command_is_wide(command) or self._stopped):
+            # Most writes: one key, whose shard is here. What is refused there comes to `_moved`.
+            local = self.local_shard(self._table.of_key(key).shard)
+            if local is not None:
+                repeatable = options.token is not None
+                local.take(payload, done, deadline_s, repeatable, options.deadline_s)
+                return
         RoutedWrite(self, done, deadline_s, command, payload, options).start()
 
     def read(
@@ -198,6 +224,15 @@ class Keyspace:
                 ),
             )
             return
+        if self._quotas != NO_QUOTAS and not self._allowance.take():
+            self.soon(done, self._too_busy())
+            return
+        if self._table is not None:
+            record = self._table.of_key(evaluate.scope()[0])
+            local = self.local_shard(record.shard)
+            if local is not None and record.holds_all(evaluate.scope()):
+                local.read(evaluate, done, options)
+                return
         RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
 
     def local(self) -> ReplicaReader:
@@ -207,8 +242,29 @@ class Keyspace:
             return shard.local()
         raise UnavailableError("this node has no replica of a shard of this keyspace")
 
+    def _check_quotas(self, command: Command) -> None:
+        """Raises QuotaExceededError, OverloadedError. Keys are those of the shards that have a
+        replica here, so a node that has none of a shard lets through what its holders would not."""
+        if not self._allowance.take():
+            raise self._too_busy()
+        most = self._quotas.keys
+        if most and purpose_of(command) is Purpose.GROW:
+            keys = sum(shard.machine.shard.state.keys for shard in self._local.values())
+            if keys >= most:
+                raise QuotaExceededError(
+                    f"this keyspace has {keys} keys and its quota is {most}; delete keys, or raise "
+                    "the quota (PATCH /api/v1/admin/keyspaces/NAME)"
+                )
+
+    def _too_busy(self) -> OverloadedError:
+        rate = self._quotas.operations_a_second
+        return OverloadedError(
+            f"the quota of this keyspace is {rate} operations a second, of which each node lets "
+            "through its part; ask again in a second, or another node"
+        )
+
     def watches(self, encode: Encode) -> KeyspaceWatches:
-        made = KeyspaceWatches(self._shard_to_watch)
+        made = KeyspaceWatches(self._shard_to_watch, lambda: self._quotas.watchers)
         for group, shard in self._local.items():
             made.attach(group, partial(shard.watches, encode))
         self._watches.append((made, encode))
@@ -303,6 +359,11 @@ class Keyspace:
 
     def stop(self) -> None:
         self._stopped = True
+
+
+def command_is_wide(command: Command) -> bool:
+    """It may touch more than its key: a range, or a lease."""
+    return bool(getattr(command, "range_end", b"") or getattr(command, "lease", 0))
 
 
 def _level_of(read: Read) -> Level:

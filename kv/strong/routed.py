@@ -182,8 +182,8 @@ class RoutedWrite(Routed):
         return scope_of(self._command)
 
     def hand_over(self, shard: StrongShard) -> None:
-        left_s = max(0.001, self.deadline_s - self._keyspace.now_s())
-        shard.write(self._command, self.answer, WriteOptions(self._options.token, left_s))
+        asked_s = self._options.deadline_s and max(0.001, self.deadline_s - self._keyspace.now_s())
+        shard.take(self._payload, self.answer, self.deadline_s, self.repeatable, asked_s)
 
     def send(self, peer: NodeId, group: int) -> None:
         self._keyspace.forwarder.send(

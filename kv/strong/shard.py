@@ -159,6 +159,22 @@ class StrongShard:
         write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
         self.waiting.start(write, options.deadline_s)
 
+    def take(
+        self,
+        payload: bytes,
+        done: Done[Result],
+        deadline_s: float,
+        repeatable: bool,
+        asked_s: float | None,
+    ) -> None:
+        """A write that was checked and admitted (kv/strong/keyspace.py)."""
+        if self._stopped:
+            error = StoppingError("this node is stopping; ask another one")
+            self._scheduler.call_soon(done, error)
+            return
+        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
+        self._start(write, asked_s)
+
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
 

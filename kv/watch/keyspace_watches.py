@@ -30,7 +30,9 @@ Find = Callable[[KeyRange], "int | Cancelled"]
 class KeyspaceWatches:
     """For the node's loop only."""
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, quota: Callable[[], int] = lambda: 0) -> None:
+        """`quota`: how many watchers there may be; 0: any number."""
+        self._quota = quota
         self._find = find
         self._hubs: dict[int, ShardWatches] = {}
         """By number; never given twice, so an identity of a hub that went finds nothing."""
@@ -66,6 +68,13 @@ class KeyspaceWatches:
         return None if number is None else self._hubs[number]
 
     def create(self, request: WatchRequest, wake: Wake) -> Created | Cancelled:
+        most = self._quota()
+        if most and self.watching >= most:
+            return Cancelled(
+                CancelReason.LIMIT,
+                f"this keyspace has {self.watching} watchers on this node, which is its quota; "
+                "raise it, or watch at another node",
+            )
         found = self._find(request.keys)
         if isinstance(found, Cancelled):
             return found

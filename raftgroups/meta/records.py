@@ -84,7 +84,7 @@ class KeyspaceOptions(_Record, frozen=True):
     """R and W, leaderless only."""
     shards_max: int = 0
     """Automatic splits stop here; 0: no limit."""
-    split_bytes: int = 1024 * 1024 * 1024
+    split_bytes: int = 0
     """A shard larger than this is split; 0: never by its size."""
     split_operations_a_second: int = 0
     """A shard busier than this is split; 0: never by its load."""
@@ -133,6 +133,10 @@ class ShardRecord(_Record, frozen=True):
 
     def holds(self, key: bytes) -> bool:
         return key >= self.start and (self.end is None or key < self.end)
+
+    def holds_all(self, keys: tuple[bytes, bytes | None]) -> bool:
+        start, end = keys
+        return self.holds(start) and (self.end is None or (end is not None and end <= self.end))
 
 
 class OperationRecord(_Record, frozen=True):

@@ -54,6 +54,17 @@ def check_cells(cells: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.integration
+def test_memory_is_sampled_under_a_mixed_load(tmp_path: Path) -> None:
+    done = bench(tmp_path, "--memory", "1", "--json")
+    assert done.returncode in (0, 1), done.stderr  # the stand-in's memory is nobody's matter
+    told = json.loads(done.stdout)
+    assert told["problem"] is None
+    assert told["puts_per_second"] > 0
+    assert told["gets_per_second"] > 0
+    assert all(len(sample["anonymous_bytes"]) == 3 for sample in told["samples"])
+
+
+@pytest.mark.integration
 @pytest.mark.usefixtures("etcd")
 def test_two_systems_in_turn(tmp_path: Path) -> None:
     done = bench(tmp_path, "--connections", "1,8", "--json")

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
+from chaos.command import chaos_command
 from chaos.links import toxics_server
 from chaos.running.results import HELD, STUCK, VIOLATED, Outcome
 from chaos.running.runner import HISTORY_NAME, RUN_NAME, Plan, State, run
 from chaos.scenarios.catalogue import all_scenarios
-from kv.load.worker import environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.slow]
 
 SHORT = ("kill-leader-strong-3", "power-cut-strong-3", "partition-leader-strong-3")
 SHORT_MINUTES = 0.12
+SHORT_RATE = 2.0
+"""Enough to see that it works, on a machine that does other things as well."""
 ALL = [
     (scenario, mode, nodes)
     for scenario in all_scenarios().values()
@@ -37,7 +39,8 @@ def test_a_scenario_holds(name: str, rounds: int, tmp_path: Path) -> None:
     if rounds == 1:
         if name not in SHORT:
             pytest.skip("by night; CI runs a short mix")
-        minutes, scenario = SHORT_MINUTES, replace(scenario, calm_s=1.0)
+        checks = replace(scenario.checks, minimum_rate=SHORT_RATE)
+        minutes, scenario = SHORT_MINUTES, replace(scenario, calm_s=1.0, checks=checks)
     with contextlib.ExitStack() as ending:
         # One of them through proxies that it did not start, as with a real toxiproxy.
         url = ending.enter_context(toxics_server(1)) if name == SHORT[-1] else None
@@ -49,31 +52,33 @@ def test_a_scenario_holds(name: str, rounds: int, tmp_path: Path) -> None:
     assert (tmp_path / name / HISTORY_NAME).stat().st_size > 1_000
 
 
-def command(arguments: Sequence[str], code: int) -> str:
-    call = [sys.executable, "-P", "-c", "from kv.cli.main import entry; entry()", "chaos"]
-    done = subprocess.run(
-        [*call, *arguments], capture_output=True, text=True, timeout=120, env=environment()
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def command(arguments: Sequence[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    parser = argparse.ArgumentParser()
+    chaos_command.add_arguments(parser)
+    found = chaos_command.run(parser.parse_args(arguments))
+    told = capsys.readouterr()
+    assert found == code, told
+    return told.out + told.err
 
 
-def test_the_command_lists_refuses_and_reports(tmp_path: Path) -> None:
-    assert "kill-leader" in command(["list"], 0)
-    assert "lost-connections" in command(["list", "--menu"], 0)
-    assert "did you mean kill-leader" in command(["run", "kill-leaders"], 2)
-    assert "name one scenario, or give --all" in command(["run"], 2)
-    assert "no toxiproxy answers" in command(
-        ["run", "kill-leader", "--toxiproxy", "http://127.0.0.1:9", "--out", str(tmp_path)], 2
-    )
-    assert "holds no runs" in command(["report", str(tmp_path)], 2)
+def test_the_command_lists_refuses_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = entry_points(group="januskv.commands", name="chaos")
+    assert entry.load() is chaos_command
+    assert "kill-leader" in command(["list"], 0, capsys)
+    assert "lost-connections" in command(["list", "--menu"], 0, capsys)
+    assert "did you mean kill-leader" in command(["run", "kill-leaders"], 2, capsys)
+    assert "name one scenario, or give --all" in command(["run"], 2, capsys)
+    nobody = ["--toxiproxy", "http://127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert "no toxiproxy answers" in command(["run", "kill-leader", *nobody], 2, capsys)
+    assert "holds no runs" in command(["report", str(tmp_path)], 2, capsys)
     for verdict in (HELD, VIOLATED, STUCK):
         folder = tmp_path / verdict
         folder.mkdir()
         outcome = Outcome("s", "a", "strong", 3, 1, 2.0, "0", verdict)
         (folder / RUN_NAME).write_text(outcome.to_json())
-    told = command(["report", str(tmp_path)], 0)
-    assert told.count("| s (strong) |") == 3
+    assert command(["report", str(tmp_path)], 0, capsys).count("| s (strong) |") == 3
     assert (tmp_path / "index.html").exists()
 
 

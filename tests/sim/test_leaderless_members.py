@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine
+from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine, _rows
 from chaos.sim.leaderless_storm import get, held, values, wait
 from kv.cluster.membership import Status
 from kv.leaderless.assembly import Leaderless
@@ -314,6 +314,23 @@ def test_expired_keys_are_shed_and_forgotten() -> None:
     assert rows_left(cluster) == 3 * KEYS
     wait(cluster, lambda: rows_left(cluster) == 0)
     assert sum(regime_of(m).maintenance.reaper.shed for m in cluster.running) >= KEYS
+
+
+def test_a_restored_directory_comes_back_empty_and_brings_no_deleted_key() -> None:
+    cluster = LeaderlessCluster(12, 3, maintenance=QUICK)
+    fill(cluster)
+    restored = cluster.machines[2]
+    copy = _rows(restored.engine)
+    delete_all(cluster)
+    wait(cluster, lambda: rows_left(cluster) == 0)
+    restored.crash(power=False)
+    restored.engine.write(copy, sync=True)
+    restored.directory_incarnation += 1
+    restored.start()
+    wait(cluster, lambda: regime_of(restored).members.status is Status.NORMAL)
+    wait(cluster, lambda: not regime_of(restored).members.lacking)
+    assert rows_left(cluster) == 0
+    assert regime_of(restored).emptied
 
 
 def resurrects(canaries: frozenset[Canary]) -> bool:

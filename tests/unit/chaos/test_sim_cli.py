@@ -139,7 +139,8 @@ def test_a_canary_must_be_caught(
 
 
 def test_every_known_bug_of_raftgroups_has_a_hunt() -> None:
-    assert set(CANARIES) == set(raft_config.CANARIES) | SHARD_CANARIES
+    elsewhere = {"accept-overlap", "birth-without-base"}  # unit/raftgroups/lineage has them
+    assert set(CANARIES) | elsewhere == set(raft_config.CANARIES) | SHARD_CANARIES
 
 
 def test_the_bar_is_drawn_on_a_terminal_and_taken_away() -> None:

@@ -21,6 +21,7 @@ from storage.codec import (
     key_u64_u64_u32,
     prefix_end,
     seal,
+    seal_all,
     table_range,
     ungroup_bytes,
     unseal,
@@ -193,3 +194,8 @@ def test_a_newer_format_is_told_from_damage() -> None:
         unseal(b"key", record)
     with pytest.raises(CorruptRecordError):
         unseal(b"key", record[:-1] + b"x")
+
+
+def test_many_rows_are_sealed_as_one_by_one() -> None:
+    rows = [(b"%d" % number, bytes(number)) for number in range(20)]
+    assert seal_all(rows) == [(key, seal(key, body)) for key, body in rows]

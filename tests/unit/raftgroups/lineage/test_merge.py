@@ -254,3 +254,29 @@ def test_merge_after_split_after_merge(pair: ShardCluster) -> None:
     page = read_events(view, 2, *segment_range(view, 1), segment=1)
     values = [event.kv.value for event in page.events if event.kv.key == b"x"]
     assert values == [b"1", b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_a_retry_across_split_merge_and_change_of_leaders(shards: ShardCluster) -> None:
+    def hand_over(group: int) -> None:
+        leader = shards.lead(group)
+        target = next(node for node in shards.ids if node != leader.id)
+        results: list[Any] = []
+        leader.host.group(group).transfer(target, results.append)
+        shards.until(lambda: bool(results))
+        shards.until(lambda: [node.id for node in shards.leaders(group)] == [target])
+
+    token = Token(b"client", 5)
+    shards.put(1, b"b")
+    first = shards.do(1, Put(b"x", b"once"), token)
+    shards.split(1, b"m", 2)
+    shards.until(lambda: bool(shards.leaders(2)))
+    hand_over(2)
+    assert shards.do(2, Put(b"x", b"once"), token) == first
+    shards.merge(1, 2)
+    hand_over(1)
+    assert shards.do(1, Put(b"x", b"once"), token) == first
+    for node in list(shards.ids):
+        shards.restart(node)
+    assert shards.do(1, Put(b"x", b"once"), token) == first
+    view = shards.shard(shards.lead(1), 1).view
+    assert view.get(b"x").mod_revision == first.revision  # type: ignore[union-attr]

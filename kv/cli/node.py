@@ -1,0 +1,150 @@
+"""`januskv node`: members of the cluster: list, add, drain, remove.
+
+A drain and the removal of a dead node wait until no replica is left there, with a progress bar; the
+work goes on if this command is interrupted, and the same call waits again. Exit code 1: it was not
+finished within --timeout seconds (default: as long as it takes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from kv.cli import remote
+from kv.cli.progress import Progress
+from kv.cli.remote import EXIT_NO, emit, emit_json
+from kv.cli.show import table
+from storage.system_clock import SystemClock
+
+if TYPE_CHECKING:
+    from kv.client import Client
+
+CLUSTER: Final = "/api/v1/admin/cluster"
+NODES: Final = CLUSTER + "/nodes"
+POLL_S: Final = 0.25
+_HEAD: Final = ("NODE", "NAME", "STATE", "ADDRESS", "PEERS", "RACK", "REPLICAS", "LEADS")
+
+
+class NodeCommand:
+    name = "node"
+    help = "the nodes of the cluster: list, add, drain, undrain, remove"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        chosen = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+        listed = chosen.add_parser("list", help="members, where they are, what they hold")
+        listed.set_defaults(work=_list)
+        added = chosen.add_parser(
+            "add", help="wait for a node that was started with [cluster] join to be a member"
+        )
+        added.add_argument("node", metavar="HOST:PORT", help="where it serves other nodes")
+        added.set_defaults(work=_add)
+        for name, text, work in (
+            ("drain", "move its replicas to the others", _drain),
+            ("undrain", "let it keep and get replicas again", _undrain),
+            ("remove", "remove a node that was drained, or, with --dead, that is lost", _remove),
+        ):
+            made = chosen.add_parser(name, help=text)
+            made.add_argument("node", metavar="NODE", help="its id, name or address")
+            made.set_defaults(work=work)
+            if name != "undrain":
+                made.add_argument(
+                    "--no-wait", action="store_true", help="do not wait for replicas to move"
+                )
+            if name == "remove":
+                made.add_argument(
+                    "--dead",
+                    action="store_true",
+                    help="it never comes back: make its replicas anew on others",
+                )
+        for each in chosen.choices.values():
+            remote.add_connection(each)
+
+    def run(self, args: argparse.Namespace) -> int:
+        return remote.run(args, partial(args.work, args))
+
+
+async def _list(args: argparse.Namespace, client: Client) -> int:
+    reply = await client.admin("GET", NODES)
+    if args.json:
+        emit_json(reply)
+    else:
+        emit(table(_HEAD, [_row(node) for node in reply["nodes"]], right="REPLICAS LEADS"))
+    return 0
+
+
+def _row(node: dict[str, Any]) -> tuple[object, ...]:
+    state = node["state"] if node["reachable"] is not False else f"{node['state']}, away"
+    place = "/".join(part for part in (node["dc"], node["rack"]) if part) or "-"
+    leading = "-" if node["leading"] is None else node["leading"]
+    return (
+        node["node_id"],
+        node["name"],
+        state,
+        node["address"],
+        node["peer_address"],
+        place,
+        len(node["replicas"]),
+        leading,
+    )
+
+
+def _say(args: argparse.Namespace, node: dict[str, Any]) -> int:
+    if args.json:
+        emit_json(node)
+    else:
+        emit(f"{node['name']} ({node['node_id']}) is {node['state']}")
+    return 0
+
+
+async def _add(args: argparse.Namespace, client: Client) -> int:
+    return _say(args, await client.admin("POST", NODES, {"node_address": args.node}))
+
+
+async def _undrain(args: argparse.Namespace, client: Client) -> int:
+    body = {"node_address": args.node}
+    return _say(args, await client.admin("POST", CLUSTER + "/undrain", body))
+
+
+async def _drain(args: argparse.Namespace, client: Client) -> int:
+    async def look() -> dict[str, Any]:
+        return await client.admin("POST", CLUSTER + "/drain", {"node_address": args.node})
+
+    return await _until_empty(args, client, look)
+
+
+async def _remove(args: argparse.Namespace, client: Client) -> int:
+    async def look() -> dict[str, Any]:
+        body = {"node_address": args.node, "dead": args.dead}
+        return await client.admin("DELETE", NODES, body)
+
+    return await _until_empty(args, client, look)
+
+
+async def _until_empty(args: argparse.Namespace, client: Client, look: Any) -> int:
+    """Asks again, which does no harm, until the node has no replica."""
+    clock = SystemClock()
+    node = await look()
+    if args.no_wait:
+        return _say(args, node)
+    total = len(node["replicas"])
+    until_s = float("inf") if args.timeout is None else clock.monotonic() + args.timeout
+    progress = Progress(total)
+    try:
+        while node["replicas"]:
+            if clock.monotonic() > until_s:
+                remote.complain(f"{node['name']} still has {len(node['replicas'])} replicas")
+                return EXIT_NO
+            await asyncio.sleep(POLL_S)
+            node = await look()
+            progress.advance(total - len(node["replicas"]) - progress.done, await _moving(client))
+    finally:
+        progress.finish()
+    return _say(args, node)
+
+
+async def _moving(client: Client) -> str:
+    moves = await client.admin("GET", CLUSTER + "/moves")
+    copied = sum(move["bytes"] for move in moves["moves"]) / 1e6
+    return f"{len(moves['moves'])} replicas being filled ({copied:.0f} MB), {moves['waiting']} wait"
