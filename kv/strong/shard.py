@@ -168,12 +168,12 @@ class StrongShard:
         asked_s: float | None,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
-        if self._stopped:
+        if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
         write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
-        self._start(write, asked_s)
+        self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
