@@ -457,7 +457,7 @@ class Node:
             gate=self.gate,
             settings=self.settings.shard,
         )
-        shard.on_proposed, shard.on_overload = self.on_proposed, self.on_overload
+        shard.on_proposed, shard.waiting.on_overload = self.on_proposed, self.on_overload
         self.shards[group_id] = shard
         self.committer.add(shard)
         self.committer.kick()
@@ -570,7 +570,7 @@ class Node:
         """For metrics, of the shards that are here and those to come."""
         self.on_proposed, self.on_overload = on_proposed, on_overload
         for shard in self.shards.values():
-            shard.on_proposed, shard.on_overload = on_proposed, on_overload
+            shard.on_proposed, shard.waiting.on_overload = on_proposed, on_overload
 
     # --- while it runs ----------------------------------------------------------------------
 

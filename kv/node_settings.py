@@ -89,6 +89,7 @@ def leaderless_settings(config: Config) -> LeaderlessSettings:
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
         keyspaces={space.number: space},
+        keep_restored=config.leaderless.keep_restored,
         members=MemberSettings(
             vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),
             rack=config.node.rack,

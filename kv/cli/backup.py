@@ -114,6 +114,12 @@ class RestoreCommand:
         manifest = restore(args.backup, args.data, node_id=args.node_id, progress=progress)
         progress.finish()
         print(f"{args.data}: {describe(manifest)}; the next start takes a new incarnation")
+        if RegimeName.LEADERLESS in manifest.engines and not args.alone:
+            print(
+                "its leaderless data is left out at that start and the other nodes fill it, since "
+                "keys may have been deleted since; if all nodes are restored together, start each "
+                "once with leaderless.keep_restored = true instead"
+            )
         if args.alone:
             groups = make_alone(args.data)
             print(f"a cluster of its own now ({groups} groups): januskv serve --data {args.data}")

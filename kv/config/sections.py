@@ -263,6 +263,12 @@ class LeaderlessSection:
         "Writes kept for each node that is away; more turn into a repair later.",
     )
     hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "Bytes of such writes.")
+    keep_restored: bool = setting(
+        Flag(),
+        False,
+        "For the first start after ALL nodes were restored from backups of one time: serve that "
+        "data. Otherwise a restored node begins empty and its peers fill it.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

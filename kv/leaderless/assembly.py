@@ -21,7 +21,12 @@ from kv.leaderless.feed import Feed
 from kv.leaderless.handoff import Handoff, HandoffSettings
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.maintenance import Maintenance, MaintenanceSettings
-from kv.leaderless.members import Members, MemberSettings, empty_if_restored
+from kv.leaderless.members import (
+    Members,
+    MemberSettings,
+    empty_if_restored,
+    keep_if_restored,
+)
 from kv.leaderless.messenger import Messenger
 from kv.leaderless.parts import CoordinatorSettings, Parts
 from kv.leaderless.procedure import Procedures
@@ -71,7 +76,9 @@ class Leaderless:
         more requests then."""
         self.node = node
         self._on_dead = on_dead
-        self.emptied = not keep_restored and empty_if_restored(engine, directory_incarnation)
+        if keep_restored:
+            keep_if_restored(engine, directory_incarnation, rng)
+        self.emptied = empty_if_restored(engine, directory_incarnation)
         """The directory came out of a copy, and the others fill this node again."""
         self.replica = Replica(
             engine,

@@ -28,7 +28,12 @@ from kv.cluster.phi import PhiDetector, PhiOptions
 from kv.cluster.ring import DEFAULT_VNODES
 from kv.cluster.said_once import SaidOnce
 from kv.leaderless.filling import Filling, all_has
-from kv.leaderless.incarnation import INCARNATION, read_incarnation
+from kv.leaderless.incarnation import (
+    INCARNATION,
+    draw_incarnation,
+    read_incarnation,
+    write_incarnation,
+)
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import RingView
@@ -248,6 +253,19 @@ def empty_if_restored(engine: Engine, directory_incarnation: int) -> bool:
         batch.delete_range(b"\x00", None)
         engine.write(batch, sync=True)
     return others
+
+
+def keep_if_restored(engine: Engine, directory_incarnation: int, rng: Rng) -> None:
+    """Take an environment that came out of a copy for what it is, once: it lives on under a new
+    incarnation, kept at once, so that the next start does not find it restored again."""
+    with engine.snapshot() as reader:
+        row = reader.get(INCARNATION)
+        restored = row is not None and read_incarnation(reader, directory_incarnation) is None
+    if restored:
+        _log.warning("this directory was restored from a copy: its leaderless data is served")
+        batch = Batch()
+        write_incarnation(batch, draw_incarnation(rng), directory_incarnation)
+        engine.write(batch, sync=True)
 
 
 def _next_life(mine: NodeInfo) -> NodeInfo:

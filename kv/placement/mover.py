@@ -162,7 +162,8 @@ class Mover:
             self._since = now_s
         since_s = self._since
         known = {NodeId(node) for node in view.nodes}
-        self._heard = {node: self._heard.get(node) or Heard(since_s) for node in sorted(known)}
+        # Silence begins when a node becomes known here, however long this one has been planning.
+        self._heard = {node: self._heard.get(node) or Heard(now_s) for node in sorted(known)}
         self._ask(now_s)
         first = now_s - since_s < FIRST_LOOKS_S
         if first and any(each.report is None for each in self._heard.values()):

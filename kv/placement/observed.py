@@ -164,7 +164,7 @@ def corrections(
     now_s: float,
     dead_after_s: float,
 ) -> list[MetaCommand]:
-    """`heard` has every node of the map; before it was heard at all, from when this node leads.
+    """`heard` has every node of the map; one not heard yet, from when it became known here.
     `dead_after_s` 0: nobody is declared dead but by an operator."""
     found: list[MetaCommand] = [*_replica_lists(view, seen), *_ended_moves(view, seen)]
     there = {node for node, each in heard.items() if each.report and now_s - each.at_s < FRESH_S}

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 EXIT_REMOVED: Final = 73
 FOLLOW_S: Final = 0.5
+LEAVE_S: Final = 1.0
+"""Whoever asked this very node to remove itself gets the answer first."""
 
 
 class NodePlacement:
@@ -74,6 +76,7 @@ class NodePlacement:
             link=node.link,
         )
         self._timer: Timer | None = None
+        self._leaving = False
 
     def start(self) -> None:
         self._node.meta.map.on_change(self._check_membership)
@@ -150,9 +153,10 @@ class NodePlacement:
 
     def _check_membership(self, view: MetaView) -> None:
         reason = why_not_member(view, self._node.node_id, self._node.host.incarnation)
-        if reason and not self._node.draining:
+        if reason and not self._leaving and not self._node.draining:
+            self._leaving = True
             _log.critical("%s", reason)
-            self._node.on_fatal(EXIT_REMOVED, reason)
+            self._node.loop.call_later(LEAVE_S, self._node.on_fatal, EXIT_REMOVED, reason)
 
     # --- coming in ------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class Read(Operation, eq=False, kw_only=True):
         if isinstance(result, ReadReady):
             self.shard.evaluate(self)
         else:
-            self.shard.refused(self, result)
+            self.shard.waiting.refused(self, result)
 
 
 class LocalRead(Read, eq=False):

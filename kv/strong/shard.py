@@ -4,14 +4,15 @@
                                  |  no
                                  |--> leader known and connected: forwarded (forward.py)
                                  '--> nobody to ask: parked, tried again until the deadline
-    read  --> LINEARIZABLE: a read point of the group (leader or follower), then evaluated here
+    read  --> LINEARIZABLE: a read point of the group (leader or follower), then evaluated here;
+                            nearly all of them share one (joined.py)
               SESSION: once this replica has seen what the token names
               EVENTUAL: at once
 
 What comes back decides (raftgroups/outcomes.py): Applied is the answer; Refused is tried again
-until the deadline and is then UnavailableError (surely not done), or OverloadedError at once if a
-queue was full; Unknown is OutcomeUnknownError, unless the write has an idempotency token, with
-which trying again is safe.
+until the deadline (waiting.py) and is then UnavailableError (surely not done), or OverloadedError
+at once if a queue was full; Unknown is OutcomeUnknownError, unless the write has an idempotency
+token, with which trying again is safe.
 
 The rules here are those of one node; it takes part in the turn after the group host, only to see
 what the turn applied. Invariants: `done` is called exactly once, from the loop, never from inside
@@ -21,7 +22,6 @@ the call; nothing waits without a deadline; what waits is bounded.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -37,6 +37,7 @@ from kv.strong.joined import JoinedReads
 from kv.strong.machine import ServedMachine
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.reader import ReplicaReader
+from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -46,7 +47,7 @@ from raftgroups.levels import LINEAGE_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
-from storage.clock import Clock, Scheduler, Timer
+from storage.clock import Clock, Scheduler
 from storage.committer import Need
 from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
@@ -57,7 +58,6 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RETRY_S: Final = 0.02
 EXAMINED_A_STEP: Final = 1_000
 NARROWED: Final = (
     "the shard was split or merged: go on behind the last revision received, in each of the shards "
@@ -114,18 +114,19 @@ class StrongShard:
             clock=clock,
             deadline_s=settings.deadline_s,
         )
-        self._parked: deque[Operation] = deque()
-        self._retry_timer: Timer | None = None
-        self._session_waits: list[SessionRead] = []
+        self.waiting = WaitingRoom(
+            scheduler=scheduler,
+            clock=clock,
+            parked_max=settings.parked_max,
+            session_waits_max=settings.session_waits_max,
+        )
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
         self._seen_end = machine.shard.view.segments.own.end
-        self._stopped = False
         self._led_term = 0
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
-        self.on_overload: Callable[[], None] | None = None
-        """For metrics: how tries of writes ended, and operations that a full queue refused."""
+        """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         machine.on_restored = self._restored
@@ -146,7 +147,7 @@ class StrongShard:
     ) -> None:
         token = options.token
         try:
-            if self._stopped:
+            if self.waiting.stopped:
                 raise StoppingError("this node is stopping; ask another one")
             check(command)
             payload = encode(command, token)
@@ -156,7 +157,7 @@ class StrongShard:
             return
         deadline_s = self._deadline(options.deadline_s)
         write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
-        self._start(write, options.deadline_s)
+        self.waiting.start(write, options.deadline_s)
 
     def take(
         self,
@@ -167,20 +168,15 @@ class StrongShard:
         asked_s: float | None,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
-        if self._stopped:
+        if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
         write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
-        self._start(write, asked_s)
+        self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
-
-    def _start(self, operation: Operation, asked_s: float | None) -> None:
-        if asked_s is not None:
-            operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
-        operation.start()
 
     def start_write(self, write: Write) -> None:
         group = self.group
@@ -189,7 +185,7 @@ class StrongShard:
             return
         leader = group.leader
         if leader is None:
-            self._park(write, "no leader is known")
+            self.waiting.park(write, "no leader is known")
         else:
             self._forwarder.send(
                 leader,
@@ -216,37 +212,22 @@ class StrongShard:
                 if isinstance(answer, WrongShardError) and self._move(operation, answer):
                     return
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
-                self._give_up(operation, answer)
+                self.waiting.give_up(operation, answer)
             else:
-                self._answer(operation, answer)
+                self.waiting.answer(operation, answer)
         elif isinstance(result, Refused):
-            self.refused(operation, result)
+            self.waiting.refused(operation, result)
         elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
             operation.unsure = True
-            self._park(operation, result.reason)
+            self.waiting.park(operation, result.reason)
         else:
-            self._answer(
+            self.waiting.answer(
                 operation,
                 OutcomeUnknownError(
                     f"it is not known whether this was done: {result.reason}; read to find out, "
                     "or give an idempotency token and ask again"
                 ),
             )
-
-    def refused(self, operation: Operation, refused: Refused) -> None:
-        if refused.busy:
-            if self.on_overload is not None:
-                self.on_overload()
-            self._give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
-        elif self._clock.monotonic() < operation.deadline_s:
-            self._park(operation, refused.reason)
-        else:
-            self._give_up(operation, self._unavailable(operation, refused.reason))
-
-    def _unavailable(self, operation: Operation, reason: str) -> UnavailableError:
-        return UnavailableError(
-            f"nothing was done: {reason or operation.why}; ask again, or another node"
-        )
 
     def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
@@ -280,7 +261,7 @@ class StrongShard:
         done: Done[T],
         options: ReadOptions = PLAIN_READ,
     ) -> None:
-        if self._stopped:
+        if self.waiting.stopped:
             self._scheduler.call_soon(done, StoppingError("this node is stopping"))
             return
         if options is PLAIN_READ:
@@ -303,7 +284,7 @@ class StrongShard:
             )
             self._scheduler.call_soon(done, error)
             return
-        self._start(read, options.deadline_s)
+        self.waiting.start(read, options.deadline_s)
 
     def _go_on(
         self,
@@ -313,7 +294,7 @@ class StrongShard:
         refused: Refused,
     ) -> None:
         """With a read that was refused among others."""
-        self.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
+        self.waiting.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
 
     def evaluate(self, read: Read) -> None:
         if read.answered:
@@ -327,14 +308,11 @@ class StrongShard:
             answer = error
         except JanusError as error:
             answer = error
-        self._answer(read, answer)
+        self.waiting.answer(read, answer)
 
     def _move(self, operation: Operation, error: WrongShardError) -> bool:
-        if self.on_moved is None or operation.answered:
+        if self.on_moved is None or not self.waiting.take(operation):
             return False
-        operation.answered = True
-        if operation.timer is not None:
-            operation.timer.cancel()
         self.on_moved(operation, error)
         return True
 
@@ -347,7 +325,7 @@ class StrongShard:
     ) -> None:
         read = Read(self, done, deadline_s, evaluate=evaluate)
         if not self._move(read, error):
-            self._answer(read, error)
+            self.waiting.answer(read, error)
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)
@@ -356,17 +334,7 @@ class StrongShard:
         """Else it waits, or is refused."""
         if self.machine.revision >= read.seen and self.group.readable:
             return True
-        if len(self._session_waits) >= self._settings.session_waits_max:
-            waiting = len(self._session_waits)
-            error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
-            self._scheduler.call_soon(self._answer, read, error)
-        else:
-            read.why = (
-                f"this replica is at revision {self.machine.revision} and the session has seen "
-                f"{read.seen}"
-            )
-            self._session_waits.append(read)
-            self._retry_soon()
+        self.waiting.wait_for_session(read, self.machine.revision)
         return False
 
     def local(self) -> ReplicaReader:
@@ -376,80 +344,6 @@ class StrongShard:
             )
         self._reader.term = self.group.term
         return self._reader
-
-    # --- waiting and answering --------------------------------------------------------------
-
-    def _give_up(self, operation: Operation, error: JanusError) -> None:
-        """This try was surely not done; was an earlier one?"""
-        if operation.unsure:
-            error = OutcomeUnknownError(
-                "it is not known whether this was done: an earlier try was lost on its way, and "
-                f"the last one was refused ({error}); ask again with the same idempotency token"
-            )
-        self._answer(operation, error)
-
-    def _answer(self, operation: Operation, answer: Any) -> None:
-        if operation.answered:
-            return
-        operation.answered = True
-        if operation.timer is not None:
-            operation.timer.cancel()
-        try:
-            operation.done(answer)
-        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
-            _log.exception("a done callback raised; its defect, the node goes on")
-
-    def _too_late(self, operation: Operation) -> None:
-        """The deadline that the request named has passed. Whether a write is on its way is for
-        nobody to know here, unless it is still parked."""
-        if operation.answered:
-            return
-        if not operation.changes:
-            why = operation.why or "no majority confirmed within the deadline given what is newest"
-            self._give_up(operation, self._unavailable(operation, why))
-        elif operation in self._parked:
-            self._give_up(operation, self._unavailable(operation, operation.why))
-        else:
-            self._answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
-
-    def _park(self, operation: Operation, why: str) -> None:
-        if self._stopped:
-            self._give_up(operation, StoppingError(f"this node is stopping: {why}"))
-            return
-        if len(self._parked) >= self._settings.parked_max:
-            waiting = len(self._parked)
-            error = OverloadedError(f"{waiting} operations wait for a leader already")
-            self._scheduler.call_soon(self._give_up, operation, error)
-            return
-        operation.why = why
-        self._parked.append(operation)
-        self._retry_soon()
-
-    def _retry_soon(self) -> None:
-        if self._retry_timer is None:
-            self._retry_timer = self._scheduler.call_later(RETRY_S, self._retry)
-
-    def _retry(self) -> None:
-        self._retry_timer = None
-        now_s = self._clock.monotonic()
-        parked, self._parked = self._parked, deque()
-        for operation in parked:
-            if operation.answered:
-                continue
-            if operation.deadline_s <= now_s:
-                self._give_up(operation, self._unavailable(operation, operation.why))
-            else:
-                operation.start()
-        waits, self._session_waits = self._session_waits, []
-        for read in waits:
-            if read.answered:
-                continue
-            if read.deadline_s <= now_s:
-                self._give_up(read, self._unavailable(read, read.why))
-            else:
-                self._session_waits.append(read)
-        if self._parked or self._session_waits:
-            self._retry_soon()
 
     # --- watches ----------------------------------------------------------------------------
 
@@ -514,10 +408,10 @@ class StrongShard:
             self._compact_seen = compact_revision
             for hub in self._hubs:
                 hub.compacted(compact_revision)
-        if self._session_waits and group.readable:
-            self._wake_sessions()
-        if self._parked and (group.leads or group.leader is not None):
-            self._retry_soon()
+        if self.waiting.has_sessions and group.readable:
+            self.waiting.wake_sessions(self.machine.revision)
+        if self.waiting.has_parked and (group.leads or group.leader is not None):
+            self.waiting.retry_soon()
         return Need.NOTHING
 
     def _note_leadership(self, group: Group) -> None:
@@ -533,14 +427,6 @@ class StrongShard:
         else:
             _log.info("this node leads group %d no longer", group.group_id)
         self._led_term = term
-
-    def _wake_sessions(self) -> None:
-        revision = self.machine.revision
-        ready = [read for read in self._session_waits if read.seen <= revision]
-        if ready:
-            self._session_waits = [read for read in self._session_waits if read.seen > revision]
-            for read in ready:
-                read.start()
 
     def prepare(self, batch: Batch) -> None:
         """Nothing of its own."""
@@ -563,20 +449,12 @@ class StrongShard:
 
     def drain(self, message: str) -> None:
         """No new work; watchers are told the end."""
-        self._stopped = True
+        self.waiting.stopped = True
         for hub in self._hubs:
             hub.close(message)
 
     def stop(self) -> None:
-        self._stopped = True
         self.duties.stop()
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
-        waiting = [*self._parked, *self._session_waits]
-        self._parked.clear()
-        self._session_waits.clear()
-        for operation in waiting:
-            self._give_up(operation, StoppingError("this node is stopping; ask another one"))
+        self.waiting.stop()
         for hub in self._hubs:
             hub.stop()

@@ -186,8 +186,10 @@ async def test_silence_for_too_long_is_death_where_another_node_can_take_over(
     mover = MoverSettings(dead_after_s=2.0, busy_s=0.02, idle_s=0.1)
     try:
         await crowd.start(0, 1, 2, mover=mover)
+        await until(crowd.settled, "somebody plans")
+        await asyncio.sleep(2 * mover.dead_after_s)  # the newcomer's silence begins later
         await crowd.start(NEW, mover=mover)
-        await until(crowd.settled, "the new node has its part")
+        await until(lambda: len(crowd.on(NEW)) >= 1 and crowd.settled(), "it has its part")
         gone = crowd.nodes[1].node_id
         await crowd.stop(1)
         service = crowd.nodes[0].placement.service

@@ -31,6 +31,7 @@ from raftgroups.commands import LeaseGrant, Put
 from storage.system_clock import SystemClock
 
 from .conftest import Direct, OneNode, Rest, Single
+from .keyspaces_double import KeyspacesDouble
 from .placement_double import PlacementDouble
 
 
@@ -131,6 +132,7 @@ class Served:
             clock=SystemClock(),
             rng=Random(3),
             leaderless=face,
+            keyspaces=KeyspacesDouble(),
             placement=PlacementDouble().service,
         )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)

@@ -1,0 +1,197 @@
+"""Operations of one shard that wait, and how they end: tried again, given up, answered once.
+
+    refused, unknown but repeatable --> parked --(every RETRY_S, or a leader is there)--> started
+    a session that this replica is behind of --> until the replica has seen enough
+    deadline, a full queue, the node stops  --> given up
+
+What is given up was surely not done by its last try; if an earlier one may have done it, the
+outcome is unknown. Invariants: an operation is answered at most once (`answer`); nothing waits
+without a deadline; what waits is bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
+from kv.strong.operations import Operation, SessionRead
+from raftgroups.outcomes import Refused
+from storage.clock import Clock, Scheduler, Timer
+from storage.errors import JanusError
+
+_log = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.02
+
+
+class WaitingRoom:
+    """`on_overload` is told of each operation that a full queue refused."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        clock: Clock,
+        parked_max: int,
+        session_waits_max: int,
+    ) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        self._parked_max = parked_max
+        self._session_waits_max = session_waits_max
+        self._parked: deque[Operation] = deque()
+        self._sessions: list[SessionRead] = []
+        self._retry_timer: Timer | None = None
+        self.stopped = False
+        self.on_overload: Callable[[], None] | None = None
+
+    @property
+    def has_parked(self) -> bool:
+        return bool(self._parked)
+
+    @property
+    def has_sessions(self) -> bool:
+        return bool(self._sessions)
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def start(self, operation: Operation, asked_s: float | None) -> None:
+        """`asked_s`: the seconds that the request named, which end it exactly."""
+        if asked_s is not None:
+            operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
+        operation.start()
+
+    def park(self, operation: Operation, why: str) -> None:
+        if self.stopped:
+            self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
+            return
+        if len(self._parked) >= self._parked_max:
+            waiting = len(self._parked)
+            error = OverloadedError(f"{waiting} operations wait for a leader already")
+            self._scheduler.call_soon(self.give_up, operation, error)
+            return
+        operation.why = why
+        self._parked.append(operation)
+        self.retry_soon()
+
+    def wait_for_session(self, read: SessionRead, revision: int) -> None:
+        """This replica is at that revision, which is less than the session has seen."""
+        if len(self._sessions) >= self._session_waits_max:
+            waiting = len(self._sessions)
+            error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
+            self._scheduler.call_soon(self.answer, read, error)
+            return
+        read.why = f"this replica is at revision {revision} and the session has seen {read.seen}"
+        self._sessions.append(read)
+        self.retry_soon()
+
+    # --- again --------------------------------------------------------------------------------
+
+    def refused(self, operation: Operation, refused: Refused) -> None:
+        if refused.busy:
+            if self.on_overload is not None:
+                self.on_overload()
+            self.give_up(operation, OverloadedError(f"nothing was done: {refused.reason}"))
+        elif self._clock.monotonic() < operation.deadline_s:
+            self.park(operation, refused.reason)
+        else:
+            self.give_up(operation, _unavailable(operation, refused.reason))
+
+    def retry_soon(self) -> None:
+        if self._retry_timer is None:
+            self._retry_timer = self._scheduler.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        now_s = self._clock.monotonic()
+        parked, self._parked = self._parked, deque()
+        for operation in parked:
+            if operation.answered:
+                continue
+            if operation.deadline_s <= now_s:
+                self.give_up(operation, _unavailable(operation, operation.why))
+            else:
+                operation.start()
+        waits, self._sessions = self._sessions, []
+        for read in waits:
+            if read.answered:
+                continue
+            if read.deadline_s <= now_s:
+                self.give_up(read, _unavailable(read, read.why))
+            else:
+                self._sessions.append(read)
+        if self._parked or self._sessions:
+            self.retry_soon()
+
+    def wake_sessions(self, revision: int) -> None:
+        """This replica has come so far."""
+        ready = [read for read in self._sessions if read.seen <= revision]
+        if ready:
+            self._sessions = [read for read in self._sessions if read.seen > revision]
+            for read in ready:
+                read.start()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def give_up(self, operation: Operation, error: JanusError) -> None:
+        """This try was surely not done; was an earlier one?"""
+        if operation.unsure:
+            error = OutcomeUnknownError(
+                "it is not known whether this was done: an earlier try was lost on its way, and "
+                f"the last one was refused ({error}); ask again with the same idempotency token"
+            )
+        self.answer(operation, error)
+
+    def answer(self, operation: Operation, answer: Any) -> None:
+        if operation.answered:
+            return
+        operation.answered = True
+        if operation.timer is not None:
+            operation.timer.cancel()
+        try:
+            operation.done(answer)
+        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+            _log.exception("a done callback raised; its defect, the node goes on")
+
+    def take(self, operation: Operation) -> bool:
+        """From now on somebody else answers it. False: it was answered already."""
+        if operation.answered:
+            return False
+        operation.answered = True
+        if operation.timer is not None:
+            operation.timer.cancel()
+        return True
+
+    def _too_late(self, operation: Operation) -> None:
+        """The deadline that the request named has passed. Whether a write is on its way is for
+        nobody to know here, unless it is still parked."""
+        if operation.answered:
+            return
+        if not operation.changes:
+            why = operation.why or "no majority confirmed within the deadline given what is newest"
+            self.give_up(operation, _unavailable(operation, why))
+        elif operation in self._parked:
+            self.give_up(operation, _unavailable(operation, operation.why))
+        else:
+            self.answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
+
+    def stop(self) -> None:
+        """Everything here is answered now."""
+        self.stopped = True
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        waiting = [*self._parked, *self._sessions]
+        self._parked.clear()
+        self._sessions.clear()
+        for operation in waiting:
+            self.give_up(operation, StoppingError("this node is stopping; ask another one"))
+
+
+def _unavailable(operation: Operation, reason: str) -> UnavailableError:
+    return UnavailableError(
+        f"nothing was done: {reason or operation.why}; ask again, or another node"
+    )
