@@ -59,6 +59,8 @@ class Beginning:
         elif node.settings.join:
             await node.placement.join()
             return
+        elif META_GROUP in groups:
+            return  # removed, or of a directory that was restored: it waits until it is admitted
         else:
             await self._form()
             hosts = META_GROUP in groups
