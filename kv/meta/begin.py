@@ -60,7 +60,8 @@ class Beginning:
             await node.placement.join()
             return
         elif META_GROUP in groups:
-            return  # removed, or of a directory that was restored: it waits until it is admitted
+            node.learn_from_removed_meta()
+            return
         else:
             await self._form()
             hosts = META_GROUP in groups
