@@ -373,6 +373,8 @@ class App:
         if self.lane is not None:
             await self.lane.stop(self.config.limits.drain_timeout_s)
         self.node.drain(why)
+        if self.leaderless is not None:
+            self.leaderless.watching.stop()
         for runner in reversed(self._runners):
             await runner.cleanup()
         if self._server is not None:

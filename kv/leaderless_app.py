@@ -21,6 +21,7 @@ from kv.leaderless.context import ContextCodec
 from kv.leaderless.environment import LeaderlessEnvironment
 from kv.leaderless.listing import Lister
 from kv.leaderless.session import SessionCodec
+from kv.leaderless.watching import Watching
 from kv.leaderless_report import LeaderlessReport
 from kv.metrics.from_leaderless import HintFigures, LeaderlessFigures
 from kv.metrics.process import process_figures
@@ -35,12 +36,15 @@ class LeaderlessParts:
         self.node = node
         space = keyspace(config)
         secrets = [node.settings.secret or f"januskv cluster {node.cluster_id}".encode()]
+        look = Mail(node.link, loop, "look")
+        self.watching = Watching(self.environment.regime, look, node.tasks, loop, node.clock)
         self.face = Face(
             self.environment.regime.coordinator,
             space,
             Codecs(ContextCodec(secrets), SessionCodec(secrets)),
             node.clock,
-            Lister(self.environment.regime, Mail(node.link, loop, "look")),
+            Lister(self.environment.regime, look),
+            self.watching,
         )
         self.report = LeaderlessReport(node, self.environment, space, process=process_figures)
 

@@ -108,6 +108,8 @@ class Turn:
         self.leaves_rebuilt = 0
         self.leaf_changes: list[LeafChange] = []
         """Filled by `collect`; true once the batch is on the disk."""
+        self.changed: list[tuple[int, bytes, bytes]] = []
+        """(keyspace, key, its set's bytes) of every record that is not only dropped; likewise."""
 
     def get(self, keyspace: int, key: bytes) -> Record | None:
         """What the node holds of the key after the changes of this turn."""
@@ -208,6 +210,7 @@ class Turn:
             batch.delete(index)
             return None
         encoded = slot.encoded or encode_set(slot.new.siblings)
+        self.changed.append((keyspace, key, encoded))
         digest = set_digest(key, slot.new.siblings, encoded)
         put_row(batch, row_key, encode_object(slot.new, digest, encoded), slot.old_parts)
         if slot.old is None:

@@ -17,14 +17,14 @@ aiohttp cancel the handler then), or when the node stops.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from kv.api.watching import NDJSON, SSE, chunk_of, created_line, line_of
 from kv.watch.hub import Created
-from kv.watch.messages import Cancelled
+from kv.watch.messages import Cancelled, Message
 from kv.watch.watcher import WatchRequest
 from kv.watch.watches import Watches
 
@@ -32,14 +32,40 @@ STUCK_BYTES: Final = 64 * 1024
 TAKE_BYTES: Final = 256 * 1024
 
 
+class Shown(Protocol):
+    """How a regime shows what happens in a watch."""
+
+    def created_line(self, created: Created, wanted: WatchRequest, sse: bool) -> bytes: ...
+
+    def chunk_of(self, message: Message, sse: bool) -> bytes: ...
+
+    def line_of(self, message: Message, sse: bool) -> bytes: ...
+
+
+class Revisions:
+    """By revision: the strong regime's."""
+
+    chunk_of = staticmethod(chunk_of)
+    line_of = staticmethod(line_of)
+
+    @staticmethod
+    def created_line(created: Created, wanted: WatchRequest, sse: bool) -> bytes:
+        told = wanted.start_revision - 1 if wanted.start_revision > 0 else created.revision
+        return created_line(created.revision, told, sse)
+
+
 class LineStream:
     """One watcher on one connection. `run` is called once."""
 
-    def __init__(self, watches: Watches, request: web.Request, *, sse: bool) -> None:
+    def __init__(
+        self, watches: Watches, request: web.Request, *, sse: bool, shown: Shown | None = None
+    ) -> None:
         self._watches = watches
         self._request = request
         self._sse = sse
-        self._shown = chunk_of if request.version >= HttpVersion11 else line_of
+        self._forms: Shown = Revisions() if shown is None else shown
+        chunked = request.version >= HttpVersion11
+        self._shown = self._forms.chunk_of if chunked else self._forms.line_of
         self._transport = request.transport
         self._identity = -1
         self._stuck = True
@@ -58,7 +84,6 @@ class LineStream:
         self, created: Created, wanted: WatchRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Serve until it ends."""
-        told = wanted.start_revision - 1 if wanted.start_revision > 0 else created.revision
         response = web.StreamResponse(
             headers={
                 **headers,
@@ -70,7 +95,7 @@ class LineStream:
         try:
             writer = await response.prepare(self._request)
             assert writer is not None
-            await response.write(created_line(created.revision, told, self._sse))
+            await response.write(self._forms.created_line(created, wanted, self._sse))
             self._stuck = False
             self._pump()
             while not self._ended:

@@ -46,7 +46,7 @@ def watch_of(query: Mapping[str, Any], last_event_id: str | None = None) -> Watc
         start = after_event(last_event_id)
     only = query["filter"]
     return WatchRequest(
-        keys=_keys_of(query),
+        keys=keys_of(query),
         start_revision=start,
         no_put=only == "delete",
         no_delete=only == "put",
@@ -55,7 +55,7 @@ def watch_of(query: Mapping[str, Any], last_event_id: str | None = None) -> Watc
     )
 
 
-def _keys_of(query: Mapping[str, Any]) -> KeyRange:
+def keys_of(query: Mapping[str, Any]) -> KeyRange:
     key, prefix, start, end = (query[name] for name in ("key", "prefix", "start", "end"))
     ways = (key is not None) + (prefix is not None) + (start is not None or end is not None)
     if ways != 1:
@@ -169,7 +169,7 @@ def lines_of(batch: EventBatch) -> Lines:
 
 def created_line(revision: int, told: int, sse: bool) -> bytes:
     """The first line. `told`: up to where the caller needs nothing more."""
-    return _framed(WatchLine("created", revision=revision), told if sse else None)
+    return framed_line(WatchLine("created", revision=revision), told if sse else None)
 
 
 def chunk_of(message: Message, sse: bool) -> bytes:
@@ -185,8 +185,8 @@ def line_of(message: Message, sse: bool) -> bytes:
         return lines.sse() if sse else lines.ndjson()
     if isinstance(message, Progress):
         revision = message.revision
-        return _framed(WatchLine("progress", revision=revision), revision if sse else None)
-    return _framed(cancelled_line(message), -1 if sse else None)
+        return framed_line(WatchLine("progress", revision=revision), revision if sse else None)
+    return framed_line(cancelled_line(message), -1 if sse else None)
 
 
 def cancelled_line(message: Cancelled) -> WatchLine:
@@ -196,14 +196,14 @@ def cancelled_line(message: Cancelled) -> WatchLine:
     return line
 
 
-def _framed(line: WatchLine, event_id: int | None) -> bytes:
-    """`event_id`: None for NDJSON; below 0: an event that moves nothing."""
+def framed_line(line: object, event_id: int | str | None) -> bytes:
+    """`event_id`: None for NDJSON; -1 or empty: an event that moves nothing."""
     body = encode(line)
     if event_id is None:
         return body + b"\n"
-    if event_id < 0:
+    if event_id in (-1, ""):
         return b"data: %b\n\n" % body
-    return b"id: %d\ndata: %b\n\n" % (event_id, body)
+    return b"id: %b\ndata: %b\n\n" % (str(event_id).encode(), body)
 
 
 def poll_body(batches: list[EventBatch], following: int) -> bytes:

@@ -74,7 +74,7 @@ async def get_one(args: argparse.Namespace, client: LeaderlessClient) -> int:
             remote.complain(f"{printable(key)} does not exist")
         return EXIT_NO
     if args.json:
-        emit_json(_document(state, values=not args.keys_only))
+        emit_json(document(state, values=not args.keys_only))
     elif args.raw:
         remote.emit_bytes(state.value)
     elif args.keys_only:
@@ -84,7 +84,7 @@ async def get_one(args: argparse.Namespace, client: LeaderlessClient) -> int:
     return 0
 
 
-def _document(state: KeyState, *, values: bool) -> dict[str, Any]:
+def document(state: KeyState, *, values: bool) -> dict[str, Any]:
     siblings = [
         {
             **(named("value", each.value) if values else {}),

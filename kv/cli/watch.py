@@ -6,13 +6,14 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kv.cli import remote
+from kv.cli import leaderless_keys, remote
 from kv.cli.remote import argument_bytes, emit, emit_json
 from kv.cli.show import named, printable
 from storage.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from kv.client import Change, Client, Event
+    from kv.client import Change, Client, Event, LeaderlessClient
+    from kv.client.leaderless_records import KeyState
 
 
 class WatchCommand:
@@ -23,7 +24,8 @@ class WatchCommand:
         parser.description = (
             "Print every change of a key, or with --prefix of all keys that begin with KEY: "
             "revision, put or delete, key, value. With --json a line is a revision, whole. Lost "
-            "connections are resumed without a gap. Ctrl-C ends it, with exit code 130."
+            "connections are resumed without a gap. Of a leaderless keyspace a line is a key as it "
+            "is now, all its siblings, at least once. Ctrl-C ends it, with exit code 130."
         )
         parser.add_argument("key", metavar="KEY", help='with --prefix it may be ""')
         parser.add_argument("--prefix", action="store_true", help="all keys that begin with KEY")
@@ -40,15 +42,20 @@ class WatchCommand:
         parser.add_argument(
             "--max", type=remote.number, metavar="N", help="end after N events (whole revisions)"
         )
+        parser.add_argument(
+            "--cursor", default="", help="leaderless: go on behind this cursor of a line (--json)"
+        )
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
         if args.start < 0 or (args.max is not None and args.max < 1):
             raise InvalidOptionError("--from is 0 or more, and --max 1 or more")
-        return remote.run(args, partial(_watch, args))
+        return remote.run(args, partial(_watch, args), partial(_watch_leaderless, args))
 
 
 async def _watch(args: argparse.Namespace, client: Client) -> int:
+    if args.cursor:
+        raise InvalidOptionError("--cursor is for leaderless keyspaces; give --from a revision")
     key = argument_bytes(args.key)
     which: dict[str, Any] = {"prefix": key} if args.prefix else {"key": key}
     seen = 0
@@ -61,6 +68,32 @@ async def _watch(args: argparse.Namespace, client: Client) -> int:
             if args.max is not None and seen >= args.max:
                 break
     return 0
+
+
+async def _watch_leaderless(args: argparse.Namespace, client: LeaderlessClient) -> int:
+    leaderless_keys.refuse(args, **{"from": args.start, "prev": args.prev})
+    key = argument_bytes(args.key)
+    which: dict[str, Any] = {"prefix": key} if args.prefix else {"key": key}
+    seen = 0
+    async with client.watch(**which, cursor=args.cursor, only=args.only) as watch:
+        async for change in watch:
+            if args.json:
+                states = [leaderless_keys.document(each, values=True) for each in change.states]
+                emit_json({"cursor": change.cursor, "events": states})
+            else:
+                for state in change.states:
+                    emit(_line_of_state(state))
+            seen += len(change.states)
+            if args.max is not None and seen >= args.max:
+                break
+    return 0
+
+
+def _line_of_state(state: KeyState) -> str:
+    """`|` stands between siblings."""
+    values = " | ".join(printable(each.value) for each in state.siblings)
+    words = ["put   " if values or state.siblings else "delete", printable(state.key), values]
+    return "  ".join(words).rstrip()
 
 
 def _emit(args: argparse.Namespace, change: Change) -> None:

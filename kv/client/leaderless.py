@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.client import leaderless_operations as operations
@@ -29,6 +29,8 @@ from kv.client.endpoints import DEFAULT_ENDPOINT
 from kv.client.forms import Bytes, as_bytes
 from kv.client.leaderless_operations import Asking
 from kv.client.leaderless_records import Context, Counted, KeyState, Listed, Written
+from kv.client.leaderless_watch import CursorPosition, KeysChange, watch_target
+from kv.client.watches import Following
 from kv.leaderless.session import BEGIN
 from kv.model import Level
 from storage.errors import JanusError
@@ -86,6 +88,27 @@ class LeaderlessClient(Core):
         self._tokens.move_to_end(key)
         if len(self._tokens) > self._keys_max:
             self._tokens.popitem(last=False)
+
+    def watch(
+        self,
+        key: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        cursor: str = "",
+        only: Literal["put", "delete"] | None = None,
+    ) -> Following[str, KeysChange]:
+        """Of a key, a prefix (empty: everything) or a range, at least once. `cursor`: of a change
+        that was seen; without one it begins with what comes next."""
+
+        def target(following: str) -> str:
+            return watch_target(
+                key=key, prefix=prefix, start=start, end=end, cursor=following, only=only
+            )
+
+        position = CursorPosition(cursor)
+        return Following(self._caller, self._owner_of_tasks(), target, position, leads=False)
 
     # --- one key ---
 

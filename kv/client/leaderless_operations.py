@@ -97,7 +97,9 @@ def get(key: Bytes, asking: Asking = PLAIN) -> Operation[KeyState | None]:
         body = _key(reply)
         return KeyState(
             raw,
-            _siblings(body.value, body.encoding, body.siblings, body.timestamp, body.ttl_remaining),
+            siblings_in(
+                body.value, body.encoding, body.siblings, body.timestamp, body.ttl_remaining
+            ),
             body.context,
             body.replicas,
             body.fallbacks,
@@ -113,7 +115,7 @@ def get(key: Bytes, asking: Asking = PLAIN) -> Operation[KeyState | None]:
     )
 
 
-def _siblings(
+def siblings_in(
     value: object,
     mark: object,
     siblings: object,
@@ -212,7 +214,7 @@ def list_page(
             tuple(
                 Listed(
                     bytes_of(each.key, each.key_encoding),
-                    _siblings(each.value, each.encoding, each.siblings, each.timestamp),
+                    siblings_in(each.value, each.encoding, each.siblings, each.timestamp),
                     each.context if isinstance(each.context, str) else "",
                 )
                 for each in body.keys
@@ -251,7 +253,7 @@ def get_many(
             elif not each.found:
                 found.append(None)
             else:
-                siblings = _siblings(each.value, each.encoding, each.siblings)
+                siblings = siblings_in(each.value, each.encoding, each.siblings)
                 context = each.context if isinstance(each.context, str) else ""
                 found.append(KeyState(raw, siblings, context))
         return found

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from kv.api.live_bodies import WatchLine
 from kv.client.failures import MalformedReplyError, WatchEndedError
-from kv.client.other_operations import change_of
+from kv.client.other_operations import change_of, watch_line
 from kv.client.records import Change
 from storage.errors import CompactedError, JanusError
 
@@ -30,6 +30,9 @@ class WatchPosition:
 
     def connected(self) -> None:
         self.over = False
+
+    def read(self, line: bytes) -> Change | None:
+        return self.accept(watch_line(line))
 
     def accept(self, line: WatchLine) -> Change | None:
         """Raises CompactedError, WatchEndedError, MalformedReplyError."""

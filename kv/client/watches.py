@@ -20,7 +20,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 from kv.client import other_operations as operations
 from kv.client.background import Background
@@ -44,28 +44,50 @@ PAUSE_FIRST_S: Final = 0.05
 PAUSE_MAX_S: Final = 1.0
 
 
-class Watch:
-    """An asynchronous iterator of changes. `target(from_revision)` is what to ask for."""
+C = TypeVar("C")
+N = TypeVar("N")
+HandedOut = TypeVar("HandedOut", covariant=True)
+
+
+class Place(Protocol[N, HandedOut]):
+    """Where a watch is: WatchPosition, and that of a leaderless keyspace."""
+
+    next: N
+    created: bool
+    over: bool
+
+    def connected(self) -> None: ...
+
+    def read(self, line: bytes) -> HandedOut | None:
+        """Raises what ends the watch."""
+        ...
+
+
+class Following(Generic[N, C]):
+    """An asynchronous iterator of changes. `target(position.next)` is what to ask for; `leads`:
+    a node without a leader is left for another one."""
 
     def __init__(
-        self, caller: Caller, tasks: Background, target: Callable[[int], str], start: int
+        self,
+        caller: Caller,
+        tasks: Background,
+        target: Callable[[N], str],
+        position: Place[N, C],
+        *,
+        leads: bool,
     ) -> None:
         self._caller = caller
         self._tasks = tasks
         self._target = target
-        self._position = WatchPosition(start)
-        self._queue: asyncio.Queue[Change | None] = asyncio.Queue(QUEUE_CHANGES)
+        self._position = position
+        self._leads = leads
+        self._queue: asyncio.Queue[C | None] = asyncio.Queue(QUEUE_CHANGES)
         self._begun = asyncio.Event()
         self._error: JanusError | None = None
         self._task: TaskHandle | None = None
         self._closed = False
         self.connections = 0
         """How often it has connected so far."""
-
-    @property
-    def next_revision(self) -> int:
-        """Where a watch that replaces this one would begin, once everything queued is consumed."""
-        return self._position.next
 
     async def begun(self) -> Self:
         """Until a server watches: every later change is seen. Raises what ends a watch."""
@@ -86,7 +108,7 @@ class Watch:
             self._queue.get_nowait()
         self._queue.put_nowait(None)
 
-    async def next(self) -> Change:
+    async def next(self) -> C:
         """The next change; may be cancelled and called again. Raises StopAsyncIteration after
         `close`, and what ends a watch."""
         self._start()
@@ -102,7 +124,7 @@ class Watch:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Change:
+    async def __anext__(self) -> C:
         return await self.next()
 
     async def __aenter__(self) -> Self:
@@ -188,7 +210,7 @@ class Watch:
             if not chunk:
                 return
             for line in splitter.feed(chunk):
-                change = position.accept(operations.watch_line(line))
+                change = position.read(line)
                 if position.created:
                     self._begun.set()
                 if change is not None:
@@ -201,8 +223,22 @@ class Watch:
             status = await self._caller.call(operations.status(), how)
         except JanusError as error:
             raise LostError(f"it says nothing more: {error}") from error
-        if status.leader is None and len(self._caller.endpoints.urls) > 1:
+        if self._leads and status.leader is None and len(self._caller.endpoints.urls) > 1:
             raise LostError("it has lost its leader")
+
+
+class Watch(Following[int, Change]):
+    """Of a strong keyspace: every change once, in the order of revisions."""
+
+    def __init__(
+        self, caller: Caller, tasks: Background, target: Callable[[int], str], start: int
+    ) -> None:
+        super().__init__(caller, tasks, target, WatchPosition(start), leads=True)
+
+    @property
+    def next_revision(self) -> int:
+        """Where a watch that replaces this one would begin, once everything queued is consumed."""
+        return self._position.next
 
 
 def _refused(endpoints: Endpoints, url: str, refusal: Refusal) -> JanusError:

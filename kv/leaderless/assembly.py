@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kv.cluster.gossip import Post
 from kv.leaderless.coordinator import Coordinator
+from kv.leaderless.feed import Feed
 from kv.leaderless.handoff import Handoff, HandoffSettings
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.maintenance import Maintenance, MaintenanceSettings
@@ -90,6 +91,8 @@ class Leaderless:
             guard=guard,
             limits=limits,
         )
+        boot = rng.randrange(1, 1 << 62)
+        self.replica.feed = self.feed = Feed(boot)
         self.members = Members(
             node,
             replica=self.replica,
@@ -133,7 +136,7 @@ class Leaderless:
             self.parts,
             self.members,
             self.procedures,
-            boot=rng.randrange(1, 1 << 62),
+            boot=boot,
             settings=maintenance,
         )
         self.replica.took = self._took

@@ -35,6 +35,7 @@ from kv.errors import OverloadedError, StoppingError
 from kv.leaderless import get_core
 from kv.leaderless.changes import Change, DiscardHint, KeepRow, Mint, Minted, RemoveHint, StoreSet
 from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
+from kv.leaderless.feed import Changed, Feed
 from kv.leaderless.hlc import HybridClock
 from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_incarnation
 from kv.leaderless.keyspace import Keyspace
@@ -108,6 +109,9 @@ class Replica:
         self._inbox_bytes = 0
         self._answers: list[tuple[Change, Any]] = []
         self._leaf_changes: list[LeafChange] = []
+        self._changed: list[tuple[int, bytes, bytes]] = []
+        self.feed: Feed | None = None
+        """Told of what each commit changed, for watches."""
         self._stopped = False
         self.on_leaves: Callable[[list[LeafChange]], None] | None = None
         """Told of what each commit did to the leaves, for sums that are kept in memory."""
@@ -277,6 +281,7 @@ class Replica:
             self._run(self._lazy.popleft(), turn)
         turn.collect(batch)
         self._leaf_changes = turn.leaf_changes
+        self._changed = turn.changed
         if not self._incarnation_kept:
             write_incarnation(batch, self.incarnation, self._directory)
             self._incarnation_kept = True
@@ -296,6 +301,9 @@ class Replica:
         if self.on_leaves is not None and self._leaf_changes:
             self.on_leaves(self._leaf_changes)
         self._leaf_changes = []
+        if self.feed is not None:
+            self.feed.add([Changed(*each) for each in self._changed])
+        self._changed = []
         for change, answer in answers:
             change.finish(answer)
         if self._inbox or self._lazy:

@@ -6,6 +6,8 @@ node make it well again.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,12 +20,16 @@ from typing import Any
 
 import pytest
 
+from kv.client import LeaderlessClient as AsyncClient
 from kv.client.leaderless_records import SiblingsError
+from kv.client.leaderless_watch import KeysChange
 from kv.client.sync_leaderless import LeaderlessClient
+from kv.client.watches import Following
 from kv.errors import UnavailableError
 from kv.peers.cluster import Node, free_ports
 from kv.peers.janus import OFFSETS
 from kv.peers.regimes import ask
+from storage.errors import JanusError
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
@@ -283,6 +289,98 @@ def test_a_frozen_node_is_passed_over(cluster: Cluster) -> None:
         ),
         "it answers again",
     )
+
+
+async def _watched_writes(cluster: Cluster) -> tuple[set[bytes], list[set[bytes]]]:
+    """Write through all nodes and watch on each; kill one meanwhile. What was acknowledged, and
+    what each watcher was told until it had all of that, or the deadline was over."""
+    acknowledged: set[bytes] = set()
+    seen: list[set[bytes]] = [set() for _ in cluster.urls]
+    killed, moved, go_on = asyncio.Event(), asyncio.Event(), True
+
+    async def follow(number: int, watch: Following[str, KeysChange]) -> None:
+        async for change in watch:
+            seen[number].update(state.key for state in change.states)
+            moved.set()
+
+    async def write(number: int) -> None:
+        async with AsyncClient([cluster.urls[number]], timeout_s=2.0) as client:
+            count = 0
+            while go_on:
+                key = b"watched/%d/%d" % (number, count)
+                count += 1
+                try:
+                    await client.put(key, b"v")
+                except JanusError:
+                    if killed.is_set() and number == 0:
+                        return  # its node is gone; what had no answer was not acknowledged
+                    continue
+                acknowledged.add(key)
+                moved.set()
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                moved.clear()
+                await moved.wait()
+
+    async def some_more(count: int) -> None:
+        goal = len(acknowledged) + count
+        await wait(lambda: len(acknowledged) >= goal)
+
+    async with contextlib.AsyncExitStack() as stack:
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        followers = []
+        for number in range(3):
+            urls = cluster.urls[number:] + cluster.urls[:number]
+            client = await stack.enter_async_context(AsyncClient(urls))
+            watch = await stack.enter_async_context(client.watch(prefix="watched/"))
+            followers.append(group.create_task(follow(number, watch)))
+        writers = [group.create_task(write(number)) for number in range(3)]
+        await some_more(200)
+        cluster.kill(0)
+        killed.set()
+        await some_more(200)
+        go_on = False
+        await asyncio.gather(*writers)
+        with contextlib.suppress(TimeoutError):
+            await wait(lambda: all(acknowledged <= each for each in seen))
+        for follower in followers:
+            follower.cancel()
+    return acknowledged, seen
+
+
+def test_a_watch_misses_nothing_that_was_acknowledged_while_a_node_is_killed(
+    cluster: Cluster,
+) -> None:
+    try:
+        acknowledged, seen = asyncio.run(_watched_writes(cluster))
+    finally:
+        cluster.start_again(0)
+    assert len(acknowledged) >= 400
+    for each in seen:
+        assert acknowledged - each == set()
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "kv.cli.main", "watch", "cli/", "--prefix", "--max", "1"),
+            *("--endpoints", cluster.urls[0]),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as printed:
+        count = iter(range(10_000))
+        until(
+            lambda: (
+                cluster.command("put", f"cli/{next(count)}", "word", number=1)
+                and printed.poll() is not None
+            ),
+            "it prints a change",
+        )
+        assert printed.stdout is not None
+        line = printed.stdout.read()
+    assert line.split()[:1] == ["put"]
+    assert "word" in line
 
 
 def test_all_is_there_after_a_restart_and_another_mode_is_refused(cluster: Cluster) -> None:

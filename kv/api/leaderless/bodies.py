@@ -182,3 +182,46 @@ class BatchPutReply(Out):
     success_count: int
     failed_keys: list[str]
     results: list[BatchPutResult]
+
+
+# --- watches ---------------------------------------------------------------------------------
+
+
+class WatchedKey(Out):
+    """A key as it is now: `value`, or `siblings` if there are several concurrent ones; neither if
+    it was deleted. `context` is for the write that replaces them."""
+
+    type: Literal["put", "delete"]
+    key: str
+    context: str
+    value: str | UnsetType = UNSET
+    siblings: list[Sibling] | UnsetType = UNSET
+    timestamp: int | UnsetType = UNSET
+    ttl_remaining: float | UnsetType | None = UNSET
+    encoding: Marked = UNSET
+    key_encoding: Marked = UNSET
+
+
+class WatchedPage(Out):
+    """`cursor`: everything up to these events was told."""
+
+    cursor: str | None
+    events: list[WatchedKey]
+
+
+class WatchedReply(Out):
+    """`next` is where to go on from."""
+
+    events: list[WatchedPage]
+    next: str | None
+
+
+class WatchedLine(Out):
+    """A line of a stream. `created` comes first; a write that is acknowledged after it is told, at
+    least once. `cursor`: everything up to here was told. `cancelled` is the last line."""
+
+    type: Literal["created", "events", "progress", "cancelled"]
+    cursor: str | UnsetType = UNSET
+    events: list[WatchedKey] | UnsetType = UNSET
+    reason: Literal["compacted", "limit", "invalid", "closed", "split"] | UnsetType = UNSET
+    message: str | UnsetType = UNSET

@@ -26,6 +26,7 @@ from kv.leaderless.listing import Listed
 from kv.leaderless.put_core import Written
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.session import Seen, seen_of
+from kv.leaderless.watching import Watching
 from kv.regime import Done
 from storage.clock import Clock as Time
 from storage.codec import check_key
@@ -77,6 +78,7 @@ class Face:
     codecs: Codecs
     clock: Time
     lister: Listing | None = None
+    watching: Watching | None = None
 
     def now_ms(self) -> int:
         return int(self.clock.wall() * 1000)

@@ -297,13 +297,6 @@ def _put(face: Face, key: bytes, answer: Written | JanusError) -> BatchPutResult
 # --- the other regime's ----------------------------------------------------------------------
 
 
-async def refuse_watch(call: Call) -> Reply:
-    raise WrongRegimeError(
-        "watches of leaderless keyspaces are not there yet; list the keys again now and then, or "
-        'use a strong keyspace (a cluster with mode = "strong")'
-    )
-
-
 async def refuse(call: Call) -> Reply:
     raise WrongRegimeError(
         f"{call.route.method} {call.route.template} ({call.route.summary.lower()}) is of the "

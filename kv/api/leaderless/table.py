@@ -8,7 +8,7 @@ from typing import Final
 
 from kv.api import bodies as shared
 from kv.api import headers
-from kv.api.leaderless import bodies, many, routes
+from kv.api.leaderless import bodies, many, routes, watching
 from kv.api.leaderless.options import CONTEXT
 from kv.api.live_table import ADMIN_ROUTES
 from kv.api.route import (
@@ -27,6 +27,7 @@ from kv.api.route import (
 from kv.api.routes import admin
 from kv.api.table import ROUTES as STRONG_ROUTES
 from kv.leaderless.context import CONTEXT_MAX_CHARS
+from kv.leaderless.feed import CURSOR_MAX_CHARS
 from kv.leaderless.listing import KEYS_MAX
 from kv.leaderless.quorum import Level
 from kv.leaderless.session import TOKEN_MAX_CHARS
@@ -301,6 +302,45 @@ MANY_ROUTES: Final = (
     ),
 )
 
+WATCH_ROUTES: Final = (
+    Route(
+        "GET",
+        "/api/v1/watch",
+        "watch",
+        "Watch keys, at least once: NDJSON, server-sent events or long poll",
+        watching.watch,
+        "watch",
+        (
+            KEYSPACE,
+            Param("key", "bytes", "This one key."),
+            PREFIX,
+            START,
+            END,
+            Param("from", "text", "Go on behind this cursor.", high=CURSOR_MAX_CHARS),
+            Param("filter", "choice", "Only these events.", choices=("put", "delete")),
+            Param(
+                "poll",
+                "seconds",
+                "Answer once, after the first event or this time.",
+                high=shared.WAIT_MAX_S,
+            ),
+        ),
+        (
+            Param(
+                "Last-Event-ID",
+                "text",
+                "Go on behind this cursor.",
+                high=CURSOR_MAX_CHARS,
+                pattern="^[A-Za-z0-9_-]*$",
+            ),
+        ),
+        replies={200: bodies.WatchedReply},
+        errors=(410,),
+        streams=bodies.WatchedLine,
+        sees_data=False,
+    ),
+)
+
 RING_ROUTES: Final = (
     Route(
         "POST",
@@ -328,6 +368,7 @@ _OWN: Final = (
     *KEY_ROUTES,
     *RAW_ROUTES,
     *MANY_ROUTES,
+    *WATCH_ROUTES,
     *(each for each in ADMIN_ROUTES if each.method == "GET"),
     *RING_ROUTES,
 )
@@ -335,7 +376,7 @@ _SERVED: Final = {(route.method, route.template) for route in _OWN}
 REFUSED: Final = tuple(
     replace(
         route,
-        handler=routes.refuse_watch if route.name == "watch" else routes.refuse,
+        handler=routes.refuse,
         tag="strong only",
         body=None,
         replies={},

@@ -33,6 +33,7 @@ from kv.api.context import Api, ApiSettings
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
 from kv.cluster.mail import Mail
+from kv.cluster.tasks import Tasks
 from kv.errors import UnavailableError
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.context import ContextCodec
@@ -40,6 +41,7 @@ from kv.leaderless.keyspace import PLAIN, Keyspace, Wish
 from kv.leaderless.listing import Lister
 from kv.leaderless.rules import Rule
 from kv.leaderless.session import SessionCodec
+from kv.leaderless.watching import Watching
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.placement.service import PlacementService
 from kv.watch.messages import Encode
@@ -321,8 +323,10 @@ class Single:
         self.fail: JanusError | None = None
         self.wishes: list[Wish] = []
         codecs = Codecs(ContextCodec([b"secret"]), SessionCodec([b"secret"]))
-        lister = Lister(self.own, Mail(NoLink(), loop, "look"))
-        self.face = Face(self, self.space, codecs, clock, lister)
+        look = Mail(NoLink(), loop, "look")
+        self.tasks = Tasks(loop, lambda _, error: self.fatal.append(error))
+        self.watching = Watching(self.own, look, self.tasks, loop, clock)
+        self.face = Face(self, self.space, codecs, clock, Lister(self.own, look), self.watching)
 
     def put(self, keyspace: int, key: bytes, change: Any, done: Any, wish: Wish = PLAIN) -> None:
         self.wishes.append(wish)
@@ -338,8 +342,9 @@ class Single:
             return
         self.own.coordinator.get(keyspace, key, done, wish, **more)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.own.stop()
+        await self.tasks.close()
         assert self.fatal == []
 
 

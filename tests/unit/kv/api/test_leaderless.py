@@ -24,7 +24,7 @@ RAW = "/v1/kv/k"
 async def single() -> AsyncIterator[Single]:
     made = Single()
     yield made
-    made.stop()
+    await made.stop()
 
 
 @pytest.fixture
@@ -336,7 +336,6 @@ async def context(face: Rest, key: str) -> str:
         ("POST", "/api/v1/txn", {}),
         ("POST", "/api/v1/leases", {"ttl": 5}),
         ("GET", "/api/v1/leases/7", None),
-        ("GET", "/api/v1/watch?prefix=a", None),
         ("POST", "/api/v1/locks/l", {}),
         ("POST", "/api/v1/admin/compact", {"revision": 5}),
         ("POST", "/api/v1/admin/leader/transfer", {}),
@@ -389,4 +388,4 @@ async def test_a_keyspace_with_another_rule(make_rest: MakeRest) -> None:
     assert (await face.get(K)).body["value"] == "2"
     answer = await refused(face, "POST", K + "/incr")
     assert answer.body["error"] == "value_not_for_rule"
-    single.stop()
+    await single.stop()

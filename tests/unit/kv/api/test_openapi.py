@@ -144,7 +144,7 @@ class Served:
         await runner.cleanup()
         strong.stop()
         if single is not None:
-            single.stop()
+            await single.stop()
 
 
 @pytest.fixture(scope="module", params=["strong", "leaderless"])
