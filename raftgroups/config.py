@@ -36,9 +36,6 @@ class HostConfig:
     """Invariant: less than a third of the shorter election timeout."""
     commit_notice_s: float = 0.002
     """A commit index that has nothing to travel with waits so long for the next entries."""
-    gather_s: float = 0.002
-    """While an entry waits for its majority, what comes gathers for so long at most and goes into
-    one entry. A lone operation finds none under way and waits for nothing."""
     leader_silence_s: float = 1.0
     """A leader that a majority has not answered for this long steps down."""
     propose_timeout_s: float = 5.0

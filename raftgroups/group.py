@@ -38,7 +38,6 @@ class Group:
         self._stopped = False
         self._seen_last = 0
         self._idle_since = 0.0
-        self._appended_at = float("-inf")
         config = services.config
         self._proposals = Proposals(
             max_operations=config.queue_max_operations, max_bytes=config.queue_max_bytes
@@ -160,8 +159,8 @@ class Group:
         replica.tick()
         self.changes.step(now)
         if replica.raft.leads:
-            if self._proposals.queued and not self.changes.transfer and self._may_append(now):
-                self._append(now)
+            if self._proposals.queued and not self.changes.transfer:
+                self._append()
             replica.sender.step(now)
             replica.replication.send()
         elif self._proposals.queued:
@@ -170,28 +169,12 @@ class Group:
         self._expire(now)
         self._sleep_if_idle(now)
 
-    def _may_append(self, now: float) -> bool:
-        """An entry costs each node a turn and a sync however much is in it, so what comes while one
-        is under way waits for the next: its commit and the new entry share a turn, too."""
-        replica = self.replica
-        return (
-            replica.journal.last_index <= replica.raft.commit_index
-            or now >= self._gathered_at
-            or replica.journal.config.majority() == 1
-        )
-
-    @property
-    def _gathered_at(self) -> float:
-        return self._appended_at + self._services.config.gather_s
-
-    def _append(self, now: float) -> None:
+    def _append(self) -> None:
         services = self._services
         first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
         self.replica.raft.append(operations_command(services.origin, first_seq, payloads))
         services.counters.entries_appended += 1
-        self._appended_at = now
-        if self._proposals.queued:  # what does not fit into one entry follows at once
-            self._appended_at = float("-inf")
+        if self._proposals.queued:
             services.wake(self.group_id)
 
     def _expire(self, now: float) -> None:
@@ -239,8 +222,6 @@ class Group:
             nearest = replica.raft.election_deadline
         if self._proposals:
             nearest = min(nearest, self._proposals.deadline())
-            if self._proposals.queued and replica.raft.leads:
-                nearest = min(nearest, self._gathered_at)
         if self.changes.busy():
             nearest = min(nearest, self.changes.deadline())
         if not replica.reads.points.idle:

@@ -105,51 +105,6 @@ def test_a_read_point_takes_the_commit_index_along(make_cluster: Make) -> None:
     assert len(notices(cluster, leader)) == 1
 
 
-# --- gathering ----------------------------------------------------------------------------------
-
-
-def entries_of(leader: Any) -> int:
-    return int(leader.host.status().entries_appended)
-
-
-def test_what_comes_while_an_entry_is_under_way_shares_the_next(make_cluster: Make) -> None:
-    cluster = make_cluster(3, gather_s=0.05)
-    cluster.create()
-    leader = quiet_spell(cluster)
-    for node in cluster.followers():
-        cluster.network.hold(node.id, leader.id)
-    before = entries_of(leader)
-    first = cluster.propose(leader, b"first")
-    cluster.run(0.01)
-    assert entries_of(leader) == before + 1, "a lone one waits for nothing"
-    later = [cluster.propose(leader, b"%d" % number) for number in range(10)]
-    cluster.run(0.01)
-    assert entries_of(leader) == before + 1
-    cluster.network.release(cluster.followers()[0].id, leader.id)
-    cluster.until(lambda: bool(first) and all(later))
-    assert entries_of(leader) == before + 2
-
-
-def test_nothing_gathers_for_longer_than_a_moment(make_cluster: Make) -> None:
-    """However far the others are."""
-    cluster = make_cluster(3, gather_s=0.01)
-    cluster.create()
-    leader = quiet_spell(cluster)
-    for node in cluster.followers():
-        cluster.network.hold(node.id, leader.id)
-    before = entries_of(leader)
-    cluster.propose(leader, b"first")
-    cluster.run(0.005)
-    results = cluster.propose(leader, b"second")
-    cluster.run(0.01)
-    assert entries_of(leader) == before + 2
-    assert not results
-    for node in cluster.followers():
-        cluster.network.release(node.id, leader.id)
-    cluster.until(lambda: bool(results))
-    assert isinstance(results[0], Applied)
-
-
 # --- applied data -------------------------------------------------------------------------------
 
 
