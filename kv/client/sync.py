@@ -346,6 +346,7 @@ class Client(_Context[asynchronous.Client]):
     status = _calls(asynchronous.Client.status)
     cluster = _calls(asynchronous.Client.cluster)
     ping = _calls(asynchronous.Client.ping)
+    admin = _calls(asynchronous.Client.admin)
     transfer_leader = _calls(asynchronous.Client.transfer_leader)
     compact = _calls(asynchronous.Client.compact)
     grant = _makes(asynchronous.Client.grant, Lease)
