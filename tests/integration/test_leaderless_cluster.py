@@ -198,7 +198,10 @@ def test_the_client(client: LeaderlessClient) -> None:
     assert sorted(state.values) == [b"2", b"3"]
     with pytest.raises(SiblingsError, match="2 concurrent values"):
         _ = state.value
-    client.update("k", lambda values: b"+".join(sorted(values)), level="ALL")
+    with client.watch("k") as watch:
+        client.update("k", lambda values: b"+".join(sorted(values)), level="ALL")
+        while (told := watch.next(timeout_s=DEADLINE_S).states[0]).values != (b"2+3",):
+            assert set(told.values) <= {b"1", b"2", b"3"}
     merged = client.get("k")
     assert merged is not None
     assert merged.value == b"2+3"
