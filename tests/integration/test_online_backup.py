@@ -33,7 +33,12 @@ class Serving:
                 stderr=log,
                 stdout=log,
             )
-        self.url = self._url()
+        try:
+            self.url = self._url()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(WAIT_S)
+            raise
 
     def _url(self) -> str:
         until = time.monotonic() + WAIT_S
