@@ -425,6 +425,12 @@ class Node:
         assert self._meta_machine is not None
         self.meta.host(self.host.group(META_GROUP), self._meta_machine)
 
+    def learn_from_removed_meta(self) -> None:
+        """The replica of group 0 was removed, or is of a directory that was restored: what it knew
+        is the oldest map that is right to begin with, until this node is admitted again."""
+        assert self._meta_machine is not None
+        self.meta.learn(self._meta_machine.view)
+
     def _label(self, address: Address) -> str:
         return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
 

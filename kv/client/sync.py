@@ -26,6 +26,8 @@ from kv.client.records import Change, LockInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C")
+N = TypeVar("N")
 Inner = TypeVar("Inner", covariant=True)
 Wrapped = TypeVar("Wrapped", bound="_Blocking[Any]")
 
@@ -226,15 +228,12 @@ class Lock(_Context[locks.Lock]):
         self.release()
 
 
-class Watch(_Context[watches.Watch]):
-    """See kv.client.Watch."""
+class Following(_Context[watches.Following[N, C]], Generic[N, C]):
+    """See kv.client.watches: an iterator of changes."""
 
-    @property
-    def next_revision(self) -> int:
-        """Where a watch that replaces this one would begin."""
-        return self._inner.next_revision
-
-    close = _calls(watches.Watch.close)
+    def close(self) -> None:
+        """What waits for a change gets the end of the iteration."""
+        self._loop.run(self._inner.close())
 
     @property
     def connections(self) -> int:
@@ -246,10 +245,10 @@ class Watch(_Context[watches.Watch]):
         self._loop.run(self._inner.begun())
         return self
 
-    def next(self, timeout_s: float | None = None) -> Change:
+    def next(self, timeout_s: float | None = None) -> C:
         """The next change. Raises TimeoutError, and StopIteration after `close`."""
 
-        async def following() -> Change | None:
+        async def following() -> C | None:
             async with asyncio.timeout(timeout_s):
                 try:
                     return await self._inner.next()
@@ -264,7 +263,7 @@ class Watch(_Context[watches.Watch]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Change:
+    def __next__(self) -> C:
         return self.next()
 
     def _enter(self) -> None:
@@ -272,6 +271,16 @@ class Watch(_Context[watches.Watch]):
 
     def _leave(self) -> None:
         self.close()
+
+
+class Watch(Following[int, Change]):
+    """See kv.client.Watch."""
+
+    @property
+    def next_revision(self) -> int:
+        """Where a watch that replaces this one would begin."""
+        assert isinstance(self._inner, watches.Watch)
+        return self._inner.next_revision
 
 
 class Client(_Context[asynchronous.Client]):
@@ -337,6 +346,7 @@ class Client(_Context[asynchronous.Client]):
     status = _calls(asynchronous.Client.status)
     cluster = _calls(asynchronous.Client.cluster)
     ping = _calls(asynchronous.Client.ping)
+    admin = _calls(asynchronous.Client.admin)
     transfer_leader = _calls(asynchronous.Client.transfer_leader)
     compact = _calls(asynchronous.Client.compact)
     grant = _makes(asynchronous.Client.grant, Lease)

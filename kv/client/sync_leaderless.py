@@ -8,9 +8,14 @@ from typing import Any
 from kv.client import leaderless
 from kv.client.endpoints import DEFAULT_ENDPOINT
 from kv.client.leaderless import SESSION_KEYS
-from kv.client.sync import _calls, _Context, _iterates, _Loop
+from kv.client.leaderless_watch import KeysChange
+from kv.client.sync import Following, _calls, _Context, _iterates, _Loop, _makes
 
 _Inner = leaderless.LeaderlessClient
+
+
+class Watch(Following[str, KeysChange]):
+    """Keys as they are now, at least once."""
 
 
 class LeaderlessClient(_Context[_Inner]):
@@ -55,6 +60,7 @@ class LeaderlessClient(_Context[_Inner]):
     ring = _calls(_Inner.ring)
     repair = _calls(_Inner.repair)
     list = _iterates(_Inner.list)
+    watch = _makes(_Inner.watch, Watch)
 
     def session(self, *, keys_max: int = SESSION_KEYS) -> LeaderlessClient:
         """A client over the same connections that sees what it has seen."""

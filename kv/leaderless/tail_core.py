@@ -27,7 +27,7 @@ from storage.siblings import SiblingSet, decode_set
 SETTLED_S: Final = 90.0
 """Above the longest deadline that a put may have."""
 TOLD_KEYS: Final = 50_000
-TOLD_BYTES: Final = 32 * 1024 * 1024
+TOLD_BYTES: Final = 16 * 1024 * 1024
 
 
 class TailCore:

@@ -30,6 +30,7 @@ from kv.leaderless.assembly import Leaderless
 from kv.leaderless.feed import (
     Changed,
     FeedPage,
+    Number,
     Position,
     cursor_text,
     is_behind,
@@ -43,7 +44,8 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Scheduler
-from storage.errors import CompactedError
+from storage.codec import check_key
+from storage.errors import CompactedError, InvalidRequestError
 from storage.mvcc_events import EventPage
 from storage.mvcc_records import (
     HEAD,
@@ -59,11 +61,11 @@ from storage.siblings import MalformedSetError, SiblingSet, encode_set
 _log = logging.getLogger(__name__)
 
 KIND: Final = "feed"
-TAILS_MAX: Final = 16
+TAILS_MAX: Final = 8
 PAGE_KEYS: Final = 256
 PAGE_BYTES: Final = 256 * 1024
 LOG_PAGES: Final = 10_000
-LOG_BYTES: Final = 32 * 1024 * 1024
+LOG_BYTES: Final = 16 * 1024 * 1024
 ANSWER_WITHIN_S: Final = 2.0
 PAUSE_S: Final = 0.025
 """Between two looks at a feed that had nothing: what a change waits for on its way to a watcher."""
@@ -82,8 +84,8 @@ class _Ask(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class _Told(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    boot: int
-    number: int
+    boot: Number
+    number: Number
     items: list[tuple[bytes, bytes]]
     lost: bool
 
@@ -155,7 +157,9 @@ class Watching:
         body = _encode(_Ask(keyspace, after))
         try:
             told = _decode_told(await self.mail.ask(node, KIND, body, ANSWER_WITHIN_S))
-        except msgspec.DecodeError as error:
+            for key, _ in told.items:
+                check_key(key)
+        except (msgspec.DecodeError, InvalidRequestError) as error:
             raise NoAnswerError(f"node {node} answered what cannot be read") from error
         items = [Changed(keyspace, key, encoded) for key, encoded in told.items]
         return FeedPage(told.boot, told.number, items, told.lost)

@@ -59,6 +59,9 @@ class Beginning:
         elif node.settings.join:
             await node.placement.join()
             return
+        elif META_GROUP in groups:
+            node.learn_from_removed_meta()
+            return
         else:
             await self._form()
             hosts = META_GROUP in groups

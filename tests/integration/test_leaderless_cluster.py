@@ -198,7 +198,10 @@ def test_the_client(client: LeaderlessClient) -> None:
     assert sorted(state.values) == [b"2", b"3"]
     with pytest.raises(SiblingsError, match="2 concurrent values"):
         _ = state.value
-    client.update("k", lambda values: b"+".join(sorted(values)), level="ALL")
+    with client.watch("k") as watch:
+        client.update("k", lambda values: b"+".join(sorted(values)), level="ALL")
+        while (told := watch.next(timeout_s=DEADLINE_S).states[0]).values != (b"2+3",):
+            assert set(told.values) <= {b"1", b"2", b"3"}
     merged = client.get("k")
     assert merged is not None
     assert merged.value == b"2+3"
@@ -292,15 +295,18 @@ def test_a_frozen_node_is_passed_over(cluster: Cluster) -> None:
 
 
 async def _watched_writes(cluster: Cluster) -> tuple[set[bytes], list[set[bytes]]]:
-    """Write through all nodes and watch on each; kill one meanwhile. What was acknowledged, and
-    what each watcher was told until it had all of that, or the deadline was over."""
+    """Write through all nodes and watch on each; kill one meanwhile, and resume elsewhere from the
+    cursor that its watcher had then. What was acknowledged, and what each watcher was told until it
+    had all of that, or the deadline was over."""
     acknowledged: set[bytes] = set()
     seen: list[set[bytes]] = [set() for _ in cluster.urls]
+    cursors = ["", "", "", ""]
     killed, moved, go_on = asyncio.Event(), asyncio.Event(), True
 
     async def follow(number: int, watch: Following[str, KeysChange]) -> None:
         async for change in watch:
             seen[number].update(state.key for state in change.states)
+            cursors[number] = change.cursor
             moved.set()
 
     async def write(number: int) -> None:
@@ -340,7 +346,12 @@ async def _watched_writes(cluster: Cluster) -> tuple[set[bytes], list[set[bytes]
         await some_more(200)
         cluster.kill(0)
         killed.set()
+        cursor, known = cursors[0], set(seen[0])
         await some_more(200)
+        late = await stack.enter_async_context(AsyncClient([cluster.urls[1]]))
+        resumed = await stack.enter_async_context(late.watch(prefix="watched/", cursor=cursor))
+        seen.append(known)
+        followers.append(group.create_task(follow(3, resumed)))
         go_on = False
         await asyncio.gather(*writers)
         with contextlib.suppress(TimeoutError):

@@ -14,6 +14,7 @@ import pytest
 
 from chaos import failover
 from chaos.raftcluster import Cluster, StuckError, wait_for
+from raftgroups.levels import FEATURE_LEVEL
 
 pytestmark = pytest.mark.integration
 
@@ -58,21 +59,22 @@ def test_a_rolling_upgrade_raises_the_level_and_there_is_no_way_back(cluster: Cl
     def levels() -> set[int]:
         return {cluster.group_status(name)["feature_level"] for name in cluster.nodes}
 
-    cluster.leader()
+    old, new = FEATURE_LEVEL, FEATURE_LEVEL + 1
+    wait_for(lambda: levels() == {old}, "the group reaches the level of its programs")
     for name in cluster.nodes:
-        assert levels() == {1}, "not everybody is upgraded"
+        assert levels() == {old}, "not everybody is upgraded"
         cluster.kill(name)
-        cluster.nodes[name].feature_level = 2
+        cluster.nodes[name].feature_level = new
         cluster.start(name)
         cluster.leader()
-    wait_for(lambda: levels() == {2}, "the group reaches level 2")
+    wait_for(lambda: levels() == {new}, "the group reaches the new level")
     older = cluster.nodes[next(iter(cluster.nodes))]
     cluster.kill(older.name)
-    older.feature_level = 1
+    older.feature_level = old
     with pytest.raises(StuckError, match="did not start"):
         cluster.start(older.name)
     log = older.log_path.read_text("utf-8")
-    assert "group 1 is at feature level 2 and this program supports 1" in log
+    assert f"group 1 is at feature level {new} and this program supports {old}" in log
 
 
 def test_the_harness_sees_stale_reads(tmp_path: Path) -> None:

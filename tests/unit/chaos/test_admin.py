@@ -71,8 +71,13 @@ def replacing() -> tuple[Admin, ScriptedGroup]:
         label="a", node_id="a", running=True, frozen=False, host=SimpleNamespace(groups={1: group})
     )
     world = SimpleNamespace(after=lambda *args: None, trace=lambda line: None)
+    view = SimpleNamespace(voters=("a", "b", "c"), role=Role.FOLLOWER.value)
     cluster = SimpleNamespace(
-        nodes=[leader, disk], groups=[1], served={1}, world=world, views=lambda group_id: {}
+        nodes=[leader, disk],
+        groups=[1],
+        served={1},
+        world=world,
+        views=lambda group_id: dict.fromkeys("abc", view),
     )
     admin = Admin(cluster)  # type: ignore[arg-type]
     admin.replace_disk(SimpleNamespace(choice=lambda nodes: disk))  # type: ignore[arg-type]

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from kv.api.leaderless.watching import encoder_of
 from kv.client.leaderless_watch import CursorPosition
+from kv.leaderless import watching
 from kv.leaderless.feed import Feed
+from kv.watch.hub import Created
+from kv.watch.index import EVERYTHING
+from kv.watch.messages import Cancelled, CancelReason
+from kv.watch.watcher import WatchLimits, WatchRequest
 
 from .conftest import MakeRest, Rest, Single
 
@@ -102,9 +108,7 @@ async def test_a_node_that_forgot_says_so(face: Rest, single: Single) -> None:
     assert (answer.status, answer.body["error"]) == (410, "compacted")
 
 
-async def test_a_watcher_that_fell_behind_hears_its_end(
-    face: Rest, single: Single, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_watch_whose_node_forgot_hears_its_end(face: Rest, single: Single) -> None:
     async with face.lines(f"{WATCH}?prefix=") as line:
         await line()
         await face.put(K + "a", "1")
@@ -113,6 +117,25 @@ async def test_a_watcher_that_fell_behind_hears_its_end(
         end = await line()
     assert (end["type"], end["reason"]) == ("cancelled", "compacted")
     assert "list the keys again" in end["message"]
+
+
+async def test_a_slow_watcher_delays_nobody_and_hears_that_it_fell_behind(
+    face: Rest, single: Single, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LOG_PAGES", 4)
+    monkeypatch.setattr(watching, "LIMITS", WatchLimits(outbox_events=2))
+    tail, _ = await single.watching.begin(single.space, None, encoder_of(single.face))
+    slow = tail.watches.create(WatchRequest(EVERYTHING), lambda: None)
+    assert isinstance(slow, Created)
+    async with face.lines(f"{WATCH}?prefix=") as line:
+        await line()
+        for number in range(12):
+            assert (await face.put(K + f"k{number}", "v")).status == 200
+            assert shown(await line()) == [("put", f"k{number}", "v")]
+    got = tail.watches.take(slow.identity)
+    assert len(got) < 12
+    assert isinstance(got[-1], Cancelled)
+    assert got[-1].reason is CancelReason.COMPACTED
 
 
 async def test_a_stopping_node_ends_its_watches(face: Rest, single: Single) -> None:

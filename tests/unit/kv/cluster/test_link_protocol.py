@@ -181,7 +181,7 @@ def test_bytes_behind_the_message_that_opens_the_channels_are_kept() -> None:
 
 def test_the_channels_of_the_product_are_well_formed() -> None:
     names = [channel.name for channel in CHANNELS]
-    assert sorted(names) == ["forward", "gossip", "raft", "replica", "snapshot"]
+    assert sorted(names) == ["forward", "gossip", "look", "raft", "replica", "snapshot"]
     assert names[0] == "raft", "the most urgent one goes first"
     assert names[-1] == "snapshot", "the one that can wait goes last"
     assert all(channel.id != CONTROL for channel in CHANNELS)
