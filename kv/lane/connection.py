@@ -289,18 +289,11 @@ class Connection(asyncio.Protocol):
     ) -> None:
         assert operation.answer is None, "an operation was answered twice"
         operation.answer = answer
-        lane, transport, queue, out = self.lane, self.transport, self._queue, self._out
+        lane, queue, out = self.lane, self._queue, self._out
         took_s = lane.monotonic() - operation.started_s
-        endpoint.ended(GONE if transport is None else status, took_s)
+        endpoint.ended(GONE if self.transport is None else status, took_s)
         if queue[0] is not operation:
             return  # it waits for those before it
-        if len(queue) == 1 and not (out or self._kept or self._closing or self._eof):
-            queue.clear()  # nothing else is to leave with it, and nothing waits for it
-            self._alone = False
-            if transport is not None:
-                transport.write(answer)
-                self._window = WINDOW if len(answer) <= LARGE_ANSWER_BYTES else 1
-            return
         while queue and (ready := queue[0].answer) is not None:
             out.append(ready)
             queue.popleft()
