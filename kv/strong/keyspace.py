@@ -66,8 +66,8 @@ INSTEAD: Final = (
 )
 
 INSTEAD_OF_WATCH: Final = (
-    "watch a range within a shard (GET /api/v1/admin/shards shows them), or use GET /api/v1/watch, "
-    "which follows all shards of a range"
+    "watch each of these shards with a call of its own, over a range that lies within it (GET "
+    "/api/v1/admin/shards shows them)"
 )
 
 
