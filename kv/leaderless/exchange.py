@@ -9,8 +9,9 @@
       the sets that the other lacks Store ----------> merged there; LATER says to wait
 
 The node that joins, or comes back without its disk, is filled in this way too: its side is empty,
-so whole segments are listed and fetched in order. Each set is checked against the digest that was
-listed for it, and the sums are compared at the end of it all by whoever repairs next.
+so whole segments are listed and fetched in order. A fetched set is not checked against the digest
+that was listed for it (a write may have changed it meanwhile); what is still different is found by
+the sums of whoever repairs next.
 
 Pace. Scans go in slices with a pause after each, transfers pay for their bytes, and the receiver of
 a set may say LATER; so a repair of any size leaves the loop and the disk to the clients. The
