@@ -1,4 +1,4 @@
-"""`januskv shard ACTION`: list, split, move, transfer."""
+"""`januskv shard ACTION`: list, split, merge, move, transfer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class ShardCommand:
         split = action("split", "cut a shard in two at a key; no data moves")
         split.add_argument("shard", metavar="SHARD", type=remote.number)
         split.add_argument("key", metavar="KEY", help="the first key of the right half")
-
+        merge = action("merge", "make one of a shard and its right neighbour")
+        merge.add_argument("shard", metavar="LEFT", type=remote.number)
+        merge.add_argument("right", metavar="RIGHT", type=remote.number, nargs="?",
+                           help="its right neighbour, to be sure that it is meant")  # fmt: skip
         move = action("move", "move a replica from one node to another")
         move.add_argument("shard", metavar="SHARD", type=remote.number)
         move.add_argument("source", metavar="FROM", help="a node: its id, name or address")
@@ -53,6 +56,7 @@ class ShardCommand:
         actions: dict[str, Callable[[argparse.Namespace, Client], Awaitable[int]]] = {
             "list": _list,
             "split": _split,
+            "merge": _merge,
             "move": _move,
             "transfer": _transfer,
         }
@@ -75,6 +79,17 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
         emit_json(done)
     else:
         _print([done["left"], done["right"]])
+    return 0
+
+
+async def _merge(args: argparse.Namespace, client: Client) -> int:
+    """Longer than a request lasts where replicas have to come together first: then it waits on."""
+    wanted = {} if args.right is None else {"right": args.right}
+    done = await client.admin("POST", f"{PATH}/{args.shard}/merge", wanted)
+    if args.json:
+        emit_json(done)
+    else:
+        _print([done["merged"]])
     return 0
 
 
