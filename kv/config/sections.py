@@ -354,7 +354,9 @@ class LimitsSection:
         Size(KIB, ENTRY_MAX_BYTES - 64 * KIB), 1536 * KIB, "The body of one request."
     )
     key_bytes: int = setting(Size(1, KEY_MAX_BYTES), KEY_MAX_BYTES, "A key that is written.")
-    value_bytes: int = setting(Size(1, VALUE_MAX_BYTES), VALUE_MAX_BYTES, "A value that is written.")
+    value_bytes: int = setting(
+        Size(1, VALUE_MAX_BYTES), VALUE_MAX_BYTES, "A value that is written."
+    )
     txn_operations: int = setting(
         Whole(1, TXN_OPERATIONS_MAX),
         TXN_OPERATIONS_MAX,
