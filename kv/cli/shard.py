@@ -12,12 +12,13 @@ from urllib.parse import quote
 from kv.cli import remote
 from kv.cli.progress import Progress
 from kv.cli.remote import emit, emit_json
-from kv.cli.show import table
+from kv.cli.show import size, table
 
 if TYPE_CHECKING:
     from kv.client import Client
 
 PATH: Final = "/api/v1/admin/shards"
+STATUS: Final = "/api/v1/admin/cluster/status"
 MOVES: Final = "/api/v1/admin/cluster/moves"
 POLL_S: Final = 0.25
 
@@ -43,7 +44,12 @@ class ShardCommand:
         merge.add_argument("shard", metavar="LEFT", type=remote.number)
         merge.add_argument("right", metavar="RIGHT", type=remote.number, nargs="?",
                            help="its right neighbour, to be sure that it is meant")  # fmt: skip
-        move = action("move", "move a replica from one node to another")
+
+        move = action(
+            "move",
+            "move a replica from one node to another; where that makes nodes uneven, another "
+            "replica is moved afterwards to even them out",
+        )
         move.add_argument("shard", metavar="SHARD", type=remote.number)
         move.add_argument("source", metavar="FROM", help="a node: its id, name or address")
         move.add_argument("target", metavar="TO", help="an active node without a replica")
@@ -69,7 +75,11 @@ async def _list(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(found)
     else:
-        _print(found["shards"])
+        state = await client.admin("GET", STATUS)
+        carried = {each["shard"]: each for each in state.get("shards", ())}
+        _print(found["shards"], carried)
+        for sentence in state.get("advice", ()):
+            emit(sentence)
     return 0
 
 
@@ -139,7 +149,15 @@ async def _transfer(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
-def _print(shards: list[dict[str, Any]]) -> None:
+def _carried(state: dict[str, Any] | None) -> tuple[str, str, str]:
+    """(size, operations a second, hottest key)"""
+    if state is None or state["size_bytes"] is None:
+        return "?", "?", "-"
+    hot = state["hot_keys"][0]["key"] if state["hot_keys"] else "-"
+    return size(state["size_bytes"]), f"{state['operations_a_second']:.0f}", hot
+
+
+def _print(shards: list[dict[str, Any]], carried: dict[int, dict[str, Any]] | None = None) -> None:
     rows = [
         (
             each["shard"],
@@ -149,8 +167,10 @@ def _print(shards: list[dict[str, Any]]) -> None:
             each["epoch"],
             each["leader"] or "?",
             len(each["replicas"]),
+            *(() if carried is None else _carried(carried.get(each["shard"]))),
         )
         for each in shards
     ]
-    head = ("SHARD", "KEYSPACE", "FROM", "TO", "EPOCH", "LEADER", "REPLICAS")
-    emit(table(head, rows, right="SHARD EPOCH REPLICAS"))
+    head = ["SHARD", "KEYSPACE", "FROM", "TO", "EPOCH", "LEADER", "REPLICAS"]
+    head += [] if carried is None else ["SIZE", "OPS/S", "HOTTEST"]
+    emit(table(head, rows, right="SHARD EPOCH REPLICAS SIZE OPS/S"))

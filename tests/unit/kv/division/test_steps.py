@@ -13,6 +13,7 @@ from raftgroups.commands import Absorb, Freeze, MergeAbort, MergeBegin, Split, T
 from raftgroups.meta.commands import EndOperation, StepOperation
 from raftgroups.meta.records import (
     KeyspaceRecord,
+    NodeRecord,
     OperationRecord,
     ShardRecord,
 )
@@ -53,7 +54,7 @@ def view_with(operation: OperationRecord) -> MetaView:
     }
     return MetaView(
         1,
-        {},
+        {node: NodeRecord(node, disk, node, ("sim", 1)) for node, disk in MEMBERS},
         {1: KeyspaceRecord(1, "default")},
         shards,
         {operation.operation: operation},
