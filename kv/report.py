@@ -198,7 +198,7 @@ class Report:
             for local in state.shards
             if local.shard == shard.shard and not isinstance(local.cut, UnsetType)
         ]
-        return max(told)[1] if told else None  # type: ignore[return-value]
+        return max(told)[1] if told else None
 
     def _members(self) -> list[NodeId]:
         """Of the map; before there is one, of the groups here."""
