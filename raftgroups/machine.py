@@ -336,6 +336,9 @@ class ShardMachine:
     def frozen(self) -> bool:
         return bool(self.shard.state.frozen_by)
 
+    def may_absorb(self, right: StateMachine) -> bool:
+        return isinstance(right, ShardMachine) and lineage.may_absorb(self, right)
+
     def why_no_change(self) -> str | None:
         state = self.shard.state
         if not (state.frozen_by or state.merging_with):

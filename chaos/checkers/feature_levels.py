@@ -1,5 +1,6 @@
 """Feature levels: no program executes a command, or has a replica, that is newer than it; what a
-replica says of its group's level never falls while its process lives. Pure."""
+replica says of its group's level never falls while its process lives. A replica that was erased,
+because it was removed, and joins again knows nothing of its group yet: that is another one. Pure."""
 
 from __future__ import annotations
 
@@ -28,6 +29,10 @@ class FeatureLevels:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], int] = {}
+
+    def begins_anew(self, group: int, process: str) -> None:
+        """Its replica is one that has joined and has no state yet."""
+        self._seen.pop((process, group), None)
 
     def raised(self) -> int:
         """How many groups were seen above the first level."""

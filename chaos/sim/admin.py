@@ -109,7 +109,8 @@ class Admin:
             group.remove(victim, answered("removal"))
         elif outside := [n for n in self.cluster.nodes if n.node_id not in status.voters]:
             newcomer = rng.choice(outside)
-            newcomer.join(group_id)
+            if not newcomer.join(group_id):
+                return self._forget(group_id, attempt)
             self._trace(group_id, f"add {newcomer.label}")
             group.add_learner(newcomer.node_id, answered("learner"))
         else:
