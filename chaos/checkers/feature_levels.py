@@ -1,6 +1,6 @@
 """Feature levels: no program executes a command, or has a replica, that is newer than it; what a
-replica says of its group's level never falls while its process lives. A replica that was erased,
-because it was removed, and joins again knows nothing of its group yet: that is another one. Pure."""
+replica says of its group's level never falls while its process lives. One that was removed, erased
+and has joined again is another replica: it knows nothing of its group yet. Pure."""
 
 from __future__ import annotations
 
