@@ -14,8 +14,9 @@ that does not fit refuses the copy with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from kv.errors import OverloadedError
 from kv.leaderless.dvv import merge
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from kv.leaderless.replica import Replica
 
 
-@dataclass(frozen=True, slots=True)
-class Minted:
+class Minted(msgspec.Struct, frozen=True, gc=False):
     """A write as its minter has it on the disk."""
 
     siblings: SiblingSet

@@ -23,8 +23,9 @@ The core asks nobody and waits for nobody. This file is pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
+
+import msgspec
 
 from kv.leaderless.dvv import covers_clock, merge
 from kv.leaderless.quorum import Level, Quorum, ReadQuorumError, level_met
@@ -33,18 +34,15 @@ from storage.errors import JanusError
 from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     siblings: SiblingSet
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(msgspec.Struct, frozen=True, gc=False):
     """The node holds no record of the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, gc=False):
     """No answer, or one that says why not."""
 
     reason: str
@@ -60,8 +58,7 @@ class SessionNotReachedError(JanusError):
     retryable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class GetResult:
+class GetResult(msgspec.Struct, frozen=True, gc=False):
     siblings: SiblingSet
     """All that the answers amount to; without versions and clock if nobody has anything."""
     replicas: tuple[NodeId, ...]
@@ -71,8 +68,7 @@ class GetResult:
     level: Level | None
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(msgspec.Struct, frozen=True, gc=False):
     siblings: SiblingSet
     stale: tuple[NodeId, ...]
     """Owners whose answer lacked something: send them the set."""

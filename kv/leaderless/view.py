@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
+import msgspec
+
 from kv.cluster.membership import Membership, RingEpoch
 from kv.cluster.ring import DEFAULT_VNODES, BucketRange, Member, Ring
 from kv.leaderless.ranges import Ranges, joined
@@ -29,8 +31,7 @@ EPOCH_BYTES: Final = 16
 Reachable = Callable[[NodeId], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where one key lives."""
 
     owners: tuple[NodeId, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from msgspec.structs import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
