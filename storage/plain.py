@@ -4,8 +4,8 @@ Nearly every key holds one. What a replica has to know before it stores a copy, 
 told, then stands at known places, and decoding the set (storage/siblings.py) would cost more than
 all else that is done with it.
 
-    01 | 01 | size, node | incarnation u64 | epoch | n | 00 || 01 | 00 | n | 00 | timestamp u64 | value
-         '--------------- the clock: one actor, no gap -----'   '- one version, no flags -----------'
+    clock, one actor, no gap   01 | 01 | size, node | incarnation u64 | epoch | n | 00
+    one version, no flags      01 | 00 | n | 00 | timestamp u64 | size, value
 
 `plain_of` gives None for everything else, well formed or not. What it takes is canonical, so
 `decode_set` takes it, too, and means the same; a test holds the two against each other. Widths of

@@ -31,7 +31,8 @@ from kv.leaderless.dvv import covers_clock, merge
 from kv.leaderless.quorum import Level, Quorum, ReadQuorumError, level_met
 from raftgroups.transport import NodeId
 from storage.errors import JanusError
-from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet
+from storage.plain import Plain
+from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet, decode_set
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -58,14 +59,34 @@ class SessionNotReachedError(JanusError):
     retryable: ClassVar[bool] = True
 
 
-class GetResult(msgspec.Struct, frozen=True, gc=False):
-    siblings: SiblingSet
-    """All that the answers amount to; without versions and clock if nobody has anything."""
-    replicas: tuple[NodeId, ...]
-    """Who answered, in the order of their answers."""
-    stand_ins: tuple[NodeId, ...]
-    """Those of them that are no owners."""
-    level: Level | None
+class GetResult:
+    __slots__ = ("_siblings", "encoded", "level", "plain", "replicas", "stand_ins")
+
+    def __init__(
+        self,
+        siblings: SiblingSet | None,
+        replicas: tuple[NodeId, ...],
+        stand_ins: tuple[NodeId, ...],
+        level: Level | None,
+        encoded: bytes = b"",
+        plain: Plain | None = None,
+    ) -> None:
+        """`encoded` and `plain` instead of `siblings`, where all answers were one plain set."""
+        self._siblings = siblings
+        self.encoded = encoded
+        self.plain = plain
+        self.replicas = replicas
+        """Who answered, in the order of their answers."""
+        self.stand_ins = stand_ins
+        """Those of them that are no owners."""
+        self.level = level
+
+    @property
+    def siblings(self) -> SiblingSet:
+        """All that the answers amount to; without versions and clock if nobody has anything."""
+        if self._siblings is None:
+            self._siblings = decode_set(self.encoded)
+        return self._siblings
 
 
 class Repair(msgspec.Struct, frozen=True, gc=False):
