@@ -57,8 +57,9 @@ class Deadlines:
         self._timer = None
         now = int(self._clock.monotonic() / STEP_S)
         while self._next <= now and self._steps:
-            for request in self._steps.pop(self._next, ()):
+            requests = self._steps.pop(self._next, None) or {}
+            self._next += 1  # before they are told: who is told may add another
+            for request in requests:
                 request.expired()
-            self._next += 1
         if self._steps and self._timer is None:
             self._timer = self._scheduler.call_later(STEP_S, self._look)
