@@ -74,6 +74,10 @@ class Leaf(NamedTuple):
         assert keys >= 0, "a key left a bucket that held none"
         return Leaf(keys, (self.total - (old_digest or 0) + (new_digest or 0)) & _MASK)
 
+    def plus(self, keys: int, total: int) -> Leaf:
+        """The sum with a difference of leaves, which may be negative."""
+        return Leaf(self.keys + keys, (self.total + total) & _MASK)
+
     def __add__(self, other: Leaf) -> Leaf:  # type: ignore[override]
         return Leaf(self.keys + other.keys, (self.total + other.total) & _MASK)
 

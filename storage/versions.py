@@ -84,6 +84,7 @@ class _Slot:
         "damaged",
         "encoded",
         "epoch",
+        "lasting",
         "old_digest",
         "old_encoded",
         "old_epoch",
@@ -104,6 +105,8 @@ class _Slot:
         """What `encoded` is, if anybody asked; None, and `encoded` too: there is no record."""
         self.changed = False
         self.damaged = False
+        self.lasting = False
+        """`encoded` is known to be a plain set: of no version that ends."""
 
     def held(self, keyspace: int, key: bytes) -> Record | None:
         """Raises CorruptRecordError."""
@@ -113,11 +116,11 @@ class _Slot:
 
     def put(self, record: Record, encoded: bytes | None) -> None:
         self.record, self.encoded, self.epoch = record, encoded, record.epoch
-        self.changed = True
+        self.changed, self.lasting = True, False
 
     def put_encoded(self, encoded: bytes) -> None:
         self.record, self.encoded = None, encoded
-        self.changed = True
+        self.changed = self.lasting = True
 
     def drop(self) -> None:
         self.record = self.encoded = None
@@ -264,7 +267,7 @@ class Turn:
         index = token_key(keyspace, bucket, key)
         siblings: SiblingSet | None = None
         new_due: int | None = None
-        if encoded is not None and plain_of(encoded) is None:
+        if encoded is not None and not slot.lasting and plain_of(encoded) is None:
             record = slot.held(keyspace, key)
             assert record is not None
             siblings = record.siblings
@@ -346,10 +349,17 @@ class Turn:
 
 def _after(leaf: Leaf, changes: list[tuple[int | None, int | None]]) -> Leaf | None:
     """The leaf after the changes; None if it cannot have been the sum of its bucket."""
-    if leaf.keys < sum(old is not None for old, _ in changes):
-        return None
+    gone = come = total = 0
     for old_digest, new_digest in changes:
-        leaf = leaf.changed(old_digest, new_digest)
+        if old_digest is not None:
+            gone += 1
+            total -= old_digest
+        if new_digest is not None:
+            come += 1
+            total += new_digest
+    if leaf.keys < gone:
+        return None
+    leaf = leaf.plus(come - gone, total)
     return None if leaf.total and not leaf.keys else leaf
 
 
