@@ -4,7 +4,8 @@ The configurations are those that `januskv cluster` writes. Synchronous on purpo
 raftcluster.py: what it waits for happens in other processes; asyncio programs call it in a thread.
 
 Invariant: `close` ends every process that was started, by its id, also a frozen one and also after
-a failure. Logs stay in the directory (`logs` gives their ends).
+a failure; where this program is itself killed, the kernel ends them (kv/leash.py). Logs stay in the
+directory (`logs` gives their ends).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -27,9 +27,9 @@ from urllib.parse import quote
 from chaos.http import NO_HEADERS
 from chaos.links import Door, Links
 from chaos.raftcluster import StuckError, wait_for
+from kv import leash
 from kv.cli.cluster import Member, plan, prepare
 from kv.config.sections import STRONG
-from kv.load.worker import environment
 from kv.peers.cluster import free_ports
 from storage.system_clock import SystemClock
 
@@ -37,6 +37,7 @@ CLOCK: Final = SystemClock()
 POLL_S: Final = 0.05
 START_S: Final = 60.0
 STOP_S: Final = 30.0
+READY_ANSWER_S: Final = 2.0
 LOG_BYTES: Final = 6_000
 
 T = TypeVar("T")
@@ -136,6 +137,16 @@ class Server:
         if answer and (told := json.loads(answer)):
             raise StuckError(f"{self.name} does not take {order}: {told}")
 
+    def ready(self) -> bool:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=READY_ANSWER_S)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
     def status(self) -> dict[str, Any] | None:
         """Of a node that serves."""
         answer = self.ask("/api/v1/status")
@@ -162,7 +173,7 @@ class Servers:
         prepare(directory / "data", members, mode=mode, engine=None)
         if links is not None:
             links.connect(members)
-        self.mode, self.links = mode, links
+        self.links = links
         self.nodes = {member.name: Server(member) for member in members}
         for server in self.nodes.values():
             parts = [extra]
@@ -215,19 +226,13 @@ class Servers:
         for name in names:
             server = self.nodes[name]
             assert not server.running, f"{name} runs already"
-            command = [sys.executable, "-P", "-c", "from kv.cli.main import entry; entry()"]
+            arguments = ["serve", "--config", str(server.member.config)]
             with server.member.log.open("ab") as log:
-                server.process = subprocess.Popen(
-                    [*command, "serve", "--config", str(server.member.config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment(),
-                    start_new_session=True,
-                )
+                server.process = leash.start("kv.cli.main", arguments, stdout=log, stderr=log)
 
     def wait_ready(self, *names: str) -> None:
-        """Each of them serves, and knows a leader where the regime has one."""
+        """Each of them serves: it could answer a read of the regime's usual strength now. (That
+        it knows a leader says less, and a node without a replica knows none.)"""
         for name in names:
             self.wait(lambda name=name: self._serves(self.nodes[name]), f"{name} serves", START_S)  # type: ignore[misc]
 
@@ -237,15 +242,10 @@ class Servers:
             self.wait(lambda name=name: self._listens(self.nodes[name]), f"{name} starts", START_S)  # type: ignore[misc]
 
     def is_ready(self, name: str) -> bool:
-        return self.nodes[name].running and self._serves(self.nodes[name])
+        return self.nodes[name].running and self.nodes[name].ready()
 
     def _serves(self, server: Server) -> bool:
-        if not self._listens(server):
-            return False
-        status = server.status()
-        if status is None:
-            return False
-        return self.mode != STRONG or status["leader"] is not None
+        return self._listens(server) and server.ready()
 
     def _listens(self, server: Server) -> bool:
         if not server.running:

@@ -116,7 +116,7 @@ def run(plan: Plan, show: Show) -> Outcome:
             nodes,
             nodes=plan.nodes,
             mode=plan.mode,
-            extra=plan.scenario.settings,
+            extra=plan.scenario.settings_for(plan.mode, plan.nodes),
             links=links,
             faulty=True,
         )
