@@ -18,6 +18,8 @@ BOTH: Final = (STRONG, LEADERLESS)
 ONE_NODE: Final = ("leader", "follower", "random")
 """`leader` and `follower` need a strong cluster."""
 SOME_NODES: Final = (*ONE_NODE, "minority", "majority", "all")
+CHANGES_PLACES: Final = frozenset({"join", "drain", "replace", "move"})
+"""Faults after which the planner must come to rest."""
 NEEDS_LEADER: Final = frozenset({"leader", "follower"})
 
 
@@ -133,6 +135,21 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         "far more writes than a node can do",
         ("random", "leader", "follower"),
         {"connections": Option(100, "that send ahead", least=1, most=5_000)},
+    ),
+    "join": FaultKind(
+        "a new node joins and gets replicas; at the end it is drained and removed",
+        modes=(STRONG,), least_nodes=3,
+    ),
+    "drain": FaultKind(
+        "replicas leave a node; at the end it may have some again", ONE_NODE[::-1],
+        modes=(STRONG,), least_nodes=4,
+    ),
+    "replace": FaultKind(
+        "a node loses its disk for good: it is removed, and joins anew", ONE_NODE[::-1],
+        modes=(STRONG,), least_nodes=4,
+    ),
+    "move": FaultKind(
+        "a replica is moved from node to node by hand", modes=(STRONG,), least_nodes=4,
     ),
 }  # fmt: skip
 
