@@ -26,7 +26,8 @@ from typing import Any, Final
 
 from chaos.joining import joining
 from chaos.raftcluster import StuckError
-from chaos.servers import CLOCK, Server, Servers
+from chaos.server import Server
+from chaos.servers import CLOCK, Servers
 from kv.cli.cluster import Member
 from kv.client import Client
 from kv.peers.cluster import free_ports
