@@ -1,12 +1,13 @@
 """Faults of membership: nodes join and leave, are drained, lose their disk; replicas move.
 
-One of them at a time (they claim PLACEMENT), beside whatever else is broken meanwhile.
+One of them at a time, beside whatever else is broken meanwhile: they claim PLACEMENT, and wait for
+their turn as long as there is time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import Final
 
@@ -15,6 +16,7 @@ from chaos.faults.stage import BusyError, Stage
 from chaos.scenarios.scenario import Fault
 
 PLACEMENT: Final = "placement"
+TURN_AGAIN_S: Final = 0.25
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def join(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
     if not stage.servers.guests:
         raise BusyError("nobody can join")
     name = dice.choice(sorted(stage.servers.guests))
-    with stage.claim([PLACEMENT], down=False):
+    with _turn(stage):
         stage.servers.begin_anew(name)
         try:
             operator.until(lambda: operator.node(name), f"{name} is a member")
@@ -39,7 +41,7 @@ def drain(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
     """Its replicas go to others; at the end it may have some again."""
     operator = Operator(stage, dice)
     (name,) = stage.targets(fault.target, dice)
-    with stage.claim([PLACEMENT], down=False):
+    with _turn(stage):
         status = operator.drain(name)
         try:
             if status != 200:
@@ -56,7 +58,7 @@ def replace(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
     and comes back as a new node."""
     operator = Operator(stage, dice)
     (name,) = stage.targets(fault.target, dice)
-    with stage.claim([PLACEMENT], down=False), stage.claim([name]):
+    with _turn(stage), stage.claim([name]):
         known = operator.node(name)
         if known is None:
             raise BusyError(f"{name} is no member now")
@@ -90,6 +92,20 @@ def move(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
         answer = operator.ask(f"{SHARDS}/{shard}/move", body)
         said = "no answer" if answer is None else answer[0]
         yield f"shard {shard} moves from {source['name']} to {target['name']}: {said}"
+
+
+@contextmanager
+def _turn(stage: Stage) -> Iterator[None]:
+    while True:
+        with ExitStack() as claimed:
+            try:
+                claimed.enter_context(stage.claim([PLACEMENT], down=False))
+            except BusyError:
+                if stage.over.wait(TURN_AGAIN_S):
+                    raise
+                continue
+            yield
+            return
 
 
 def _leave(stage: Stage, operator: Operator, name: str) -> None:

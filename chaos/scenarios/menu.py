@@ -182,6 +182,10 @@ LOADS: Final[Mapping[str, LoadKind]] = {
         "watchers of both faces at every node, which break off and go on", (STRONG,), 2,
         {"keys": _KEYS},
     ),
+    "feed": LoadKind(
+        "watchers of keys in several shards, which go on by revision or by cursor", (STRONG,), 2,
+        {"keys": Option(12, "keys", least=1, most=1_000)},
+    ),
     "unique": LoadKind(
         "values written blindly or over what was read, in sessions", (LEADERLESS,), 3,
         {"keys": _KEYS},

@@ -96,6 +96,7 @@ def begun(kind: str, cluster: Cluster) -> Iterator[str]:
     fault: Fault = parse_scenario(SCENARIO.replace("KIND", kind), "test").faults[0]
     stage = Stage(cast(Servers, cluster), cast(Links, None), lambda name: "follower")
     with getattr(members, kind)(stage, fault, Random(1)) as what:
+        stage.over.set()
         with pytest.raises(BusyError), members.join(stage, fault, Random(2)):
             raise AssertionError("two at once")
         yield what
