@@ -4,6 +4,7 @@ name = "kill-leader"
 about = "One sentence."
 minutes = 2
 sizes = {strong = [3, 5]}                 # by mode; the first is the default
+shards = 1                                # ranges that the keyspace begins with
 
 [[load]]
 kind = "register"                         # chaos/scenarios/menu.py names all
@@ -34,11 +35,12 @@ from typing import Any, Final, NoReturn
 from chaos.scenarios.menu import FAULTS, LOADS, NEEDS_LEADER, FaultKind, Option, Value
 from chaos.scenarios.scenario import Checks, Fault, Load, Scenario, Settings
 from kv.config.sections import MODES, STRONG
+from raftgroups.meta.view import SHARDS_MAX
 
 NODES_MAX: Final = 9
 _TOP: Final = frozenset(
     {
-        "name", "about", "minutes", "sizes", "calm_s", "composed",
+        "name", "about", "minutes", "sizes", "calm_s", "composed", "shards",
         "load", "fault", "checks", "node",
     }
 )  # fmt: skip
@@ -86,6 +88,7 @@ class _Reader:
             faults=tuple(faults),
             calm_s=self._number(table, "calm_s", 5.0, 0.0, 3600),
             composed=bool(table.get("composed", False)),
+            shards=int(self._number(table, "shards", 1, 1, SHARDS_MAX)),
             checks=Checks(
                 self._number(checks, "minimum_rate", 20.0, 0.1, 1e6),
                 self._number(checks, "answers_within_s", 20.0, 0.1, 3600),

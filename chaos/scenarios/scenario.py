@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.scenarios.menu import Value
+from chaos.scenarios.menu import CHANGES_PLACES, Value
 from kv.config.sections import STRONG
 from raftgroups.meta.rules import REPLICATION_MAX
 
@@ -62,9 +62,24 @@ class Scenario:
     faults: tuple[Fault, ...]
     calm_s: float = 5.0
     composed: bool = False
+    shards: int = 1
+    """Ranges that the keyspace begins with."""
     checks: Checks = field(default_factory=Checks)
     settings: Settings = field(default_factory=dict)
     """Of every node."""
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.shards > 1 or any(fault.kind == "split" for fault in self.faults)
+
+    @property
+    def changes_places(self) -> bool:
+        return any(fault.kind in CHANGES_PLACES for fault in self.faults)
+
+    @property
+    def guests(self) -> int:
+        """Nodes that may join."""
+        return int(any(fault.kind == "join" for fault in self.faults))
 
     @property
     def modes(self) -> tuple[str, ...]:
