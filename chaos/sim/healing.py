@@ -5,8 +5,8 @@
     heal      the virtual seconds until every owner of every key holds both, and nobody else any
     bytes     what was transferred for it against what owners lacked at that moment
 
-With hints, or with Merkle repair alone: then hints are kept and never replayed, and every node
-repairs on its own, once a period. On virtual time, with the production code; one seed, one run.
+With hints, or with Merkle repair alone: then there is no room for any hint, writes go out with W=1,
+and what owners lack comes by repair. On virtual time, with the production code; one seed, one run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from chaos.sim.leaderless import LeaderlessCluster
 from chaos.sim.leaderless_storm import held, live, owners_of
-from kv.leaderless.handoff import HandoffSettings
+from kv.leaderless.keyspace import Wish
 from kv.leaderless.maintenance import MaintenanceSettings
 from kv.leaderless.put_core import Written
 from kv.leaderless.reaper import ReapSettings
+from kv.leaderless.replica import ReplicaLimits
 from kv.leaderless.rules import Write
+from storage.hints import HintLimits
 
 NODES: Final = 5
 CUT: Final = 3
@@ -56,9 +58,9 @@ def heal(
     limit_s: float = 1.25 * REPAIR_S,
 ) -> Healing:
     maintenance = MaintenanceSettings(repair_s=REPAIR_S, reap=ReapSettings(enabled=False))
-    cluster = LeaderlessCluster(
-        seed, NODES, handoff=HandoffSettings(enabled=hints), maintenance=maintenance
-    )
+    limits = ReplicaLimits() if hints else ReplicaLimits(hints=HintLimits(0, 0))
+    wish = Wish() if hints else Wish(nodes=1)
+    cluster = LeaderlessCluster(seed, NODES, limits=limits, maintenance=maintenance)
     cluster.run(5.0)
     sides = cluster.machines[:CUT], cluster.machines[CUT:]
     cluster.partition(*sides)
@@ -71,7 +73,7 @@ def heal(
         for side in sides:
             machine = side[number % len(side)]
             value = b"%s:" % machine.node.encode() + dice.randbytes(value_bytes - 3)
-            live(machine).coordinator.put(1, key, Write(value), answers.append)
+            live(machine).coordinator.put(1, key, Write(value), answers.append, wish)
         cluster.run(0.9 * partition_s / len(keys))
     cluster.run(max(0.0, started_s + partition_s - cluster.world.now))
     lacking = _lacking(cluster, keys)
