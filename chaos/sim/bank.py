@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from chaos.sim.shard_node import ShardCluster, ShardNode
 
 ACCOUNTS: Final = tuple(b"%c9" % letter for letter in b"bfjnrvz")
-TELLERS: Final = 3
+TELLERS: Final = 5
 WIRE_S: Final = (0.0001, 0.003)
-THINK_S: Final = 0.2
+THINK_S: Final = 0.03
 UNKNOWN_MAX: Final = 14
 """More of them could explain nearly anything."""
 DEATH_P: Final = 0.05
