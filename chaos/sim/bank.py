@@ -33,7 +33,7 @@ from raftgroups.levels import TXN_LEVEL
 from raftgroups.meta.records import ShardRecord
 from raftgroups.meta.view import ShardTable
 from raftgroups.outcomes import Applied, ProposeResult, Refused
-from raftgroups.results import BatchResult, CrossResult, Failure, TxnResult, error_of
+from raftgroups.results import BatchResult, CrossResult, Failure, RangeAnswer, TxnResult, error_of
 from raftgroups.twophase import YOUNGEST
 from raftgroups.txnref import TxnRef
 from storage.errors import JanusError, Outcome, WrongShardError
@@ -276,8 +276,9 @@ class Teller:
         else:
             assert isinstance(result, TxnResult)
             total = 0
-            for account, each in zip(ACCOUNTS, result.responses, strict=True):
-                items = each.items  # type: ignore[union-attr]
+            for account, found in zip(ACCOUNTS, result.responses, strict=True):
+                assert isinstance(found, RangeAnswer)
+                items = found.items
                 made.reads[account.decode()] = items[0].mod_revision if items else 0
                 total += int(items[0].value) if items else 0
             if total:
