@@ -224,7 +224,7 @@ class Teller:
         self.count += 1
         self.keyspace = rng.choice(self.bank.cluster.keyspaces)
         self.deadline_s = self.world.now + rng.choice((1.0, 3.0, 6.0))
-        self._run(self._compose(), rng.choice((1, 1, 2)))
+        self._run(self._compose(), rng.choice((1, 1, 2)), self.world.now)
 
     def _compose(self) -> Txn | BatchWrite:
         if self.rng.random() < 0.3:
@@ -233,8 +233,10 @@ class Teller:
         amount = self.rng.randrange(1, 9)
         return BatchWrite((Increment(giver, -amount), Increment(taker, amount)))
 
-    def _run(self, command: Txn | BatchWrite, tries: int) -> None:
-        began = self.world.now
+    def _run(
+        self, command: Txn | BatchWrite, tries: int, began: float, *, unsure: bool = False
+    ) -> None:
+        """`unsure`: an earlier try may have done it."""
         token = Token(self.name.encode(), self.count) if isinstance(command, BatchWrite) else None
         crossing = Crossing(command, token, self)
 
@@ -244,8 +246,10 @@ class Teller:
             lost = isinstance(answer, JanusError) and answer.outcome is Outcome.UNKNOWN
             if lost and tries > 1:
                 self.deadline_s = self.world.now + 3.0
-                self._run(command, tries - 1)
+                self._run(command, tries - 1, began, unsure=True)
                 return
+            if unsure and not isinstance(answer, CrossResult):
+                answer = OutcomeUnknownError("an earlier try was lost")
             self._note(command, began, answer)
             self.pause()
 
