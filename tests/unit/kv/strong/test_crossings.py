@@ -61,6 +61,9 @@ class FakeKeyspace:
     def record_for(self, operation: Any) -> ShardRecord:
         return one_shard(self.table, operation.scope(), "")
 
+    def holder(self, shard: int, scope: object) -> FakeShard:
+        return self.local_shard(shard)
+
     def local_shard(self, shard: int) -> FakeShard:
         return FakeShard(self, shard)
 
