@@ -22,6 +22,7 @@ from kv.config.rocks import rocks_options
 from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.founding import options_of
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
@@ -77,18 +78,19 @@ def node_settings(config: Config) -> NodeSettings:
             compaction=compaction_policy(config),
             watch_limits=watch_limits(config),
         ),
-        leaderless=leaderless_settings(config) if config.mode == LEADERLESS else None,
+        leaderless=leaderless_settings(config),
+        default_leaderless=options_of(keyspace(config)) if config.mode == LEADERLESS else None,
     )
 
 
 def leaderless_settings(config: Config) -> LeaderlessSettings:
-    space = keyspace(config)
     return LeaderlessSettings(
         engine=config.leaderless.engine,
         engine_settings=EngineSettings(
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
-        keyspaces={space.number: space},
+        default=keyspace(config),
+        vnodes=config.leaderless.vnodes,
         keep_restored=config.leaderless.keep_restored,
         members=MemberSettings(
             vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),

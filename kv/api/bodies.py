@@ -423,14 +423,28 @@ class RingState(Out):
     slices: str
 
 
-class LeaderlessStatus(Out):
-    """`counts` and `alarms` run from the start of the process."""
+class OnRing(Out):
+    """A leaderless keyspace that this node serves."""
 
+    name: str
     n: int
     r: int
     w: int
     strict: bool
-    merge: str
+    rule: str
+
+
+class LeaderlessStatus(Out):
+    """This node on the ring. `standing`: joining, normal, leaving or left; `lacking`: which part of
+    what it is to have it has not got yet; `foreign`: copies that belong to others and have not gone
+    there; `tombstones`: deleted keys that are not forgotten yet. `counts` and `alarms` run from the
+    start of the process."""
+
+    standing: Literal["joining", "normal", "leaving", "left"]
+    lacking: float
+    foreign: int
+    tombstones: int
+    keyspaces: list[OnRing]
     ring_epoch: str
     share: float
     under_way: int
@@ -452,8 +466,9 @@ class LocalShard(Out):
 
 class NodeStatus(Out):
     """This node; from `role` to `lag` in the keyspace's first shard, or, if it has no replica of
-    that, in the first of which it has one. In leaderless mode there is no role, term or revision
-    (they are 0), and keys are not counted."""
+    that, in the first of which it has one. `mode` is the regime of the keyspace `default`: where
+    that is leaderless there is no role, term or revision (they are 0), and keys are not counted.
+    `leaderless`: there is where any keyspace is."""
 
     node_id: str
     name: str

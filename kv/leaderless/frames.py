@@ -22,7 +22,7 @@
              LISTED   msgpack [[key, digest], ...], first segment number that is not in it
              FETCHED  msgpack [set or nothing, ...], as many as fit, in order
              HOLDS    msgpack [0 or 1, ...]        PROVED  msgpack [boot, [mark or null, ...]]
-             SETTLED  msgpack [lacks something, hints that it holds for the asker]
+             SETTLED  msgpack [lacks something, hints that it holds for the asker, its keyspaces]
              OTHER_RING  the sender goes by another ring; nothing was done
 
 Numbers are the asker's and mean nothing to anybody else. All that waits for one peer travels in as
@@ -189,6 +189,13 @@ class ErrorBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields
     required: int
 
 
+class SettledBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    lacks: bool
+    hints: int
+    keyspaces: list[KeyspaceNumber] | None = None
+    """None: of a version that does not tell."""
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Frame).decode
 _decode_written: Final = msgspec.msgpack.Decoder(WrittenBody).decode
@@ -197,7 +204,7 @@ listed_decoder: Final = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes]],
 fetched_decoder: Final = msgspec.msgpack.Decoder(list[bytes])
 holds_decoder: Final = msgspec.msgpack.Decoder(list[int])
 proved_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[int | None]])
-settled_decoder: Final = msgspec.msgpack.Decoder(tuple[bool, int])
+settled_decoder: Final = msgspec.msgpack.Decoder(SettledBody)
 _T = TypeVar("_T")
 _decode_error: Final = msgspec.msgpack.Decoder(ErrorBody).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

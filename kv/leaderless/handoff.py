@@ -21,6 +21,7 @@ from functools import partial
 from kv.leaderless.frames import Reply, Status, Store
 from kv.leaderless.messenger import Outcome
 from kv.leaderless.parts import Parts
+from kv.leaderless.upkeep import MoveHint
 from raftgroups.transport import NodeId
 from storage.clock import Timer
 from storage.hints import Hint
@@ -103,7 +104,11 @@ class Handoff:
                     break
                 self._read(target, run)
                 continue
-            self._send(target, run, run.waiting.popleft())
+            hint = run.waiting.popleft()
+            if hint.keyspace in self._parts.replica.dropped:
+                self._parts.replica.submit(MoveHint(target, hint.sequence))
+            else:
+                self._send(target, run, hint)
         if not run.under_way and (run.pause_s is not None or not (run.waiting or run.more)):
             self._end(target, run)
 

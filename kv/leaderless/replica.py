@@ -31,7 +31,7 @@ from struct import Struct
 from typing import Any, Final
 
 from kv.cluster.said_once import SaidOnce
-from kv.errors import OverloadedError, StoppingError
+from kv.errors import KeyspaceNotFoundError, OverloadedError, StoppingError
 from kv.leaderless import get_core
 from kv.leaderless.changes import Change, DiscardHint, KeepRow, Mint, Minted, RemoveHint, StoreSet
 from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
@@ -41,7 +41,7 @@ from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Answer, Failed
 from kv.leaderless.rules import Increment, Write, apply_write
-from kv.leaderless.upkeep import RebuildLeaves
+from kv.leaderless.upkeep import EraseKeyspace, RebuildLeaves
 from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
@@ -50,7 +50,14 @@ from storage.engine import Batch, Engine, Reader, Snapshot
 from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
-from storage.objects import Page, Record, read_encoded, read_record, scan_objects
+from storage.objects import (
+    Page,
+    Record,
+    keyspace_rows,
+    read_encoded,
+    read_record,
+    scan_objects,
+)
 from storage.rows import read_row
 from storage.siblings import SiblingSet
 from storage.space import Purpose, SpaceGuard
@@ -117,6 +124,9 @@ class Replica:
         """Told of what each commit did to the leaves, for sums that are kept in memory."""
         self.took: Callable[[int, bytes, bool], None] = lambda *_: None
         """(keyspace, key, with a hint): a set is stored; for the ledger of reap.py."""
+        self.dropped: set[int] = set()
+        """Keyspaces that are gone: nothing of them is taken any more."""
+        self._erase: list[int] = []
         self.alarms: Counter[str] = Counter()
         self.minted = self.stored = self.turns = self.reaped = 0
         committer.add(self)
@@ -185,6 +195,8 @@ class Replica:
         value = change.value if isinstance(change, Write) else b"0"
         size_bytes = len(key) + len(value or b"")
         refused = self._refusal(size_bytes, Purpose.FREE if value is None else Purpose.GROW)
+        if keyspace.number in self.dropped:
+            refused = KeyspaceNotFoundError(f"the keyspace {keyspace.name!r} was dropped")
         if refused is not None:
             self._scheduler.call_soon(done, refused)
             return
@@ -205,6 +217,8 @@ class Replica:
         dead = all(version.value is None for version in siblings.versions)
         size_bytes = len(key) + len(encoded)
         refused = self._refusal(size_bytes, Purpose.FREE if dead else Purpose.GROW)
+        if keyspace in self.dropped:
+            refused = KeyspaceNotFoundError("this keyspace was dropped")
         if refused is not None:
             self._scheduler.call_soon(done, Failed(str(refused)))
             return
@@ -229,6 +243,16 @@ class Replica:
     def submit(self, change: Change) -> None:
         """Maintenance of any kind (upkeep.py); whoever asks bounds how much."""
         self._submit(change)
+
+    def erase(self, keyspace: int) -> None:
+        """All keys of a keyspace that was dropped, behind whatever was asked for before. Hints go
+        one by one, as their targets are looked at (handoff.py)."""
+        self.dropped.add(keyspace)
+        self._submit(EraseKeyspace(self, keyspace))
+
+    def erase_after_turn(self, keyspace: int) -> None:
+        """For EraseKeyspace: the rows go with this turn's batch, those it puts itself included."""
+        self._erase.append(keyspace)
 
     def rebuild_leaves(self, keyspace: int, row_keys: Sequence[bytes]) -> None:
         self.alarm("damaged_leaves", f"{len(row_keys)} sums cannot be read; they are built again")
@@ -280,6 +304,10 @@ class Replica:
         for _ in range(min(len(self._lazy), CHANGES_A_TURN)):
             self._run(self._lazy.popleft(), turn)
         turn.collect(batch)
+        for keyspace in self._erase:
+            for start, end in keyspace_rows(keyspace):
+                batch.delete_range(start, end)
+        self._erase.clear()
         self._leaf_changes = turn.leaf_changes
         self._changed = turn.changed
         if not self._incarnation_kept:

@@ -70,7 +70,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
             if f"unknown field `{field}`" in str(error):
                 raise WrongRegimeError(
                     f"`{field}` is of the strong regime, and this keyspace is leaderless: it has "
-                    'no leases and no conditions; use a strong keyspace (mode = "strong")'
+                    "no leases and no conditions; use a strong keyspace (keyspace=NAME)"
                 ) from None
         raise
 

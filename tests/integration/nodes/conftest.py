@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.founding import options_of
 from kv.node import Node, NodeSettings
 from kv.regime import ask
 from kv.strong.shard import ShardSettings
@@ -69,6 +70,7 @@ class Trio:
             host=HOST,
             shard=ShardSettings(deadline_s=2.0),
             leaderless=self._leaderless,
+            default_leaderless=self._leaderless and options_of(self._leaderless.default),
         )
 
     async def start(self, *numbers: int) -> None:
