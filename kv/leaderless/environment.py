@@ -33,7 +33,7 @@ from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_o
 from storage.errors import JanusError
 from storage.space import SpaceGuard
 
-FIRST_KEYSPACE = Keyspace()
+FIRST_KEYSPACE = Keyspace(r=2, w=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError
+from kv.errors import (
+    KeyspaceNotFoundError,
+    OutcomeUnknownError,
+    OverloadedError,
+    StoppingError,
+)
 from kv.leaderless.changes import Minted
 from kv.leaderless.dvv import Context, with_dot
 from kv.leaderless.frames import (
@@ -55,7 +60,13 @@ FORWARD_SHARE: Final = 0.9
 gives up."""
 
 
-CANNOT_TAKE_IT: Final = (NoSpaceError, OverloadedError, StoppingError, UnavailableError)
+CANNOT_TAKE_IT: Final = (
+    KeyspaceNotFoundError,
+    NoSpaceError,
+    OverloadedError,
+    StoppingError,
+    UnavailableError,
+)
 """A node's reasons not to take a write that another node may take."""
 
 

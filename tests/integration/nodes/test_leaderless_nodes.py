@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kv.errors import KeyspaceNotFoundError
 from kv.leaderless.dvv import context_of
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.get_core import Found, GetResult
@@ -17,7 +18,10 @@ from kv.leaderless.quorum import Level, UnavailableError
 from kv.leaderless.rules import Write
 from kv.node import Node
 from kv.regime import ask
+from raftgroups.meta.commands import CreateLeaderless, DropKeyspace, KeyspaceMade
+from raftgroups.meta.records import KeyspaceOptions
 from storage.environment import LMDB, MEMORY, ROCKSDB
+from storage.objects import keyspaces_held
 
 pytestmark = pytest.mark.integration
 
@@ -25,17 +29,19 @@ Make = Callable[..., Awaitable[Any]]
 DEADLINE_S = 15.0
 
 
-async def put(node: Node, key: bytes, value: bytes, context: Any = None, **wish: Any) -> Written:
+async def put(
+    node: Node, key: bytes, value: bytes, context: Any = None, keyspace: int = 1, **wish: Any
+) -> Written:
     assert node.leaderless is not None
     regime = node.leaderless.regime
     change = Write(value, context)
-    return await ask(lambda done: regime.coordinator.put(1, key, change, done, Wish(**wish)))
+    return await ask(lambda done: regime.coordinator.put(keyspace, key, change, done, Wish(**wish)))
 
 
-async def get(node: Node, key: bytes, **wish: Any) -> GetResult:
+async def get(node: Node, key: bytes, keyspace: int = 1, **wish: Any) -> GetResult:
     assert node.leaderless is not None
     regime = node.leaderless.regime
-    return await ask(lambda done: regime.coordinator.get(1, key, done, Wish(**wish)))
+    return await ask(lambda done: regime.coordinator.get(keyspace, key, done, Wish(**wish)))
 
 
 def values(found: GetResult | Found) -> list[bytes | None]:
@@ -46,6 +52,12 @@ def held(node: Node, key: bytes) -> list[bytes | None]:
     assert node.leaderless is not None
     answer = node.leaderless.regime.replica.read(1, key)
     return values(answer) if isinstance(answer, Found) else []
+
+
+def here(node: Node) -> list[int]:
+    """Keyspaces that have keys on the node."""
+    assert node.leaderless is not None
+    return keyspaces_held(node.leaderless.regime.replica.reader())
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -122,3 +134,32 @@ async def test_a_node_that_was_away_gets_its_hints_and_a_restart_keeps_all(make_
         "no hint is left",
     )
     assert not any(node.leaderless.regime.replica.alarms for node in trio.running)
+
+
+async def test_a_strong_cluster_gets_a_ring_with_its_first_leaderless_keyspace(
+    make_trio: Make,
+) -> None:
+    trio = await make_trio(leaderless=LeaderlessSettings(engine=MEMORY), default="strong")
+    assert all(node.leaderless is None for node in trio.running)
+    await trio.stop(2)
+    node = trio[0]
+    command = CreateLeaderless("carts", KeyspaceOptions(), node.stand.seats())
+    made = await node.meta.propose(command)
+    assert isinstance(made, KeyspaceMade)
+    number = made.record.keyspace
+    await connected(trio.running)
+    assert (await put(node, b"k", b"v", keyspace=number)).level is Level.QUORUM
+    await trio.start(2)
+    await connected(trio.running)
+    found = await get(trio[2], b"k", keyspace=number, nodes=2)
+    assert values(found) == [b"v"]
+    assert not trio[2].leaderless.regime.members.lacking
+    await until(lambda: all(here(node) == [number] for node in trio.running), "all hold the key")
+    await trio[2].meta.propose(DropKeyspace("carts"))
+    await until(
+        lambda: all(here(node) == [] for node in trio.running),
+        "its keys are erased everywhere",
+    )
+    with pytest.raises(KeyspaceNotFoundError):
+        await put(trio[1], b"k", b"v", keyspace=number)
+    assert trio[1].strong.group.readable
