@@ -14,6 +14,7 @@ from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.founding import options_of
 from kv.node import Node, NodeSettings
 from kv.regime import ask
+from kv.size_limits import SizeLimits
 from kv.strong.shard import ShardSettings
 from raftgroups.commands import Command
 from raftgroups.host import HostConfig
@@ -75,7 +76,7 @@ class Trio:
             engine_settings=EngineSettings(lmdb_map_size_bytes=1 << 30),
             reserve_bytes=1024 * 1024,
             host=HOST,
-            shard=ShardSettings(deadline_s=2.0),
+            shard=ShardSettings(deadline_s=2.0, sizes=SizeLimits(key_bytes=400)),
             leaderless=self._leaderless,
             default_leaderless=self._default_leaderless,
         )
