@@ -274,8 +274,8 @@ class Node:
         self.host.on_end = self._leave_group
         self.host.on_unknown_group = self._unknown_group
         self.keyspaces: dict[int, Keyspace] = {}
-        self.placement = NodePlacement(self)
         self.stand = LeaderlessStand(self)
+        self.placement = NodePlacement(self)
         self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False

@@ -72,6 +72,7 @@ def node_settings(config: Config) -> NodeSettings:
         mover=MoverSettings(
             Limits(streams=config.strong.moves, balance=config.strong.rebalance),
             dead_after_s=config.strong.dead_after_s,
+            dead_on_ring_after_s=config.leaderless.dead_after_s,
         ),
         host=host_config(config),
         shard=ShardSettings(

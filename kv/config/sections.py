@@ -174,7 +174,8 @@ class StrongSection:
         Duration(5, 365 * 86400, zero_means="only by an operator"),
         600.0,
         "A node silent for so long is declared dead and its replicas are made anew, if enough "
-        "others are there. It comes back only empty.",
+        "others are there. It comes back only empty. Once a keyspace is leaderless, "
+        "leaderless.dead_after counts.",
     )
     moves: int = setting(Whole(1, 64), 2, "Replicas filled at a time, in the whole cluster.")
     rebalance: bool = setting(
@@ -264,6 +265,12 @@ class LeaderlessSection:
         "Writes kept for each node that is away; more turn into a repair later.",
     )
     hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "Bytes of such writes.")
+    dead_after_s: float = setting(
+        Duration(5, 365 * 86400, zero_means="only by an operator"),
+        0.0,
+        "Instead of strong.dead_after once a keyspace is leaderless: a node declared dead loses "
+        "what only it had taken.",
+    )
     keep_restored: bool = setting(
         Flag(),
         False,
