@@ -21,10 +21,16 @@ from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.listing import Lister
 from kv.leaderless.session import SessionCodec
 from kv.leaderless.watching import Watching
-from kv.leaderless_report import LeaderlessReport, RingReport
-from kv.metrics.from_leaderless import HintFigures, LeaderlessFigures
+from kv.leaderless_report import PHI_SHOWN_MAX, LeaderlessReport, RingReport
+from kv.metrics.from_leaderless import (
+    GossipFigures,
+    HintFigures,
+    LeaderlessFigures,
+    RepairFigures,
+)
 from kv.metrics.process import process_figures
 from kv.node import Node
+from raftgroups.transport import NodeId
 
 
 class LeaderlessParts:
@@ -66,6 +72,7 @@ class LeaderlessParts:
     def figures(self) -> LeaderlessFigures:
         regime = self.environment.regime
         members = regime.view.ring.members
+        standing = self.node.stand.standing()
         return LeaderlessFigures(
             under_way=regime.coordinator.under_way,
             waiting=regime.messenger.waiting,
@@ -84,4 +91,37 @@ class LeaderlessParts:
             connected={
                 peer: regime.reachable(peer) for peer in members if peer != self.node.node_id
             },
+            phi={peer: self._phi(peer) for peer in members if peer != self.node.node_id},
+            gossip=self._gossip(),
+            repair=self._repair(),
+            tombstones=regime.maintenance.reaper.held,
+            oldest_tombstone_s=regime.maintenance.reaper.oldest_s,
+            reaped=regime.replica.reaped,
+            sibling_refusals=regime.replica.sibling_refusals,
+            lacking=0.0 if standing is None else standing.lacking,
+            foreign=regime.maintenance.foreign,
+            tails=self.watching.tails,
+        )
+
+    def _phi(self, peer: NodeId) -> float:
+        gossip = self.environment.regime.members.gossip
+        return 0.0 if gossip is None else min(gossip.phi(peer), PHI_SHOWN_MAX)
+
+    def _gossip(self) -> GossipFigures:
+        gossip = self.environment.regime.members.gossip
+        if gossip is None:
+            return GossipFigures(0, 0, 0.0)
+        return GossipFigures(gossip.rounds, gossip.sent_bytes, gossip.convergence_s)
+
+    def _repair(self) -> RepairFigures:
+        maintenance = self.environment.regime.maintenance
+        totals = maintenance.exchanger.totals
+        return RepairFigures(
+            maintenance.repairs,
+            totals.exchanges,
+            totals.equal,
+            totals.fetched,
+            totals.pushed,
+            totals.transferred_bytes,
+            totals.failed,
         )

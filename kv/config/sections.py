@@ -249,7 +249,12 @@ class LeaderlessSection:
     engine: str = setting(
         Choice(ENGINES), "rocksdb", "Chosen once for a data directory. memory keeps nothing."
     )
-    n: int = setting(Whole(1, 16), 3, "Copies of each key.")
+    n: int = setting(
+        Whole(1, REPLICATION_MAX),
+        3,
+        "Copies of each key. This and the next three, and siblings, are of the keyspace default, "
+        "when a cluster is formed with it leaderless; other keyspaces are made with their own.",
+    )
     r: int = setting(Whole(1, 16), 2, "Copies that a read waits for, at most n.")
     w: int = setting(Whole(1, 16), 2, "Copies that a write waits for, at most n.")
     sloppy: bool = setting(Flag(), True, "Other nodes stand in for copies that cannot be reached.")

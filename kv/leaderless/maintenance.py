@@ -110,6 +110,7 @@ class Maintenance:
         """Whether the last look found no foreign copy, and none can have come since."""
         self._leaving = self.left = False
         self.repairs = 0
+        """With everybody, that came to their end or were broken off."""
         self.last_repair: Report | None = None
         self.foreign = 0
         """Copies that this node should not have, as the last look counted them."""
@@ -203,7 +204,6 @@ class Maintenance:
             if self._settings.repair_s and now_s >= self._repair_at_s:
                 self._repair_at_s = self._next_repair_s()
                 self.last_repair = await self._repair(None, None, None)
-                self.repairs += 1
             self._look_at_overflow()
 
     async def _fill(self) -> None:
@@ -267,6 +267,7 @@ class Maintenance:
                     total.broken_off[peer] = str(error)
                 if progress is not None:
                     progress(peer, number, total)
+        self.repairs += peers is None
         return total
 
     def _look_at_overflow(self) -> None:

@@ -128,6 +128,8 @@ class Replica:
         """Keyspaces that are gone: nothing of them is taken any more."""
         self._erase: list[int] = []
         self.alarms: Counter[str] = Counter()
+        self.sibling_refusals = 0
+        """Writes that would have left more concurrent versions than there may be."""
         self.minted = self.stored = self.turns = self.reaped = 0
         committer.add(self)
 

@@ -164,6 +164,10 @@ class Watching:
         items = [Changed(keyspace, key, encoded) for key, encoded in told.items]
         return FeedPage(told.boot, told.number, items, told.lost)
 
+    @property
+    def tails(self) -> int:
+        return sum(not tail.over for tail in self._tails)
+
     def members(self) -> frozenset[str]:
         return frozenset(self.regime.view.ring.members)
 
