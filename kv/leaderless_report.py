@@ -29,6 +29,7 @@ from kv.cluster.mail import NoAnswerError
 from kv.errors import WrongRegimeError
 from kv.leaderless.environment import LeaderlessEnvironment
 from kv.leaderless.exchange import Report
+from kv.leaderless.put_core import AWAY
 from kv.metrics.from_process import ProcessFigures
 from kv.node import Node
 from raftgroups.transport import NodeId
@@ -106,7 +107,14 @@ class RingReport:
             usage.count,
             usage.size_bytes,
             usage.overflowed,
+            self._trouble(member) if usage.count or usage.overflowed else "",
         )
+
+    def _trouble(self, member: NodeId) -> str:
+        regime = self._environment.regime
+        if not regime.reachable(member):
+            return AWAY
+        return regime.handoff.troubles.get(member, "")
 
     def _phi(self, member: NodeId) -> float | None:
         gossip = self._environment.regime.members.gossip
@@ -130,11 +138,19 @@ class RingReport:
     def problems(self) -> list[str]:
         regime = self._environment.regime
         found = [f"{kind}, {count} times" for kind, count in sorted(regime.replica.alarms.items())]
-        return found + [
-            f"not connected with {self.name(peer)}"
-            for peer in self.members()
-            if not regime.reachable(peer)
-        ]
+        return (
+            found
+            + [
+                f"not connected with {self.name(peer)}"
+                for peer in self.members()
+                if not regime.reachable(peer)
+            ]
+            + [
+                f"hints for {self.name(peer)} cannot be delivered: {why}"
+                for peer, why in sorted(regime.handoff.troubles.items())
+                if regime.reachable(peer) and peer in self.members()
+            ]
+        )
 
     def card(self, node: NodeId) -> Card | None:
         cards = self._node.cards

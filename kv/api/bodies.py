@@ -376,7 +376,8 @@ class ClusterState(Out):
 class PeerState(Out):
     """Another node of the leaderless ring, as this one sees it. `share`: of all copies. `phi`: how
     surely it is down, null while nothing measures it. `hints`: writes kept here for it;
-    `overflowed` of them were not kept, and wait for a repair."""
+    `overflowed` of them were not kept, and wait for a repair. `trouble`: why they cannot be
+    delivered; empty if nothing is kept or nothing stands against it."""
 
     node_id: str
     name: str
@@ -387,6 +388,7 @@ class PeerState(Out):
     hints: int
     hints_bytes: int
     overflowed: int
+    trouble: str = ""
 
 
 class RepairReply(Out):

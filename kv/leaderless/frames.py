@@ -17,7 +17,7 @@
     reply    [4, number, status, body]
              FOUND    the set          NOTHING  empty           STORED  empty
              FAILED   the reason       LATER    milliseconds to wait before more hints, as digits
-             WRITTEN  msgpack [context, replicas, stand-ins]
+             WRITTEN  msgpack [context, replicas, stand-ins] and, if owners lack it, [[node, why]]
              ERROR    msgpack [code, message, got, required]
              REFUSED  the reason; nothing was done: no room
              COMPARED msgpack [own number of keys, or null where the sums are equal]
@@ -203,6 +203,8 @@ class WrittenBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fiel
     context: bytes
     replicas: list[str]
     stand_ins: list[str]
+    missed: list[tuple[str, str]] = []
+    """Not sent if it is empty: then an older peer can read the answer, too."""
 
 
 class ErrorBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -263,6 +265,10 @@ def decode_body(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedFrameError(f"an answer of {len(body)} bytes cannot be read") from error
+
+
+def encode_written(body: WrittenBody) -> bytes:
+    return _encode(body if body.missed else [body.context, body.replicas, body.stand_ins])
 
 
 def decode_written(body: bytes) -> WrittenBody:

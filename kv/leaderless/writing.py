@@ -251,6 +251,7 @@ class PutOperation:
             replicas,
             tuple(map(NodeId, body.stand_ins)),
             level_met(self._quorum.n, sum(node not in self._place.arrivals for node in replicas)),
+            tuple((NodeId(node), why) for node, why in body.missed),
         )
 
     # --- minting here ---------------------------------------------------------------------
@@ -375,10 +376,14 @@ class PutOperation:
         except JanusError as error:
             self._answer(error)
             return
-        self._written(result.replicas, result.stand_ins, result.level)
+        self._written(result.replicas, result.stand_ins, result.level, result.missed)
 
     def _written(
-        self, replicas: tuple[NodeId, ...], stand_ins: tuple[NodeId, ...], level: Level | None
+        self,
+        replicas: tuple[NodeId, ...],
+        stand_ins: tuple[NodeId, ...],
+        level: Level | None,
+        missed: tuple[tuple[NodeId, str], ...] = (),
     ) -> None:
         minted, change = self._minted, self._change
         assert minted is not None
@@ -386,7 +391,7 @@ class PutOperation:
         context = Context(
             with_dot(seen.clock or EMPTY_CLOCK, minted.dot), max(seen.timestamp, minted.timestamp)
         )
-        self._answer(Written(context, replicas, stand_ins, level))
+        self._answer(Written(context, replicas, stand_ins, level, missed))
 
     # --- the end --------------------------------------------------------------------------
 

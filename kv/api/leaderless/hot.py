@@ -298,6 +298,8 @@ def write_reply(
 ) -> Reply:
     text, mark = shown(key, forms.keys)
     body = WriteReply(text, *write_fields(codecs, space, key, written), mark)
+    if written.missed:
+        body.missed = dict(written.missed)
     return Reply(
         200, encode(body), JSON, headers=write_headers(codecs, space, key, written, session)
     )
