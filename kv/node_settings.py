@@ -23,6 +23,7 @@ from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.founding import options_of
+from kv.leaderless.maintenance import MaintenanceSettings
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
@@ -100,6 +101,7 @@ def leaderless_settings(config: Config) -> LeaderlessSettings:
         ),
         default=keyspace(config),
         vnodes=config.leaderless.vnodes,
+        maintenance=MaintenanceSettings(repair_s=config.leaderless.repair_every_s),
         keep_restored=config.leaderless.keep_restored,
         members=MemberSettings(
             vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),

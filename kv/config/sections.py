@@ -270,6 +270,11 @@ class LeaderlessSection:
         "Writes kept for each node that is away; more turn into a repair later.",
     )
     hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "Bytes of such writes.")
+    repair_every_s: float = setting(
+        Duration(1, 365 * 86400, zero_means="only when asked for"),
+        3600.0,
+        "How often a node compares what it has with everybody (Merkle trees), and mends both.",
+    )
     dead_after_s: float = setting(
         Duration(5, 365 * 86400, zero_means="only by an operator"),
         0.0,
