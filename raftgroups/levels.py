@@ -34,6 +34,9 @@ FIRST_LEVEL: Final = 1
 LINEAGE_LEVEL: Final = 2
 """From here on shards split and merge (lineage.py)."""
 
+TXN_LEVEL: Final = 3
+"""From here on transactions may touch several shards (twophase.py)."""
+
 RING_LEVEL: Final = 3
 """From here on the meta group makes keyspaces that live on the ring (meta/commands.py)."""
 
