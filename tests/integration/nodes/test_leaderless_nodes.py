@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from kv.errors import KeyspaceNotFoundError
+from kv.errors import UnavailableError as UnavailableHere
 from kv.leaderless.dvv import context_of
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.get_core import Found, GetResult
-from kv.leaderless.keyspace import Wish
+from kv.leaderless.keyspace import Keyspace, Wish
 from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level, UnavailableError
 from kv.leaderless.rules import Write
@@ -20,6 +21,7 @@ from kv.node import Node
 from kv.regime import ask
 from raftgroups.meta.commands import CreateLeaderless, DropKeyspace, KeyspaceMade
 from raftgroups.meta.records import KeyspaceOptions
+from raftgroups.meta.refusals import NodeInUseError
 from storage.environment import LMDB, MEMORY, ROCKSDB
 from storage.objects import keyspaces_held
 
@@ -163,3 +165,42 @@ async def test_a_strong_cluster_gets_a_ring_with_its_first_leaderless_keyspace(
     with pytest.raises(KeyspaceNotFoundError):
         await put(trio[1], b"k", b"v", keyspace=number)
     assert trio[1].strong.group.readable
+
+
+async def test_operators_let_a_node_leave_the_ring_and_declare_another_one_dead(
+    make_trio: Make,
+) -> None:
+    one_copy = Keyspace(n=1, r=1, w=1)
+    trio = await make_trio(leaderless=LeaderlessSettings(engine=MEMORY, default=one_copy))
+    await connected(trio.running)
+    keys = [b"k%d" % number for number in range(30)]
+    for key in keys:
+        await put(trio[0], key, b"v")
+    assert any(held(trio[2], key) for key in keys)
+    service = trio[0].placement.service
+    leaver, lost = trio[2].node_id, trio[1].node_id
+    with pytest.raises(NodeInUseError):
+        await service.remove("n2", dead=False)
+    await service.drain("n2")
+    await until(lambda: trio[0].stand.has_left(leaver), "it has left the ring")
+    await until(lambda: trio[2].stand.standing().status == "left", "it says so")
+    for key in keys:
+        assert values(await get(trio[0], key)) == [b"v"]
+    with pytest.raises(NodeInUseError, match="empty its directory"):
+        await service.undrain("n2")
+    await trio.stop(1)
+    await until(lambda: not trio[0].link.connected(lost), "its going is noticed")
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + DEADLINE_S
+    while True:
+        try:
+            record, _ = await service.remove("n1", dead=True)
+            break
+        except (NodeInUseError, UnavailableHere):
+            # The planner has not missed it yet, or is being elected.
+            assert loop.time() < deadline_s
+            await asyncio.sleep(0.1)
+    assert record.state == "dead"
+    await until(lambda: not trio[0].stand.is_member(lost), "the ring goes on without it")
+    assert list(trio[0].leaderless.regime.view.ring.members) == [trio[0].node_id]
+    await put(trio[0], b"after", b"v")
