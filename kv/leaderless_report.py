@@ -138,19 +138,14 @@ class RingReport:
     def problems(self) -> list[str]:
         regime = self._environment.regime
         found = [f"{kind}, {count} times" for kind, count in sorted(regime.replica.alarms.items())]
-        return (
-            found
-            + [
-                f"not connected with {self.name(peer)}"
-                for peer in self.members()
-                if not regime.reachable(peer)
-            ]
-            + [
-                f"hints for {self.name(peer)} cannot be delivered: {why}"
-                for peer, why in sorted(regime.handoff.troubles.items())
-                if regime.reachable(peer) and peer in self.members()
-            ]
-        )
+        usages = regime.replica.hint_usages()
+        for peer in self.members():
+            if not regime.reachable(peer):
+                found.append(f"not connected with {self.name(peer)}")
+            elif peer in regime.handoff.troubles and usages.get(peer, NO_USAGE).count:
+                why = regime.handoff.troubles[peer]
+                found.append(f"hints for {self.name(peer)} cannot be delivered: {why}")
+        return found
 
     def card(self, node: NodeId) -> Card | None:
         cards = self._node.cards
