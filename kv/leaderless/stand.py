@@ -107,8 +107,14 @@ class LeaderlessStand:
         return leaderless or self.by_configuration
 
     def keyspace(self, record: KeyspaceRecord) -> Keyspace:
-        """Of a leaderless keyspace, as it is served here. Raises UnavailableError."""
+        """Of a leaderless keyspace, as it is served here. Raises UnavailableError, or what says
+        that it never will be."""
         found = self._known.get(record.keyspace)
+        if found is None and not record.ring:
+            raise InvalidRequestError(
+                f"nothing was done: the keyspace {record.name!r} was made by an earlier version, "
+                "which could not serve it; drop it, and make it again"
+            )
         if found is None:
             raise UnavailableError(
                 f"nothing was done: this node does not serve the keyspace {record.name!r} yet"
