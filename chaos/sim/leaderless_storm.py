@@ -1,9 +1,9 @@
 """A storm over leaderless nodes: seeded clients and faults, a calm, and what must be true then.
 
-Clients read, merge and write, write blindly, go on from what a write was answered with, or delete,
-at nodes that the dice choose, while nodes are cut off, killed, frozen, started, join and leave,
-disks fail and wall clocks jump. Then comes the calm: everybody is up, members have settled, hints
-are delivered, and every node repairs itself once (no read helps). After it:
+Clients read, merge and write, write blindly, or delete, at nodes that the dice choose, while nodes
+are cut off, killed, frozen, started, join and leave, disks fail and wall clocks jump. Then comes
+the calm: everybody is up, members have settled, hints are delivered, and every node repairs itself
+once (no read helps). After it:
 
 - an acknowledged write is there, or was replaced by one whose author had read it and which itself
   is there or was so replaced, or was deleted by somebody who had read it;
@@ -100,9 +100,6 @@ class Workload:
     attempts: dict[bytes, Attempt] = field(default_factory=dict)
     sessions: dict[bytes, Context] = field(default_factory=dict)
     """What the last acknowledged writer of a key has seen."""
-    chains: dict[bytes, tuple[Context, frozenset[bytes]]] = field(default_factory=dict)
-    """What the last write of a key that knew no better was answered with, and what it stands for:
-    its writer goes on from there, and has not seen what lay there beside it."""
     session_reads: int = 0
     broken_sessions: list[str] = field(default_factory=list)
 
@@ -116,9 +113,6 @@ class Workload:
         wish = Wish(nodes=rng.choice([1, 1, 2, None]))
         if rng.random() < 0.5:
             self._write(machine, key, wish, None, frozenset())
-            return
-        if key in self.chains and rng.random() < 0.2:
-            self._write(machine, key, wish, *self.chains[key])
             return
         if key in self.sessions and rng.random() < 0.2:
             self._read_session(machine, key, wish)
@@ -164,7 +158,6 @@ class Workload:
                 attempt.acknowledged = True
                 if not delete:
                     self.sessions[key] = answer.context
-                    self.chains[key] = answer.context, seen | {value}
             elif answer.outcome is Outcome.NONE:
                 attempt.refused = True
 
