@@ -236,7 +236,10 @@ class App:
             ),
             observe=self._observe,
             keyspaces=KeyspaceAdmin(
-                self.node.meta, self.node.divider, self.node.leader_of, self.node.stand.seats
+                self.node.meta,
+                self.node.division.wishes,
+                self.node.leader_of,
+                self.node.stand.seats,
             ),
             others=self._served,
             leaderless=leaderless,

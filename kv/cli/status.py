@@ -62,6 +62,8 @@ async def _status(args: argparse.Namespace, client: Client) -> int:
             emit(table(_HEAD, rows, right="TERM LAG REVISION SIZE"))
         if ring:
             emit(("\n" if strong else "") + leaderless_table(answers))
+        for sentence in () if cluster is None else cluster.advice:
+            emit(sentence)
         for each in answers:
             for problem in each.status.problems if each.status else [each.error]:
                 emit(f"{each.endpoint}: {problem}")
