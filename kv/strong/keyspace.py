@@ -115,7 +115,7 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
-        self._lost: dict[Routed, None] = {}
+        self._lost: dict[Later, None] = {}
         """Refused by a shard that does not hold their keys any more, and waiting for news."""
         self.crossings: Final = Crossings(self, clock, scheduler)
         meta.map.on_change(self._remap)
