@@ -84,7 +84,7 @@ class ShardNode(SimNode):
     def _make_machine(self, group_id: int) -> StateMachine:
         place = ShardPlace.stored(group_id)
         if group_id in self.to_form:
-            place = ShardPlace(group_id, group_id, group_id, group_id)
+            place = self._first_place(group_id)
         machine = SimShard(Latest(self.engine, self.clock), place)
         machine.forgetful = "dedupe-not-inherited" in self.cluster.config.canaries
         last_index = machine.shard.state.applied_index
@@ -108,6 +108,9 @@ class ShardNode(SimNode):
 
         machine.on_applied, machine.observer = applied, told
         return machine
+
+    def _first_place(self, group_id: int) -> ShardPlace:
+        return ShardPlace(group_id, group_id, group_id, group_id)
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         self._forgetting.clear()

@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from kv.division.meter import Meter
 from kv.regime import Done
+from kv.strong.noting import key_of_read
 from kv.strong.reader import ReplicaReader
 from raftgroups.group import Group
 from raftgroups.outcomes import ReadResult, Refused
@@ -44,8 +46,10 @@ class JoinedReads:
         scheduler: Scheduler,
         clock: Clock,
         deadline_s: float,
+        meter: Meter,
     ) -> None:
         """`local` gives the replica's state, or raises a JanusError."""
+        self._meter = meter
         self._group = group
         self._local = local
         self._refused = refused
@@ -88,6 +92,8 @@ class JoinedReads:
             for _, done in reads:
                 _answer(done, error)
             return
+        if self._meter.read(len(reads)):
+            self._meter.note_read(key_of_read(reads[-1][0]))
         for evaluate, done in reads:
             try:
                 answer = evaluate(reader)

@@ -32,7 +32,7 @@ from kv.errors import (
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, one_shard
+from kv.router import CrossShardError, Scope, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
 from kv.strong.forward import Forwarder
@@ -164,6 +164,14 @@ class Keyspace:
     def local_shard(self, shard: int) -> StrongShard | None:
         found = self._local.get(shard)
         return found if found is not None and found.group.readable else None
+
+    def holder(self, shard: int, scope: Scope) -> StrongShard | None:
+        """A replica here that serves these keys: of the shard that the map names, or of what that
+        was split or merged into, of which the map may not know yet."""
+        named = self.local_shard(shard)
+        if named is None or not named.serves(scope):
+            return next((each for each in self._local.values() if each.serves(scope)), named)
+        return named
 
     @property
     def local_shards(self) -> list[StrongShard]:
@@ -356,7 +364,12 @@ class Keyspace:
                 UnavailableError(f"nothing was done: {error}; the shard was split, ask again"),
             )
             return
-        routed.try_again(str(error), look=True)
+        scope = routed.scope()
+        heir = next((each for each in self._local.values() if each.serves(scope)), None)
+        if heir is not None and self.now_s() < routed.deadline_s:
+            routed.hand_over(heir)  # nobody has to be asked where the keys are
+        else:
+            routed.try_again(str(error), look=True)
 
     # --- the end ------------------------------------------------------------------------------
 

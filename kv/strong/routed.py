@@ -87,7 +87,7 @@ class Routed:
         except JanusError as error:
             self._keyspace.soon(self.answer, error)
             return
-        local = self._keyspace.local_shard(record.shard)
+        local = self._keyspace.holder(record.shard, self.scope())
         if local is not None:
             self.hand_over(local)
             return

@@ -26,9 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
+from kv.router import Scope
 from kv.size_limits import WIDEST, SizeLimits
 from kv.strong.admission import LINEAGE, check
 from kv.strong.duties import LeaderDuties
@@ -36,6 +38,7 @@ from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.joined import JoinedReads
 from kv.strong.machine import ServedMachine
+from kv.strong.noting import key_of_read
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.reader import ReplicaReader
 from kv.strong.waiting import WaitingRoom
@@ -91,8 +94,10 @@ class StrongShard:
         clock: Clock,
         gate: Gate,
         settings: ShardSettings,
+        meter: Meter,
     ) -> None:
         self.group = group
+        self.meter = meter
         self.machine = machine
         self._forwarder = forwarder
         self._scheduler = scheduler
@@ -116,6 +121,7 @@ class StrongShard:
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
+            meter=meter,
         )
         self.waiting = WaitingRoom(
             scheduler=scheduler,
@@ -125,7 +131,7 @@ class StrongShard:
         )
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
-        self._seen_end = machine.shard.view.segments.own.end
+        self._seen_own = machine.shard.view.segments.own
         self._led_term = 0
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
@@ -142,6 +148,12 @@ class StrongShard:
     def holds(self, keyspace: int, key: bytes) -> bool:
         own, state = self.machine.shard.view.segments.own, self.machine.shard.state
         return state.keyspace == keyspace and own.holds_key(key)
+
+    def serves(self, scope: Scope) -> bool:
+        """All of these keys, at this moment."""
+        place = self.machine.view.place
+        within = place.end is None or (scope[1] is not None and scope[1] <= place.end)
+        return scope[0] >= place.start and within and not place.frozen and self.group.readable
 
     # --- writes ---------------------------------------------------------------------------
 
@@ -185,6 +197,10 @@ class StrongShard:
 
     def start_write(self, write: Write) -> None:
         group = self.group
+        if self.machine.shard.state.frozen_by:  # it would be refused, by an entry of the log
+            error = self.machine.view.wrong_shard("this is")
+            if self._move(write, error):
+                return
         if group.leads:
             group.propose(self._stamped(write.payload), write.proposed)
             return
@@ -245,7 +261,9 @@ class StrongShard:
                 )
             check(command)
             self._gate.admit(command, len(payload))
-        except (InvalidRequestError, NoSpaceError) as error:
+            if self.machine.frozen and not isinstance(command, LINEAGE):
+                raise self.machine.view.wrong_shard("this is")
+        except (InvalidRequestError, NoSpaceError, WrongShardError) as error:
             refusal = failure_of(error, self.machine.revision)
             self._scheduler.call_soon(done, Applied(0, refusal))
         except JanusError as error:
@@ -304,6 +322,8 @@ class StrongShard:
     def evaluate(self, read: Read) -> None:
         if read.answered:
             return
+        if self.meter.read(1):
+            self.meter.note_read(key_of_read(read.evaluate))
         answer: Any
         try:
             answer = read.evaluate(self.local())
@@ -388,11 +408,26 @@ class StrongShard:
         )
 
     def _observe_revision(self, revision: int, bodies: Sequence[bytes]) -> None:
+        if self.machine.shard.view.segments.own is not self._seen_own:
+            self._note_range(revision - 1)  # made in this very turn, before the revision
         for hub in self._hubs:
             hub.committed(revision, bodies)
 
+    def _note_range(self, revision: int) -> None:
+        """The shard may have got other keys, by a split or a merge. `revision`: its newest since
+        then that watchers were not told of."""
+        own, seen = self.machine.shard.view.segments.own, self._seen_own
+        self._seen_own = own
+        if (own.segment, own.start, own.end) == (seen.segment, seen.start, seen.end):
+            return  # compaction has swept it
+        for hub in self._hubs:
+            hub.narrowed(own.start, own.end, NARROWED)
+            if revision > hub.revision:
+                hub.skipped(revision)
+
     def _restored(self) -> None:
         state = self.machine.shard.state
+        self._note_range(0)  # what follows is caught up with from the log
         self._compact_seen = state.compact_revision
         for hub in self._hubs:
             hub.jumped(state.revision, state.compact_revision)
@@ -403,11 +438,8 @@ class StrongShard:
         group = self.group
         self._note_leadership(group)
         self.duties.observe(settled=group.settled)
-        own = self.machine.shard.view.segments.own
-        if own.end != self._seen_end and group.readable:
-            self._seen_end = own.end
-            for hub in self._hubs:
-                hub.narrowed(own.start, own.end, NARROWED)
+        if self.machine.shard.view.segments.own is not self._seen_own and group.readable:
+            self._note_range(self.machine.revision)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
             self._compact_seen = compact_revision
@@ -457,6 +489,13 @@ class StrongShard:
         self.waiting.stopped = True
         for hub in self._hubs:
             hub.close(message)
+
+    def leave(self, message: str) -> None:
+        """It is not served here any more. What it was asked goes on where its keys are now."""
+        for hub in self._hubs:
+            hub.close(message)
+        self.waiting.leave(lambda each: self._move(each, WrongShardError(message)))
+        self.stop()
 
     def stop(self) -> None:
         self.duties.stop()

@@ -192,6 +192,46 @@ def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) 
     assert len(shards_of(a)) == SHARDS + 5
 
 
+def test_neighbours_merge_under_load(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, c) = urls
+    failed: list[object] = []
+    stop = threading.Event()
+
+    def write(url: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = KEYS[number % len(KEYS)]
+            for method, body in (("PUT", {"value": f"m{number}"}), ("GET", None)):
+                status, answer = call(url, method, key_path(key), body)
+                if status != 200:
+                    failed.append(answer)
+
+    before = shards_of(a)
+    left, right = before[2], before[3]
+    threads = [threading.Thread(target=write, args=(url,)) for url in (b, c)]
+    for thread in threads:
+        thread.start()
+    try:
+        path = f"/api/v1/admin/shards/{left['shard']}/merge"
+        status, answer = call(a, "POST", path, {"right": before[4]["shard"]})
+        assert (status, answer["error"]) == (400, "invalid_shards"), answer
+        status, answer = call(a, "POST", path, {"right": right["shard"]})
+        assert status == 200, answer
+        assert (answer["merged"]["start"], answer["merged"]["end"]) == (left["start"], right["end"])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    after = shards_of(b)
+    assert len(after) == len(before) - 1
+    assert listed(c, 7) == sorted(set(listed(a, 50)))
+    last = f"/api/v1/admin/shards/{after[-1]['shard']}/merge"
+    status, answer = call(a, "POST", last, {})
+    assert (status, answer["error"]) == (400, "invalid_shards"), answer
+
+
 def test_a_split_of_nothing_is_refused(urls: tuple[Running, list[str]]) -> None:
     _, (a, *_) = urls
     split = "/api/v1/admin/shards/%s/split"

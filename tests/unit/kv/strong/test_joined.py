@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from kv.division.meter import Meter
 from kv.errors import UnavailableError
 from kv.strong.joined import JoinedReads
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
@@ -54,6 +56,7 @@ class Rig:
             scheduler=loop,
             clock=loop.clock,
             deadline_s=5.0,
+            meter=Meter(random.Random(1)),
         )
 
     def _local(self) -> Any:
