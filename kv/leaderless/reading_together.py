@@ -158,9 +158,11 @@ class ReadingTogether:
             if nodes[0] == parts.node:
                 self._read_here(read)
         batch = _Batch(reads)
+        parts.messenger.hold()
         for (node, number), asked in outbox.items():
             for at in range(0, len(asked), READS_MAX):
                 self._ask(batch, node, number, asked[at : at + READS_MAX])
+        parts.messenger.release()
         if batch.under_way:
             hedge_s = parts.settings.hedge_s
             batch.timer = parts.scheduler.call_later(hedge_s, self._hedge, batch)
