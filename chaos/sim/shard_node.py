@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from chaos.checkers.shard_events import ShardEvents
+from chaos.sim.bank import ACCOUNTS
 from chaos.sim.cluster import Cluster
-from chaos.sim.machine import NEWER_LEVEL, AppliedRecord
+from chaos.sim.machine import AppliedRecord
 from chaos.sim.node import SimNode
 from chaos.sim.settings import DrawnSettings, SimConfig
 from chaos.sim.world import NodeScheduler
 from raftgroups.dedupe import Dedupe
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
+from raftgroups.levels import FEATURE_LEVEL
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.machine_api import StateMachine
 from raftgroups.results import Result
@@ -70,7 +72,7 @@ class ShardNode(SimNode):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.installed_level = self.level = NEWER_LEVEL
+        self.installed_level = self.level = FEATURE_LEVEL
         self._forgetting: set[int] = set()
 
     def shard(self, group_id: int) -> SimShard | None:
@@ -174,7 +176,7 @@ class ShardNode(SimNode):
 
 class ShardCluster(Cluster):
     def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
-        self.events = ShardEvents()
+        self.events = ShardEvents(ACCOUNTS)
         self.gone: set[int] = set()
         super().__init__(config, drawn, make_node=self._make_node, **options)
         self.keyspaces = list(self.groups)

@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from kv.cluster.tasks import TaskOwner, TasksClosedError
 from kv.errors import (
@@ -35,6 +35,7 @@ from kv.regime import Done
 from kv.router import CrossShardError, Scope, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
+from kv.strong.crossings import Crossings
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.operations import Operation, Read, SessionRead, Write
@@ -61,14 +62,24 @@ T = TypeVar("T")
 NO_QUOTAS: Final = Quotas()
 INSTEAD: Final = (
     "ask for parts that lie within a shard each (GET /api/v1/admin/shards shows them), or use "
-    "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get and /api/v1/batch/put, "
-    "which work across shards"
+    "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get, /api/v1/batch/put and "
+    "/api/v1/txn, which work across shards"
 )
 
 INSTEAD_OF_WATCH: Final = (
     "watch each of these shards with a call of its own, over a range that lies within it (GET "
     "/api/v1/admin/shards shows them)"
 )
+
+
+class Later(Protocol):
+    """What is started again in a while, or given up if this node stops."""
+
+    why: str
+
+    def start(self) -> None: ...
+
+    def give_up(self, error: JanusError) -> None: ...
 
 
 class Keyspace:
@@ -104,6 +115,7 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
+        self.crossings: Final = Crossings(self, clock, scheduler)
         meta.map.on_change(self._remap)
 
     # --- which shards -------------------------------------------------------------------------
@@ -121,6 +133,8 @@ class Keyspace:
         group = shard.group.group_id
         self._local[group] = shard
         shard.on_moved = self._moved
+        shard.crossings = self.crossings
+        self.crossings.watch()
         for watches, encoding in self._watches:
             watches.attach(group, partial(shard.watches, encoding))
         self._rebind()
@@ -315,7 +329,7 @@ class Keyspace:
     def soon(self, done: Callable[[Any], None], answer: object) -> None:
         self._scheduler.call_soon(done, answer)
 
-    def later(self, delay_s: float, operation: Routed, *, look: bool) -> None:
+    def later(self, delay_s: float, operation: Later, *, look: bool) -> None:
         """Start it again, by a newer map if `look`."""
         if self._stopped:
             self.soon(operation.give_up, StoppingError(f"this node is stopping: {operation.why}"))
@@ -327,7 +341,7 @@ class Keyspace:
         else:
             self._scheduler.call_later(delay_s, operation.start)
 
-    async def _look_and_start(self, delay_s: float, operation: Routed) -> None:
+    async def _look_and_start(self, delay_s: float, operation: Later) -> None:
         version = self._meta.map.view.version
         await self._meta.refresh()
         if self._meta.map.view.version == version:
@@ -345,7 +359,7 @@ class Keyspace:
         routed: Routed
         if isinstance(operation, Write):
             command, token, *_ = decode(operation.payload)
-            options = WriteOptions(token)
+            options = WriteOptions(token, across=operation.across)
             routed = RoutedWrite(
                 self, operation.done, operation.deadline_s, command, operation.payload, options
             )
@@ -375,6 +389,7 @@ class Keyspace:
 
     def stop(self) -> None:
         self._stopped = True
+        self.crossings.stop()
 
 
 def command_is_wide(command: Command) -> bool:

@@ -24,22 +24,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import Scope
+from kv.router import EVERYWHERE, Scope
 from kv.size_limits import WIDEST, SizeLimits
-from kv.strong.admission import LINEAGE, check
+from kv.strong.admission import CROSS, LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
-from kv.strong.joined import JoinedReads
+from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
 from kv.strong.noting import key_of_read
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
+from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
 from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
@@ -47,16 +48,21 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
-from raftgroups.levels import LINEAGE_LEVEL
+from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
+from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
+from raftgroups.txnref import TxnRef
 from storage.clock import Clock, Scheduler
 from storage.committer import Need
 from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
 from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_policy import CompactionPolicy
+
+if TYPE_CHECKING:
+    from kv.strong.crossings import Crossings
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +124,7 @@ class StrongShard:
             self.local,
             self._go_on,
             self._move_joined,
+            self._guard,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
@@ -138,6 +145,8 @@ class StrongShard:
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
+        self.crossings: Crossings | None = None
+        """Of its keyspace: who finds out about locks that are met here."""
         machine.on_restored = self._restored
 
     single = True
@@ -174,6 +183,7 @@ class StrongShard:
             return
         deadline_s = self._deadline(options.deadline_s)
         write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
+        write.across = options.across
         self.waiting.start(write, options.deadline_s)
 
     def take(
@@ -183,13 +193,14 @@ class StrongShard:
         deadline_s: float,
         repeatable: bool,
         asked_s: float | None,
+        across: bool = False,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
         if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
-        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable, across=across)
         self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -232,6 +243,9 @@ class StrongShard:
                 answer = error_of(answer)
                 if isinstance(answer, WrongShardError) and self._move(operation, answer):
                     return
+                if isinstance(answer, LockedError):
+                    self._wait_for_locks(operation, answer)
+                    return
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
                 self.waiting.give_up(operation, answer)
             else:
@@ -250,6 +264,15 @@ class StrongShard:
                 ),
             )
 
+    def _wait_for_locks(self, operation: Write, error: LockedError) -> None:
+        if self._clock.monotonic() >= operation.deadline_s:
+            self.waiting.give_up(operation, UnavailableError(str(error)))
+            return
+        if self.crossings is not None:
+            own = self.machine.shard.view.segments.own
+            self.crossings.clear(error.holders, own.start)
+        self.waiting.park(operation, str(error))
+
     def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
@@ -258,6 +281,11 @@ class StrongShard:
                 raise UnavailableError(
                     "not every node of this shard runs a version that can split and merge; upgrade "
                     "them all"
+                )
+            if isinstance(command, CROSS) and self.group.feature_level < TXN_LEVEL:
+                raise UnavailableError(
+                    "not every node of this shard runs a version that knows transactions over "
+                    "several shards; upgrade them all"
                 )
             check(command)
             self._gate.admit(command, len(payload))
@@ -333,7 +361,44 @@ class StrongShard:
             answer = error
         except JanusError as error:
             answer = error
+        else:
+            if type(read) is Read and self.machine.intents and self._vouch(read, answer):
+                return
         self.waiting.answer(read, answer)
+
+    def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
+        """Whose locks this read has met; of one that does not name its keys, all there are."""
+        bounds = evaluate.scope() if isinstance(evaluate, Query) else EVERYWHERE
+        return self.machine.intents.written_in(bounds)
+
+    def _vouch(self, read: Read, answer: Any) -> bool:
+        """Whether the answer has to wait until it is known to be good: its keys are locked, and it
+        may be that what they are about to become is committed already (raftgroups/twophase.py)."""
+        met = self._met_by(read.evaluate)
+        if not met or self.crossings is None:
+            return False
+
+        def vouched(good: bool) -> None:
+            if good:
+                self.waiting.answer(read, answer)
+            elif not read.answered:
+                self.waiting.refused(read, Refused("other transactions hold what it reads"))
+
+        start = self.machine.shard.view.segments.own.start
+        self.crossings.vouch(met, start, read.deadline_s, vouched)
+        return True
+
+    def _guard(self) -> Vouch | None:
+        return self._vouch_joined if self.machine.intents else None
+
+    def _vouch_joined(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        answer: Any,
+    ) -> bool:
+        return self._vouch(Read(self, done, deadline_s, evaluate=evaluate), answer)
 
     def _move(self, operation: Operation, error: WrongShardError) -> bool:
         if self.on_moved is None or not self.waiting.take(operation):
