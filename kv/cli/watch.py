@@ -45,6 +45,7 @@ class WatchCommand:
         parser.add_argument(
             "--cursor", default="", help="leaderless: go on behind this cursor of a line (--json)"
         )
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
