@@ -37,6 +37,7 @@ from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
+from kv.strong.ground import KeyspaceGround, Page
 from kv.strong.operations import Operation, Read, SessionRead, Write
 from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
@@ -44,7 +45,9 @@ from kv.strong.routed import Routed, RoutedRead, RoutedWrite
 from kv.strong.shard import ShardSettings, StrongShard
 from kv.watch.index import KeyRange
 from kv.watch.keyspace_watches import KeyspaceWatches
+from kv.watch.merged import Ground
 from kv.watch.messages import Cancelled, CancelReason, Encode
+from kv.watch.watches import Watches
 from raftgroups.commands import Command, decode, encode
 from raftgroups.meta.records import KeyspaceState, Quotas, Regime, ShardRecord
 from raftgroups.meta.view import MetaView, ShardTable
@@ -66,8 +69,7 @@ INSTEAD: Final = (
 )
 
 INSTEAD_OF_WATCH: Final = (
-    "watch each of these shards with a call of its own, over a range that lies within it (GET "
-    "/api/v1/admin/shards shows them)"
+    "watch with GET /api/v1/watch, which follows all of them and gives a cursor to go on from"
 )
 
 
@@ -269,6 +271,11 @@ class Keyspace:
             made.attach(group, partial(shard.watches, encode))
         self._watches.append((made, encode))
         return made
+
+    def ground(self, watches: Watches, page: Page) -> Ground | None:
+        """Where watches over several shards stand. `watches`: of the same face."""
+        assert isinstance(watches, KeyspaceWatches)
+        return KeyspaceGround(self, watches, page)
 
     def _shard_to_watch(self, keys: KeyRange) -> int | Cancelled:
         try:

@@ -41,6 +41,7 @@ from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
+from kv.watch.watches import Watches
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
 from raftgroups.levels import LINEAGE_LEVEL
@@ -60,8 +61,8 @@ T = TypeVar("T")
 
 EXAMINED_A_STEP: Final = 1_000
 NARROWED: Final = (
-    "the shard was split or merged: go on behind the last revision received, in each of the shards "
-    "that hold these keys now, or watch with GET /api/v1/watch, which follows them"
+    "the shard was split or merged: read these keys and watch anew, in each of the shards that hold "
+    "them now, or with GET /api/v1/watch, which follows them without a gap"
 )
 
 
@@ -122,7 +123,7 @@ class StrongShard:
         )
         self._hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
-        self._seen_end = machine.shard.view.segments.own.end
+        self._seen_own = machine.shard.view.segments.own
         self._led_term = 0
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
@@ -363,6 +364,9 @@ class StrongShard:
         self.machine.observe(self._observe_revision)
         return hub
 
+    def ground(self, watches: Watches, page: object) -> None:
+        """A shard by itself is never more than one."""
+
     def _read_events(
         self,
         from_revision: int,
@@ -383,11 +387,26 @@ class StrongShard:
         )
 
     def _observe_revision(self, revision: int, bodies: Sequence[bytes]) -> None:
+        if self.machine.shard.view.segments.own is not self._seen_own:
+            self._note_range(revision - 1)  # made in this very turn, before the revision
         for hub in self._hubs:
             hub.committed(revision, bodies)
 
+    def _note_range(self, revision: int) -> None:
+        """The shard may have got other keys, by a split or a merge. `revision`: its newest since
+        then that watchers were not told of."""
+        own, seen = self.machine.shard.view.segments.own, self._seen_own
+        self._seen_own = own
+        if (own.segment, own.start, own.end) == (seen.segment, seen.start, seen.end):
+            return  # compaction has swept it
+        for hub in self._hubs:
+            hub.narrowed(own.start, own.end, NARROWED)
+            if revision > hub.revision:
+                hub.skipped(revision)
+
     def _restored(self) -> None:
         state = self.machine.shard.state
+        self._note_range(0)  # what follows is caught up with from the log
         self._compact_seen = state.compact_revision
         for hub in self._hubs:
             hub.jumped(state.revision, state.compact_revision)
@@ -398,11 +417,8 @@ class StrongShard:
         group = self.group
         self._note_leadership(group)
         self.duties.observe(settled=group.settled)
-        own = self.machine.shard.view.segments.own
-        if own.end != self._seen_end and group.readable:
-            self._seen_end = own.end
-            for hub in self._hubs:
-                hub.narrowed(own.start, own.end, NARROWED)
+        if self.machine.shard.view.segments.own is not self._seen_own and group.readable:
+            self._note_range(self.machine.revision)
         compact_revision = self.machine.shard.state.compact_revision
         if compact_revision != self._compact_seen and group.readable:
             self._compact_seen = compact_revision
