@@ -39,6 +39,7 @@ class InvalidIncrementError(InvalidRequestError):
 class Coordinator:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._sizes = parts.settings.sizes.narrowed()
         self._stopped = False
         self.under_way = 0
         """Requests that have not ended, late answers and hints included."""
@@ -57,6 +58,8 @@ class Coordinator:
         try:
             space = self._admit(keyspace, key)
             _check_change(space, change)
+            if self._sizes is not None:
+                self._sizes.check_pair(key, getattr(change, "value", None) or b"")
             place = self._place(key, space)
             quorum = write_quorum(space, wish, len(place.owners))
         except JanusError as error:

@@ -18,6 +18,7 @@ from kv.leaderless.put_core import Answer, Failed, Stored
 from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import Reachable, RingView
+from kv.size_limits import WIDEST, SizeLimits
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
 from storage.siblings import SiblingSet
@@ -35,6 +36,7 @@ class CoordinatorSettings:
     """Of reads that ask every owner at once, so that repair sees replicas that R leaves out."""
     under_way_max: int = 8192
     """Requests of clients and of other nodes together; the next one is refused."""
+    sizes: SizeLimits = WIDEST
     repairs_max: int = 512
     """Read repairs under way; what is found beyond is left to the next read, or to Merkle."""
 
