@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple
@@ -14,7 +15,7 @@ from kv.api.watching import encode_event
 from kv.reading import ShardReader
 from kv.router import Scope
 from kv.strong.queries import Query, register
-from kv.watch.merged import Pulled
+from kv.watch.merged import Bounds, Pulled, PulledRevision
 from kv.watch.position import Feed
 from kv.watch.watcher import WatchRequest
 from storage.mvcc_events import read_events
@@ -38,6 +39,9 @@ class EventsQuery(Query[Pulled], frozen=True, tag="api.events"):
     no_put: bool = False
     no_delete: bool = False
     with_prev: bool = False
+    whole_start: bytes = b""
+    whole_end: bytes | None = None
+    """Of the watch: what of it the shard holds is to be told together."""
 
     def scope(self) -> Scope:
         return self.start, self.end
@@ -56,17 +60,61 @@ class EventsQuery(Query[Pulled], frozen=True, tag="api.events"):
             segment=view.segments.own.segment,  # so that events below a merge are found
         )
         told = page.next_revision - 1
-        if self.until:
-            told = min(told, self.until)
+        until = self.until or self._until_merged(view)
+        if until:
+            told = min(told, until)
+        wanted = [
+            event
+            for event in page.events
+            if event.kv.mod_revision <= told
+            and not (self.no_delete if event.is_delete else self.no_put)
+        ]
+        below_merge = self.after < view.state.merge_revision
+        apart = self._by_segment if below_merge else _by_revision
         revisions = [
-            (revision, [encode_event(event, self.with_prev) for event in events])
-            for revision, group in groupby(page.events, key=_revision)
-            if revision <= told and (events := [each for each in group if self._wants(each)])
+            PulledRevision(revision, [encode_event(each, self.with_prev) for each in events], of)
+            for revision, events, of in apart(view, wanted)
         ]
         return Pulled(max(told, self.after), revisions)
 
-    def _wants(self, event: Event) -> bool:
-        return not (self.no_delete if event.is_delete else self.no_put)
+    def _until_merged(self, view: View) -> int:
+        """The shard has more of the watch's keys than it had when this was asked for: up to where
+        it came to them. 0: it has not."""
+        whole = view.segments.own.cut(self.whole_start, self.whole_end)
+        if whole is None or (whole.start, whole.end) == (self.start, self.end):
+            return 0
+        begins = [
+            source.first_revision - 1
+            for source in (view.segments.own, *view.segments.ancestors)
+            if source.first_revision - 1 > self.after and source.meets(self.start, self.end)
+        ]
+        return min(begins, default=self.after)
+
+    def _by_segment(self, view: View, events: list[Event]) -> Iterator[Group]:
+        """Two segments may have the same revision, each its own."""
+        sources = (view.segments.own, *view.segments.ancestors)
+        for revision, group in groupby(events, key=_revision):
+            found: dict[int, list[Event]] = {}
+            for event in group:
+                segment = view.segments.locate(event.kv.key, revision)
+                assert segment is not None, "read_events has just found it there"
+                found.setdefault(segment, []).append(event)
+            for segment, own in found.items():
+                parts = [
+                    source.cut(self.start, self.end)
+                    for source in sources
+                    if source.segment == segment
+                    and source.first_revision <= revision <= source.last_revision
+                ]
+                yield revision, own, [(part.start, part.end) for part in parts if part is not None]
+
+
+Group = tuple[int, list[Event], list[Bounds]]
+
+
+def _by_revision(_: View, events: list[Event]) -> Iterator[Group]:
+    for revision, group in groupby(events, key=_revision):
+        yield revision, list(group), []
 
 
 def page_of(feed: Feed, wanted: WatchRequest) -> EventsQuery:
@@ -78,6 +126,7 @@ def page_of(feed: Feed, wanted: WatchRequest) -> EventsQuery:
         wanted.no_put,
         wanted.no_delete,
         wanted.prev_kv,
+        *wanted.keys,
     )
 
 

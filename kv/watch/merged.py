@@ -18,7 +18,7 @@ asked for one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -53,11 +53,23 @@ class Reached(NamedTuple):
     cursor: str
 
 
+Bounds = tuple[bytes, bytes | None]
+
+
+class PulledRevision(NamedTuple):
+    """`of`: the keys for which the revision is one, where two numberings lie side by side below a
+    merge; empty: all that were asked for."""
+
+    revision: int
+    parts: list[bytes]
+    of: list[Bounds]
+
+
 class Pulled(NamedTuple):
     """A page of the log: everything of these keys up to `told`."""
 
     told: int
-    revisions: list[tuple[int, list[bytes]]]
+    revisions: list[PulledRevision]
 
 
 class Hub(Protocol):
@@ -151,7 +163,9 @@ class MergedWatch:
         self._progress_s = progress_s
         self._sources: dict[_Key, _Source] = {}
         self._ready: dict[_Source, None] = {}
-        self._queue: list[Reached | Cancelled] = []
+        self._end_with: Cancelled | None = None
+        self._progress_due = False
+        """Something must be said; its cursor is made when it is taken."""
         self._moved = False
         """The position has, since it was told last."""
         self._failures = 0
@@ -173,8 +187,12 @@ class MergedWatch:
                 size_bytes += self._take_of_hub(source, max_bytes, taken)
             if 0 < max_bytes <= size_bytes:
                 return taken
-        taken += self._queue
-        self._queue.clear()
+        if self._end_with is not None:
+            taken.append(self._end_with)
+            self._end_with = None
+        elif self._progress_due and not taken:
+            taken.append(Reached(self.cursor()))
+        self._progress_due = False
         return taken
 
     def room(self) -> None:
@@ -218,7 +236,7 @@ class MergedWatch:
             if isinstance(message, EventBatch):
                 size_bytes += message.size_bytes
                 for revision, parts in message.revisions:
-                    taken.append(self._tell(feed, revision, parts))
+                    taken.append(self._tell([feed.keys], revision, parts))
             elif isinstance(message, Cancelled):
                 self._hub_ended(source, message)
         return size_bytes
@@ -229,13 +247,14 @@ class MergedWatch:
         self._ready.pop(source, None)
         feed = source.feed
         self._look_around(source)
-        for revision, parts in page.revisions:
-            taken.append(self._tell(feed, revision, tuple(parts)))
+        for revision, parts, of in page.revisions:
+            taken.append(self._tell(of or [feed.keys], revision, tuple(parts)))
         self._moved |= self.position.advance(feed.start, feed.end, page.told)
         self._plan_after(0.0)  # perhaps its shard can be watched here now, or it has caught up
 
-    def _tell(self, feed: Feed, revision: int, parts: tuple[bytes, ...]) -> Told:
-        self.position.advance(feed.start, feed.end, revision)
+    def _tell(self, of: Sequence[Bounds], revision: int, parts: tuple[bytes, ...]) -> Told:
+        for start, end in of:
+            self.position.advance(start, end, revision)
         self._moved = False
         return Told(self.position.cursor(self._ground.keyspace), revision, parts)
 
@@ -385,15 +404,15 @@ class MergedWatch:
 
     def _say_progress(self) -> None:
         self._progress = self._scheduler.call_later(self._progress_s, self._say_progress)
-        cursor = self.cursor()
-        if (self._moved or self._wanted.progress) and not (self._ready or self._queue):
+        self._look_around(None)
+        if (self._moved or self._wanted.progress) and not self._ready:
             self._moved = False
-            self._queue.append(Reached(cursor))
+            self._progress_due = True
             self._wake()
 
     def _end(self, end: Cancelled) -> None:
         """The last thing that is taken."""
         if not self._over:
             self.close()
-            self._queue.append(end)
+            self._end_with = end
             self._scheduler.call_soon(self._wake)
