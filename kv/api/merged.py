@@ -184,9 +184,7 @@ async def _origin(strong: Strong, holding: Holding, revision: int) -> Origin:
     return await ask(lambda done: strong.read(query, done, LOCAL_READ))
 
 
-def _position_of(
-    wanted: WatchRequest, holdings: list[Holding], origins: list[Origin]
-) -> Position:
+def _position_of(wanted: WatchRequest, holdings: list[Holding], origins: list[Origin]) -> Position:
     start = wanted.start_revision
     if start <= 0:
         told = zip(holdings, origins, strict=True)

@@ -1,7 +1,7 @@
 """What a watch over several shards asks of a shard, as values (kv/strong/queries.py). Pure.
 
-    EventsQuery    a page of its log, shown as this face shows events
-    OriginQuery    where it is, and in which segments an older revision may lie
+EventsQuery    a page of its log, shown as this face shows events
+OriginQuery    where it is, and in which segments an older revision may lie
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class WatchCommand:
         parser.add_argument(
             "--cursor",
             default="",
-            help="go on behind the line of --json that had this cursor (several shards, leaderless)",
+            help="go on behind the line of --json that had this cursor (shards, leaderless)",
         )
         remote.add_connection(parser)
 

@@ -81,8 +81,8 @@ class KeyspaceGround:
         """By the map, without the edges."""
         found = []
         for record in self._keyspace.table.overlapping(start, end):
-            low = max(start, record.start)
-            high = record.end if end is None else end if record.end is None else min(record.end, end)
+            bounds = [each for each in (record.end, end) if each is not None]
+            low, high = max(start, record.start), min(bounds, default=None)
             found.append(Holding(record.shard, low, high))
         return found
 

@@ -32,12 +32,14 @@ from kv.errors import (
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, one_shard
+from kv.router import CrossShardError, lease_ids, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
+from kv.strong.attached import AttachedWrite
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.ground import KeyspaceGround, Page
+from kv.strong.lease_ends import LeaseEnds
 from kv.strong.operations import Operation, Read, SessionRead, Write
 from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
@@ -106,6 +108,7 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
+        self._lease_ends = LeaseEnds(self, tasks)
         meta.map.on_change(self._remap)
 
     # --- which shards -------------------------------------------------------------------------
@@ -123,6 +126,7 @@ class Keyspace:
         group = shard.group.group_id
         self._local[group] = shard
         shard.on_moved = self._moved
+        shard.on_lease_ends = self._lease_ends.drive
         for watches, encoding in self._watches:
             watches.attach(group, partial(shard.watches, encoding))
         self._rebind()
@@ -176,10 +180,11 @@ class Keyspace:
         return 0 if self._table is None else self._table.of_key(key).shard
 
     def record_for(self, operation: Routed) -> ShardRecord:
-        record = one_shard(self.table, operation.scope(), INSTEAD)
-        if isinstance(operation, RoutedWrite) and operation.has_lease:
-            self._check_home(record)
-        return record
+        return one_shard(self.table, operation.scope(), INSTEAD)
+
+    def is_home(self, record: ShardRecord) -> bool:
+        """Leases are those of the first shard."""
+        return record.start == b""
 
     def peers_of(self, record: ShardRecord) -> list[NodeId]:
         """Other nodes with a replica, those first that are connected."""
@@ -212,7 +217,8 @@ class Keyspace:
                 repeatable = options.token is not None
                 local.take(payload, done, deadline_s, repeatable, options.deadline_s)
                 return
-        RoutedWrite(self, done, deadline_s, command, payload, options).start()
+        kind = AttachedWrite if lease_ids(command) else RoutedWrite
+        kind(self, done, deadline_s, command, payload, options).start()
 
     def read(
         self,
@@ -292,21 +298,18 @@ class Keyspace:
     def term(self) -> int:
         return 0 if self._first is None else self._first.term
 
-    def _check_home(self, record: ShardRecord) -> None:
-        """Leases are those of the first shard, and only its keys can hang on them."""
-        home = self.table.shards[0]
-        if record is not home:
-            end = home.end
-            raise CrossShardError(
-                "nothing was done: this keyspace is split, and its leases live in its first shard: "
-                f"only keys below {end!r} can hang on one; give the key a ttl of its own, or keep "
-                "what needs leases in a keyspace of one shard"
-            )
-
     # --- for operations on their way ------------------------------------------------------------
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
+
+    async def look_anew(self) -> None:
+        """At the map."""
+        await self._meta.refresh()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
 
     def now_s(self) -> float:
         return self._clock.monotonic()
@@ -345,7 +348,8 @@ class Keyspace:
         if isinstance(operation, Write):
             command, token, *_ = decode(operation.payload)
             options = WriteOptions(token)
-            routed = RoutedWrite(
+            kind = AttachedWrite if lease_ids(command) else RoutedWrite
+            routed = kind(
                 self, operation.done, operation.deadline_s, command, operation.payload, options
             )
             routed.unsure = operation.unsure

@@ -46,6 +46,8 @@ class Write(Operation, eq=False, kw_only=True):
 
     payload: bytes
     repeatable: bool
+    stays: bool = False
+    """Whoever asked wants to know if the keys are another shard's."""
 
     def start(self) -> None:
         self.shard.start_write(self)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kv.errors import OutcomeUnknownError, OverloadedError, UnavailableError
 from kv.model import Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import Scope, leases_of, scope_of
+from kv.router import Scope, scope_of
 from kv.strong.queries import MalformedQueryError, Query, decode_answer, encode_query
 from raftgroups.commands import Command
 from raftgroups.meta.records import ShardRecord
@@ -86,7 +86,11 @@ class Routed:
             record = self._keyspace.record_for(self)
         except JanusError as error:
             self._keyspace.soon(self.answer, error)
-            return
+        else:
+            self.found(record)
+
+    def found(self, record: ShardRecord) -> None:
+        """The shard of its keys, by the newest map."""
         local = self._keyspace.local_shard(record.shard)
         if local is not None:
             self.hand_over(local)
@@ -159,7 +163,7 @@ class Routed:
 
 
 class RoutedWrite(Routed):
-    __slots__ = ("_command", "_options", "_payload", "has_lease")
+    __slots__ = ("_command", "_options", "_payload")
     changes = True
 
     def __init__(
@@ -176,14 +180,18 @@ class RoutedWrite(Routed):
         self._payload = payload
         self._options = options
         self.repeatable = options.token is not None
-        self.has_lease = leases_of(command)
 
     def scope(self) -> Scope:
         return scope_of(self._command)
 
     def hand_over(self, shard: StrongShard) -> None:
+        self.take_here(shard, self.answer)
+
+    def take_here(self, shard: StrongShard, done: Done[Any], *, stays: bool = False) -> None:
+        """`stays`: what the shard does not hold comes back to `done`, and not to the keyspace."""
         asked_s = self._options.deadline_s and max(0.001, self.deadline_s - self._keyspace.now_s())
-        shard.take(self._payload, self.answer, self.deadline_s, self.repeatable, asked_s)
+        repeatable = self.repeatable
+        shard.take(self._payload, done, self.deadline_s, repeatable, asked_s, stays=stays)
 
     def send(self, peer: NodeId, group: int) -> None:
         self._keyspace.forwarder.send(

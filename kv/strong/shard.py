@@ -62,8 +62,8 @@ T = TypeVar("T")
 
 EXAMINED_A_STEP: Final = 1_000
 NARROWED: Final = (
-    "the shard was split or merged: read these keys and watch anew, in each of the shards that hold "
-    "them now, or with GET /api/v1/watch, which follows them without a gap"
+    "the shard was split or merged: read these keys and watch anew, in each of the shards that "
+    "hold them now, or with GET /api/v1/watch, which follows them without a gap"
 )
 
 
@@ -131,6 +131,8 @@ class StrongShard:
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
+        self.on_lease_ends: Callable[[StrongShard], None] | None = None
+        """Leases have ended here that other shards may have keys of, and this node leads."""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         machine.on_restored = self._restored
@@ -172,13 +174,15 @@ class StrongShard:
         deadline_s: float,
         repeatable: bool,
         asked_s: float | None,
+        *,
+        stays: bool = False,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
         if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
-        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable, stays=stays)
         self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -215,7 +219,8 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-                if isinstance(answer, WrongShardError) and self._move(operation, answer):
+                stays = operation.stays or not isinstance(answer, WrongShardError)
+                if not stays and self._move(operation, answer):
                     return
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
                 self.waiting.give_up(operation, answer)
@@ -429,6 +434,8 @@ class StrongShard:
             self._compact_seen = compact_revision
             for hub in self._hubs:
                 hub.compacted(compact_revision)
+        if self.machine.leases.ended and group.settled and self.on_lease_ends is not None:
+            self.on_lease_ends(self)
         if self.waiting.has_sessions and group.readable:
             self.waiting.wake_sessions(self.machine.revision)
         if self.waiting.has_parked and (group.leads or group.leader is not None):

@@ -102,9 +102,7 @@ class Node:
         )
         machine.neighbours = self._neighbour
         self.shards[machine.place.shard] = shard
-        self.watches.attach(
-            machine.place.shard, lambda first: shard.watches(encode_event, first)
-        )
+        self.watches.attach(machine.place.shard, lambda first: shard.watches(encode_event, first))
 
     def _neighbour(self, shard: int) -> Neighbour:
         machine = self.shards[shard].machine

@@ -110,6 +110,8 @@ class DirectReader:
             return None
         return Reading(lease, found.ttl_s, max(0, found.deadline_ms - self._clock_ms))
 
+    lease_epoch = 0
+
     def leases(self) -> list[int]:
         return self._machine.leases.ids()
 

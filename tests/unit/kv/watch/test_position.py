@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,14 +38,14 @@ def test_it_is_a_revision_for_each_key_that_never_falls(
         model = {key: max(old, told) if keys.holds(key) else old for key, old in model.items()}
         assert told_of(position) == model
         pieces = position.pieces
-        assert all(left.told != right.told for left, right in zip(pieces, pieces[1:], strict=False))
+        assert all(left.told != right.told for left, right in pairwise(pieces))
         again = Position.of_cursor(position.cursor(7), 7, EVERYTHING)
         assert again.pieces == position.pieces
 
 
 @given(st.text(max_size=40) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
 def test_any_text_is_a_cursor_or_refused(text: str) -> None:
-    with pytest.raises(InvalidWatchCursorError, match="not one that a watch gave|of other keys"):
+    with pytest.raises(InvalidWatchCursorError, match=r"not one that a watch gave|of other keys"):
         Position.of_cursor(text, 1, with_prefix(b"x"))
 
 
