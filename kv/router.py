@@ -20,20 +20,26 @@ from raftgroups.commands import (
     Command,
     Compact,
     Compare,
+    Decide,
     Delete,
     Expire,
+    Finish,
     Increment,
     LeaseForget,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
+    Prepare,
+    Push,
     Put,
     Range,
+    Resolve,
     SetTtl,
     Tick,
     Txn,
     UnderLease,
 )
+from raftgroups.footprint import spans_of_part
 from raftgroups.meta.records import ShardRecord
 from raftgroups.meta.view import ShardTable
 from raftgroups.ranges import bounds
@@ -69,6 +75,13 @@ def scope_of(command: Command) -> Scope:
         return scope_of(command.command)
     if isinstance(command, Compact):
         return EVERYWHERE
+    if isinstance(command, Decide | Push | Finish):
+        return of_key(command.txn.anchor)
+    if isinstance(command, Resolve):
+        return of_key(command.key)
+    if isinstance(command, Prepare):
+        own = [of_key(command.txn.anchor)] if command.lifetime_ms else []
+        return joined([*own, *((start, end) for start, end, _ in spans_of_part(command))])
     scopes: Iterable[Scope]
     if isinstance(command, BatchWrite):
         scopes = map(scope_of, command.operations)
