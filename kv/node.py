@@ -475,8 +475,7 @@ class Node:
         shard = self.shards.pop(group_id, None)
         if shard is not None:
             self.keyspace(shard.machine.place.keyspace).left(shard)
-            shard.drain("this shard is not served here any more")
-            shard.stop()
+            shard.leave()
             self.committer.remove(shard)
 
     def keyspace_named(self, name: str) -> Keyspace:

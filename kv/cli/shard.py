@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -69,8 +69,13 @@ async def _list(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(found)
     else:
-        _print(found["shards"])
+        _print(found["shards"], await _names(client))
     return 0
+
+
+async def _names(client: Client) -> dict[str, str]:
+    """Of the nodes, by id; a node that cannot be asked has none here."""
+    return {each.node_id: each.name for each in (await client.cluster()).nodes}
 
 
 async def _split(args: argparse.Namespace, client: Client) -> int:
@@ -78,7 +83,7 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(done)
     else:
-        _print([done["left"], done["right"]])
+        _print([done["left"], done["right"]], await _names(client))
     return 0
 
 
@@ -128,7 +133,7 @@ async def _transfer(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
-def _print(shards: list[dict[str, Any]]) -> None:
+def _print(shards: list[dict[str, Any]], names: Mapping[str, str]) -> None:
     rows = [
         (
             each["shard"],
@@ -136,7 +141,7 @@ def _print(shards: list[dict[str, Any]]) -> None:
             each["start"] or "-",
             "-" if each["end"] is None else each["end"],
             each["epoch"],
-            each["leader"] or "?",
+            names.get(each["leader"], each["leader"]) or "?",
             len(each["replicas"]),
         )
         for each in shards

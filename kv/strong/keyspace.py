@@ -30,7 +30,7 @@ from kv.errors import (
     WrongRegimeError,
 )
 from kv.meta.service import MetaService
-from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
+from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, SessionToken, WriteOptions
 from kv.regime import Done
 from kv.router import CrossShardError, lease_ids, one_shard
 from kv.strong.admission import check, purpose_of
@@ -126,6 +126,7 @@ class Keyspace:
         group = shard.group.group_id
         self._local[group] = shard
         shard.on_moved = self._moved
+        shard.on_session = self._with_newer_map
         shard.on_lease_ends = self._lease_ends.drive
         for watches, encoding in self._watches:
             watches.attach(group, partial(shard.watches, encoding))
@@ -244,7 +245,33 @@ class Keyspace:
             if local is not None and record.holds_all(evaluate.scope()):
                 local.read(evaluate, done, options)
                 return
+        if options.level is Level.SESSION and self._with_newer_map(evaluate, done, options):
+            return
         RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
+
+    def _with_newer_map(
+        self, evaluate: Callable[[ReplicaReader], Any], done: Done[Any], options: ReadOptions
+    ) -> bool:
+        """A token that names a shard which the map here does not have yet, of a split: by the old
+        map its keys would be read of a replica that may be behind that. Numbers of shards rise."""
+        newest = self._meta.map.view.next.shard
+        if all(shard < newest for shard in options.session.revisions):
+            return False
+        try:
+            self._tasks.spawn(self._look_and_read(evaluate, done, options), "map of a session")
+        except TasksClosedError as error:
+            self.soon(done, StoppingError(str(error)))
+        return True
+
+    async def _look_and_read(
+        self, evaluate: Callable[[ReplicaReader], Any], done: Done[Any], options: ReadOptions
+    ) -> None:
+        await self._meta.refresh()
+        newest = self._meta.map.view.next.shard
+        seen = {shard: at for shard, at in options.session.revisions.items() if shard < newest}
+        self.read(
+            evaluate, done, ReadOptions(options.level, SessionToken(seen), options.deadline_s)
+        )
 
     def local(self) -> ReplicaReader:
         """The only shard's, or of a split keyspace the first that is here: for headers and status.

@@ -133,6 +133,10 @@ class StrongShard:
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_lease_ends: Callable[[StrongShard], None] | None = None
         """Leases have ended here that other shards may have keys of, and this node leads."""
+        self.on_session: (
+            Callable[[Callable[[ReplicaReader], Any], Done[Any], ReadOptions], bool] | None
+        ) = None
+        """Takes over reads of sessions that know more of the shards than this node does."""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         machine.on_restored = self._restored
@@ -286,6 +290,8 @@ class StrongShard:
         elif level is Level.EVENTUAL:
             read = LocalRead(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.SESSION:
+            if self.on_session is not None and self.on_session(evaluate, done, options):
+                return
             seen = options.session.revisions.get(self.machine.place.shard, 0)
             read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
         else:
@@ -480,6 +486,13 @@ class StrongShard:
         self.waiting.stopped = True
         for hub in self._hubs:
             hub.close(message)
+
+    def leave(self) -> None:
+        """This replica goes, the node stays: what waits here finds another one in its time."""
+        error = self.machine.shard.view.wrong_shard("this replica was removed; the keys are")
+        self.waiting.elsewhere = lambda operation: self._move(operation, error)
+        self.drain("this shard is not served here any more; watch at another node")
+        self.stop()
 
     def stop(self) -> None:
         self.duties.stop()

@@ -46,6 +46,8 @@ class WaitingRoom:
         self._sessions: list[SessionRead] = []
         self._retry_timer: Timer | None = None
         self.stopped = False
+        self.elsewhere: Callable[[Operation], bool] | None = None
+        """Takes over what waits here when the replica goes; False: it does not."""
         self.on_overload: Callable[[], None] | None = None
 
     @property
@@ -66,7 +68,8 @@ class WaitingRoom:
 
     def park(self, operation: Operation, why: str) -> None:
         if self.stopped:
-            self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
+            if self.elsewhere is None or not self.elsewhere(operation):
+                self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._parked_max:
             waiting = len(self._parked)
@@ -188,7 +191,8 @@ class WaitingRoom:
         self._parked.clear()
         self._sessions.clear()
         for operation in waiting:
-            self.give_up(operation, StoppingError("this node is stopping; ask another one"))
+            if self.elsewhere is None or not self.elsewhere(operation):
+                self.give_up(operation, StoppingError("this node is stopping; ask another one"))
 
 
 def _unavailable(operation: Operation, reason: str) -> UnavailableError:
