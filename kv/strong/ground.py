@@ -44,8 +44,14 @@ class KeyspaceGround:
     def closed(self) -> str:
         return self._watches.closed
 
-    def hub(self, shard: int) -> Hub | None:
-        return self._watches.hub_of(shard)
+    def hub(self, shard: int, keys: KeyRange) -> Hub | None:
+        """By an old map these may be keys that a replica here has just parted with: its hub would
+        never tell of them."""
+        for holding in self._here():
+            inside = holding.end is None or (keys.end is not None and keys.end <= holding.end)
+            if holding.shard == shard and holding.start <= keys.start and inside:
+                return self._watches.hub_of(shard)
+        return None
 
     def holdings(self, keys: KeyRange) -> list[Holding]:
         found: list[Holding] = []

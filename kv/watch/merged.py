@@ -109,8 +109,8 @@ class Ground(Protocol):
         """The same, by the map alone."""
         ...
 
-    def hub(self, shard: int) -> Hub | None:
-        """Of a replica here."""
+    def hub(self, shard: int, keys: KeyRange) -> Hub | None:
+        """Of a replica here that holds these keys itself, whatever a map says."""
         ...
 
     def pull(
@@ -324,7 +324,7 @@ class MergedWatch:
         source = self._sources.get(key)
         if source is not None and (source.hub is not None or source.pulling or source.page):
             return
-        hub = self._ground.hub(feed.shard) if not feed.until else None
+        hub = self._ground.hub(feed.shard, feed.keys) if not feed.until else None
         if hub is not None and feed.after + 1 >= hub.compact_revision:
             if source is not None:
                 self._drop(source)

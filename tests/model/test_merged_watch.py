@@ -239,7 +239,7 @@ class Node:
         own = [(number, each.machine.view.segments.own) for number, each in self.shards.items()]
         return [Holding(number, source.start, source.end) for number, source in own]
 
-    def hub(self, shard: int) -> Hub | None:
+    def hub(self, shard: int, keys: KeyRange) -> Hub | None:
         return None if shard in self.far else self.watches.hub_of(shard)
 
     def pull(
