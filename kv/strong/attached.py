@@ -21,6 +21,7 @@ from raftgroups.lease import lease_missing
 from raftgroups.levels import LINEAGE_LEVEL
 from raftgroups.meta.records import ShardRecord
 from raftgroups.refusals import LeaseFencedError
+from raftgroups.results import Failure
 from storage.errors import JanusError, WrongShardError
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ class AttachedWrite(RoutedWrite):
             self.answer(answer)
 
     def _applied(self, applied: object) -> None:
-        try:
-            answer = self.result_of(applied)
-        except JanusError as error:
-            self._answered_here(error)
+        if isinstance(applied, Failure) and applied.code == LeaseFencedError.code:
+            self.try_again(applied.message)
         else:
-            self.answer(answer)
+            super()._applied(applied)

@@ -141,21 +141,3 @@ def test_an_answer_is_given_once_and_a_defect_in_taking_it_stays_there(
     with caplog.at_level(logging.ERROR):
         rig.room.answer(Write(rig.shard, broken, 1.0, payload=b"", repeatable=False), "answer")
     assert len(caplog.records) == 1
-
-
-def test_what_waits_at_a_replica_that_goes_is_taken_over(rig: Rig) -> None:
-    parked, late, waiting = rig.write(), rig.write(), rig.session(seen=7)
-    rig.room.park(parked, "no leader is known")
-    rig.room.wait_for_session(waiting, 5)
-    taken: list[Operation] = []
-
-    def elsewhere(operation: Operation) -> bool:
-        taken.append(operation)
-        return operation is not late and rig.room.take(operation)
-
-    rig.room.elsewhere = elsewhere
-    rig.room.stop()
-    assert (taken, rig.answers) == ([parked, waiting], [])
-    rig.room.park(late, "it was removed")  # was under way, and nobody can take it over
-    assert taken[-1] is late
-    assert rig.kinds == [StoppingError]
