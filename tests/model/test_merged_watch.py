@@ -18,6 +18,7 @@ import pytest
 
 from kv.api.watch_queries import page_of
 from kv.api.watching import REVISION_BYTES, encode_event
+from kv.division.meter import Meter
 from kv.errors import UnavailableError
 from kv.strong.machine import ServedMachine
 from kv.strong.shard import ShardSettings, StrongShard
@@ -99,6 +100,7 @@ class Node:
             clock=self.clock,
             gate=cast(Any, None),
             settings=ShardSettings(compaction=POLICY, watch_limits=LIMITS),
+            meter=Meter(self.rng),
         )
         machine.neighbours = self._neighbour
         self.shards[machine.place.shard] = shard
