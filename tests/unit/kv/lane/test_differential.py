@@ -426,6 +426,7 @@ async def test_the_good_ones_are_answered_by_the_lane(make_pair: Any) -> None:
         PIPELINES["errors between"],
         GATEWAY["bad json"],
         put(value=b"x" * 12_000),
+        of_keyspace("other"),
     ]
     for raw in hot:
         outcome = await pair.same(raw)
