@@ -388,7 +388,7 @@ class StrongShard:
 
     def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
         """Whose locks this read has met; of one that does not name its keys, all there are."""
-        bounds = evaluate.scope() if isinstance(evaluate, Query) else EVERYWHERE
+        bounds = evaluate.reads() if isinstance(evaluate, Query) else EVERYWHERE
         return self.machine.intents.written_in(bounds)
 
     def _vouch(self, read: Read, answer: Any) -> bool:
