@@ -47,6 +47,7 @@ class WatchCommand:
             default="",
             help="go on behind the line of --json that had this cursor (shards, leaderless)",
         )
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from kv.client.background import Background
 from kv.client.calls import Caller, How, SessionState
 from kv.client.endpoints import Endpoints
 from kv.client.failures import Refusal, error_of, refusal_of
+from kv.client.forms import in_keyspace
 from kv.client.lines import LineSplitter
 from kv.client.records import Change
 from kv.client.transport import LostError, NotSentError, ReadChunk
@@ -183,7 +184,7 @@ class Following(Generic[N, C]):
         """One connection, until it ends; why it did. Raises what ends the watch."""
         caller = self._caller
         try:
-            target = url + self._target(self._position.next)
+            target = url + in_keyspace(self._target(self._position.next), caller.keyspace)
             async with caller.transport.stream(target, {}, caller.policy.try_s) as (reply, read):
                 if reply.status != 200:
                     return _refused(caller.endpoints, url, refusal_of(reply))
