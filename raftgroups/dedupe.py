@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -53,6 +54,10 @@ PRUNE_STEP: Final = 1_000
 _ROW: Final = Struct(">QQ")
 _U64: Final = Struct(">Q")
 _ID_AT: Final = 1 + 8
+
+
+Join = Callable[[bytes, bytes], bytes]
+"""What stands of two answers to one token, of a shard and of its right neighbour."""
 
 
 class Limits(NamedTuple):
@@ -158,14 +163,17 @@ class Dedupe:
     def replace(self, token: Token, data: bytes) -> None:
         """A better answer to a token that is remembered."""
         client, sequence, _ = token
-        old = self._answers.get((client, sequence))
-        if old is None:
-            return
+        if (client, sequence) in self._answers:
+            self._put(client, sequence, data)
+            self._keep_bounds()
+
+    def _put(self, client: bytes, sequence: int, data: bytes) -> None:
+        """In the place of the one that is there, which keeps its age."""
+        old = self._answers[client, sequence]
         self._answers[client, sequence] = _Answer(old.order, old.clock_ms, data)
         self._bytes += len(data) - len(old.data)
         key = self._row(client, sequence)
         self._pending[key] = seal(key, _ROW.pack(old.order, old.clock_ms) + data)
-        self._keep_bounds()
 
     def _add(self, client: bytes, sequence: int, clock_ms: int, data: bytes) -> None:
         self._sequences.setdefault(client, set()).add(sequence)
@@ -237,17 +245,21 @@ class Dedupe:
         rows += [(twin._row(client), _U64.pack(floor)) for client, floor in self._floors.items()]
         return [(key, seal(key, body)) for key, body in rows]
 
-    def unite(self, other: Dedupe, shift_ms: int) -> None:
+    def unite(self, other: Dedupe, shift_ms: int, join: Join) -> None:
         """Take in all that another shard remembers, whose clock is behind by `shift_ms`. Where both
-        know a token it is from before a split, or this one answers; floors rise to the higher."""
+        know a token with another answer, `join` has the one that stands; floors rise to the
+        higher."""
         self.forgotten = max(self.forgotten, other.forgotten)
         for client, floor in sorted(other._floors.items()):
             self._know(client)
             self._raise_floor(client, floor)
         for (client, sequence), answer in other._answers.items():
-            if (client, sequence) not in self._answers:
+            own = self._answers.get((client, sequence))
+            if own is None:
                 self._know(client)
                 self._add(client, sequence, max(0, answer.clock_ms + shift_ms), answer.data)
+            elif own.data != answer.data:
+                self._put(client, sequence, join(own.data, answer.data))
         self._keep_bounds()
 
     def _know(self, client: bytes) -> None:

@@ -69,6 +69,7 @@ from raftgroups.commands import Absorb, Freeze, MergeAbort, MergeBegin, Split, T
 from raftgroups.machine_api import StateMachine
 from raftgroups.refusals import MergeOverError, NotNowError, ReplicaBehindError
 from raftgroups.results import MergeResult, SplitResult
+from raftgroups.twophase import joined_answers
 from storage.codec import check_key
 from storage.errors import InvalidOptionError
 from storage.mvcc import Divided
@@ -260,7 +261,7 @@ def absorb(machine: ShardMachine, command: Absorb) -> MergeResult:
     shift_ms = machine.clock_ms - right.clock_ms
     theirs = right.shard.view.segments.own
     machine.ttls.take_in(theirs.start, theirs.end, right.ttls.count, shift_ms)
-    machine.dedupe.unite(right.dedupe, shift_ms)
+    machine.dedupe.unite(right.dedupe, shift_ms, joined_answers)
     machine.intents.unite(right.intents, shift_ms)
     machine.gate()
     shard.absorb(Divided(right.shard.state, right.shard.view.segments), command.segment)

@@ -179,11 +179,13 @@ PartResponse = PutResult | DeleteResult | RangeAnswer | IncrementResult | CasRes
 
 
 class PartAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Of one piece. key: where it begins, so that what was cut can be joined in order."""
+    """Of one piece. key, range_end: what it is about, so that what was cut can be joined in order,
+    and a gap is seen."""
 
     place: int
     key: bytes
     response: PartResponse
+    range_end: bytes = b""
 
 
 class ResolveResult(_Result, frozen=True, tag=19):
@@ -195,6 +197,18 @@ class ResolveResult(_Result, frozen=True, tag=19):
     found: bool
     answers: tuple[PartAnswer, ...] = ()
     modified_ms: int = 0
+
+    def joined(self, other: ResolveResult) -> ResolveResult:
+        """Of a shard that two of its shards became."""
+        answers = {(each.place, each.key): each for each in (*other.answers, *self.answers)}
+        return ResolveResult(
+            max(self.revision, other.revision),
+            self.start,
+            self.end,
+            self.found or other.found,
+            tuple(answers[place] for place in sorted(answers)),
+            max(self.modified_ms, other.modified_ms),
+        )
 
 
 class DecideResult(_Result, frozen=True, tag=20):

@@ -315,10 +315,7 @@ def _resolve_here(
     pieces = [piece for piece in part.pieces if piece.taken == taken]
     scope, operations = machine.open_scope()
     try:
-        answers = tuple(
-            PartAnswer(piece.place, piece.operation.key, _execute(operations, piece))
-            for piece in pieces
-        )
+        answers = tuple(_answer(operations, piece) for piece in pieces)
         modified_ms = operations.modified_ms
     except BaseException:
         scope.abort()
@@ -326,10 +323,35 @@ def _resolve_here(
     machine.close_scope(scope, operations)
     revision = machine.shard.state.revision
     result = ResolveResult(revision, own.start, own.end, True, answers, modified_ms)
-    kept = encode_result(result)
-    if len(kept) <= ANSWER_MAX_BYTES:
-        machine.dedupe.remember_if_new(token, machine.clock_ms, kept)
-    return result
+    before = machine.dedupe.kept(token)
+    if before is None:
+        machine.dedupe.remember_if_new(token, machine.clock_ms, _kept(result))
+        return result
+    # A part of a shard that was merged into this one was resolved there, before.
+    machine.dedupe.replace(token, joined_answers(_kept(result), before))
+    known = decode_result(before)
+    return result.joined(known) if isinstance(known, ResolveResult) else result
+
+
+def _answer(operations: Operations, piece: Piece) -> PartAnswer:
+    operation = piece.operation
+    range_end = operation.range_end if isinstance(operation, Range | Delete) else b""
+    return PartAnswer(piece.place, operation.key, _execute(operations, piece), range_end)
+
+
+def _kept(result: ResolveResult) -> bytes:
+    """What is remembered of it: of one that is too large, that it was done. Whoever joins answers
+    sees that some are missing."""
+    data = encode_result(result)
+    return data if len(data) <= ANSWER_MAX_BYTES else encode_result(replace(result, answers=()))
+
+
+def joined_answers(own: bytes, other: bytes) -> bytes:
+    """For Dedupe.unite: both halves of a transaction's part were resolved, each in its shard."""
+    first, second = decode_result(own), decode_result(other)
+    if isinstance(first, ResolveResult) and isinstance(second, ResolveResult):
+        return _kept(first.joined(second))
+    return own
 
 
 def push(machine: ShardMachine, command: Push) -> PushResult:

@@ -220,14 +220,28 @@ def answer_of(plan: Plan, taken: bool, resolved: Sequence[ResolveResult]) -> Cro
 def _is_whole(
     plan: Plan, taken: bool, place: int, by_place: Mapping[int, Mapping[bytes, PartAnswer]]
 ) -> bool:
-    """Splits may have made more answers of a piece, never fewer: each names where it begins."""
-    began = by_place.get(place, {})
+    """Splits may have made more answers of a piece, which lie end to end."""
+    answers = by_place.get(place, {})
     return all(
-        piece.operation.key in began
+        _is_tiled(piece, answers)
         for part in plan.parts
         for piece in part.pieces
         if piece.place == place and piece.taken == taken
     )
+
+
+def _is_tiled(piece: Piece, answers: Mapping[bytes, PartAnswer]) -> bool:
+    operation = piece.operation
+    if not isinstance(operation, Range | Delete):
+        return operation.key in answers
+    start, end = bounds(operation.key, operation.range_end)
+    at: bytes | None = start
+    while at is not None and at in answers:
+        answer = answers[at]
+        before, at = at, bounds(answer.key, answer.range_end)[1]
+        if at is None or (end is not None and at >= end) or at <= before:
+            return True  # to its end; or of no keys
+    return False
 
 
 def _seen(resolved: Sequence[ResolveResult]) -> tuple[tuple[bytes, int], ...]:

@@ -282,6 +282,7 @@ class Run:
             assert self.world.value(key) == self.model.data.get(key)
 
 
+@example(1164)  # half of a part was resolved, then its shard was absorbed by the other half's
 @example(16)  # the anchor's shard was split between Prepare and Decide
 @given(st.integers(0, 2**32))
 @settings(max_examples=12, deadline=None)

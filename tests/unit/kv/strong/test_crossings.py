@@ -34,7 +34,13 @@ class FakeShard:
         self.duties = SimpleNamespace(now_ms=lambda: keyspace.world.clock_ms)
 
     def take(
-        self, payload: bytes, done: Any, deadline_s: float, repeatable: bool, *_: object
+        self,
+        payload: bytes,
+        done: Any,
+        deadline_s: float,
+        repeatable: bool,
+        *_: object,
+        **__: object,
     ) -> None:
         assert repeatable
         command, token, *_times = decode(payload)
