@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
@@ -33,6 +33,7 @@ from kv.strong.admission import LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
+from kv.strong.hubs import ShardHubs
 from kv.strong.joined import JoinedReads
 from kv.strong.machine import ServedMachine
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
@@ -51,18 +52,11 @@ from storage.clock import Clock, Scheduler
 from storage.committer import Need
 from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
-from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_policy import CompactionPolicy
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-EXAMINED_A_STEP: Final = 1_000
-NARROWED: Final = (
-    "the shard was split or merged: go on behind the last revision received, in each of the shards "
-    "that hold these keys now, or watch with GET /api/v1/watch, which follows them"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +114,15 @@ class StrongShard:
             parked_max=settings.parked_max,
             session_waits_max=settings.session_waits_max,
         )
-        self._hubs: list[ShardWatches] = []
-        self._compact_seen = machine.shard.state.compact_revision
-        self._seen_end = machine.shard.view.segments.own.end
+        self._watched = ShardHubs(
+            machine, scheduler=scheduler, clock=clock, limits=settings.watch_limits
+        )
         self._led_term = 0
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
-        machine.on_restored = self._restored
 
     single = True
 
@@ -348,49 +341,7 @@ class StrongShard:
     # --- watches ----------------------------------------------------------------------------
 
     def watches(self, encode: Encode, first_identity: int = 0) -> ShardWatches:
-        state = self.machine.shard.state
-        hub = ShardWatches(
-            encode,
-            self._read_events,
-            revision=state.revision,
-            compact_revision=state.compact_revision,
-            scheduler=self._scheduler,
-            clock=self._clock,
-            limits=self._settings.watch_limits,
-            first_identity=first_identity,
-        )
-        self._hubs.append(hub)
-        self.machine.observe(self._observe_revision)
-        return hub
-
-    def _read_events(
-        self,
-        from_revision: int,
-        start: bytes,
-        end: bytes | None,
-        *,
-        max_events: int,
-        max_bytes: int,
-    ) -> EventPage:
-        return read_events(
-            self.machine.shard.view,
-            from_revision,
-            start,
-            end,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            max_examined=EXAMINED_A_STEP,
-        )
-
-    def _observe_revision(self, revision: int, bodies: Sequence[bytes]) -> None:
-        for hub in self._hubs:
-            hub.committed(revision, bodies)
-
-    def _restored(self) -> None:
-        state = self.machine.shard.state
-        self._compact_seen = state.compact_revision
-        for hub in self._hubs:
-            hub.jumped(state.revision, state.compact_revision)
+        return self._watched.make(encode, first_identity)
 
     # --- storage.committer.Participant --------------------------------------------------------
 
@@ -398,16 +349,8 @@ class StrongShard:
         group = self.group
         self._note_leadership(group)
         self.duties.observe(settled=group.settled)
-        own = self.machine.shard.view.segments.own
-        if own.end != self._seen_end and group.readable:
-            self._seen_end = own.end
-            for hub in self._hubs:
-                hub.narrowed(own.start, own.end, NARROWED)
-        compact_revision = self.machine.shard.state.compact_revision
-        if compact_revision != self._compact_seen and group.readable:
-            self._compact_seen = compact_revision
-            for hub in self._hubs:
-                hub.compacted(compact_revision)
+        if group.readable:
+            self._watched.after_turn()
         if self.waiting.has_sessions and group.readable:
             self.waiting.wake_sessions(self.machine.revision)
         if self.waiting.has_parked and (group.leads or group.leader is not None):
@@ -445,16 +388,14 @@ class StrongShard:
 
     @property
     def hubs(self) -> Sequence[ShardWatches]:
-        return self._hubs
+        return self._watched.hubs
 
     def drain(self, message: str) -> None:
         """No new work; watchers are told the end."""
         self.waiting.stopped = True
-        for hub in self._hubs:
-            hub.close(message)
+        self._watched.close(message)
 
     def stop(self) -> None:
         self.duties.stop()
         self.waiting.stop()
-        for hub in self._hubs:
-            hub.stop()
+        self._watched.stop()
