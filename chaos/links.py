@@ -19,7 +19,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,8 +27,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from chaos.raftcluster import StuckError, wait_for
+from kv import leash
 from kv.cli.cluster import Member
-from kv.load.worker import environment
 from kv.peers.cluster import free_ports
 
 STREAMS: Final = ("upstream", "downstream")
@@ -199,15 +198,8 @@ def _version(answer: bytes) -> str:
 def toxics_server(seed: int) -> Iterator[str]:
     """Ours, as a process of its own. Yields its URL."""
     port = free_ports([0])
-    command = [sys.executable, "-m", "chaos.toxics", "--listen", f"127.0.0.1:{port}"]
-    process = subprocess.Popen(
-        [*command, "--seed", str(seed)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        start_new_session=True,
-    )
+    arguments = ["--listen", f"127.0.0.1:{port}", "--seed", str(seed)]
+    process = leash.start("chaos.toxics", arguments)
 
     def answers() -> bool:
         if process.poll() is not None:

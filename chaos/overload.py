@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from chaos.servers import CLOCK, Server
+from chaos.server import Server
+from chaos.servers import CLOCK
 
 LARGE_BYTES: Final = 64 * 1024
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) [^\n]*\n((?:[^\r\n]+\r\n)*)\r\n")

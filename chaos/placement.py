@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from chaos.joining import joining
 from chaos.raftcluster import StuckError
-from chaos.servers import CLOCK, Server, Servers
+from chaos.server import Server
+from chaos.servers import CLOCK, Servers
 from kv.cli.cluster import Member
 from kv.client import Client
 from kv.peers.cluster import free_ports
@@ -86,12 +88,9 @@ class Load:
 
 async def scenario(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     extra = f'[strong]\ndead_after = "{args.dead_after} s"\n'
-    servers = Servers(directory, nodes=3, extra=extra)
-    for server in servers.nodes.values():
-        text = server.member.config.read_text().replace("shards = 1", f"shards = {args.shards}")
-        server.member.config.write_text(text)
+    servers = Servers(directory, nodes=3, extra=extra, shards=args.shards)
     with servers:
-        fourth = _fourth(servers, directory, extra)
+        fourth = _fourth(servers, directory)
         urls = [server.member.url for server in servers.nodes.values()]
         async with Client(",".join(urls), timeout_s=30.0) as operator:
             await _fill(operator, args.keys)
@@ -107,24 +106,20 @@ async def scenario(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     return {"phases": [phase.as_json() for phase in phases], "replicas": counts}
 
 
-def _fourth(servers: Servers, directory: Path, extra: str) -> Server:
+def _fourth(servers: Servers, directory: Path) -> Server:
     port = free_ports([0, 1])
     member = Member("n4", directory / "data/n4", f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}")
     member.home.mkdir()
     first = next(iter(servers.nodes.values())).member
-    text = first.config.read_text().replace(first.client, member.client)
-    lines, skipping = [], False
-    for line in text.replace('name = "n1"\ndata', 'name = "n4"\ndata').splitlines():
-        skipping = skipping or line.startswith("initial = [")
-        if not skipping:
-            lines.append(line)
-        elif line == "]":
-            skipping = False
-            lines.append(f'join = ["{first.peer}"]')
-    text = "\n".join(lines).replace(
-        f'peer_listen = "{first.peer}"', f'peer_listen = "{member.peer}"'
+    text = joining(
+        first.config.read_text(),
+        [first.peer],
+        name="n4",
+        data=str(member.home.resolve() / "data"),
+        listen=member.client,
+        peer_listen=member.peer,
     )
-    member.config.write_text(text.replace("/n1/", "/n4/"))
+    member.config.write_text(text)
     return Server(member)
 
 
@@ -165,7 +160,7 @@ async def _phases(
         await operator.admin("DELETE", f"{CLUSTER}/nodes", {"node_address": "n1"})
         await asyncio.to_thread(servers.wait, lambda: not servers.nodes["n1"].running, "n1 ends")
         first = servers.nodes.pop("n1")
-        fresh = _again(first)
+        fresh = _again(first, list(servers.nodes.values()))
         servers.nodes["n1"] = fresh
         servers.start("n1")
         await _settled(
@@ -183,23 +178,12 @@ async def _phases(
     return phases
 
 
-def _again(server: Server) -> Server:
+def _again(server: Server, others: list[Server]) -> Server:
     """The same machine with an empty directory, and `join` instead of `initial`."""
     member = server.member
     shutil.rmtree(member.home / "data")
-    lines: list[str] = []
-    peers: list[str] = []
-    skipping = False
-    for line in member.config.read_text().splitlines():
-        skipping = skipping or line.startswith("initial = [")
-        if not skipping:
-            lines.append(line)
-        elif line == "]":
-            skipping = False
-            lines.append(f"join = [{', '.join(peers)}]")
-        elif "peer = " in line and member.peer not in line:
-            peers.append(line.partition("peer = ")[2].partition("}")[0])
-    member.config.write_text("\n".join(lines) + "\n")
+    peers = [each.member.peer for each in others]
+    member.config.write_text(joining(member.config.read_text(), peers))
     return Server(member)
 
 

@@ -14,12 +14,12 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from kv import leash
 from raftgroups.levels import FEATURE_LEVEL
 from storage.system_clock import SystemClock
 
@@ -113,10 +113,9 @@ class NodeProcess:
     def __init__(self, name: str, directory: Path, engine: str, loop: str, canary: str) -> None:
         self.name = name
         self.directory = directory
-        self._command = [
-            sys.executable, "-m", "chaos.raftnode", "--node", name, "--data", str(directory),
-            "--engine", engine, "--loop", loop, "--secret", "of-the-failover-harness",
-            "--canary", canary,
+        self._arguments = [
+            "--node", name, "--data", str(directory), "--engine", engine, "--loop", loop,
+            "--secret", "of-the-failover-harness", "--canary", canary,
         ]  # fmt: skip
         self.feature_level = FEATURE_LEVEL
         """What its program says it knows, from its next start on."""
@@ -137,11 +136,12 @@ class NodeProcess:
     def spawn(self) -> None:
         assert self._process is None
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [*self._command, "--feature-level", str(self.feature_level)]
+        arguments = [*self._arguments, "--feature-level", str(self.feature_level)]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
+            self._process = leash.start(
+                "chaos.raftnode", arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=log, start_new_session=False,
+            )  # fmt: skip
 
     def wait_ready(self) -> None:
         assert self.process.stdout is not None

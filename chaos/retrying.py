@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.http import Answer, HttpClient, LostError, NotSentError
-from chaos.servers import CLOCK, Server
+from chaos.server import Server
+from chaos.servers import CLOCK
 
 RETRIED: Final = frozenset({429, 503, 504})
 AGAIN_S: Final = 0.05

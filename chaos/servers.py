@@ -4,32 +4,29 @@ The configurations are those that `januskv cluster` writes. Synchronous on purpo
 raftcluster.py: what it waits for happens in other processes; asyncio programs call it in a thread.
 
 Invariant: `close` ends every process that was started, by its id, also a frozen one and also after
-a failure. Logs stay in the directory (`logs` gives their ends).
+a failure; where this program is itself killed, the kernel ends them (kv/leash.py). Logs stay in the
+directory (`logs` gives their ends).
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
+import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
-from chaos.http import NO_HEADERS
+from chaos.joining import joining
 from chaos.links import Door, Links
 from chaos.raftcluster import StuckError, wait_for
-from kv.cli.cluster import Member, plan, prepare
+from chaos.server import Server
+from kv import leash
+from kv.cli.cluster import plan, prepare
 from kv.config.sections import STRONG
-from kv.load.worker import environment
 from kv.peers.cluster import free_ports
 from storage.system_clock import SystemClock
 
@@ -37,109 +34,10 @@ CLOCK: Final = SystemClock()
 POLL_S: Final = 0.05
 START_S: Final = 60.0
 STOP_S: Final = 30.0
+SETTLE_S: Final = 90.0
 LOG_BYTES: Final = 6_000
 
 T = TypeVar("T")
-
-
-class Server:
-    """One node, running or not."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.name = member.name
-        self.host, _, port = member.client.partition(":")
-        self.port = int(port)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.frozen = False
-        self.control: tuple[str, int] | None = None
-        """Where it takes orders to fail (kv/faulty.py)."""
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        if number is signal.SIGSTOP:
-            self.frozen = True
-        elif number is signal.SIGCONT:
-            self.frozen = False
-
-    def ask(
-        self,
-        path: str,
-        body: object = None,
-        *,
-        timeout_s: float = 2.0,
-        headers: Mapping[str, str] = NO_HEADERS,
-    ) -> tuple[int, Any] | None:
-        """(status, JSON) of a GET, or of a POST if there is a body; None if nobody answers."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-        try:
-            if body is None:
-                connection.request("GET", path, headers=dict(headers))
-            else:
-                connection.request("POST", path, json.dumps(body), dict(headers))
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"null")
-        except (OSError, http.client.HTTPException, ValueError):
-            return None
-        finally:
-            connection.close()
-
-    def listing(self) -> str | None:
-        """A digest of all keys, values and versions that the node's own replicas hold."""
-        digest, count, cursor = blake2b(digest_size=8), 0, ""
-        while True:
-            path = f"/api/v1/keys?limit=1000&values=true{cursor}"
-            answer = self.ask(path, headers={"Consistency-Level": "EVENTUAL"}, timeout_s=10.0)
-            if answer is None or answer[0] != 200:
-                return None
-            for each in answer[1]["keys"]:
-                digest.update(repr((each["key"], each["version"], each["value"])).encode())
-                count += 1
-            if not answer[1]["has_more"]:
-                return f"{digest.hexdigest()} of {count} keys"
-            cursor = f"&cursor={quote(answer[1]['cursor'], safe='')}"
-
-    def drain(self, path: str, body: object, *, timeout_s: float) -> int:
-        """POST, read the answer to its end, and count its bytes; -1 if there was none."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-        size_bytes = 0
-        try:
-            connection.request("POST", path, json.dumps(body))
-            answer = connection.getresponse()
-            while part := answer.read(1 << 16):
-                size_bytes += len(part)
-        except (OSError, http.client.HTTPException):
-            return -1
-        finally:
-            connection.close()
-        return size_bytes
-
-    def order(self, order: Mapping[str, Any]) -> None:
-        """Make it fail. A node that loses its power does not answer."""
-        assert self.control is not None, "this node takes no orders"
-        try:
-            with socket.create_connection(self.control, 2.0) as connection:
-                connection.sendall(json.dumps(order).encode() + b"\n")
-                answer = connection.makefile("rb").readline()
-        except OSError:
-            return
-        if answer and (told := json.loads(answer)):
-            raise StuckError(f"{self.name} does not take {order}: {told}")
-
-    def status(self) -> dict[str, Any] | None:
-        """Of a node that serves."""
-        answer = self.ask("/api/v1/status")
-        return answer[1] if answer is not None and answer[0] == 200 else None
 
 
 class Servers:
@@ -154,17 +52,24 @@ class Servers:
         extra: str = "",
         links: Links | None = None,
         faulty: bool = False,
+        shards: int = 1,
+        guests: int = 0,
     ) -> None:
         """`extra`: sections added to each node's configuration. `faulty`: their disks and clocks
-        fail when they are told to. With `links` the nodes reach each other through those."""
-        offsets = [10 * number + port for number in range(nodes) for port in (0, 1, 2)]
-        members = plan(directory / "data", nodes, free_ports(offsets))
-        prepare(directory / "data", members, mode=mode, engine=None)
+        fail when they are told to. With `links` the nodes reach each other through those.
+        `guests`: nodes beside them that do not run yet, and join when they are invited."""
+        offsets = [10 * number + port for number in range(nodes + guests) for port in (0, 1, 2)]
+        members = plan(directory / "data", nodes + guests, free_ports(offsets))
+        prepare(directory / "data", members[:nodes], mode=mode, engine=None, shards=shards)
         if links is not None:
             links.connect(members)
-        self.mode, self.links = mode, links
-        self.nodes = {member.name: Server(member) for member in members}
-        for server in self.nodes.values():
+        self.links = links
+        self.nodes = {member.name: Server(member) for member in members[:nodes]}
+        self.guests = {member.name: Server(member) for member in members[nodes:]}
+        for guest in self.guests.values():
+            guest.member.home.mkdir()
+            self._let_join(guest, members[0].config.read_text())
+        for server in self.all.values():
             parts = [extra]
             if links is not None:
                 routes = links.routes(server.member).items()
@@ -176,6 +81,10 @@ class Servers:
                 parts.append(f'[testing]\ncontrol = "{address}"\ndata_loss_is_meant = true')
             with server.member.config.open("a") as file:
                 file.write("\n".join(["", *parts, ""]))
+
+    @property
+    def all(self) -> dict[str, Server]:
+        return {**self.nodes, **self.guests}
 
     def __enter__(self) -> Servers:
         try:
@@ -195,7 +104,7 @@ class Servers:
         self.close()
 
     def close(self) -> None:
-        running = [server for server in self.nodes.values() if server.running]
+        running = [server for server in self.all.values() if server.running]
         for server in running:
             if server.frozen:
                 server.signal(signal.SIGCONT)
@@ -213,21 +122,15 @@ class Servers:
 
     def start(self, *names: str) -> None:
         for name in names:
-            server = self.nodes[name]
+            server = self.all[name]
             assert not server.running, f"{name} runs already"
-            command = [sys.executable, "-P", "-c", "from kv.cli.main import entry; entry()"]
+            arguments = ["serve", "--config", str(server.member.config)]
             with server.member.log.open("ab") as log:
-                server.process = subprocess.Popen(
-                    [*command, "serve", "--config", str(server.member.config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment(),
-                    start_new_session=True,
-                )
+                server.process = leash.start("kv.cli.main", arguments, stdout=log, stderr=log)
 
     def wait_ready(self, *names: str) -> None:
-        """Each of them serves, and knows a leader where the regime has one."""
+        """Each of them serves: it could answer a read of the regime's usual strength now. (That
+        it knows a leader says less, and a node without a replica knows none.)"""
         for name in names:
             self.wait(lambda name=name: self._serves(self.nodes[name]), f"{name} serves", START_S)  # type: ignore[misc]
 
@@ -237,15 +140,10 @@ class Servers:
             self.wait(lambda name=name: self._listens(self.nodes[name]), f"{name} starts", START_S)  # type: ignore[misc]
 
     def is_ready(self, name: str) -> bool:
-        return self.nodes[name].running and self._serves(self.nodes[name])
+        return self.nodes[name].running and self.nodes[name].ready()
 
     def _serves(self, server: Server) -> bool:
-        if not self._listens(server):
-            return False
-        status = server.status()
-        if status is None:
-            return False
-        return self.mode != STRONG or status["leader"] is not None
+        return self._listens(server) and server.ready()
 
     def _listens(self, server: Server) -> bool:
         if not server.running:
@@ -264,7 +162,7 @@ class Servers:
 
     def wait_ended(self, name: str) -> int:
         """It ends by itself. Returns the exit code."""
-        process = self.nodes[name].process
+        process = self.all[name].process
         assert process is not None
         try:
             return process.wait(STOP_S)
@@ -275,6 +173,34 @@ class Servers:
         """SIGTERM, and wait for the end. Returns the exit code."""
         self.nodes[name].signal(signal.SIGTERM)
         return self.wait_ended(name)
+
+    # --- nodes that join --------------------------------------------------------------------
+
+    def begin_anew(self, name: str) -> None:
+        """With an empty disk: it joins the others under a new id."""
+        server = self.all[name]
+        shutil.rmtree(server.member.home / "data", ignore_errors=True)
+        self._let_join(server, server.member.config.read_text())
+        self.start(name)
+
+    def _let_join(self, server: Server, text: str) -> None:
+        member = server.member
+        routes = {} if self.links is None else self.links.routes(member)
+        peers = [
+            routes.get(name, other.member.peer)
+            for name, other in self.nodes.items()
+            if other is not server
+        ]
+        member.config.write_text(
+            joining(
+                text,
+                peers,
+                name=member.name,
+                data=str(member.home.resolve() / "data"),
+                listen=member.client,
+                peer_listen=member.peer,
+            )
+        )
 
     # --- all of them ------------------------------------------------------------------------
 
@@ -324,6 +250,23 @@ class Servers:
         applied_index, revision, digest = next(iter(digests.values()))
         return f"{digest} at index {applied_index}, revision {revision}"
 
+    def settled(self) -> None:
+        """Wait until every shard has all its replicas, where they belong. Raises AssertionError."""
+        found: dict[str, Any] = {}
+
+        def probe() -> bool:
+            for server in self.nodes.values():
+                answer = server.ask("/api/v1/admin/cluster/moves", timeout_s=5.0)
+                if answer is not None and answer[0] == 200:
+                    found.update(answer[1])
+                    return bool(found["settled"]) and not found["short"] and not found["stuck"]
+            return False
+
+        try:
+            self.wait(probe, "the placement of replicas comes to rest", SETTLE_S)
+        except StuckError:
+            raise AssertionError(f"replicas are not where they belong: {found}") from None
+
     def equal_listings(self) -> str:
         """The same where a hash of everything is not to be had, because the keyspace is split: what
         each node lists from its own replicas, with values and versions."""
@@ -354,7 +297,7 @@ class Servers:
 
     def logs(self) -> str:
         parts = []
-        for server in self.nodes.values():
+        for server in self.all.values():
             text = ""
             with contextlib.suppress(OSError):
                 text = server.member.log.read_bytes()[-LOG_BYTES:].decode(errors="replace")

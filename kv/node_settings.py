@@ -23,10 +23,12 @@ from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.members import MemberSettings
+from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
 from kv.node import NodeSettings
 from kv.placement.mover import MoverSettings
 from kv.placement.plan import Limits
+from kv.size_limits import SizeLimits
 from kv.strong.shard import ShardSettings
 from raftgroups.meta.records import KeyspaceOptions
 from storage.environment import EngineSettings
@@ -76,9 +78,15 @@ def node_settings(config: Config) -> NodeSettings:
             parked_max=config.limits.queue_operations,
             compaction=compaction_policy(config),
             watch_limits=watch_limits(config),
+            sizes=size_limits(config),
         ),
         leaderless=leaderless_settings(config) if config.mode == LEADERLESS else None,
     )
+
+
+def size_limits(config: Config) -> SizeLimits:
+    limits = config.limits
+    return SizeLimits(limits.key_bytes, limits.value_bytes, limits.txn_operations)
 
 
 def leaderless_settings(config: Config) -> LeaderlessSettings:
@@ -97,6 +105,7 @@ def leaderless_settings(config: Config) -> LeaderlessSettings:
             address=str(config.node.peer_advertise),
             client_address=str(config.node.advertise),
         ),
+        coordinator=CoordinatorSettings(sizes=size_limits(config)),
         limits=ReplicaLimits(
             pending_max=config.limits.queue_operations,
             pending_max_bytes=config.limits.queue_bytes,

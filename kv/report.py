@@ -313,6 +313,7 @@ class Report:
             size_in_use_bytes=max(0, statistics.disk_bytes - statistics.reusable_bytes),
             is_learner=standing is not None and standing.role is Role.LEARNER,
             errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
+            has_replica=group is not None,
         )
 
 

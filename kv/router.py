@@ -20,18 +20,24 @@ from raftgroups.commands import (
     Command,
     Compact,
     Compare,
+    Decide,
     Delete,
     Expire,
+    Finish,
     Increment,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
+    Prepare,
+    Push,
     Put,
     Range,
+    Resolve,
     SetTtl,
     Tick,
     Txn,
 )
+from raftgroups.footprint import spans_of_part
 from raftgroups.meta.records import ShardRecord
 from raftgroups.meta.view import ShardTable
 from raftgroups.ranges import bounds
@@ -65,6 +71,13 @@ def scope_of(command: Command) -> Scope:
         return HOME
     if isinstance(command, Compact):
         return EVERYWHERE
+    if isinstance(command, Decide | Push | Finish):
+        return of_key(command.txn.anchor)
+    if isinstance(command, Resolve):
+        return of_key(command.key)
+    if isinstance(command, Prepare):
+        own = [of_key(command.txn.anchor)] if command.lifetime_ms else []
+        return joined([*own, *((start, end) for start, end, _ in spans_of_part(command))])
     scopes: Iterable[Scope]
     if isinstance(command, BatchWrite):
         scopes = map(scope_of, command.operations)

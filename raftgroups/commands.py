@@ -7,8 +7,8 @@
   version 1 does not know is refused alike by every program that knows version 1, and a higher
   version stops a replica that does not know it (machine.py). Newer commands are not proposed before
   every member supports them: those of version 2 (lineage.py has what they do) only in a group whose
-  `feature_level` is LINEAGE_LEVEL or above (levels.py). Each command is encoded in the lowest
-  version that has it.
+  `feature_level` is LINEAGE_LEVEL or above, those of version 3 (twophase.py) only from TXN_LEVEL on
+  (levels.py). Each command is encoded in the lowest version that has it.
 - clock: the shard's clock in milliseconds (shardclock.py), set by the leader when it proposes; 0
   leaves the clock where it is.
 - wall: the leader's wall clock then, in milliseconds since the epoch; 0 if it is not known. It only
@@ -32,10 +32,12 @@ from typing import Final, NamedTuple, get_args
 import msgspec
 
 from raftgroups.refusals import InvalidTokenError, NewerCommandError, UnknownCommandError
+from raftgroups.txnref import TxnRef
 from storage.errors import InvalidOptionError
 
-VERSION: Final = 2
+VERSION: Final = 3
 FIRST_VERSION: Final = 1
+LINEAGE_VERSION: Final = 2
 CLOCK_MAX_MS: Final = 2**63 - 1
 """Of the shard's clock and of wall time."""
 CLIENT_MAX_BYTES: Final = 64
@@ -280,6 +282,77 @@ class UnderLease(_Body, frozen=True, tag=23):
     command: Put | Txn | Cas | BatchWrite
 
 
+PartOperation = Put | Delete | Range | Increment | Cas
+
+
+class Piece(_Body, frozen=True):
+    """One operation of a transaction over several shards, or the part of it that lies within one.
+    place: among the operations of its branch. taken: it is of the branch for true compares."""
+
+    place: int
+    taken: bool
+    operation: PartOperation
+
+
+class PlacedCompare(_Body, frozen=True):
+    """place: among the transaction's compares; a range over several shards is cut."""
+
+    place: int
+    compare: Compare
+
+
+Bounds = tuple[bytes, bytes | None]
+"""start <= key < end; None is unbounded."""
+
+
+class Prepare(_Body, frozen=True, tag=24):
+    """To each shard that a transaction touches: lock what it reads and writes here, say which
+    compares hold, and keep the operations until Resolve. lifetime_ms above 0: this is the shard of
+    the anchor, and the record of the transaction is made with it. asked: the client's token."""
+
+    txn: TxnRef
+    pieces: tuple[Piece, ...]
+    compares: tuple[PlacedCompare, ...] = ()
+    lifetime_ms: int = 0
+    asked: tuple[bytes, int, int] | None = None
+
+
+class Decide(_Body, frozen=True, tag=25):
+    """To the anchor: it is committed, with this branch, if it is still pending. participants: the
+    keys among which its parts lie. Its part in this shard is executed at once."""
+
+    txn: TxnRef
+    taken: bool
+    participants: tuple[Bounds, ...]
+
+
+class Resolve(_Body, frozen=True, tag=26):
+    """To a shard with a part of it: it is committed, execute the branch; or it never will be, drop
+    it. key: any within the shard meant."""
+
+    txn: TxnRef
+    committed: bool
+    taken: bool
+    key: bytes
+
+
+class Push(_Body, frozen=True, tag=27):
+    """To the anchor: what has become of it? If it is pending and its time is over, or whoever asks
+    is older (`age`), it is aborted with this."""
+
+    txn: TxnRef
+    age: tuple[int, bytes, int]
+
+
+class Finish(_Body, frozen=True, tag=28):
+    """To the anchor: every part is resolved; the record goes. answer: what the client's token, if
+    there was one, gets from now on."""
+
+    txn: TxnRef
+    asked: tuple[bytes, int, int] | None = None
+    answer: bytes = b""
+
+
 TxnOperation = Put | Delete | Range | Txn
 BatchOperation = Put | Delete | Increment | Cas
 FirstCommand = (
@@ -302,7 +375,9 @@ LineageCommand = Split | MergeBegin | Freeze | Absorb | MergeAbort | Thaw
 """How shards come and go; version 2."""
 FarLeaseCommand = LeaseEnd | LeaseForget | UnderLease
 """Leases beyond the shard that has them; version 2."""
-Command = FirstCommand | LineageCommand | FarLeaseCommand
+CrossCommand = Prepare | Decide | Resolve | Push | Finish
+"""Transactions over several shards; version 3."""
+Command = FirstCommand | LineageCommand | FarLeaseCommand | CrossCommand
 
 
 class Token(NamedTuple):
@@ -318,8 +393,17 @@ Envelope = tuple[int, int, Token | None, bytes]
 
 _encode_body: Final = msgspec.msgpack.Encoder().encode
 _decode_first: Final = msgspec.msgpack.Decoder(FirstCommand).decode
-_decode: Final = msgspec.msgpack.Decoder(Command).decode
-_NEWER: Final[tuple[type, ...]] = (*get_args(LineageCommand), *get_args(FarLeaseCommand))
+_DECODE: Final = {
+    FIRST_VERSION: _decode_first,
+    LINEAGE_VERSION: msgspec.msgpack.Decoder(
+        FirstCommand | LineageCommand | FarLeaseCommand
+    ).decode,
+    VERSION: msgspec.msgpack.Decoder(Command).decode,
+}
+_VERSION_OF: Final[dict[type, int]] = {
+    **dict.fromkeys((*get_args(LineageCommand), *get_args(FarLeaseCommand)), LINEAGE_VERSION),
+    **dict.fromkeys(get_args(CrossCommand), VERSION),
+}
 _PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
 
 
@@ -336,7 +420,7 @@ def encode(
     command: Command, token: Token | None = None, clock_ms: int = 0, wall_ms: int = 0
 ) -> bytes:
     """The bytes to propose. Raises InvalidTokenError, InvalidOptionError."""
-    version = VERSION if isinstance(command, _NEWER) else FIRST_VERSION
+    version = _VERSION_OF.get(type(command), FIRST_VERSION)
     if token is None and clock_ms == wall_ms == 0 and version == FIRST_VERSION:
         return _PLAIN + _encode(command)
     if token is None:
@@ -389,7 +473,7 @@ def open_envelope(payload: bytes) -> Envelope:
 def decode_body(body: bytes, version: int = VERSION) -> Command:
     """Raises UnknownCommandError."""
     try:
-        command: Command = _decode_first(body) if version == FIRST_VERSION else _decode(body)
+        command: Command = _DECODE[version](body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnknownCommandError(
             f"a command of {len(body)} bytes is not one of version {version}"

@@ -132,6 +132,11 @@ class Dedupe:
             )
         return None
 
+    def kept(self, token: Token) -> bytes | None:
+        """The answer remembered, if there is one."""
+        known = self._answers.get((token.client, token.sequence))
+        return None if known is None else known.data
+
     def remember(self, token: Token, clock_ms: int, data: bytes) -> None:
         """The token was executed with this answer."""
         client, sequence, settled = token
@@ -139,6 +144,27 @@ class Dedupe:
         self._add(client, sequence, clock_ms, data)
         if settled:
             self._settle(client, settled)
+        self._keep_bounds()
+
+    def remember_if_new(self, token: Token, clock_ms: int, data: bytes) -> None:
+        """The same for an answer that no token asked for: it may be known, or too old, already."""
+        try:
+            known = self.answer(token)
+        except TokenTooOldError:
+            return
+        if known is None:
+            self.remember(token, clock_ms, data)
+
+    def replace(self, token: Token, data: bytes) -> None:
+        """A better answer to a token that is remembered."""
+        client, sequence, _ = token
+        old = self._answers.get((client, sequence))
+        if old is None:
+            return
+        self._answers[client, sequence] = _Answer(old.order, old.clock_ms, data)
+        self._bytes += len(data) - len(old.data)
+        key = self._row(client, sequence)
+        self._pending[key] = seal(key, _ROW.pack(old.order, old.clock_ms) + data)
         self._keep_bounds()
 
     def _add(self, client: bytes, sequence: int, clock_ms: int, data: bytes) -> None:

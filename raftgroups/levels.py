@@ -25,7 +25,7 @@ from typing import Final
 from raftgroups.errors import NewerLevelError
 from raftgroups.transport import NodeId
 
-FEATURE_LEVEL: Final = 2
+FEATURE_LEVEL: Final = 3
 """What this version of the package supports."""
 
 FIRST_LEVEL: Final = 1
@@ -33,6 +33,9 @@ FIRST_LEVEL: Final = 1
 
 LINEAGE_LEVEL: Final = 2
 """From here on shards split and merge (lineage.py)."""
+
+TXN_LEVEL: Final = 3
+"""From here on transactions may touch several shards (twophase.py)."""
 
 NOT_HEARD: Final = 0
 """Stands for the level of a node that has not said it yet."""

@@ -53,6 +53,7 @@ What becomes of the parts:
     keys' times to live          by key. The clock of a merged shard is the left one's, so that its
                                  leases keep their time; deadlines of the right one are moved
     clock                        split: both children have the parent's
+    locks of transactions        cut at the key, records by their anchor; united (twophase.py)
     epoch                        rises on both sides of a split, and by a merge
 """
 
@@ -212,6 +213,7 @@ def freeze(machine: ShardMachine, command: Freeze) -> MergeResult:
             f"shard {state.shard} is frozen by attempt {merge} of shard {by}; thaw it first"
         )
     machine.shard.set_frozen(command.left_shard, command.merge)
+    machine.gate()
     return _answer(machine, command.merge)
 
 
@@ -222,6 +224,7 @@ def thaw(machine: ShardMachine, command: Thaw) -> MergeResult:
             f"shard {state.shard} is frozen by attempt {state.frozen_merge}, not {command.merge}"
         )
     machine.shard.set_frozen(0, 0)
+    machine.gate()
     return _answer(machine, command.merge)
 
 
@@ -243,6 +246,8 @@ def absorb(machine: ShardMachine, command: Absorb) -> MergeResult:
     theirs = right.shard.view.segments.own
     machine.ttls.take_in(theirs.start, theirs.end, right.ttls.count, shift_ms)
     machine.dedupe.unite(right.dedupe, shift_ms)
+    machine.intents.unite(right.intents, shift_ms)
+    machine.gate()
     shard.absorb(Divided(right.shard.state, right.shard.view.segments), command.segment)
     state.last_merge = command.merge
     machine.ended(right)

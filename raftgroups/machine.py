@@ -34,7 +34,7 @@ from functools import partial
 from struct import Struct
 from typing import Any, Final, Protocol, TypeVar
 
-from raftgroups import lineage
+from raftgroups import lineage, twophase
 from raftgroups import txn as txns
 from raftgroups.commands import (
     Absorb,
@@ -42,8 +42,10 @@ from raftgroups.commands import (
     Cas,
     Command,
     Compact,
+    Decide,
     Delete,
     Expire,
+    Finish,
     Freeze,
     Increment,
     LeaseEnd,
@@ -53,8 +55,11 @@ from raftgroups.commands import (
     LeaseRevoke,
     MergeAbort,
     MergeBegin,
+    Prepare,
+    Push,
     Put,
     Range,
+    Resolve,
     SetTtl,
     Split,
     Thaw,
@@ -66,6 +71,7 @@ from raftgroups.commands import (
     open_envelope,
 )
 from raftgroups.dedupe import ANSWER_MAX_BYTES, Dedupe, Limits
+from raftgroups.intents import Intents
 from raftgroups.keyttl import KeyTtls
 from raftgroups.lease import Leases, lease_missing
 from raftgroups.lineage import Change, Neighbours, nobody
@@ -74,6 +80,7 @@ from raftgroups.ranges import read
 from raftgroups.refusals import (
     AnswerNotKeptError,
     LeaseFencedError,
+    LockedError,
     ReplicaAheadError,
     UnknownCommandError,
 )
@@ -186,6 +193,8 @@ class ShardMachine:
         self._births: list[Batch] = []
         """The rows of the shards that were divided off or absorbed since the last prepare."""
         self._change: Change | None = None
+        self._gated = False
+        """Frozen, or something is locked (twophase.py): entries are looked at more closely."""
         self._load()
 
     def _load(self) -> None:
@@ -200,6 +209,9 @@ class ShardMachine:
         self._bound()
         self.dedupe = Dedupe(place.shard, self._limits)
         self.dedupe.load(reader)
+        self.intents = Intents(place.shard)
+        self.intents.load(reader)
+        self.gate()
         self.clock_ms = 0
         self._head = b""
         record = reader.get(self._epoch_key)
@@ -241,8 +253,8 @@ class ShardMachine:
             self.shard.mark_applied(index)
         try:
             clock_ms, self._wall_ms, token, body = open_envelope(payload)
-            if state.frozen_by:
-                return self._thaw_only(decode_body(body, payload[0]))
+            if self._gated:
+                return self._apply_gated(clock_ms, token, body, payload[0])
             if clock_ms > self.clock_ms:
                 self.clock_ms = clock_ms
             if token is not None:
@@ -250,6 +262,23 @@ class ShardMachine:
             return self._execute(decode_body(body, payload[0]))
         except REFUSALS as error:
             return failure_of(error, state.revision)
+
+    def gate(self) -> None:
+        """After what may have changed whether it is frozen, or anything locked."""
+        self._gated = bool(self.shard.state.frozen_by) or bool(self.intents)
+
+    def _apply_gated(self, clock_ms: int, token: Token | None, body: bytes, version: int) -> Result:
+        if self.shard.state.frozen_by:
+            return self._thaw_only(decode_body(body, version))
+        self.clock_ms = max(self.clock_ms, clock_ms)
+        if token is not None:
+            return self._apply_once(token, body, version)
+        return self._execute_unlocked(decode_body(body, version))
+
+    def _execute_unlocked(self, command: Command) -> Result:
+        result = self._execute(twophase.check_unlocked(self, command))
+        self.gate()
+        return result
 
     def _thaw_only(self, command: Command) -> Result:
         """What a frozen shard is and remembers stays as it is, its clock too: every replica is
@@ -265,8 +294,10 @@ class ShardMachine:
         if known is not None:
             return decode_result(known)
         try:
-            result = self._execute(decode_body(body, version))
-        except (UnknownCommandError, WrongShardError, LeaseFencedError):
+            command = decode_body(body, version)
+            execute = self._execute_unlocked if self._gated else self._execute
+            result = execute(command)
+        except (UnknownCommandError, WrongShardError, LeaseFencedError, LockedError):
             raise  # nothing that a retry could repeat; it may go to the right shard
         except REFUSALS as error:
             result = failure_of(error, self.shard.state.revision)
@@ -298,7 +329,8 @@ class ShardMachine:
         batch = Batch()
         right.write(batch)
         shard = right.state.shard
-        for key, record in self.dedupe.rows_for(shard):
+        rows = self.intents.divide(right.segments.own.start, shard)
+        for key, record in (*self.dedupe.rows_for(shard), *rows):
             batch.put(key, record)
         key = key_u64(Table.MACHINE, shard, EPOCH)
         batch.put(key, seal(key, self.leases.epoch.to_bytes(8, "big")))
@@ -313,6 +345,7 @@ class ShardMachine:
         batch = Batch()
         Divided(right.shard.state, right.shard.view.segments).erase(batch)
         batch.delete_range(*right.dedupe.owned_range())
+        batch.delete_range(*right.intents.owned_range())
         batch.delete(right._head_key)
         batch.delete(right._epoch_key)
         self._births.append(batch)
@@ -373,6 +406,18 @@ class ShardMachine:
             operations.set_ttls(shard.state.revision)
             self._emit()
         return result
+
+    def open_scope(self) -> tuple[WriteScope, Operations]:
+        """For who closes it within the same call: by `close_scope`, or the scope's abort."""
+        scope = self.shard.begin(self._wall_ms)
+        return scope, self._operations(scope.view, scope)
+
+    def close_scope(self, scope: WriteScope, operations: Operations) -> None:
+        before = self.shard.state.revision
+        scope.commit()
+        if self.shard.state.revision != before:
+            operations.set_ttls(self.shard.state.revision)
+            self._emit()
 
     def _operations(self, view: View, scope: WriteScope | None = None) -> Operations:
         return Operations(view, scope, self._attachable, self.ttls, self.clock_ms)
@@ -570,6 +615,7 @@ class ShardMachine:
         self.leases.write(batch)
         self.ttls.write(batch)
         self.dedupe.write(batch)
+        self.intents.write(batch)
         for birth in self._births:
             batch.extend(birth)
         self._births.clear()
@@ -601,7 +647,8 @@ class ShardMachine:
         if self.is_home:
             ranges += self.leases.owned_ranges()
         ranges.append((self._epoch_key, self._epoch_key + b"\x00"))
-        return sorted([*ranges, self.dedupe.owned_range(), (self._head_key, head_end)])
+        own = (self.dedupe.owned_range(), self.intents.owned_range(), (self._head_key, head_end))
+        return sorted([*ranges, *own])
 
     def reset(self) -> None:
         """Until `restored` there is nothing here to read; owned_ranges are those of the old data,
@@ -613,6 +660,8 @@ class ShardMachine:
         self.ttls = KeyTtls(self._source, place.keyspace)
         self._bound()
         self.dedupe = Dedupe(place.shard, self._limits)
+        self.intents = Intents(place.shard)
+        self.gate()
         self.clock_ms = 0
         self._births.clear()
         self._change = None
@@ -650,4 +699,9 @@ _HANDLERS: Final[dict[type, Callable[[ShardMachine, Any], Result]]] = {
     LeaseEnd: ShardMachine._lease_end,
     LeaseForget: ShardMachine._lease_forget,
     UnderLease: ShardMachine._under_lease,
+    Prepare: twophase.prepare,
+    Decide: twophase.decide,
+    Resolve: twophase.resolve,
+    Push: twophase.push,
+    Finish: twophase.finish,
 }

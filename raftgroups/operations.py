@@ -59,6 +59,10 @@ class Operations:
         """Key -> deadline, of the keys that this revision leaves with a time to live."""
 
     @property
+    def view(self) -> View:
+        return self._view
+
+    @property
     def revision(self) -> int:
         """The shard's revision as of the operations done."""
         scope = self._scope

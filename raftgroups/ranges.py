@@ -86,7 +86,7 @@ def read(view: View, operation: Range, revision: int | None = None) -> RangeAnsw
     if not operation.range_end and not operation.count_only and len(key) <= KEY_MAX_BYTES:
         found = view.get(key, at)
         items = [] if found is None else [found]
-        return _answer(operation, items, len(items), revision)
+        return answer_of(operation, items, len(items), revision)
     start, end = bounds(key, operation.range_end)
     if operation.count_only:
         return RangeAnswer(revision, (), False, view.count(start, end, at).total)
@@ -94,7 +94,7 @@ def read(view: View, operation: Range, revision: int | None = None) -> RangeAnsw
     limit = 0 if fetch_all or operation.limit <= 0 else operation.limit + 1
     keys_only = operation.keys_only and operation.sort_target != SortTarget.VALUE
     result = view.read_range(start, end, at, limit=limit, keys_only=keys_only)
-    return _answer(operation, result.items, result.total, revision)
+    return answer_of(operation, result.items, result.total, revision)
 
 
 def _has_filter(operation: Range) -> bool:
@@ -106,8 +106,8 @@ def _has_filter(operation: Range) -> bool:
     )
 
 
-def _answer(operation: Range, items: list[KeyValue], count: int, revision: int) -> RangeAnswer:
-    """Steps 2 to 4."""
+def answer_of(operation: Range, items: list[KeyValue], count: int, revision: int) -> RangeAnswer:
+    """Steps 2 to 4, for what step 1 has fetched."""
     if _has_filter(operation):
         items = _filtered(operation, items)
     order, target = operation.sort_order, operation.sort_target

@@ -11,6 +11,9 @@ replicated state, on nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from raftgroups.txnref import TxnRef
 from storage.errors import InvalidRequestError, Outcome, StorageError
 
 
@@ -83,6 +86,25 @@ class LeaseFencedError(InvalidRequestError):
     done; look again, and try again."""
 
     code = "lease_fenced"
+    retryable = True
+
+
+class LockedError(InvalidRequestError):
+    """A transaction over several shards holds what this would change, or wants to change what this
+    reads. Nothing was done; see what becomes of `holders` (twophase.py), and try again."""
+
+    code = "locked"
+    retryable = True
+
+    def __init__(self, message: str, holders: Sequence[TxnRef] = ()) -> None:
+        super().__init__(message)
+        self.holders = tuple(holders)
+
+
+class TooManyTransactionsError(InvalidRequestError):
+    """So many transactions over several shards hold locks here that there is no room for more."""
+
+    code = "too_many_transactions"
     retryable = True
 
 

@@ -9,11 +9,14 @@ msgpack of [kind, field, ...], encoded and decoded here.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import cache
 from typing import Final
 
 import msgspec
 
+from raftgroups.refusals import LockedError
+from raftgroups.txnref import TxnRef
 from storage.errors import (
     CompactedError,
     InvalidRequestError,
@@ -116,13 +119,15 @@ class BatchResult(_Result, frozen=True, tag=13):
 
 class Failure(_Result, frozen=True, tag=14):
     """code: of an error class (refusals.py, storage/errors.py). compact_revision: of "compacted",
-    else -1. unknown: the outcome of what was asked is not known. place: of "wrong_shard"."""
+    else -1. unknown: the outcome of what was asked is not known. place: of "wrong_shard".
+    holders: of "locked"."""
 
     code: str
     message: str
     compact_revision: int = -1
     unknown: bool = False
     place: KeyRange | None = None
+    holders: tuple[TxnRef, ...] = ()
 
 
 class SplitResult(_Result, frozen=True, tag=15):
@@ -148,6 +153,96 @@ class LeaseEndResult(_Result, frozen=True, tag=17):
     end: bytes | None
 
 
+class PartFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Why a branch cannot be taken: the condition of the operation at `place` does not hold
+    (current: the record that it met), or it is refused (failure)."""
+
+    taken: bool
+    place: int
+    current: KeyValue | None = None
+    failure: Failure | None = None
+
+
+class PrepareResult(_Result, frozen=True, tag=18):
+    """Prepared if `blocked` is empty and `known` is None.
+    blocked: who holds what is wanted; nothing was locked.
+    known: the client's token was executed before, and this was its answer.
+    compares: (place, Found). failures: at most one a branch."""
+
+    blocked: tuple[TxnRef, ...] = ()
+    known: bytes | None = None
+    compares: tuple[tuple[int, int], ...] = ()
+    failures: tuple[PartFailure, ...] = ()
+
+
+PartResponse = PutResult | DeleteResult | RangeAnswer | IncrementResult | CasResult
+
+
+class PartAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Of one piece. key: where it begins, so that what was cut can be joined in order."""
+
+    place: int
+    key: bytes
+    response: PartResponse
+
+
+class ResolveResult(_Result, frozen=True, tag=19):
+    """start, end: the shard's range, in which nothing of it is left. found: its part was here (now
+    or, if it is remembered, earlier)."""
+
+    start: bytes
+    end: bytes | None
+    found: bool
+    answers: tuple[PartAnswer, ...] = ()
+    modified_ms: int = 0
+
+
+class DecideResult(_Result, frozen=True, tag=20):
+    """committed: with the branch `taken`; else it was aborted, and nothing of it is done."""
+
+    committed: bool
+    taken: bool = False
+    here: ResolveResult | None = None
+
+
+class PushResult(_Result, frozen=True, tag=21):
+    """status: a TxnStatus. For a committed one, which branch, and where its parts are."""
+
+    status: int
+    taken: bool = False
+    participants: tuple[tuple[bytes, bytes | None], ...] = ()
+
+
+class FinishResult(_Result, frozen=True, tag=22):
+    pass
+
+
+class CrossResult(_Result, frozen=True, tag=23):
+    """What a transaction over several shards answers as a whole. seen: (a key, the revision of its
+    shard with it), one of each shard that it changed; revision is the highest of them and names
+    nothing by itself."""
+
+    result: TxnResult | BatchResult
+    seen: tuple[tuple[bytes, int], ...]
+
+
+class TxnStatus(IntEnum):
+    PENDING = 0
+    COMMITTED = 1
+    GONE = 2
+    """Aborted; or it was committed and every part of it is resolved. Either way nothing that is
+    still locked by it will ever be executed."""
+
+
+class Found(IntEnum):
+    """What a shard says of a compare."""
+
+    NOTHING = 0
+    """It has no key of the range."""
+    TRUE = 1
+    FALSE = 2
+
+
 class MetaAnswer(_Result, frozen=True, tag=32):
     """Of the meta group: revision is the version of its view, body what meta/commands.py reads."""
 
@@ -171,6 +266,12 @@ Result = (
     | SplitResult
     | MergeResult
     | LeaseEndResult
+    | PrepareResult
+    | ResolveResult
+    | DecideResult
+    | PushResult
+    | FinishResult
+    | CrossResult
     | MetaAnswer
 )
 TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult
@@ -191,9 +292,9 @@ def decode_result(data: bytes) -> Result:
 def failure_of(error: JanusError, revision: int) -> Failure:
     compact_revision = error.compact_revision if isinstance(error, CompactedError) else -1
     place = error.place if isinstance(error, WrongShardError) else None
-    return Failure(
-        revision, error.code, str(error), compact_revision, error.outcome.value == "unknown", place
-    )
+    unknown = error.outcome.value == "unknown"
+    holders = error.holders if isinstance(error, LockedError) else ()
+    return Failure(revision, error.code, str(error), compact_revision, unknown, place, holders)
 
 
 class RefusedCommandError(InvalidRequestError):
@@ -215,6 +316,8 @@ def error_of(failure: Failure) -> JanusError:
         return CompactedError(failure.message, failure.compact_revision)
     if failure.code == WrongShardError.code:
         return WrongShardError(failure.message, failure.place)
+    if failure.code == LockedError.code:
+        return LockedError(failure.message, failure.holders)
     kind = _refusals_by_code().get(failure.code)
     if kind is None:
         kind = UnknownRefusalError if failure.unknown else RefusedCommandError

@@ -26,7 +26,7 @@ Rules
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from raftgroups.commands import (
@@ -223,14 +223,18 @@ def choose(view: View, txn: Txn) -> Path:
 
 
 def _holds(view: View, compare: Compare) -> bool:
-    field = _FIELDS[compare.target]
     found = find(view, compare.key, compare.range_end)
-    if not found:
-        if compare.target == CompareTarget.VALUE:
-            return False
-        found = [_ZERO]
-    operand, result = compare.operand, compare.result
+    return holds_for(compare, found) if found else holds_for_nothing(compare)
+
+
+def holds_for(compare: Compare, found: Iterable[KeyValue]) -> bool:
+    field, operand, result = _FIELDS[compare.target], compare.operand, compare.result
     return all(_compares(field(record), operand, result) for record in found)
+
+
+def holds_for_nothing(compare: Compare) -> bool:
+    """For a range without a key."""
+    return compare.target != CompareTarget.VALUE and holds_for(compare, [_ZERO])
 
 
 def _compares(left: int | bytes, right: int | bytes, result: int) -> bool:

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 import mmh3
 
-from storage.siblings import SiblingSet, encode_set, write_varint
+from storage.siblings import SiblingSet, encode_set
 
 BUCKET_BITS: Final = 20
 BUCKETS: Final = 1 << BUCKET_BITS
@@ -50,9 +50,14 @@ def set_digest(key: bytes, siblings: SiblingSet, encoded: bytes | None = None) -
     """The 128-bit hash of one key and what it holds. `encoded` saves encoding the set again."""
     if encoded is None or any(version.expiry_ms for version in siblings.versions):
         encoded = encode_set(siblings, for_digest=True)
-    head = bytearray()
-    write_varint(head, len(key))
-    return mmh3.mmh3_x64_128_uintdigest(bytes(head) + key + encoded, 0)
+    return plain_digest(key, encoded)
+
+
+def plain_digest(key: bytes, encoded: bytes) -> int:
+    """The same of a set of which no version expires."""
+    size = len(key)
+    head = b"%c" % size if size < 0x80 else b"%c%c" % (size & 0x7F | 0x80, size >> 7)
+    return mmh3.mmh3_x64_128_uintdigest(head + key + encoded, 0)
 
 
 class Leaf(NamedTuple):
@@ -68,6 +73,10 @@ class Leaf(NamedTuple):
         keys = self.keys - (old_digest is not None) + (new_digest is not None)
         assert keys >= 0, "a key left a bucket that held none"
         return Leaf(keys, (self.total - (old_digest or 0) + (new_digest or 0)) & _MASK)
+
+    def plus(self, keys: int, total: int) -> Leaf:
+        """The sum with a difference of leaves, which may be negative."""
+        return Leaf(self.keys + keys, (self.total + total) & _MASK)
 
     def __add__(self, other: Leaf) -> Leaf:  # type: ignore[override]
         return Leaf(self.keys + other.keys, (self.total + other.total) & _MASK)

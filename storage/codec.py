@@ -93,6 +93,9 @@ class Table(IntEnum):
     """keyspace u32, deadline u64, raw key -> nothing."""
     LEASE_ENDED = 0x2A
     """keyspace u32, lease u64 -> epoch: it is over, and other shards do not know it yet."""
+    TXN = 0x2B
+    """shard u64, kind u8, grouped client, number u64 -> what a transaction over several shards has
+    locked here, or how it stands."""
 
     # The leaderless regime's data (versions.py, hints.py).
     OBJECT = 0x30

@@ -246,7 +246,7 @@ class View:
         start, end = _clip(start), None if end is None else _clip(end)
         if end is not None and end <= start:
             return
-        self._check_owns(start, end)
+        self.check_owns(start, end)
         if revision > 0:
             self.state.check_readable(revision)
         else:
@@ -352,7 +352,7 @@ class View:
         if key < self._start or (self._end is not None and key >= self._end):
             raise self.wrong_shard(f"key {key!r} is")
 
-    def _check_owns(self, start: bytes, end: bytes | None) -> None:
+    def check_owns(self, start: bytes, end: bytes | None) -> None:
         high = self._end
         if start < self._start or (high is not None and (end is None or end > high)):
             raise self.wrong_shard(f"the range from {start!r} to {end!r} is")

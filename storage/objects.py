@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from storage.buckets import DIGEST_BYTES, EMPTY_LEAF, Leaf, bucket_of, set_digest
 from storage.codec import Table, key_u32, prefix_end, unseal
 from storage.engine import Reader, iterate
@@ -30,8 +32,7 @@ _DUE: Final = Struct(">BIQ")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """What this node holds of one key."""
 
     siblings: SiblingSet
@@ -73,21 +74,34 @@ def reap_key(keyspace: int, due_ms: int, key: bytes) -> bytes:
     return _DUE.pack(Table.REAP, keyspace, due_ms) + key
 
 
-def encode_object(record: Record, digest: int, encoded: bytes) -> bytes:
+def object_body(epoch: int, digest: int, encoded: bytes) -> bytes:
+    if epoch < 0x80:
+        return b"%c%b%b" % (epoch, digest.to_bytes(DIGEST_BYTES, "big"), encoded)
     head = bytearray()
-    write_varint(head, record.epoch)
+    write_varint(head, epoch)
     return bytes(head) + digest.to_bytes(DIGEST_BYTES, "big") + encoded
 
 
-def decode_object(row_key: bytes, body: bytes) -> tuple[Record, int]:
+def split_object(row_key: bytes, body: bytes) -> tuple[int, int, bytes]:
+    """Epoch, digest, the set as its bytes. Raises CorruptRecordError."""
     try:
         epoch, at = read_varint(body, 0)
-        digest = int.from_bytes(body[at : at + DIGEST_BYTES], "big")
-        return Record(decode_set(body[at + DIGEST_BYTES :]), epoch), digest
     except (MalformedSetError, IndexError) as error:
-        raise CorruptRecordError(
-            f"the object of key {row_key[5:]!r} cannot be read: {error}", row_key
-        ) from None
+        raise unreadable_object(row_key, error) from None
+    set_at = at + DIGEST_BYTES
+    return epoch, int.from_bytes(body[at:set_at], "big"), body[set_at:]
+
+
+def decode_object(row_key: bytes, body: bytes) -> tuple[Record, int]:
+    epoch, digest, encoded = split_object(row_key, body)
+    try:
+        return Record(decode_set(encoded), epoch), digest
+    except MalformedSetError as error:
+        raise unreadable_object(row_key, error) from None
+
+
+def unreadable_object(row_key: bytes, error: Exception) -> CorruptRecordError:
+    return CorruptRecordError(f"the object of key {row_key[5:]!r} cannot be read: {error}", row_key)
 
 
 # --- reading what is committed ---------------------------------------------------------------
@@ -103,15 +117,7 @@ def read_encoded(reader: Reader, keyspace: int, key: bytes) -> bytes | None:
     """The key's sibling set as its bytes: verified by their checksum, and not decoded."""
     row_key = object_key(keyspace, key)
     body = read_row(reader, row_key)
-    if body is None:
-        return None
-    try:
-        _, at = read_varint(body, 0)
-    except (MalformedSetError, IndexError) as error:
-        raise CorruptRecordError(
-            f"the object of key {key!r} cannot be read: {error}", row_key
-        ) from None
-    return body[at + DIGEST_BYTES :]
+    return None if body is None else split_object(row_key, body)[2]
 
 
 def read_digest(reader: Reader, keyspace: int, key: bytes) -> int | None:

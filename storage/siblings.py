@@ -24,8 +24,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+import msgspec
 
 from storage.errors import StorageError
 
@@ -73,13 +74,12 @@ class Dot(NamedTuple):
         return Actor(self.node, self.incarnation, self.epoch)
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(msgspec.Struct, frozen=True, gc=False):
     """The dots that a replica has seen of one key."""
 
-    base: Mapping[Actor, int] = field(default_factory=dict)
+    base: Mapping[Actor, int] = msgspec.field(default_factory=dict)
     """Every n from 1 to this was seen. At least 1: an actor without one has no entry."""
-    beyond: Mapping[Actor, tuple[int, ...]] = field(default_factory=dict)
+    beyond: Mapping[Actor, tuple[int, ...]] = msgspec.field(default_factory=dict)
     """Seen past a gap, rising, the first at least base + 2. Never an empty tuple."""
 
     def covers(self, dot: Dot) -> bool:
@@ -104,8 +104,7 @@ class Clock:
         return bool(self.base or self.beyond)
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(msgspec.Struct, frozen=True, gc=False):
     dot: Dot
     value: bytes | None
     """None is a tombstone: the key was deleted, or this version expired and was shed."""
@@ -123,8 +122,7 @@ class Version:
 EMPTY_CLOCK: Final = Clock()
 
 
-@dataclass(frozen=True, slots=True)
-class SiblingSet:
+class SiblingSet(msgspec.Struct, frozen=True, gc=False):
     versions: tuple[Version, ...] = ()
     """In the order of their dots, each covered by the clock."""
     clock: Clock = EMPTY_CLOCK

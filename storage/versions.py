@@ -29,28 +29,29 @@ knows no merge rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
 from typing import Final, NamedTuple
 
-from storage.buckets import EMPTY_LEAF, Leaf, bucket_of, set_digest
+from storage.buckets import EMPTY_LEAF, Leaf, bucket_of, plain_digest, set_digest
 from storage.codec import Table, check_key, prefix_end, seal, unseal
 from storage.engine import Batch, Reader, iterate
 from storage.errors import CorruptRecordError
 from storage.hints import HintChanges, HintLimits, Merge
 from storage.objects import (
     Record,
-    decode_object,
-    encode_object,
     leaf_key,
+    object_body,
     object_key,
     read_digest,
     reap_key,
+    split_object,
     token_key,
+    unreadable_object,
 )
+from storage.plain import plain_of
 from storage.rows import RowChanges, delete_row, join_row, put_row
-from storage.siblings import encode_set
+from storage.siblings import MalformedSetError, SiblingSet, decode_set, encode_set
 
 KEY_EPOCH: Final = bytes((Table.COUNTER,)) + b"key-epoch"
 _U64: Final = Struct(">Q")
@@ -74,17 +75,69 @@ class LeafChange(NamedTuple):
     new: Leaf
 
 
-@dataclass(slots=True)
 class _Slot:
-    """One key in a turn: what is committed, and what the turn made of it."""
+    """One key in a turn: what is committed, and what the turn made of it. Records are decoded when
+    somebody asks for one, and sets encoded when they are written."""
 
-    old: Record | None
-    old_digest: int | None
-    old_parts: int
-    new: Record | None
-    damaged: bool = False
-    encoded: bytes | None = None
-    """The bytes of `new`'s set, if somebody had them."""
+    __slots__ = (
+        "changed",
+        "damaged",
+        "encoded",
+        "epoch",
+        "lasting",
+        "old_digest",
+        "old_encoded",
+        "old_epoch",
+        "old_parts",
+        "record",
+    )
+
+    def __init__(self) -> None:
+        self.old_encoded: bytes | None = None
+        """The committed set; None: there is no record."""
+        self.old_digest: int | None = None
+        self.old_epoch = 0
+        self.old_parts = 0
+        self.encoded: bytes | None = None
+        """The set as it is now; None: there is no record, or `record` has yet to be encoded."""
+        self.epoch = 0
+        self.record: Record | None = None
+        """What `encoded` is, if anybody asked; None, and `encoded` too: there is no record."""
+        self.changed = False
+        self.damaged = False
+        self.lasting = False
+        """`encoded` is known to be a plain set: of no version that ends."""
+
+    def held(self, keyspace: int, key: bytes) -> Record | None:
+        """Raises CorruptRecordError."""
+        if self.record is None and self.encoded is not None:
+            self.record = Record(_decoded(keyspace, key, self.encoded), self.epoch)
+        return self.record
+
+    def put(self, record: Record, encoded: bytes | None) -> None:
+        self.record, self.encoded, self.epoch = record, encoded, record.epoch
+        self.changed, self.lasting = True, False
+
+    def put_encoded(self, encoded: bytes) -> None:
+        self.record, self.encoded = None, encoded
+        self.changed = self.lasting = True
+
+    def drop(self) -> None:
+        self.record = self.encoded = None
+        self.changed = True
+
+    def written(self) -> bytes | None:
+        """The set as it is to be written."""
+        if self.encoded is None and self.record is not None:
+            self.encoded = encode_set(self.record.siblings)
+        return self.encoded
+
+    @property
+    def same(self) -> bool:
+        """Nothing is to be written. Asked after `written`."""
+        return not self.changed or (
+            self.encoded == self.old_encoded and self.epoch == self.old_epoch
+        )
 
 
 class Turn:
@@ -113,7 +166,11 @@ class Turn:
 
     def get(self, keyspace: int, key: bytes) -> Record | None:
         """What the node holds of the key after the changes of this turn."""
-        return self._slot(keyspace, key).new
+        return self._slot(keyspace, key).held(keyspace, key)
+
+    def get_encoded(self, keyspace: int, key: bytes) -> bytes | None:
+        """The same set as its bytes."""
+        return self._slot(keyspace, key).written()
 
     def put(self, keyspace: int, key: bytes, record: Record, encoded: bytes | None = None) -> None:
         """Hold this record. Its set must be a successor of what `get` gave. `encoded`, the set's
@@ -121,20 +178,28 @@ class Turn:
         check_key(key)
         assert not self._collected, "this turn was collected; open the next one"
         assert record.siblings.clock, "a record without a clock says nothing"
-        slot = self._slot(keyspace, key)
-        slot.new = slot.old if record == slot.old else record
-        slot.encoded = encoded
+        self._slot(keyspace, key).put(record, encoded)
+
+    def put_encoded(self, keyspace: int, key: bytes, encoded: bytes) -> None:
+        """Hold this set, a plain one (storage/plain.py), under the record's epoch. It must be a
+        successor of what `get_encoded` gave."""
+        check_key(key)
+        assert not self._collected, "this turn was collected; open the next one"
+        self._slot(keyspace, key).put_encoded(encoded)
 
     def drop(self, keyspace: int, key: bytes) -> None:
         """Forget the key, clock and all: only after the proof of kv/leaderless/reap.py, or when
         the node no longer stores the key."""
         assert not self._collected, "this turn was collected; open the next one"
-        self._slot(keyspace, key).new = None
+        slot = self._slot(keyspace, key)
+        slot.held(keyspace, key)  # what cannot be read is for `discard_damaged`
+        slot.drop()
 
     def discard_damaged(self, keyspace: int, key: bytes) -> None:
         """Remove a record that cannot be read; its leaf is built again. The node then holds no
         record of the key, so its next dot is of a new epoch, and repair brings the rest."""
-        self._slots[keyspace, key] = _Slot(None, None, 0, None, damaged=True)
+        slot = self._slots[keyspace, key] = _Slot()
+        slot.damaged = True
 
     def rebuild_leaf(self, keyspace: int, bucket: int) -> None:
         """Build a leaf from its bucket again: it was damaged, or a scrub found it wrong."""
@@ -143,7 +208,7 @@ class Turn:
     def forget_reapable(self, keyspace: int, due_ms: int, key: bytes) -> None:
         """Remove a row that `scan_reapable` gave and the record does not bear out."""
         slot = self._slot(keyspace, key)
-        if slot.old is None or slot.old.siblings.reapable_from_ms() != due_ms:
+        if slot.old_encoded is None or _due_ms(keyspace, key, slot.old_encoded) != due_ms:
             self._rows.delete_blind(reap_key(keyspace, due_ms, key))
 
     def next_epoch(self) -> int:
@@ -164,11 +229,12 @@ class Turn:
         deltas: dict[tuple[int, int], list[tuple[int | None, int | None]]] = {}
         digests: dict[tuple[int, bytes], int | None] = {}
         for (keyspace, key), slot in self._slots.items():
-            if slot.new is slot.old and not slot.damaged:
+            encoded = slot.written()
+            if slot.same and not slot.damaged:
                 continue
-            digest = self._write_object(batch, keyspace, key, slot)
-            digests[keyspace, key] = digest
             place = keyspace, bucket_of(key)
+            digest = self._write_object(batch, place, key, slot, encoded)
+            digests[keyspace, key] = digest
             deltas.setdefault(place, []).append((slot.old_digest, digest))
             if slot.damaged:
                 self._rebuild.add(place)
@@ -182,38 +248,49 @@ class Turn:
     def _slot(self, keyspace: int, key: bytes) -> _Slot:
         slot = self._slots.get((keyspace, key))
         if slot is None:
+            slot = _Slot()
             row_key = object_key(keyspace, key)
             stored = self._reader.get(row_key)
-            if stored is None:
-                slot = _Slot(None, None, 0, None)
-            else:
-                body, parts = join_row(self._reader, row_key, stored)
-                record, digest = decode_object(row_key, body)
-                slot = _Slot(record, digest, parts, record)
+            if stored is not None:
+                body, slot.old_parts = join_row(self._reader, row_key, stored)
+                slot.old_epoch, slot.old_digest, slot.old_encoded = split_object(row_key, body)
+                slot.epoch, slot.encoded = slot.old_epoch, slot.old_encoded
             self._slots[keyspace, key] = slot
         return slot
 
-    def _write_object(self, batch: Batch, keyspace: int, key: bytes, slot: _Slot) -> int | None:
+    def _write_object(
+        self, batch: Batch, place: tuple[int, int], key: bytes, slot: _Slot, encoded: bytes | None
+    ) -> int | None:
         """The rows of one key; gives its new digest."""
+        keyspace, bucket = place
         row_key = object_key(keyspace, key)
-        index = token_key(keyspace, bucket_of(key), key)
-        old_due = slot.old.siblings.reapable_from_ms() if slot.old else None
-        new_due = slot.new.siblings.reapable_from_ms() if slot.new else None
+        index = token_key(keyspace, bucket, key)
+        siblings: SiblingSet | None = None
+        new_due: int | None = None
+        if encoded is not None and not slot.lasting and plain_of(encoded) is None:
+            record = slot.held(keyspace, key)
+            assert record is not None
+            siblings = record.siblings
+            new_due = siblings.reapable_from_ms()
+        old_due: int | None = None
+        if slot.old_encoded is not None:
+            old_due = _due_ms(keyspace, key, slot.old_encoded)
         if old_due != new_due:
             if old_due is not None:
                 batch.delete(reap_key(keyspace, old_due, key))
             if new_due is not None:
                 due = reap_key(keyspace, new_due, key)
                 batch.put(due, seal(due, _NOTHING))
-        if slot.new is None:
+        if encoded is None:
             delete_row(batch, row_key, slot.old_parts)
             batch.delete(index)
             return None
-        encoded = slot.encoded or encode_set(slot.new.siblings)
         self.changed.append((keyspace, key, encoded))
-        digest = set_digest(key, slot.new.siblings, encoded)
-        put_row(batch, row_key, encode_object(slot.new, digest, encoded), slot.old_parts)
-        if slot.old is None:
+        digest = (
+            plain_digest(key, encoded) if siblings is None else set_digest(key, siblings, encoded)
+        )
+        put_row(batch, row_key, object_body(slot.epoch, digest, encoded), slot.old_parts)
+        if slot.old_encoded is None:
             batch.put(index, seal(index, _NOTHING))
         return digest
 
@@ -272,8 +349,30 @@ class Turn:
 
 def _after(leaf: Leaf, changes: list[tuple[int | None, int | None]]) -> Leaf | None:
     """The leaf after the changes; None if it cannot have been the sum of its bucket."""
-    if leaf.keys < sum(old is not None for old, _ in changes):
-        return None
+    gone = come = total = 0
     for old_digest, new_digest in changes:
-        leaf = leaf.changed(old_digest, new_digest)
+        if old_digest is not None:
+            gone += 1
+            total -= old_digest
+        if new_digest is not None:
+            come += 1
+            total += new_digest
+    if leaf.keys < gone:
+        return None
+    leaf = leaf.plus(come - gone, total)
     return None if leaf.total and not leaf.keys else leaf
+
+
+def _due_ms(keyspace: int, key: bytes, encoded: bytes) -> int | None:
+    """From when no version of the set lives (SiblingSet.reapable_from_ms)."""
+    if plain_of(encoded) is not None:
+        return None
+    return _decoded(keyspace, key, encoded).reapable_from_ms()
+
+
+def _decoded(keyspace: int, key: bytes, encoded: bytes) -> SiblingSet:
+    """Of committed bytes that passed their checksum. Raises CorruptRecordError."""
+    try:
+        return decode_set(encoded)
+    except MalformedSetError as error:
+        raise unreadable_object(object_key(keyspace, key), error) from None

@@ -11,7 +11,8 @@
              what is folded; segments that this makes meaningless become spare
 
 Rules, on which recovery rests:
-1. A segment is synced before its successor exists. So only the newest one can have a torn end.
+1. A segment is synced before its successor exists. So only the newest one can have a torn end; and
+   what a later record calls synced is no torn end there either, but damage.
 2. A segment is written over only once a newer header is on the disk that says that all its records
    are folded. So from the newest header's `folded` on no record is missing, and a reader never
    puts an old one in the place of a newer one that is in the tree.
@@ -40,6 +41,7 @@ from storage.wal_format import (
     HEADER_BYTES,
     NewerSegmentError,
     SegmentHeader,
+    is_damaged,
     pack_header,
     pack_record,
     read_header,
@@ -170,6 +172,11 @@ class WriteAheadLog:
             if number >= needed:
                 take(list(read_operations(data, begin)))
             number += 1
+        if is_damaged(data, at, number):
+            raise DamagedFilesError(
+                f"the log in {self.directory} is not whole: record {number} in {segment.path.name} "
+                f"was synced and is damaged; {_REPAIR}"
+            )
         return number
 
     def _gap(self, wanted: int, found: int) -> DamagedFilesError:
@@ -193,7 +200,7 @@ class WriteAheadLog:
     # --- writing -----------------------------------------------------------------------------
 
     def append(self, operations: Sequence[Operation]) -> None:
-        record = pack_record(self.last_number + 1, operations)
+        record = pack_record(self.last_number + 1, operations, self.synced_number)
         segment = self._segments[-1]
         if segment.at + len(record) > self._segment_bytes and segment.at > HEADER_BYTES:
             segment = self._rotate()

@@ -1,17 +1,22 @@
 """Money is neither made nor lost, and every look at all accounts is of one moment. Pure.
 
-A look reads all accounts at one revision. Then:
+Each account counts its turns: a transfer adds one to both of its accounts. So what a look shows
+tells which transfers it has seen, wherever the accounts live; revisions would not, since shards
+count their own. Then:
 
 total     every look adds up to what was there at the start, and no account is below zero
 whole     every look shows every account
-moment    two looks at one revision show the same
-order     a look that was asked for after another was answered is not older
+moment    looks are of moments that follow each other: of two, one has seen everything that the
+          other has, and two that have seen the same show the same
+order     a look that was asked for after another was answered has seen all of that one
+lasting   a look that was asked for after a transfer was acknowledged has seen it
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from chaos.checkers.violation import Violation
@@ -24,29 +29,49 @@ class Look:
     node: str
     asked: float
     answered: float
-    revision: int
     balances: Mapping[str, int]
+    turns: Mapping[str, int]
+
+    @property
+    def seen(self) -> int:
+        """Rises with every transfer."""
+        return sum(self.turns.values())
 
     def __str__(self) -> str:
-        return f"[{self.asked:.6f} .. {self.answered:.6f}] at {self.node}, revision {self.revision}"
+        turns = ",".join(str(turn) for _, turn in sorted(self.turns.items()))
+        return f"[{self.asked:.6f} .. {self.answered:.6f}] at {self.node}, turns {turns}"
 
 
-def check_totals(looks: Sequence[Look], accounts: Sequence[str], total: int) -> list[Violation]:
-    found: dict[str, list[str]] = {"total": [], "whole": [], "moment": [], "order": []}
-    at_revision: dict[int, Look] = {}
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One that was acknowledged, with the turns that it gave."""
+
+    answered: float
+    turns: Mapping[str, int]
+
+
+def check_totals(
+    looks: Sequence[Look],
+    accounts: Sequence[str],
+    total: int,
+    transfers: Sequence[Transfer] = (),
+) -> list[Violation]:
+    found: dict[str, list[str]] = {"total": [], "whole": []}
+    whole = []
     for look in looks:
         if set(look.balances) != set(accounts):
             missing = sorted(set(accounts).symmetric_difference(look.balances))
             found["whole"].append(f"{look}: {', '.join(missing)} should (not) be there")
+        else:
+            whole.append(look)
         total_seen = sum(look.balances.values())
         if total_seen != total:
             found["total"].append(f"{look}: {total_seen} instead of {total}: {dict(look.balances)}")
         elif min(look.balances.values(), default=0) < 0:
             found["total"].append(f"{look}: an account below zero: {dict(look.balances)}")
-        same = at_revision.setdefault(look.revision, look)
-        if same.balances != look.balances:
-            found["moment"].append(f"{look} shows something else than {same}")
-    found["order"] = _older(looks)
+    found["moment"] = _torn(whole)
+    found["order"] = _older(whole)
+    found["lasting"] = _lost(whole, transfers)
     return [
         Violation("totals", f"{rule}: {len(bad)} times", tuple(bad[:SHOWN]))
         for rule, bad in found.items()
@@ -54,17 +79,46 @@ def check_totals(looks: Sequence[Look], accounts: Sequence[str], total: int) -> 
     ]
 
 
+def _torn(looks: Sequence[Look]) -> list[str]:
+    """Neighbours suffice: what follows is transitive."""
+    bad = []
+    for older, newer in pairwise(sorted(looks, key=lambda look: look.seen)):
+        if older.turns == newer.turns:
+            if older.balances != newer.balances:
+                bad.append(f"{newer} shows something else than {older}")
+        elif any(turn > newer.turns[account] for account, turn in older.turns.items()):
+            bad.append(f"{older} and {newer} have each seen what the other has not")
+    return bad
+
+
 def _older(looks: Sequence[Look]) -> list[str]:
-    """Sweep: the newest revision that was answered before each look was asked for."""
+    """Sweep: the newest that was answered before each look was asked for."""
     bad = []
     answered = sorted(looks, key=lambda look: look.answered)
     newest: Look | None = None
     done = 0
     for look in sorted(looks, key=lambda look: look.asked):
         while done < len(answered) and answered[done].answered < look.asked:
-            if newest is None or answered[done].revision > newest.revision:
+            if newest is None or answered[done].seen > newest.seen:
                 newest = answered[done]
             done += 1
-        if newest is not None and look.revision < newest.revision:
+        if newest is not None and look.seen < newest.seen:
             bad.append(f"{look} after {newest}")
+    return bad
+
+
+def _lost(looks: Sequence[Look], transfers: Sequence[Transfer]) -> list[str]:
+    """Sweep: the last turn of each account that was acknowledged before each look."""
+    bad = []
+    waiting = sorted(transfers, key=lambda transfer: transfer.answered)
+    certain: dict[str, int] = {}
+    done = 0
+    for look in sorted(looks, key=lambda look: look.asked):
+        while done < len(waiting) and waiting[done].answered < look.asked:
+            for account, turn in waiting[done].turns.items():
+                certain[account] = max(turn, certain.get(account, 0))
+            done += 1
+        late = {each: turn for each, turn in certain.items() if look.turns[each] < turn}
+        if late:
+            bad.append(f"{look} has not seen {late}, which was acknowledged before")
     return bad

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from random import Random
 
 from chaos.links import Links, Pair
-from chaos.servers import Server, Servers
+from chaos.server import Server
+from chaos.servers import Servers
 
 
 class BusyError(Exception):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from random import Random
 from typing import Final
 
-from chaos.faults import machines, network, processes, upkeep
+from chaos.faults import machines, members, network, processes, upkeep
 from chaos.faults.stage import Stage
 from chaos.scenarios.scenario import Fault
 
@@ -32,4 +32,8 @@ TABLE: Final[Mapping[str, FaultContext]] = {
     "split": upkeep.split,
     "backup": upkeep.backup,
     "flood": upkeep.flooded,
+    "join": members.join,
+    "drain": members.drain,
+    "replace": members.replace,
+    "move": members.move,
 }

@@ -116,9 +116,11 @@ def run(plan: Plan, show: Show) -> Outcome:
             nodes,
             nodes=plan.nodes,
             mode=plan.mode,
-            extra=plan.scenario.settings,
+            extra=plan.scenario.settings_for(plan.mode, plan.nodes),
             links=links,
             faulty=True,
+            shards=plan.scenario.shards,
+            guests=plan.scenario.guests,
         )
         this = _Run(plan, servers, links, outcome, show)
         try:
@@ -155,8 +157,8 @@ class _Run:
         self, plan: Plan, servers: Servers, links: Links, outcome: Outcome, show: Show
     ) -> None:
         self._plan, self._servers, self._outcome, self._show = plan, servers, outcome, show
-        self._splits = any(each.kind == "split" for each in plan.scenario.faults)
-        self._books = Books(foreseen_errors=CROSS_SHARD if self._splits else frozenset())
+        sharded = plan.scenario.is_sharded
+        self._books = Books(foreseen_errors=CROSS_SHARD if sharded else frozenset())
         self._doors = servers.doors()
         drift = [float(each.options.get("drift", 0)) for each in plan.scenario.faults]
         self._works = [
@@ -268,10 +270,12 @@ class _Run:
     def _compare_replicas(self) -> None:
         if self._plan.mode != STRONG:
             return
+        servers, scenario = self._servers, self._plan.scenario
         try:
-            self._outcome.digest = (
-                self._servers.equal_listings() if self._splits else self._servers.equal_digests()
-            )
+            if scenario.changes_places:
+                servers.settled()
+            whole = not (scenario.is_sharded or scenario.changes_places)
+            self._outcome.digest = servers.equal_digests() if whole else servers.equal_listings()
         except AssertionError as error:
             self._outcome.violations.append(str(error))
 

@@ -18,6 +18,8 @@ BOTH: Final = (STRONG, LEADERLESS)
 ONE_NODE: Final = ("leader", "follower", "random")
 """`leader` and `follower` need a strong cluster."""
 SOME_NODES: Final = (*ONE_NODE, "minority", "majority", "all")
+CHANGES_PLACES: Final = frozenset({"join", "drain", "replace", "move"})
+"""Faults after which the planner must come to rest."""
 NEEDS_LEADER: Final = frozenset({"leader", "follower"})
 
 
@@ -134,6 +136,21 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         ("random", "leader", "follower"),
         {"connections": Option(100, "that send ahead", least=1, most=5_000)},
     ),
+    "join": FaultKind(
+        "a new node joins and gets replicas; at the end it is drained and removed",
+        modes=(STRONG,), least_nodes=3,
+    ),
+    "drain": FaultKind(
+        "replicas leave a node; at the end it may have some again", ONE_NODE[::-1],
+        modes=(STRONG,), least_nodes=4,
+    ),
+    "replace": FaultKind(
+        "a node loses its disk for good: it is removed, and joins anew", ONE_NODE[::-1],
+        modes=(STRONG,), least_nodes=4,
+    ),
+    "move": FaultKind(
+        "a replica is moved from node to node by hand", modes=(STRONG,), least_nodes=4,
+    ),
 }  # fmt: skip
 
 _KEYS: Final = Option(5, "keys", least=1, most=10_000)
@@ -164,6 +181,10 @@ LOADS: Final[Mapping[str, LoadKind]] = {
     "watch": LoadKind(
         "watchers of both faces at every node, which break off and go on", (STRONG,), 2,
         {"keys": _KEYS},
+    ),
+    "feed": LoadKind(
+        "watchers of keys in several shards, which go on by revision or by cursor", (STRONG,), 2,
+        {"keys": Option(12, "keys", least=1, most=1_000)},
     ),
     "unique": LoadKind(
         "values written blindly or over what was read, in sessions", (LEADERLESS,), 3,

@@ -4,6 +4,7 @@ name = "kill-leader"
 about = "One sentence."
 minutes = 2
 sizes = {strong = [3, 5]}                 # by mode; the first is the default
+shards = 1                                # ranges that the keyspace begins with
 
 [[load]]
 kind = "register"                         # chaos/scenarios/menu.py names all
@@ -27,19 +28,19 @@ queue_operations = 512
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from chaos.scenarios.menu import FAULTS, LOADS, NEEDS_LEADER, FaultKind, Option, Value
-from chaos.scenarios.scenario import Checks, Fault, Load, Scenario
+from chaos.scenarios.scenario import Checks, Fault, Load, Scenario, Settings
 from kv.config.sections import MODES, STRONG
+from raftgroups.meta.view import SHARDS_MAX
 
 NODES_MAX: Final = 9
 _TOP: Final = frozenset(
     {
-        "name", "about", "minutes", "sizes", "calm_s", "composed",
+        "name", "about", "minutes", "sizes", "calm_s", "composed", "shards",
         "load", "fault", "checks", "node",
     }
 )  # fmt: skip
@@ -87,11 +88,12 @@ class _Reader:
             faults=tuple(faults),
             calm_s=self._number(table, "calm_s", 5.0, 0.0, 3600),
             composed=bool(table.get("composed", False)),
+            shards=int(self._number(table, "shards", 1, 1, SHARDS_MAX)),
             checks=Checks(
                 self._number(checks, "minimum_rate", 20.0, 0.1, 1e6),
                 self._number(checks, "answers_within_s", 20.0, 0.1, 3600),
             ),
-            settings=_as_toml(self._table(table, "node")),
+            settings=self._settings(table),
         )
 
     def _sizes(self, given: object) -> dict[str, tuple[int, ...]]:
@@ -177,6 +179,13 @@ class _Reader:
             found[name] = int(number) if type(option.default) is int else number
         return found
 
+    def _settings(self, table: Mapping[str, Any]) -> Settings:
+        sections = self._table(table, "node")
+        for name, settings in sections.items():
+            if not isinstance(settings, Mapping):
+                self._bad(f"node.{name}: write a section, as [node.{name}]")
+        return sections
+
     # --- the small ones ---------------------------------------------------------------------
 
     def _bad(self, what: str) -> NoReturn:
@@ -222,14 +231,3 @@ def _near(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(known)}"
-
-
-def _as_toml(sections: Mapping[str, Any]) -> str:
-    """Sections of plain values, as a node's configuration takes them."""
-    lines = []
-    for section, settings in sections.items():
-        if not isinstance(settings, Mapping):
-            raise BadScenarioError(f"node.{section}: write a section, as [node.{section}]")
-        lines.append(f"[{section}]")
-        lines += [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    return "\n".join(lines) + "\n" if lines else ""

@@ -7,10 +7,17 @@ so what is still broken after the calm is a breach of liveness.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from chaos.scenarios.menu import Value
+from chaos.scenarios.menu import CHANGES_PLACES, Value
+from kv.config.sections import STRONG
+from raftgroups.meta.rules import REPLICATION_MAX
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""By section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +62,42 @@ class Scenario:
     faults: tuple[Fault, ...]
     calm_s: float = 5.0
     composed: bool = False
+    shards: int = 1
+    """Ranges that the keyspace begins with."""
     checks: Checks = field(default_factory=Checks)
-    settings: str = ""
-    """TOML that is added to each node's configuration."""
+    settings: Settings = field(default_factory=dict)
+    """Of every node."""
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.shards > 1 or any(fault.kind == "split" for fault in self.faults)
+
+    @property
+    def changes_places(self) -> bool:
+        return any(fault.kind in CHANGES_PLACES for fault in self.faults)
+
+    @property
+    def guests(self) -> int:
+        """Nodes that may join."""
+        return int(any(fault.kind == "join" for fault in self.faults))
 
     @property
     def modes(self) -> tuple[str, ...]:
         return tuple(self.sizes)
+
+    def settings_for(self, mode: str, nodes: int) -> str:
+        """TOML that is added to each node's configuration. Unless the scenario says otherwise, each
+        node of a strong cluster has a replica: its faults count nodes."""
+        sections = {name: dict(settings) for name, settings in self.settings.items()}
+        if mode == STRONG:
+            sections.setdefault(STRONG, {}).setdefault("replication", min(nodes, REPLICATION_MAX))
+        return as_toml(sections)
+
+
+def as_toml(sections: Settings) -> str:
+    """Sections of plain values, as a node's configuration takes them."""
+    lines = []
+    for section, settings in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    return "\n".join(lines) + "\n" if lines else ""

@@ -1,4 +1,8 @@
-"""A bank: money moves between two accounts in one transaction, and the total never changes."""
+"""A bank: money moves between two accounts in one transaction, and the total never changes.
+
+The accounts may live in several shards. The value of one is `BALANCE:TURN`; checkers/totals.py says
+what the turns are for.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from chaos.calling import Caller, Told
-from chaos.checkers.totals import Look, check_totals
+from chaos.checkers.totals import Look, Transfer, check_totals
 from chaos.checkers.violation import Violation
 from chaos.workloads.work import Setting, Work
 
@@ -23,7 +27,7 @@ class BankWork(Work):
         count = int(self.options["accounts"])
         self._accounts = [f"{PREFIX}{number:04}" for number in range(count)]
         self._looks: list[Look] = []
-        self._moved = 0
+        self._transfers: list[Transfer] = []
 
     @property
     def total(self) -> int:
@@ -31,10 +35,11 @@ class BankWork(Work):
 
     async def prepare(self) -> None:
         caller = self.caller("first")
-        balance = str(self.options["balance"])
-        puts = [{"op": "put", "key": each, "value": balance} for each in self._accounts]
+        value = written(int(self.options["balance"]), 0)
         try:
-            await caller.sure("POST", "/api/v1/txn", {"then": puts}, what="open the accounts")
+            for each in self._accounts:
+                path = f"/api/v1/keys/{each}"
+                await caller.sure("PUT", path, {"value": value}, what="open an account")
         finally:
             caller.close()
 
@@ -50,19 +55,22 @@ class BankWork(Work):
         if not (one["found"] and other["found"]):
             caller.books.defect(f"an account is gone: {one}, {other}")
             return told
-        amount = min(caller.dice.randrange(1, 20), int(one["value"]))
+        (has, one_turn), (gets_more, other_turn) = read(one["value"]), read(other["value"])
+        amount = min(caller.dice.randrange(1, 20), has)
         body = {
             "compare": [
                 {"key": each["key"], "target": "version", "op": "=", "operand": each["version"]}
                 for each in (one, other)
             ],
             "then": [
-                {"op": "put", "key": source, "value": str(int(one["value"]) - amount)},
-                {"op": "put", "key": target, "value": str(int(other["value"]) + amount)},
+                {"op": "put", "key": source, "value": written(has - amount, one_turn + 1)},
+                {"op": "put", "key": target, "value": written(gets_more + amount, other_turn + 1)},
             ],
         }
         told = await caller.call("POST", "/api/v1/txn", body)
-        self._moved += told.done and told.json()["succeeded"]
+        if told.done and told.json()["succeeded"]:
+            turns = {source: one_turn + 1, target: other_turn + 1}
+            self._transfers.append(Transfer(told.at, turns))
         return told
 
     async def _look(self, caller: Caller, *, sure: str = "") -> Told:
@@ -73,11 +81,11 @@ class BankWork(Work):
             else await caller.call("POST", "/api/v1/txn", body)
         )
         if told.done:
-            answer = told.json()
-            keys = answer["results"][0]["keys"]
-            balances = {each["key"]: int(each["value"]) for each in keys}
-            look = Look(told.door, told.asked, told.at, answer["revision"], balances)
-            self._looks.append(look)
+            keys = told.json()["results"][0]["keys"]
+            found = {each["key"]: read(each["value"]) for each in keys}
+            balances = {account: balance for account, (balance, _) in found.items()}
+            turns = {account: turn for account, (_, turn) in found.items()}
+            self._looks.append(Look(told.door, told.asked, told.at, balances, turns))
         return told
 
     async def finish(self) -> None:
@@ -89,10 +97,20 @@ class BankWork(Work):
             caller.close()
 
     def judge(self) -> list[Violation]:
-        return check_totals(self._looks, self._accounts, self.total)
+        return check_totals(self._looks, self._accounts, self.total, self._transfers)
 
     def history(self) -> Iterator[Mapping[str, Any]]:
-        return (asdict(look) for look in self._looks)
+        yield from (asdict(look) for look in self._looks)
+        yield from (asdict(transfer) for transfer in self._transfers)
 
     def figures(self) -> dict[str, int]:
-        return {"transfers": self._moved, "looks": len(self._looks)}
+        return {"transfers": len(self._transfers), "looks": len(self._looks)}
+
+
+def written(balance: int, turn: int) -> str:
+    return f"{balance}:{turn}"
+
+
+def read(value: str) -> tuple[int, int]:
+    balance, _, turn = value.partition(":")
+    return int(balance), int(turn)

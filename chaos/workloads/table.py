@@ -7,6 +7,7 @@ from typing import Final
 
 from chaos.workloads.always import CartWork, CounterWork, DeleteWork, ValueWork
 from chaos.workloads.bank import BankWork
+from chaos.workloads.feed import FeedWork
 from chaos.workloads.growing import ListWork, SetWork
 from chaos.workloads.holding import LeaseWork, LockWork
 from chaos.workloads.register import RegisterWork
@@ -17,6 +18,6 @@ TABLE: Final[Mapping[str, type[Work]]] = {
     work.kind: work
     for work in (
         RegisterWork, SetWork, ListWork, BankWork, LockWork, LeaseWork, WatchWork,
-        ValueWork, DeleteWork, CartWork, CounterWork,
+        FeedWork, ValueWork, DeleteWork, CartWork, CounterWork,
     )
 }  # fmt: skip

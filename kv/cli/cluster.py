@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kv import leash
 from kv.cli.command import whole_number
 from kv.cli.progress import Progress
 from kv.config.sections import LEADERLESS, MODES, STRONG
@@ -207,7 +208,7 @@ initial = [
 
 
 class Local:
-    """The processes of one run. Whatever happens, none of them outlives it."""
+    """The processes of one run. Whatever happens, none of them outlives it (kv/leash.py)."""
 
     def __init__(
         self, members: Sequence[Member], ready_file: Path | None, mode: str = STRONG
@@ -237,13 +238,8 @@ class Local:
 
     def _start(self, member: Member) -> subprocess.Popen[bytes]:
         with member.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "kv.cli.main", "serve", "--config", str(member.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # ctrl-C is for us; we stop them in good order
-            )
+            arguments = ["serve", "--config", str(member.config)]
+            return leash.start("kv.cli.main", arguments, stdout=log, stderr=log)
 
     def _wait_until_ready(self) -> bool:
         waiting = list(self._members)

@@ -40,7 +40,11 @@ class ShardCommand:
         split.add_argument("shard", metavar="SHARD", type=remote.number)
         split.add_argument("key", metavar="KEY", help="the first key of the right half")
 
-        move = action("move", "move a replica from one node to another")
+        move = action(
+            "move",
+            "move a replica from one node to another; where that makes nodes uneven, another "
+            "replica is moved afterwards to even them out",
+        )
         move.add_argument("shard", metavar="SHARD", type=remote.number)
         move.add_argument("source", metavar="FROM", help="a node: its id, name or address")
         move.add_argument("target", metavar="TO", help="an active node without a replica")

@@ -116,6 +116,11 @@ class Ring:
         """The nodes that store the bucket, nearest first: N, or all if the ring has fewer."""
         return self._list_from(bisect_right(self._edges, bucket), n)
 
+    def start_of(self, bucket: int) -> int:
+        """Where the walk of a bucket begins: buckets with one beginning share all their lists."""
+        start = bisect_right(self._edges, bucket)
+        return start if start < len(self._edges) else 0
+
     def preference_of_key(self, key: bytes, n: int) -> tuple[NodeId, ...]:
         return self.preference(bucket_of(key), n)
 

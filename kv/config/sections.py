@@ -31,6 +31,7 @@ from kv.config.values import (
     Whole,
 )
 from kv.config.web import HostName, Origin
+from kv.size_limits import TXN_OPERATIONS_MAX
 from raftgroups.meta.rules import REPLICATION_MAX
 from raftgroups.meta.view import SHARDS_MAX
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
@@ -352,9 +353,15 @@ class LimitsSection:
     request_bytes: int = setting(
         Size(KIB, ENTRY_MAX_BYTES - 64 * KIB), 1536 * KIB, "The body of one request."
     )
-    key_bytes: int = setting(Size(1, KEY_MAX_BYTES), KEY_MAX_BYTES, "A key.")
-    value_bytes: int = setting(Size(1, VALUE_MAX_BYTES), VALUE_MAX_BYTES, "A value.")
-    txn_operations: int = setting(Whole(1, 10_000), 128, "Operations of one transaction or batch.")
+    key_bytes: int = setting(Size(1, KEY_MAX_BYTES), KEY_MAX_BYTES, "A key that is written.")
+    value_bytes: int = setting(
+        Size(1, VALUE_MAX_BYTES), VALUE_MAX_BYTES, "A value that is written."
+    )
+    txn_operations: int = setting(
+        Whole(1, TXN_OPERATIONS_MAX),
+        TXN_OPERATIONS_MAX,
+        "Conditions, or operations of a branch, of one transaction.",
+    )
     connections: int = setting(Whole(1, 10**6), 10_000, "Clients' connections.")
     header_bytes: int = setting(Size(KIB, MIB), 8 * KIB, "The headers of one request.")
     queue_operations: int = setting(

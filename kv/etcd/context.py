@@ -46,6 +46,8 @@ class StatusNumbers(NamedTuple):
     size_in_use_bytes: int
     is_learner: bool = False
     errors: tuple[str, ...] = ()
+    has_replica: bool = True
+    """False: this node has none of the keyspace, asks others, and knows no leader by itself."""
 
 
 class SnapshotPart(NamedTuple):

@@ -278,7 +278,8 @@ class Gateway:
     async def _trouble(self, *, local: bool) -> str:
         if self._context.alarms.is_out_of_space:
             return "ALARM NOSPACE"
-        if not local and not self._context.status().leader:
+        numbers = self._context.status()
+        if not local and numbers.has_replica and not numbers.leader:
             return "RAFT NO LEADER"
         return await self._read_trouble(local=local)
 

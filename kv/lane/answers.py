@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from kv.api.reply import Reply, reply_headers
+from kv.api.reply import JSON, Headers, Reply, reply_headers
 from kv.model import Level, SessionToken
 
 NO_BODY: Final = 304
+OWN_MAX: Final = 16
 
 
 def status_line(status: int) -> bytes:
@@ -29,7 +30,7 @@ class Answers:
     """`good`, `bad`: what the etcd gateway sends with 200 and with anything else. `shared`: what
     every answer has beside (CORS). `date` is to be renewed once a second."""
 
-    __slots__ = ("_bad", "_good_json", "_server", "_shared", "good", "tail")
+    __slots__ = ("_bad", "_good_json", "_own", "_server", "_shared", "good", "tail")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Answers:
         self.good: Final = status_line(200) + lines({**good, **added}.items()) + length
         self._bad: Final = lines({**bad, **added}.items()) + length
         self._good_json: Final = b"Content-Type: application/json\r\n" + self._shared + length
+        self._own: Final[dict[Headers, bytes]] = {}
         self.tail = b""
         """`good`, the length of the body, `tail`, the body: an answer of the gateway with 200."""
 
@@ -81,7 +83,18 @@ class Answers:
                     body,
                 )
             )
-        own = lines(reply_headers(reply, level, session))
+        if level is None and not (version or shard or revision or session.revisions):
+            own = self._own.get(headers) or self._lines(headers)
+        else:
+            own = lines(reply_headers(reply, level, session))
+        if status == 200 and content_type == JSON and body:
+            return b"HTTP/1.1 200 OK\r\n%b%b%d%b%b" % (
+                own,
+                self._good_json,
+                len(body),
+                self.tail,
+                body,
+            )
         if status == NO_BODY:
             tail = self.tail.removeprefix(b"\r\n")
             return b"%b%b%b%b" % (status_line(status), own, self._shared, tail)
@@ -95,6 +108,12 @@ class Answers:
             self.tail,
             body,
         )
+
+    def _lines(self, headers: Headers) -> bytes:
+        own = lines(headers)
+        if len(headers) == 1 and len(self._own) < OWN_MAX:
+            self._own[headers] = own  # a leaderless level: there are three
+        return own
 
     def closing(self, reply: Reply) -> bytes:
         """The last answer of a connection."""

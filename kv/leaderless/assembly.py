@@ -13,10 +13,11 @@ gossip's business (members.py); `start` is told the founders while a cluster is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kv.cluster.gossip import Post
 from kv.leaderless.coordinator import Coordinator
+from kv.leaderless.deadlines import Deadlines
 from kv.leaderless.feed import Feed
 from kv.leaderless.handoff import Handoff, HandoffSettings
 from kv.leaderless.keyspace import Keyspace
@@ -33,6 +34,7 @@ from kv.leaderless.procedure import Procedures
 from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica, ReplicaLimits
 from kv.leaderless.server import Server
+from kv.leaderless.spreading import Spreader
 from kv.leaderless.view import RingView
 from raftgroups.transport import Link, NodeId
 from storage.buckets import bucket_of
@@ -116,6 +118,7 @@ class Leaderless:
             other_ring=self._other_ring,
             ledger=self.ledger,
         )
+        coordinator_settings = settings or CoordinatorSettings()
         self.parts = Parts(
             node,
             self.replica,
@@ -126,9 +129,11 @@ class Leaderless:
             scheduler,
             clock,
             rng,
-            settings or CoordinatorSettings(),
+            coordinator_settings,
             self.ledger,
-            lambda keyspace, key: self.members.may_read(keyspace, bucket_of(key)),
+            Spreader(self.messenger, clock, lambda: coordinator_settings.replica_timeout_s),
+            Deadlines(scheduler, clock),
+            self.members.may_read_key,
         )
         self.coordinator = Coordinator(self.parts)
         self.procedures = Procedures(scheduler, committer.fail)
@@ -140,6 +145,7 @@ class Leaderless:
             settings=maintenance,
         )
         self.replica.took = self._took
+        self.replica.told = self.parts.spreader.flush
         self.server = Server(self.parts, self.coordinator, self.maintenance)
         self.handoff = Handoff(self.parts, handoff)
         link.on_peer_change(self.handoff.peer_changed)
@@ -158,14 +164,18 @@ class Leaderless:
     def _view_changed(self) -> None:
         self.maintenance.view_changed()
 
-    def _took(self, keyspace: int, key: bytes, hinted: bool) -> None:
+    def _took(self, keyspace: int, keys: Sequence[bytes], hinted: bool) -> None:
         """Sets of keys that this node is not to have are marked: reap.py."""
         space = self.parts.keyspaces.get(keyspace)
-        if space is None or self.node not in self.view.holders(bucket_of(key), space.n):
-            self.ledger.took(keyspace, key)
-            self.maintenance.took_foreign()
-        elif hinted:
-            self.ledger.took(keyspace, key)
+        view = self.view
+        if space is not None and not hinted and view.holds_all(self.node, space.n):
+            return
+        for key in keys:
+            if space is None or self.node not in view.holders(bucket_of(key), space.n):
+                self.ledger.took(keyspace, key)
+                self.maintenance.took_foreign()
+            elif hinted:
+                self.ledger.took(keyspace, key)
 
     def _dead(self, why: str) -> None:
         self.coordinator.stop()

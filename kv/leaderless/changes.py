@@ -2,6 +2,7 @@
 
     Mint         a new version, named here          -> Minted, or what refused it
     StoreSet     a copy that another node has       -> Stored, or Failed with the reason
+    StoreAll     the copies of one message          -> why not, for each: None is stored
     RemoveHint   the target has it, synced          -> nobody waits
     DiscardHint  it cannot be read                  -> nobody waits
     KeepRow      a row of the node itself           -> its writer, without an answer
@@ -13,9 +14,10 @@ that does not fit refuses the copy with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from kv.errors import OverloadedError
 from kv.leaderless.dvv import merge
@@ -24,17 +26,16 @@ from kv.leaderless.put_core import Answer, Failed, Stored
 from kv.leaderless.rules import Increment, Write
 from kv.regime import Done
 from raftgroups.transport import NodeId
-from storage.errors import JanusError
+from storage.errors import InvalidRequestError, JanusError
 from storage.hints import HintOutcome
-from storage.siblings import Actor, Dot, SiblingSet, encode_set
+from storage.siblings import Actor, Dot, MalformedSetError, SiblingSet, encode_set
 from storage.versions import Turn
 
 if TYPE_CHECKING:
     from kv.leaderless.replica import Replica
 
 
-@dataclass(frozen=True, slots=True)
-class Minted:
+class Minted(msgspec.Struct, frozen=True, gc=False):
     """A write as its minter has it on the disk."""
 
     siblings: SiblingSet
@@ -48,6 +49,8 @@ class Change(Protocol):
     """One waiting change: `run` gives what `finish` is told once the batch is on the disk."""
 
     size_bytes: int
+    keys: int
+    """How many keys it is about: what may wait is bounded by them and by bytes."""
 
     def run(self, turn: Turn) -> Any: ...
 
@@ -59,6 +62,8 @@ class Change(Protocol):
 
 
 class Mint:
+    keys = 1
+
     def __init__(
         self,
         replica: Replica,
@@ -82,7 +87,7 @@ class Mint:
 
     def run(self, turn: Turn) -> Minted | JanusError:
         replica, number, key = self._replica, self._keyspace.number, self._key
-        replica.took(number, key, self._hint_for is not None)
+        replica.took(number, (key,), self._hint_for is not None)
         try:
             record = replica.apply(turn, self._keyspace, key, self._change)
         except JanusError as error:
@@ -96,13 +101,16 @@ class Mint:
         encoded = encode_set(record.siblings)
         turn.put(number, key, record, encoded)
         replica.minted += 1
+        siblings = record.siblings
         actor = Actor(replica.node, replica.incarnation, record.epoch)
-        dot = Dot(*actor, record.siblings.clock.base[actor])
-        timestamp = next(v.timestamp for v in record.siblings.versions if v.dot == dot)
-        return Minted(record.siblings, encoded, dot, timestamp)
+        dot = Dot(*actor, siblings.clock.base[actor])
+        timestamp = next(v.timestamp for v in siblings.versions if v.dot == dot)
+        return Minted(siblings, encoded, dot, timestamp)
 
 
 class StoreSet:
+    keys = 1
+
     def __init__(
         self,
         replica: Replica,
@@ -130,14 +138,48 @@ class StoreSet:
         replica = self._replica
         if not _hinted(turn, self._hint_for, keyspace, key, siblings, replica.now_ms()):
             return Failed(f"it holds as many hints for {self._hint_for} as it may")
-        replica.took(keyspace, key, self._hint_for is not None)
-        record = replica.take_in(turn, keyspace, key, siblings)
-        if record is not None:
-            # What came replaces what was here, mostly: then its bytes are the record's too.
-            same = record.siblings == siblings
-            turn.put(keyspace, key, record, self._encoded if same else None)
+        replica.took(keyspace, (key,), self._hint_for is not None)
+        replica.take_encoded(turn, keyspace, key, self._encoded, siblings)
         replica.stored += 1
         return Stored()
+
+
+class StoreAll:
+    """Owners' copies. One that cannot be taken refuses itself and no other."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        keyspace: int,
+        keys: Sequence[bytes],
+        sets: Sequence[bytes],
+        size_bytes: int,
+        done: Callable[[list[str | None] | str], None],
+    ) -> None:
+        self._replica = replica
+        self._keyspace = keyspace
+        self._keys = keys
+        self._sets = sets
+        self.finish = done
+        self.size_bytes = size_bytes
+        self.keys = len(keys)
+
+    def failed(self, error: JanusError) -> str:
+        return str(error)
+
+    def run(self, turn: Turn) -> list[str | None]:
+        replica, keyspace = self._replica, self._keyspace
+        replica.took(keyspace, self._keys, False)
+        reasons: list[str | None] = []
+        for key, encoded in zip(self._keys, self._sets, strict=True):
+            try:
+                replica.take_encoded(turn, keyspace, key, encoded)
+            except (InvalidRequestError, MalformedSetError) as error:
+                reasons.append(str(error))
+            else:
+                reasons.append(None)
+                replica.stored += 1
+        return reasons
 
 
 def _hinted(
@@ -156,6 +198,7 @@ def _hinted(
 
 class RemoveHint:
     size_bytes = 0
+    keys = 1
 
     def __init__(
         self, replica: Replica, target: NodeId, sequence: int, owners: tuple[NodeId, ...]
@@ -187,6 +230,8 @@ class RemoveHint:
 
 
 class KeepRow:
+    keys = 1
+
     def __init__(self, row_key: bytes, body: bytes, done: Callable[[], None]) -> None:
         self._row_key = row_key
         self._body = body
@@ -205,6 +250,7 @@ class KeepRow:
 
 class DiscardHint:
     size_bytes = 0
+    keys = 1
 
     def __init__(self, target: NodeId, sequence: int) -> None:
         self._target = target

@@ -47,9 +47,14 @@ class ContextCodec:
         self._keys = [blake2b(secret, digest_size=32).digest() for secret in secrets]
 
     def encode(self, keyspace: int, key: bytes, context: Context) -> str:
-        body = bytearray(_U64.pack(context.timestamp))
-        write_clock(body, context.clock)
-        seal = _seal(self._keys[0], keyspace, key, bytes(body))
+        clock = bytearray()
+        write_clock(clock, context.clock)
+        return self.encode_bytes(keyspace, key, context.timestamp, bytes(clock))
+
+    def encode_bytes(self, keyspace: int, key: bytes, timestamp: int, clock: bytes) -> str:
+        """The same of a clock that is bytes already."""
+        body = _U64.pack(timestamp) + clock
+        seal = _seal(self._keys[0], keyspace, key, body)
         return urlsafe_b64encode(_VERSION + seal + body).rstrip(b"=").decode()
 
     def decode(self, keyspace: int, key: bytes, text: str) -> Context:

@@ -21,6 +21,7 @@ from kv.leaderless.parts import Parts
 from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Quorum, UnavailableError
 from kv.leaderless.reading import GetOperation
+from kv.leaderless.reading_together import ReadingTogether, SimpleRead
 from kv.leaderless.rules import Increment, Write, check_value_for_rule
 from kv.leaderless.view import Place
 from kv.leaderless.writing import PutOperation
@@ -39,6 +40,8 @@ class InvalidIncrementError(InvalidRequestError):
 class Coordinator:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._together = ReadingTogether(parts, self._read_anew, self._over)
+        self._sizes = parts.settings.sizes.narrowed()
         self._stopped = False
         self.under_way = 0
         """Requests that have not ended, late answers and hints included."""
@@ -57,6 +60,8 @@ class Coordinator:
         try:
             space = self._admit(keyspace, key)
             _check_change(space, change)
+            if self._sizes is not None:
+                self._sizes.check_pair(key, getattr(change, "value", None) or b"")
             place = self._place(key, space)
             quorum = write_quorum(space, wish, len(place.owners))
         except JanusError as error:
@@ -115,16 +120,35 @@ class Coordinator:
             return
         self._parts.counts["gets"] += 1
         self.under_way += 1
+        deadline_s = self._deadline(wish)
+        simple = not (must_cover or quorum.owners)
+        if simple and self._parts.rng.random() >= self._parts.settings.read_all_share:
+            self._together.add(SimpleRead(space, key, quorum, place, deadline_s, done))
+            return
         GetOperation(
             self._parts,
             space,
             key,
             quorum,
             place,
-            self._deadline(wish),
+            deadline_s,
             done,
             self._over,
             must_cover=must_cover,
+            of_all=simple,
+        ).start()
+
+    def _read_anew(self, read: SimpleRead, done: Done[GetResult], of_all: bool) -> None:
+        GetOperation(
+            self._parts,
+            read.keyspace,
+            read.key,
+            read.quorum,
+            read.place,
+            read.deadline_s,
+            done,
+            self._over,
+            of_all=of_all,
         ).start()
 
     def keyspace(self, number: int) -> Keyspace:

@@ -32,9 +32,11 @@ outranked by timestamp does not come back either. This file is pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from raftgroups.transport import NodeId
 from storage.errors import InvalidRequestError, JanusError
@@ -72,8 +74,7 @@ class StaleIncarnationError(JanusError):
     retryable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What a reader saw: the clock of his answer and its highest timestamp."""
 
     clock: Clock = EMPTY_CLOCK
@@ -193,8 +194,7 @@ def context_of(siblings: SiblingSet) -> Context:
 # --- minting ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Minter:
+class Minter(msgspec.Struct, frozen=True, gc=False):
     """The node that mints."""
 
     node: NodeId
@@ -241,8 +241,7 @@ class Minter:
         return Dot(*actor, known.base.get(actor, 0) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, gc=False):
     record: Record
     changed: bool
     """The record is not what it was: store it."""

@@ -59,14 +59,14 @@ class Feed:
         self.boot: Final = boot
         self._entries_max = entries_max
         self._size_max_bytes = size_max_bytes
-        self._entries: dict[int, Changed] = {}
+        self._entries: dict[int, tuple[int, bytes, bytes]] = {}
         """By number, without holes: the first of them is the oldest."""
         self._size_bytes = 0
         self.last = 0
         """The number of the newest entry."""
 
-    def add(self, changes: Iterable[Changed]) -> None:
-        """What is on the disk."""
+    def add(self, changes: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """What is on the disk, as fields of Changed: few of them are ever asked for."""
         for change in changes:
             self.last += 1
             self._entries[self.last] = change
@@ -87,13 +87,13 @@ class Feed:
         size_bytes = 0
         while at < self.last and len(items) < max_entries and size_bytes < max_bytes:
             at += 1
-            items.append(self._entries[at])
+            items.append(Changed(*self._entries[at]))
             size_bytes += _size(items[-1])
         return FeedPage(self.boot, at, items, lost)
 
 
-def _size(change: Changed) -> int:
-    return len(change.key) + len(change.encoded) + 64
+def _size(change: tuple[int, bytes, bytes]) -> int:
+    return len(change[1]) + len(change[2]) + 64
 
 
 # --- cursors ---------------------------------------------------------------------------------

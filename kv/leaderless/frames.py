@@ -11,6 +11,8 @@
     prove    [9, number, ring, phase, boot, keys]               a phase of reaping (reap.py)
     settled  [10, number, ring]                                 has it all that it is to have?
     mend     [11, number]                                       repair yourself with everybody
+    reads    [12, number, keyspace, keys]                       the reads of one pass
+    copies   [13, number, keyspace, keys, sets]                 the copies of one turn
     put      [3, number, budget ms, keyspace, key, ...]   mint it there and see to the quorum
     reply    [4, number, status, body]
              FOUND    the set          NOTHING  empty           STORED  empty
@@ -24,6 +26,8 @@
              HOLDS    msgpack [0 or 1, ...]        PROVED  msgpack [boot, [mark or null, ...]]
              SETTLED  msgpack [lacks something, hints that it holds for the asker]
              OTHER_RING  the sender goes by another ring; nothing was done
+             READ     msgpack [set, or null, or [why not], ...], as many as keys
+             TAKEN    msgpack [null, or why not, ...], as many as keys; STORED: all of them
 
 Numbers are the asker's and mean nothing to anybody else. All that waits for one peer travels in as
 few frames a pass of the loop as their sizes allow, questions and answers together. A context is a
@@ -44,7 +48,7 @@ from kv.leaderless.dvv import Context
 from storage.errors import JanusError
 from storage.siblings import MalformedSetError, read_clock, write_clock
 
-VERSION: Final = 1
+VERSION: Final = 2
 FRAME_BYTES: Final = 1024 * 1024
 """A frame is cut once it is so large; one set may be larger."""
 _U64: Final = struct.Struct(">Q")
@@ -76,6 +80,8 @@ class Status(IntEnum):
     HOLDS = 12
     PROVED = 13
     SETTLED = 14
+    READ = 15
+    TAKEN = 16
 
 
 class Read(msgspec.Struct, array_like=True, gc=False, tag=1, forbid_unknown_fields=True):
@@ -157,6 +163,22 @@ class Mend(msgspec.Struct, array_like=True, gc=False, tag=11, forbid_unknown_fie
     number: Number
 
 
+class Reads(msgspec.Struct, array_like=True, gc=False, tag=12, forbid_unknown_fields=True):
+    number: Number
+    keyspace: KeyspaceNumber
+    keys: list[bytes]
+
+
+class Copies(msgspec.Struct, array_like=True, gc=False, tag=13, forbid_unknown_fields=True):
+    """Owners' copies, none of them a hint."""
+
+    number: Number
+    keyspace: KeyspaceNumber
+    keys: list[bytes]
+    sets: list[bytes]
+    """As many as keys."""
+
+
 class Reply(msgspec.Struct, array_like=True, gc=False, tag=4, forbid_unknown_fields=True):
     number: Number
     status: Status
@@ -166,7 +188,8 @@ class Reply(msgspec.Struct, array_like=True, gc=False, tag=4, forbid_unknown_fie
 Ringed = Compare | ListKeys | Prove | Settled
 """They mean something only under the ring they name, so they are never sent again under another."""
 RINGED: Final = (Compare, ListKeys, Prove, Settled)
-Request = Read | Store | Put | Compare | ListKeys | Fetch | Holds | Prove | Settled | Mend
+OfRequests = Read | Reads | Store | Copies | Put
+Request = OfRequests | Compare | ListKeys | Fetch | Holds | Prove | Settled | Mend
 Message = Request | Reply
 
 
@@ -197,6 +220,8 @@ listed_decoder: Final = msgspec.msgpack.Decoder(tuple[list[tuple[bytes, bytes]],
 fetched_decoder: Final = msgspec.msgpack.Decoder(list[bytes])
 holds_decoder: Final = msgspec.msgpack.Decoder(list[int])
 proved_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[int | None]])
+read_decoder: Final = msgspec.msgpack.Decoder(list[bytes | tuple[str] | None])
+taken_decoder: Final = msgspec.msgpack.Decoder(list[str | None])
 settled_decoder: Final = msgspec.msgpack.Decoder(tuple[bool, int])
 _T = TypeVar("_T")
 _decode_error: Final = msgspec.msgpack.Decoder(ErrorBody).decode
@@ -215,7 +240,9 @@ def decode_frame(frame: bytes) -> tuple[bytes, list[Message]]:
     except _UNREADABLE as error:
         raise MalformedFrameError(f"a frame of {len(frame)} bytes is none of ours") from error
     if decoded.version != VERSION:
-        raise MalformedFrameError(f"a frame of version {decoded.version}; this program has 1")
+        raise MalformedFrameError(
+            f"a frame of version {decoded.version}; this program has {VERSION}"
+        )
     return decoded.ring, decoded.messages
 
 
@@ -276,11 +303,13 @@ def _size(message: Message) -> int:
         return len(message.body)
     if isinstance(message, Put):
         return len(message.key) + len(message.value or b"") + len(message.context)
+    if isinstance(message, Copies):
+        return sum(map(len, message.keys)) + sum(map(len, message.sets))
     if isinstance(message, Read):
         return len(message.key)
     if isinstance(message, Compare):
         return 32 * len(message.sums)
-    if isinstance(message, Fetch | Holds):
+    if isinstance(message, Fetch | Holds | Reads):
         return sum(map(len, message.keys)) + 20 * len(message.keys)
     if isinstance(message, Prove):
         return sum(len(key) + 24 for _, key, _ in message.keys)

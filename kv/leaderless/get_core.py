@@ -23,28 +23,27 @@ The core asks nobody and waits for nobody. This file is pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
+
+import msgspec
 
 from kv.leaderless.dvv import covers_clock, merge
 from kv.leaderless.quorum import Level, Quorum, ReadQuorumError, level_met
 from raftgroups.transport import NodeId
 from storage.errors import JanusError
-from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet
+from storage.plain import Plain
+from storage.siblings import EMPTY_CLOCK, Clock, SiblingSet, decode_set
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     siblings: SiblingSet
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(msgspec.Struct, frozen=True, gc=False):
     """The node holds no record of the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, gc=False):
     """No answer, or one that says why not."""
 
     reason: str
@@ -60,19 +59,37 @@ class SessionNotReachedError(JanusError):
     retryable: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, slots=True)
 class GetResult:
-    siblings: SiblingSet
-    """All that the answers amount to; without versions and clock if nobody has anything."""
-    replicas: tuple[NodeId, ...]
-    """Who answered, in the order of their answers."""
-    stand_ins: tuple[NodeId, ...]
-    """Those of them that are no owners."""
-    level: Level | None
+    __slots__ = ("_siblings", "encoded", "level", "plain", "replicas", "stand_ins")
+
+    def __init__(
+        self,
+        siblings: SiblingSet | None,
+        replicas: tuple[NodeId, ...],
+        stand_ins: tuple[NodeId, ...],
+        level: Level | None,
+        encoded: bytes = b"",
+        plain: Plain | None = None,
+    ) -> None:
+        """`encoded` and `plain` instead of `siblings`, where all answers were one plain set."""
+        self._siblings = siblings
+        self.encoded = encoded
+        self.plain = plain
+        self.replicas = replicas
+        """Who answered, in the order of their answers."""
+        self.stand_ins = stand_ins
+        """Those of them that are no owners."""
+        self.level = level
+
+    @property
+    def siblings(self) -> SiblingSet:
+        """All that the answers amount to; without versions and clock if nobody has anything."""
+        if self._siblings is None:
+            self._siblings = decode_set(self.encoded)
+        return self._siblings
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(msgspec.Struct, frozen=True, gc=False):
     siblings: SiblingSet
     stale: tuple[NodeId, ...]
     """Owners whose answer lacked something: send them the set."""

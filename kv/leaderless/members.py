@@ -38,6 +38,7 @@ from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import RingView
 from raftgroups.transport import Link, NodeId
+from storage.buckets import bucket_of
 from storage.clock import Clock, Rng, Scheduler
 from storage.codec import Table
 from storage.engine import Batch, Engine
@@ -225,6 +226,10 @@ class Members:
         if not self._link.connected(node):
             return False
         return self.gossip is None or node not in self.gossip.down
+
+    def may_read_key(self, keyspace: int, key: bytes) -> bool:
+        filling = self.fillings.get(keyspace)
+        return filling is None or not filling.lacking or filling.may_read(bucket_of(key))
 
     def may_read(self, keyspace: int, bucket: int) -> bool:
         filling = self.fillings.get(keyspace)

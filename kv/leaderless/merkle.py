@@ -216,7 +216,7 @@ class PeerRoots:
     peer. A new ring needs a new one, loaded from the leaves.
     """
 
-    def __init__(self, holders: Callable[[int], Sequence[NodeId]], me: NodeId) -> None:
+    def __init__(self, holders: Callable[[int], tuple[NodeId, ...]], me: NodeId) -> None:
         """`holders`: who is to have a bucket."""
         self._holders = holders
         self._me = me
@@ -225,13 +225,23 @@ class PeerRoots:
     def change(self, bucket: int, old: Leaf, new: Leaf) -> None:
         """A leaf went from old to new; loading begins from EMPTY_LEAF. Buckets that this node does
         not store (it holds them for others) belong to no root."""
-        owners = self._holders(bucket)
-        if self._me not in owners:
-            return
-        delta = new - old
-        for peer in owners:
-            if peer != self._me:
-                self.roots[peer] = self.roots.get(peer, EMPTY_LEAF) + delta
+        self.change_all([(bucket, old, new)])
+
+    def change_all(self, changes: Iterable[tuple[int, Leaf, Leaf]]) -> None:
+        """(bucket, old, new) of many leaves: those of the same owners are added up first."""
+        sums: dict[tuple[NodeId, ...], tuple[int, int]] = {}
+        holders = self._holders
+        for bucket, (old_keys, old_total), (new_keys, new_total) in changes:
+            owners = holders(bucket)
+            keys, total = sums.get(owners, (0, 0))
+            sums[owners] = keys + new_keys - old_keys, total + new_total - old_total
+        for owners, (keys, total) in sums.items():
+            if self._me not in owners:
+                continue
+            for peer in owners:
+                if peer != self._me:
+                    root = self.roots.get(peer, EMPTY_LEAF)
+                    self.roots[peer] = root.plus(keys, total)
 
     def root(self, peer: NodeId) -> Leaf:
         return self.roots.get(peer, EMPTY_LEAF)

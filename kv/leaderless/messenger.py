@@ -26,6 +26,7 @@ from typing import Final
 from kv.cluster.said_once import SaidOnce
 from kv.leaderless.frames import (
     RINGED,
+    Copies,
     MalformedFrameError,
     Message,
     Reply,
@@ -103,7 +104,7 @@ class Messenger:
         self._serve = serve
         self._other_ring = other_ring
         self._ledger = ledger or QuietLedger()
-        self._late: dict[NodeId, dict[int, tuple[int, bytes]]] = {}
+        self._late: dict[NodeId, dict[int, Store | Copies]] = {}
         """Sets that may still arrive there, although nobody waits for the answer any more: until it
         comes, or until a newer connection stands, whose making discards the old one's bytes."""
         self._said = SaidOnce(_log)
@@ -138,6 +139,8 @@ class Messenger:
         self._counts[peer] = count + 1
         if isinstance(request, Store):
             self._ledger.sending(request.keyspace, request.key)
+        elif isinstance(request, Copies):
+            self._ledger.sending_all(request.number, request.keyspace, request.keys)
         self._queue(peer, request)
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
@@ -167,12 +170,19 @@ class Messenger:
             return  # answered already: its connection was lost, or its time was over
         self._counts[waiting.peer] -= 1
         request = waiting.request
-        if isinstance(request, Store):
+        if isinstance(request, Store | Copies):
             if isinstance(outcome, Lost):
-                self._late.setdefault(waiting.peer, {})[number] = request.keyspace, request.key
+                self._late.setdefault(waiting.peer, {})[number] = request
             else:
-                self._ledger.sent(request.keyspace, request.key)
+                self._arrived(request)
         waiting.done(outcome)
+
+    def _arrived(self, request: Store | Copies) -> None:
+        """It is there, or never will be."""
+        if isinstance(request, Store):
+            self._ledger.sent(request.keyspace, request.key)
+        else:
+            self._ledger.sent_all(request.number)
 
     def _sweep(self) -> None:
         self._sweeper = None
@@ -187,8 +197,8 @@ class Messenger:
 
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
         if connected:
-            for place in self._late.pop(peer, {}).values():
-                self._ledger.sent(*place)
+            for request in self._late.pop(peer, {}).values():
+                self._arrived(request)
             return
         unsent = {message.number for message in self._outbox.pop(peer, ()) if _asks(message)}
         lost = [number for number, each in self._waiting.items() if each.peer == peer]
@@ -223,9 +233,9 @@ class Messenger:
     def _replied(self, peer: NodeId, reply: Reply) -> None:
         waiting = self._waiting.get(reply.number)
         if waiting is None or waiting.peer != peer:
-            place = self._late.get(peer, {}).pop(reply.number, None)
-            if place is not None:
-                self._ledger.sent(*place)
+            late = self._late.get(peer, {}).pop(reply.number, None)
+            if late is not None:
+                self._arrived(late)
             return
         if reply.status is Status.OTHER_RING and isinstance(waiting.request, RINGED):
             self._other_ring(peer)

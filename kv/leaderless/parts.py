@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from kv.leaderless.deadlines import Deadlines
 from kv.leaderless.frames import Reply, Status, Store
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.messenger import Messenger, NotSent, Outcome
 from kv.leaderless.put_core import Answer, Failed, Stored
 from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica
+from kv.leaderless.spreading import UNREADABLE, Spreader
 from kv.leaderless.view import Reachable, RingView
+from kv.size_limits import WIDEST, SizeLimits
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
 from storage.siblings import SiblingSet
@@ -35,6 +38,7 @@ class CoordinatorSettings:
     """Of reads that ask every owner at once, so that repair sees replicas that R leaves out."""
     under_way_max: int = 8192
     """Requests of clients and of other nodes together; the next one is refused."""
+    sizes: SizeLimits = WIDEST
     repairs_max: int = 512
     """Read repairs under way; what is found beyond is left to the next read, or to Merkle."""
 
@@ -53,6 +57,8 @@ class Parts:
     settings: CoordinatorSettings
     ledger: QuietLedger
     """What is under way here, for the proofs of reap.py."""
+    spreader: Spreader
+    deadlines: Deadlines
     may_read: Callable[[int, bytes], bool] = lambda _, __: True
     """(keyspace, key): whether this node's "nothing" counts (filling.py)."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -79,7 +85,6 @@ class Parts:
 
 
 NOT_YET: Final = "it has just become an owner of this key, and has not got its data yet"
-UNREADABLE: Final = "its answer cannot be read here; it may be a newer version"
 
 
 def _stored(done: Callable[[Answer], None], outcome: Outcome) -> None:
@@ -94,3 +99,6 @@ def _stored(done: Callable[[Answer], None], outcome: Outcome) -> None:
         done(Failed(outcome.reason))
     else:
         done(Failed(outcome.reason))
+
+
+__all__ = ["NOT_YET", "UNREADABLE", "CoordinatorSettings", "Parts"]

@@ -32,35 +32,32 @@ This file is pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from kv.leaderless.dvv import Context
 from kv.leaderless.quorum import Level, Quorum, WriteQuorumError, level_met
 from raftgroups.transport import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     node: NodeId
     hint_for: NodeId | None = None
     """Store it with a hint for this owner. None: store it as an owner's copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """The node has the set, synced, and the hint if one was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
 Answer = Stored | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
+class PutResult(msgspec.Struct, frozen=True, gc=False):
     replicas: tuple[NodeId, ...]
     """Who has it, in the order of their answers."""
     stand_ins: tuple[NodeId, ...]
@@ -74,8 +71,7 @@ def first_absent(owners: Iterable[NodeId], unreachable: Iterable[NodeId]) -> Nod
     return next((owner for owner in owners if owner in absent), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True, gc=False):
     """What a client is told of a write."""
 
     context: Context

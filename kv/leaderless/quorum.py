@@ -11,9 +11,10 @@ that failed may still appear. This file is pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
+
+import msgspec
 
 from storage.errors import InvalidRequestError, JanusError, Outcome
 
@@ -60,8 +61,7 @@ class WriteQuorumError(JanusError):
         self.required = required
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
+class Quorum(msgspec.Struct, frozen=True, gc=False):
     """What one read, or one write, must reach. Invariant: 0 <= owners <= nodes <= n, nodes >= 1."""
 
     n: int

@@ -48,7 +48,9 @@ class GetOperation:
         over: Callable[[], None],
         *,
         must_cover: Clock = EMPTY_CLOCK,
+        of_all: bool = False,
     ) -> None:
+        """`of_all`: ask every owner at once."""
         self._parts = parts
         self._keyspace = keyspace
         self._key = key
@@ -58,6 +60,7 @@ class GetOperation:
         self._done = done
         self._over = over
         self._must_cover = must_cover
+        self._of_all = of_all
         self._core = GetCore(
             quorum, place.owners, (), must_cover=must_cover, others=place.fallbacks
         )
@@ -93,7 +96,7 @@ class GetOperation:
         only_owners = self._quorum.strict and not self._must_cover
         self._next = owners if only_owners else [*owners, *others]
         count = self._quorum.nodes
-        if parts.rng.random() < parts.settings.read_all_share:
+        if self._of_all or parts.rng.random() < parts.settings.read_all_share:
             count = max(count, len(owners))
         # Until the end it may hold an old set and send it on, as a repair.
         parts.ledger.sending(self._keyspace.number, self._key)

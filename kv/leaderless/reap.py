@@ -238,6 +238,7 @@ class QuietLedger:
 
     def __init__(self, *, max_marks: int = MAX_MARKS) -> None:
         self._sending: dict[tuple[int, bytes], int] = {}
+        self._batches: dict[int, tuple[int, frozenset[bytes]]] = {}
         self._streams: dict[int, tuple[int, int, int]] = {}
         self._marks: dict[tuple[int, bytes], int] = {}
         self._max_marks = max_marks
@@ -256,6 +257,13 @@ class QuietLedger:
             self._sending[place] = count
         else:
             del self._sending[place]
+
+    def sending_all(self, number: int, keyspace: int, keys: Iterable[bytes]) -> None:
+        """One message with sets of all these keys, under a number of the caller's."""
+        self._batches[number] = keyspace, frozenset(keys)
+
+    def sent_all(self, number: int) -> None:
+        del self._batches[number]
 
     def streaming(self, stream: int, keyspace: int, first: int, last: int) -> None:
         self._streams[stream] = keyspace, first, last
@@ -282,6 +290,7 @@ class QuietLedger:
             space == keyspace and first <= bucket <= last
             for space, first, last in self._streams.values()
         )
-        if hinted or foreign or streaming or place in self._sending:
+        batched = any(space == keyspace and key in keys for space, keys in self._batches.values())
+        if hinted or foreign or streaming or batched or place in self._sending:
             return None
         return Quiet(self._marks.get(place, self._floor))

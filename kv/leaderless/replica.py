@@ -33,9 +33,18 @@ from typing import Any, Final
 from kv.cluster.said_once import SaidOnce
 from kv.errors import OverloadedError, StoppingError
 from kv.leaderless import get_core
-from kv.leaderless.changes import Change, DiscardHint, KeepRow, Mint, Minted, RemoveHint, StoreSet
+from kv.leaderless.changes import (
+    Change,
+    DiscardHint,
+    KeepRow,
+    Mint,
+    Minted,
+    RemoveHint,
+    StoreAll,
+    StoreSet,
+)
 from kv.leaderless.dvv import Minter, StaleIncarnationError, merge, receive
-from kv.leaderless.feed import Changed, Feed
+from kv.leaderless.feed import Feed
 from kv.leaderless.hlc import HybridClock
 from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_incarnation
 from kv.leaderless.keyspace import Keyspace
@@ -51,8 +60,9 @@ from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
 from storage.objects import Page, Record, read_encoded, read_record, scan_objects
+from storage.plain import minted_by, plain_of, replaces
 from storage.rows import read_row
-from storage.siblings import SiblingSet
+from storage.siblings import MalformedSetError, SiblingSet, decode_set
 from storage.space import Purpose, SpaceGuard
 from storage.versions import KEY_EPOCH, LeafChange, Turn
 
@@ -101,12 +111,15 @@ class Replica:
         reader = self._latest()
         found = read_incarnation(reader, directory_incarnation)
         self.incarnation = draw_incarnation(rng) if found is None else found
+        self._own_sets = minted_by(node, self.incarnation)
+        """What a plain set begins with if it was minted here: what others know of our own dots is
+        looked at closely."""
         self._incarnation_kept = found is not None
         epoch = read_row(reader, KEY_EPOCH)
         self._last_epoch = 0 if epoch is None else int(_U64.unpack(epoch)[0])
         self._inbox: deque[Change] = deque()
         self._lazy: deque[Change] = deque()
-        self._inbox_bytes = 0
+        self._inbox_bytes = self._inbox_keys = 0
         self._answers: list[tuple[Change, Any]] = []
         self._leaf_changes: list[LeafChange] = []
         self._changed: list[tuple[int, bytes, bytes]] = []
@@ -115,8 +128,10 @@ class Replica:
         self._stopped = False
         self.on_leaves: Callable[[list[LeafChange]], None] | None = None
         """Told of what each commit did to the leaves, for sums that are kept in memory."""
-        self.took: Callable[[int, bytes, bool], None] = lambda *_: None
-        """(keyspace, key, with a hint): a set is stored; for the ledger of reap.py."""
+        self.took: Callable[[int, Sequence[bytes], bool], None] = lambda *_: None
+        """(keyspace, keys, with a hint): sets are stored; for the ledger of reap.py."""
+        self.told: Callable[[], None] = lambda: None
+        """Everybody whose change was in a commit has been told."""
         self.alarms: Counter[str] = Counter()
         self.minted = self.stored = self.turns = self.reaped = 0
         committer.add(self)
@@ -168,7 +183,7 @@ class Replica:
 
     @property
     def pending(self) -> int:
-        return len(self._inbox)
+        return self._inbox_keys
 
     # --- changing -------------------------------------------------------------------------
 
@@ -210,6 +225,22 @@ class Replica:
             return
         self._submit(StoreSet(self, keyspace, key, siblings, encoded, hint_for, done))
 
+    def store_all(
+        self,
+        keyspace: int,
+        keys: Sequence[bytes],
+        sets: Sequence[bytes],
+        done: Callable[[list[str | None] | str], None],
+    ) -> None:
+        """Owners' copies as another node sent them, unread. `done`: for each why it was not stored,
+        None if it was; or why none was."""
+        size_bytes = sum(map(len, keys)) + sum(map(len, sets))
+        refused = self._refusal(size_bytes, Purpose.GROW)
+        if refused is not None:
+            self._scheduler.call_soon(done, str(refused))
+            return
+        self._submit(StoreAll(self, keyspace, keys, sets, size_bytes, done))
+
     def remove_hint(self, target: NodeId, sequence: int, *, owners: tuple[NodeId, ...]) -> None:
         """`target` has this hint, synced. A node that is not among the key's owners gives up its
         copy too once it holds no hint of the key. Rides on the next write, or waits a little."""
@@ -238,9 +269,9 @@ class Replica:
         if self._stopped:
             return StoppingError("this node is stopping; ask another one")
         full = self._inbox_bytes + size_bytes > self._limits.pending_max_bytes
-        if self._inbox and (full or len(self._inbox) >= self._limits.pending_max):
+        if self._inbox and (full or self._inbox_keys >= self._limits.pending_max):
             return OverloadedError(
-                f"nothing was done: {len(self._inbox)} changes of {self._inbox_bytes} bytes wait "
+                f"nothing was done: {self._inbox_keys} changes of {self._inbox_bytes} bytes wait "
                 "for the disk of this node; ask again in a second, or write less",
             )
         if self._guard is not None:
@@ -253,6 +284,7 @@ class Replica:
     def _submit(self, change: Change) -> None:
         self._inbox.append(change)
         self._inbox_bytes += change.size_bytes
+        self._inbox_keys += change.keys
         self._committer.kick()
 
     def stop(self) -> None:
@@ -273,10 +305,13 @@ class Replica:
         # which does not grow old meanwhile.
         self._latest.renew()
         turn = Turn(self._latest(), merge, hint_limits=self._limits.hints)
-        for _ in range(min(len(self._inbox), CHANGES_A_TURN)):
+        keys = 0
+        while self._inbox and keys < CHANGES_A_TURN:
             change = self._inbox.popleft()
             self._inbox_bytes -= change.size_bytes
+            keys += change.keys
             self._answers.append((change, self._run(change, turn)))
+        self._inbox_keys -= keys
         for _ in range(min(len(self._lazy), CHANGES_A_TURN)):
             self._run(self._lazy.popleft(), turn)
         turn.collect(batch)
@@ -302,10 +337,11 @@ class Replica:
             self.on_leaves(self._leaf_changes)
         self._leaf_changes = []
         if self.feed is not None:
-            self.feed.add([Changed(*each) for each in self._changed])
+            self.feed.add(self._changed)
         self._changed = []
         for change, answer in answers:
             change.finish(answer)
+        self.told()
         if self._inbox or self._lazy:
             self._committer.kick()
 
@@ -321,30 +357,75 @@ class Replica:
         try:
             return turn.get(keyspace, key)
         except CorruptRecordError as error:
-            self.alarm("damaged_record", str(error))
-            turn.discard_damaged(keyspace, key)
+            self._discard(turn, keyspace, key, error)
             return None
+
+    def _discard(self, turn: Turn, keyspace: int, key: bytes, error: CorruptRecordError) -> None:
+        self.alarm("damaged_record", str(error))
+        turn.discard_damaged(keyspace, key)
 
     def apply(
         self, turn: Turn, keyspace: Keyspace, key: bytes, change: Write | Increment
     ) -> Record:
         """Raises what the rules refuse."""
         record = self.record(turn, keyspace.number, key)
-        minter = partial(Minter, self.node, next_epoch=partial(self._next_epoch, turn))
-        write = partial(
-            apply_write,
+        try:
+            return self._apply(turn, keyspace, record, change)
+        except StaleIncarnationError as error:
+            self.renew_incarnation(str(error))
+            return self._apply(turn, keyspace, record, change)
+
+    def _apply(
+        self, turn: Turn, keyspace: Keyspace, record: Record | None, change: Write | Increment
+    ) -> Record:
+        return apply_write(
             keyspace.rule,
             record,
             change,
+            minter=Minter(self.node, self.incarnation, partial(self._next_epoch, turn)),
             clock=self._hybrid,
             now_ms=self.now_ms(),
             limits=keyspace.limits,
         )
+
+    def take_encoded(
+        self,
+        turn: Turn,
+        keyspace: int,
+        key: bytes,
+        encoded: bytes,
+        siblings: SiblingSet | None = None,
+    ) -> None:
+        """Hold what came from elsewhere, too; its bytes as they are if they replace what is held,
+        which they nearly always do. `siblings`: the same, if somebody has decoded it. Raises
+        MalformedSetError, InvalidRequestError."""
+        held = self._held(turn, keyspace, key)
+        if held == encoded:
+            return
+        plain = plain_of(encoded)
+        if plain is not None and not encoded.startswith(self._own_sets):
+            held_plain = None if held is None else plain_of(held)
+            if held is None or (
+                held_plain is not None and replaces(encoded, plain, held, held_plain)
+            ):
+                self._hybrid.observe(plain.timestamp, self.now_ms())
+                turn.put_encoded(keyspace, key, encoded)
+                return
+        if siblings is None:
+            siblings = decode_set(encoded)
+            if not siblings.clock:
+                raise MalformedSetError("a set without a clock says nothing")
+        record = self.take_in(turn, keyspace, key, siblings)
+        if record is not None:
+            same = record.siblings == siblings
+            turn.put(keyspace, key, record, encoded if same else None)
+
+    def _held(self, turn: Turn, keyspace: int, key: bytes) -> bytes | None:
         try:
-            return write(minter=minter(incarnation=self.incarnation))
-        except StaleIncarnationError as error:
-            self.renew_incarnation(str(error))
-            return write(minter=minter(incarnation=self.incarnation))
+            return turn.get_encoded(keyspace, key)
+        except CorruptRecordError as error:
+            self._discard(turn, keyspace, key, error)
+            return None
 
     def take_in(self, turn: Turn, keyspace: int, key: bytes, incoming: SiblingSet) -> Record | None:
         """The record with what came from elsewhere; None if there is nothing new in it."""
@@ -366,6 +447,7 @@ class Replica:
     def renew_incarnation(self, why: str) -> None:
         self.alarm("new_incarnation", f"{why}; it goes on as a new incarnation")
         self.incarnation = draw_incarnation(self._rng)
+        self._own_sets = minted_by(self.node, self.incarnation)
         self._incarnation_kept = False
 
     def _next_epoch(self, turn: Turn) -> int:

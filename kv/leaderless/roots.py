@@ -91,14 +91,15 @@ class Roots:
     def changed(self, changes: Iterable[LeafChange]) -> None:
         """What one commit did."""
         number = self._keyspace.number
-        for change in changes:
-            if change.keyspace != number:
-                continue
-            if change.old is None:
-                self.load()
-                return
-            if self._sums is not None:
-                self._sums.change(change.bucket, change.old, change.new)
+        known: list[tuple[int, Leaf, Leaf]] = []
+        for keyspace, bucket, old, new in changes:
+            if keyspace == number:
+                if old is None:
+                    self.load()
+                    return
+                known.append((bucket, old, new))
+        if self._sums is not None:
+            self._sums.change_all(known)
 
     def root(self, peer: NodeId) -> Leaf | None:
         if self._sums is None or not self._loaded:

@@ -41,6 +41,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from kv.leaderless.dvv import (
     Context,
     Minter,
@@ -86,8 +88,7 @@ class SetLimits:
     size_bytes: int = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True, gc=False):
     """A put, or a delete if the value is None."""
 
     value: bytes | None
@@ -95,14 +96,12 @@ class Write:
     expiry_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Increment:
+class Increment(msgspec.Struct, frozen=True, gc=False):
     delta: int
     expiry_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(msgspec.Struct, frozen=True, gc=False):
     """One value as a reader sees it."""
 
     value: bytes

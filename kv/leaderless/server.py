@@ -14,6 +14,7 @@ from typing import Final
 from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.frames import (
     Compare,
+    Copies,
     Fetch,
     Holds,
     ListKeys,
@@ -22,6 +23,7 @@ from kv.leaderless.frames import (
     Prove,
     Put,
     Read,
+    Reads,
     Request,
     Settled,
     Status,
@@ -47,6 +49,7 @@ from storage.siblings import NODE_ID_MAX_BYTES, MalformedSetError, decode_set
 REPLAY_PENDING_MAX: Final = 512
 """Changes that may wait for the disk when a replayed hint is still taken."""
 LATER_MS: Final = 50
+UNKNOWN_KEYSPACE: Final = b"it does not know this keyspace"
 
 
 class Server:
@@ -58,7 +61,11 @@ class Server:
     def serve(self, peer: NodeId, request: Request, reply: SendReply) -> None:
         """A messenger's Serve."""
         try:
-            if isinstance(request, Read):
+            if isinstance(request, Copies):
+                self._copies(request, reply)
+            elif isinstance(request, Reads):
+                self._reads(request, reply)
+            elif isinstance(request, Read):
                 check_key(request.key)
                 self._read(request, reply)
             elif isinstance(request, Store):
@@ -119,7 +126,7 @@ class Server:
             reply(Status.LATER, b"%d" % LATER_MS)
             return
         if request.keyspace not in self._parts.keyspaces:
-            reply(Status.FAILED, b"it does not know this keyspace")
+            reply(Status.FAILED, UNKNOWN_KEYSPACE)
             return
         siblings = decode_set(request.siblings)
         if not siblings.clock:
@@ -134,6 +141,28 @@ class Server:
             partial(_stored, reply),
             hint_for=NodeId(request.hint_for) if request.hint_for else None,
         )
+
+    def _reads(self, request: Reads, reply: SendReply) -> None:
+        parts, keyspace = self._parts, request.keyspace
+        found: list[bytes | tuple[str] | None] = []
+        for key in request.keys:
+            check_key(key)
+            if parts.may_read(keyspace, key):
+                answer = parts.replica.read_encoded(keyspace, key)
+                found.append((answer.reason,) if isinstance(answer, Failed) else answer)
+            else:
+                found.append((NOT_YET,))
+        reply(Status.READ, encode_body(found))
+
+    def _copies(self, request: Copies, reply: SendReply) -> None:
+        if request.keyspace not in self._parts.keyspaces:
+            reply(Status.FAILED, UNKNOWN_KEYSPACE)
+        elif len(request.keys) != len(request.sets):
+            raise MalformedFrameError("a message has more keys than sets, or fewer")
+        else:
+            self._parts.replica.store_all(
+                request.keyspace, request.keys, request.sets, partial(_taken, reply)
+            )
 
     def _put(self, request: Put, reply: SendReply) -> None:
         change: Write | Increment
@@ -157,6 +186,15 @@ def _stored(reply: SendReply, answer: Answer) -> None:
         reply(Status.STORED, b"")
     else:
         reply(Status.FAILED, answer.reason.encode())
+
+
+def _taken(reply: SendReply, reasons: list[str | None] | str) -> None:
+    if isinstance(reasons, str):
+        reply(Status.FAILED, reasons.encode())
+    elif any(reasons):
+        reply(Status.TAKEN, encode_body(reasons))
+    else:
+        reply(Status.STORED, b"")
 
 
 def _written(reply: SendReply, answer: Written | JanusError) -> None:

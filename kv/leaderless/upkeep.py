@@ -34,6 +34,7 @@ class _Upkeep:
     """Nobody waits for it, and it is small."""
 
     size_bytes = 0
+    keys = 1
 
     def failed(self, error: JanusError) -> Any:
         """A row could not be read; the alarm is raised, and repair comes to it."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
+import msgspec
+
 from kv.cluster.membership import Membership, RingEpoch
 from kv.cluster.ring import DEFAULT_VNODES, BucketRange, Member, Ring
 from kv.leaderless.ranges import Ranges, joined
@@ -25,12 +27,13 @@ from raftgroups.transport import NodeId
 from storage.buckets import BUCKETS, bucket_of
 
 EPOCH_BYTES: Final = 16
+PLACES_OF_MEMBERS: Final = 32
+"""In larger rings a place names too many nodes to be kept for each token."""
 
 Reachable = Callable[[NodeId], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where one key lives."""
 
     owners: tuple[NodeId, ...]
@@ -63,6 +66,11 @@ class RingView:
     )
     """Answers of `shared`, which a large ring makes dear."""
 
+    _places: dict[tuple[int, int | None, int], Place] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """By where the walks begin: as many as the ring has tokens, at most."""
+
     @classmethod
     def of_nodes(cls, nodes: Iterable[NodeId], vnodes: int = DEFAULT_VNODES) -> RingView:
         """All normal and alike: for tests."""
@@ -92,6 +100,16 @@ class RingView:
 
     def place(self, key: bytes, n: int) -> Place:
         bucket = bucket_of(key)
+        if len(self.ring.members) > PLACES_OF_MEMBERS:
+            return self._place(bucket, n)
+        arriving = None if self.arriving is None else self.arriving.start_of(bucket)
+        walks = self.ring.start_of(bucket), arriving, n
+        place = self._places.get(walks)
+        if place is None:
+            place = self._places[walks] = self._place(bucket, n)
+        return place
+
+    def _place(self, bucket: int, n: int) -> Place:
         owners = self.ring.preference(bucket, n)
         arrivals: tuple[NodeId, ...] = ()
         if self.arriving is not None:
@@ -111,6 +129,11 @@ class RingView:
             return owners
         after = self.arriving.preference(bucket, n)
         return owners + tuple(node for node in after if node not in owners)
+
+    def holds_all(self, node: NodeId, n: int) -> bool:
+        """Whether the ring is so small, and still, that the node is an owner of every key."""
+        members = self.ring.members
+        return self.arriving is None and len(members) <= n and node in members
 
     def parts(self, n: int) -> Iterator[tuple[BucketRange, tuple[NodeId, ...], tuple[NodeId, ...]]]:
         """The whole ring in order, cut where owners or arrivals change: (range, owners, arrivals).

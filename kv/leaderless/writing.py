@@ -10,6 +10,11 @@
                 |   full, it stops, it is overloaded or cut off) --> the next one is tried
               mint here --> spread the whole set --> W reached: answer --> late answers, hints
 
+Nearly every write goes to owners that are all in reach and all store it. For as long as that holds
+its copies travel with those of the other writes of the turn (spreading.py) and it only counts who
+has it. The first thing that goes otherwise makes a put_core.py of it, told all that happened so
+far, which decides from there on.
+
 Outcomes: before anything was sent UnavailableError (503); sent and not answered, or too few copies,
 is unknown (504): WriteQuorumError names got and required. What the rules refuse changes nothing.
 The answer's context is what the writer had seen and his own version, no more: whoever writes
@@ -18,7 +23,7 @@ again with it replaces those, never a sibling that he was not shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -39,14 +44,21 @@ from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.messenger import Lost, NotSent
 from kv.leaderless.messenger import Outcome as Told
 from kv.leaderless.parts import UNREADABLE, Parts
-from kv.leaderless.put_core import Answer, PutCore, Send, Written, first_absent
-from kv.leaderless.quorum import Quorum, UnavailableError, level_met, refuse_hopeless
+from kv.leaderless.put_core import (
+    Answer,
+    Failed,
+    PutCore,
+    Send,
+    Stored,
+    Written,
+    first_absent,
+)
+from kv.leaderless.quorum import Level, Quorum, UnavailableError, level_met, refuse_hopeless
 from kv.leaderless.rules import Increment, Write
 from kv.leaderless.view import Place
 from kv.leaderless.wire_errors import error_of
 from kv.regime import Done
 from raftgroups.transport import NodeId
-from storage.clock import Timer
 from storage.errors import JanusError, NoSpaceError, Outcome
 from storage.siblings import EMPTY_CLOCK
 
@@ -60,7 +72,31 @@ CANNOT_TAKE_IT: Final = (NoSpaceError, OverloadedError, StoppingError, Unavailab
 
 
 class PutOperation:
-    """Invariants: answered at most once; ended (`over` called) exactly once, which may be later."""
+    """Invariants: answered at most once; ended (`over` called) exactly once, which may be later.
+    Without `_core`, all other owners are in `_copied` or `_awaited`."""
+
+    __slots__ = (
+        "_answered",
+        "_awaited",
+        "_change",
+        "_copied",
+        "_core",
+        "_deadline_s",
+        "_done",
+        "_ended",
+        "_keyspace",
+        "_minted",
+        "_minters",
+        "_over",
+        "_parts",
+        "_place",
+        "_quorum",
+        "_refused",
+        "_stands_for",
+        "_step",
+        "encoded",
+        "key",
+    )
 
     def __init__(
         self,
@@ -76,7 +112,8 @@ class PutOperation:
     ) -> None:
         self._parts = parts
         self._keyspace = keyspace
-        self._key = key
+        self.key = key
+        self.encoded = b""
         self._change = change
         self._quorum = quorum
         self._place = place
@@ -88,11 +125,12 @@ class PutOperation:
         self._stands_for: NodeId | None = None
         self._minted: Minted | None = None
         self._core: PutCore | None = None
-        self._refused: JanusError = UnavailableError(
-            "nothing was done: no node that may take this write is in reach; ask again"
-        )
+        self._refused: JanusError | None = None
         """Why the last minter did not take it."""
-        self._timer: Timer | None = None
+        self._step: int | None = None
+        """Of its deadline, until it is answered."""
+        self._copied: list[NodeId] = []
+        self._awaited = 0
 
     # --- who mints ------------------------------------------------------------------------
 
@@ -106,20 +144,26 @@ class PutOperation:
         except UnavailableError as error:
             parts.scheduler.call_soon(self._refuse, error)
             return
-        left_s = self._deadline_s - parts.clock.monotonic()
-        self._timer = parts.scheduler.call_later(max(0.0, left_s), self._too_late)
-        if forwarded or parts.node in owners:
-            self._minters = [parts.node]
+        self._step = parts.deadlines.add(self._deadline_s, self)
+        here = forwarded or parts.node in owners
         if not forwarded:
-            self._minters += [node for node in (*owners, *others) if node not in self._minters]
-        parts.scheduler.call_soon(self._ask_next_minter)
+            self._minters = [node for node in (*owners, *others) if node != parts.node or not here]
+        if here:
+            self._mint()
+        else:
+            parts.scheduler.call_soon(self._ask_next_minter)
 
     def _ask_next_minter(self) -> None:
         if self._answered:
             self._end()
             return
         if not self._minters:
-            self._refuse(self._refused)
+            self._refuse(
+                self._refused
+                or UnavailableError(
+                    "nothing was done: no node that may take this write is in reach; ask again"
+                )
+            )
             return
         minter = self._minters.pop(0)
         if minter == self._parts.node:
@@ -145,7 +189,7 @@ class PutOperation:
             0,
             max(1, int(left_s * FORWARD_SHARE * 1000)),
             self._keyspace.number,
-            self._key,
+            self.key,
             value,
             delta,
             encode_context(context),
@@ -208,7 +252,7 @@ class PutOperation:
             self._stands_for = first_absent(owners, absent) or owners[0]
             parts.counts["stood_in"] += 1
         parts.replica.mint(
-            self._keyspace, self._key, self._change, self._spread, hint_for=self._stands_for
+            self._keyspace, self.key, self._change, self._spread, hint_for=self._stands_for
         )
 
     def _spread(self, minted: Minted | JanusError) -> None:
@@ -218,19 +262,68 @@ class PutOperation:
         if isinstance(minted, JanusError):
             self._refuse(minted)
             return
+        parts = self._parts
+        self._minted, self.encoded = minted, minted.encoded
+        unreachable = [node for node in self._place.holders if not parts.reachable(node)]
+        if unreachable or not self._is_plain():
+            self._core = self._make_core(unreachable)
+            self._send(self._core.start())
+            self._look()
+            return
+        self._copied.append(parts.node)
+        for node in self._place.owners:
+            if node != parts.node:
+                self._awaited += 1
+                parts.spreader.add(node, self._keyspace.number, self)
+        self._look_at_copies()
+
+    def _is_plain(self) -> bool:
+        """Owners only, and no delete: that is taken where there is no room (replica.py)."""
+        change = self._change
+        return (
+            self._stands_for is None
+            and not self._place.arrivals
+            and (isinstance(change, Increment) or change.value is not None)
+        )
+
+    def _make_core(self, unreachable: Sequence[NodeId]) -> PutCore:
         parts, place = self._parts, self._place
-        self._minted = minted
-        self._core = PutCore(
+        return PutCore(
             self._quorum,
             place.owners,
             [node for node in place.fallbacks if parts.reachable(node)],
             minter=parts.node,
             arrivals=place.arrivals,
             minter_stands_for=self._stands_for,
-            unreachable=[node for node in place.holders if not parts.reachable(node)],
+            unreachable=unreachable,
         )
-        self._send(self._core.start())
-        self._look()
+
+    def copied(self, node: NodeId, reason: str | None) -> None:
+        """The answer of an owner to whom the spreader sent a copy."""
+        self._awaited -= 1
+        if self._core is None and reason is None:
+            self._copied.append(node)
+            self._look_at_copies()
+            return
+        if self._core is None:
+            self._core = self._core_so_far()
+        self._told(Send(node), Stored() if reason is None else Failed(reason))
+
+    def _core_so_far(self) -> PutCore:
+        """As if it had driven this write from the beginning."""
+        core = self._make_core(())
+        core.start()
+        for node in self._copied[1:]:
+            core.add_result(Send(node), Stored())
+        return core
+
+    def _look_at_copies(self) -> None:
+        # Everyone who has it is an owner, so PW is reached with W.
+        if not self._answered and len(self._copied) >= self._quorum.nodes:
+            nodes = tuple(self._copied)
+            self._written(nodes, (), level_met(self._quorum.n, len(nodes)))
+        if not self._awaited:
+            self._end()
 
     def _send(self, sends: list[Send]) -> None:
         assert self._minted is not None
@@ -240,7 +333,7 @@ class PutOperation:
             self._parts.store(
                 send.node,
                 self._keyspace.number,
-                self._key,
+                self.key,
                 self._minted.siblings,
                 self._minted.encoded,
                 partial(self._told, send),
@@ -266,27 +359,35 @@ class PutOperation:
                 self._end()
 
     def _respond(self, core: PutCore) -> None:
-        assert self._minted is not None
         try:
             result = core.response()
         except JanusError as error:
             self._answer(error)
             return
+        self._written(result.replicas, result.stand_ins, result.level)
+
+    def _written(
+        self, replicas: tuple[NodeId, ...], stand_ins: tuple[NodeId, ...], level: Level | None
+    ) -> None:
         minted, change = self._minted, self._change
+        assert minted is not None
         seen = change.context if isinstance(change, Write) and change.context else Context()
         context = Context(
             with_dot(seen.clock or EMPTY_CLOCK, minted.dot), max(seen.timestamp, minted.timestamp)
         )
-        self._answer(Written(context, result.replicas, result.stand_ins, result.level))
+        self._answer(Written(context, replicas, stand_ins, level))
 
     # --- the end --------------------------------------------------------------------------
 
-    def _too_late(self) -> None:
-        self._timer = None
+    def expired(self) -> None:
+        """For Deadlines."""
+        self._step = None
         if self._answered:
             return
         if self._core is not None:
             self._respond(self._core)
+        elif self._minted is not None:
+            self._respond(self._core_so_far())
         else:
             self._answer(self._unknown("the node that names it did not answer in time"))
 
@@ -299,9 +400,9 @@ class PutOperation:
         if self._answered:
             return
         self._answered = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._step is not None:
+            self._parts.deadlines.remove(self._step, self)
+            self._step = None
         self._done(answer)
 
     def _end(self) -> None:

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, cast
 
+from kv.leash import environment
 from kv.load import wrk
 from kv.load.plan import Load, Outcome
-from kv.load.worker import Waiting, environment, python, run
+from kv.load.worker import Waiting, python, run
 
 _BODY: Final = (
     b'{"header":{"cluster_id":"14841639068965178418","member_id":"10276657743932975437",'

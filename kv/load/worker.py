@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kv.leash import environment
 from kv.load.generator import Generator
 from kv.load.plan import Load, Outcome
 from storage.errors import JanusError
@@ -112,13 +113,6 @@ class Child:
 def python(module: str) -> list[str]:
     """A module of ours as a program."""
     return [sys.executable, "-P", "-m", module]
-
-
-def environment() -> dict[str, str]:
-    """So that a child imports the code that runs here, wherever it was started."""
-    root = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from kv.load.worker import environment
+from kv.leash import environment
 from kv.peers import gateway
 from kv.peers.cluster import NODES, ClusterFailedError, Node, free_ports, program, wait_until
 

@@ -27,10 +27,11 @@ from shutil import rmtree
 from time import perf_counter_ns, sleep
 from typing import Any, Final
 
+from kv.leash import environment
 from kv.load import worker
 from kv.load.plan import Load, Operation
 from kv.load.watching import WATCHED, Deliveries, Face, Watching, stamp
-from kv.load.worker import GeneratorFailedError, environment, python
+from kv.load.worker import GeneratorFailedError, python
 from kv.peers import gateway, processes
 from kv.peers.cluster import Node, System
 from kv.peers.measuring import START_S, Report

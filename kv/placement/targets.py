@@ -63,7 +63,8 @@ class Placed:
     fixed: bool = False
     """Its replicas are not moved for balance (an operation is under way there)."""
     pinned: tuple[NodeId, NodeId] | None = None
-    """(from, to): an operator's wish, done before anything is balanced."""
+    """(from, to): an operator's wish, done before anything is balanced; until it is, the shard is
+    left alone by steps 3 and 4."""
 
 
 class Board:
@@ -120,8 +121,19 @@ class Board:
         """`only_new`: only a replica that is not there yet, and could be anywhere."""
         shard = self.shards[group]
         if not only_new:
-            return not shard.fixed
+            return self.may_be_evened(group)
         return node not in shard.members and (shard.pinned is None or shard.pinned[1] != node)
+
+    def may_be_evened(self, group: int) -> bool:
+        """Not while an operation is under way there, nor while an operator's move is: what evens
+        out the rest would else undo it before it began."""
+        shard = self.shards[group]
+        return not shard.fixed and shard.pinned is None
+
+    def is_left(self, group: int, node: NodeId) -> bool:
+        """An operator's move takes the shard's replica off this node."""
+        pinned = self.shards[group].pinned
+        return pinned is not None and pinned[0] == node
 
     def crowding(self, nodes: Iterable[NodeId]) -> Crowding:
         return self.places.crowding(nodes)
@@ -169,8 +181,9 @@ def _pin(board: Board, shard: Placed) -> None:
 def _trim(board: Board, shard: Placed) -> None:
     nodes = board.sets[shard.group]
     while len(nodes) > board.wanted(shard):
+        pinned = shard.pinned
         victim = min(
-            nodes,
+            (node for node in nodes if pinned is None or node != pinned[1]),
             key=lambda node: (
                 board.crowding(other for other in nodes if other != node),
                 -board.off(node),
@@ -220,7 +233,7 @@ def _respread(board: Board, most: int) -> int:
     if board.places.flat:
         return 0
     for group in sorted(board.sets):
-        while moved < most and not board.shards[group].fixed:
+        while moved < most and board.may_be_evened(group):
             better = _less_crowded(board, group)
             if better is None:
                 break
@@ -325,7 +338,7 @@ def _exits(board: Board, node: NodeId, used: set[int], only_new: bool) -> Mappin
             continue
         now = board.crowding(nodes)
         for target in board.takers:
-            if target in nodes:
+            if target in nodes or board.is_left(group, target):
                 continue
             if not board.places.flat and board.crowding(_exchanged(nodes, node, target)) > now:
                 continue

@@ -94,6 +94,7 @@ class Keyspace:
         self._tasks = tasks
         self._gate = gate
         self._settings = settings
+        self._sizes = settings.sizes.narrowed()
         self._local: dict[int, StrongShard] = {}
         self._table: ShardTable | None = None
         self._watches: list[tuple[KeyspaceWatches, Encode]] = []
@@ -191,6 +192,8 @@ class Keyspace:
     ) -> None:
         try:
             check(command)
+            if self._sizes is not None:
+                self._sizes.check(command)
             if self._quotas != NO_QUOTAS:
                 self._check_quotas(command)
             payload = encode(command, options.token)

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
+from kv.size_limits import WIDEST, SizeLimits
 from kv.strong.admission import LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
@@ -68,6 +69,7 @@ class ShardSettings:
     session_waits_max: int = 16_384
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
     watch_limits: WatchLimits | None = None
+    sizes: SizeLimits = WIDEST
 
 
 class StrongShard:
@@ -91,6 +93,7 @@ class StrongShard:
         self._clock = clock
         self._gate = gate
         self._settings = settings
+        self._sizes = settings.sizes.narrowed()
         self.duties = LeaderDuties(
             machine,
             self._propose_duty,
@@ -143,6 +146,8 @@ class StrongShard:
             if self.waiting.stopped:
                 raise StoppingError("this node is stopping; ask another one")
             check(command)
+            if self._sizes is not None:
+                self._sizes.check(command)
             payload = encode(command, token)
             self._gate.admit(command, len(payload))
         except JanusError as error:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -13,6 +17,7 @@ import pytest
 
 from chaos.command import chaos_command
 from chaos.links import toxics_server
+from chaos.raftcluster import wait_for
 from chaos.running.results import HELD, STUCK, VIOLATED, Outcome
 from chaos.running.runner import HISTORY_NAME, RUN_NAME, Plan, State, run
 from chaos.scenarios.catalogue import all_scenarios
@@ -21,6 +26,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.slow]
 
 SHORT = ("kill-leader-strong-3", "power-cut-strong-3", "partition-leader-strong-3")
 SHORT_MINUTES = 0.12
+ALONE = """
+name = "alone"
+about = "One node and nothing else."
+sizes = {strong = [1]}
+
+[[load]]
+kind = "register"
+clients = 1
+"""
 SHORT_RATE = 2.0
 """Enough to see that it works, on a machine that does other things as well."""
 ALL = [
@@ -80,6 +94,38 @@ def test_the_command_lists_refuses_and_reports(
         (folder / RUN_NAME).write_text(outcome.to_json())
     assert command(["report", str(tmp_path)], 0, capsys).count("| s (strong) |") == 3
     assert (tmp_path / "index.html").exists()
+
+
+def children_of(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(word) for task in tasks for word in task.read_text().split()]
+
+
+def is_running(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"
+    return False
+
+
+def test_a_killed_run_takes_its_nodes_with_it(tmp_path: Path) -> None:
+    program = "from kv.cli.main import entry; entry()"
+    scenario = tmp_path / "alone.toml"
+    scenario.write_text(ALONE)
+    words = ["chaos", "run", str(scenario), "--minutes", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-P", "-c", program, *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        assert b"alone" in running.stderr.readline()  # the first progress: it serves
+        started = children_of(running.pid)
+        assert len(started) == 2, "proxies and a node"
+        os.kill(started[-1], signal.SIGSTOP)
+        running.kill()
+    try:
+        wait_for(lambda: not any(map(is_running, started)), "they end with the run")
+    finally:
+        for process in filter(is_running, started):
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_node_that_ends_by_itself_fails_the_run(tmp_path: Path) -> None:

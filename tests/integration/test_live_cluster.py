@@ -18,7 +18,8 @@ import pytest
 
 from chaos.overload import Flood, flood
 from chaos.raftcluster import wait_for
-from chaos.servers import Server, Servers
+from chaos.server import Server
+from chaos.servers import Servers
 from kv.peers.processes import anonymous_bytes
 from tests.integration.etcd3gw_scenarios import SCENARIOS
 

@@ -31,10 +31,11 @@ from kv.leaderless.get_core import GetResult
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Written
 from kv.leaderless.quorum import Level
-from kv.leaderless.rules import Live, Write, resolve
+from kv.leaderless.rules import Live, Rule, Write, resolve
 from kv.leaderless.session import Seen, SessionCodec, saw
 from raftgroups.refusals import KeyNotFoundError
 from storage.codec import check_key, check_value
+from storage.plain import CLOCK_AT
 from storage.siblings import Clock
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ FALLBACKS: Final = "Fallbacks"
 MULTIPART: Final = "multipart/mixed"
 SEVERAL: Final = 300
 """What /v1/kv answers with siblings: there is no single value."""
+_AS_WRITTEN: Final = frozenset((Rule.SIBLINGS, Rule.LWW))
+"""Rules under which a single value is told as it was written."""
 _STRONG_FIELDS: Final = ("lease", "if_not_exists", "expected_version", "atomic")
 _put_body: Final = msgspec.json.Decoder(PutBody)
 _delete_body: Final = msgspec.json.Decoder(DeleteBody)
@@ -135,11 +138,27 @@ def get_reply(
     session: Seen | None,
     forms: Forms = AS_IS,
 ) -> Reply:
-    lives = distinct(resolve(space.rule, found.siblings, now_ms))
+    lives = lives_of(space, found, now_ms)
     if not lives:
         return _absent(codecs, space, key, found, session)
     body = key_body(codecs, space, key, found, lives, now_ms, forms)
     return Reply(200, encode(body), JSON, headers=_headers(codecs, space, key, found, session))
+
+
+def lives_of(space: Keyspace, found: GetResult, now_ms: int) -> tuple[Live, ...]:
+    """What a reader is told, without decoding what can be cut from its bytes."""
+    plain = found.plain
+    if plain is not None and space.rule in _AS_WRITTEN:
+        return (Live(found.encoded[plain.value_at :], plain.timestamp, 0),)
+    return distinct(resolve(space.rule, found.siblings, now_ms))
+
+
+def context_text(codecs: Codecs, space: Keyspace, key: bytes, found: GetResult) -> str:
+    plain = found.plain
+    if plain is None:
+        return codecs.contexts.encode(space.number, key, context_of(found.siblings))
+    clock = found.encoded[CLOCK_AT : plain.clock_end]
+    return codecs.contexts.encode_bytes(space.number, key, plain.timestamp, clock)
 
 
 def distinct(lives: tuple[Live, ...]) -> tuple[Live, ...]:
@@ -168,7 +187,7 @@ def key_body(
     forms: Forms = AS_IS,
 ) -> KeyReply:
     text, key_mark = shown(key, forms.keys)
-    context = codecs.contexts.encode(space.number, key, context_of(found.siblings))
+    context = context_text(codecs, space, key, found)
     if len(lives) == 1:
         (live,) = lives
         value, mark = shown(live.value, forms.values)
@@ -218,10 +237,10 @@ def raw_reply(
     multipart: bool = False,
 ) -> Reply:
     """The bytes alone; siblings as JSON, or as multipart if that was asked for."""
-    lives = distinct(resolve(space.rule, found.siblings, now_ms))
+    lives = lives_of(space, found, now_ms)
     if not lives:
         return _absent(codecs, space, key, found, session)
-    context = codecs.contexts.encode(space.number, key, context_of(found.siblings))
+    context = context_text(codecs, space, key, found)
     own = (
         (CONTEXT, context),
         *_answered(found.replicas, found.stand_ins),

@@ -30,6 +30,7 @@ from kv.reading import ShardReader
 from kv.watch.messages import Cancelled
 from raftgroups.commands import Command, Delete, LeaseKeepAlive, LeaseRevoke
 from raftgroups.lease import LEASE_MAX, lease_missing
+from raftgroups.refusals import LeaseNotFoundError
 from raftgroups.results import DeleteResult, KeepAliveResult, LeaseResult, Result
 from storage.errors import JanusError
 
@@ -52,9 +53,18 @@ class _Queued:
         self._options = WriteOptions(deadline_s=call.write_options.deadline_s)
 
     async def enter(self, owner: bytes) -> int:
-        """My place in the queue."""
+        """My place in the queue. Raises LockLostError if my lease ended before (this node was
+        stopped for a while); of a lease that was brought, its owner is told that it is over."""
         command = lockplan.enter(self.key, self.lease, owner)
-        return lockplan.place_of(await self._call.write(command, self._options))
+        try:
+            return lockplan.place_of(await self._call.write(command, self._options))
+        except LeaseNotFoundError:
+            if not self._owns_lease:
+                raise
+            raise LockLostError(
+                f"the lease {self.lease} ended before it could enter the queue of the lock "
+                f"{self._name!r}; try again"
+            ) from None
 
     async def my_turn(self, place: int, wait_s: float) -> None:
         """Raises LockHeldError, LockLostError."""

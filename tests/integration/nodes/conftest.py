@@ -13,6 +13,7 @@ import pytest
 from kv.leaderless.environment import LeaderlessSettings
 from kv.node import Node, NodeSettings
 from kv.regime import ask
+from kv.size_limits import SizeLimits
 from kv.strong.shard import ShardSettings
 from raftgroups.commands import Command
 from raftgroups.host import HostConfig
@@ -67,7 +68,7 @@ class Trio:
             engine_settings=EngineSettings(lmdb_map_size_bytes=1 << 30),
             reserve_bytes=1024 * 1024,
             host=HOST,
-            shard=ShardSettings(deadline_s=2.0),
+            shard=ShardSettings(deadline_s=2.0, sizes=SizeLimits(key_bytes=400)),
             leaderless=self._leaderless,
         )
 

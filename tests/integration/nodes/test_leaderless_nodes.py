@@ -92,7 +92,7 @@ async def test_many_writes_at_once_share_frames_and_syncs(make_trio: Make) -> No
     regime = node.leaderless.regime
     assert node.leaderless.committer.commits - commits < 100
     assert regime.messenger.sent_frames < 200
-    assert regime.messenger.sent_messages >= 1000
+    assert regime.messenger.sent_messages < 500, "copies of one turn are one message a peer"
 
 
 async def test_a_node_that_was_away_gets_its_hints_and_a_restart_keeps_all(make_trio: Make) -> None:

@@ -63,8 +63,10 @@ async def test_refusals_of_a_forwarded_write_are_those_of_the_machine(make_trio:
     follower = await trio.follower()
     with pytest.raises(LeaseNotFoundError):
         await trio.write(follower, Put(b"k", b"v", lease=99))
-    with pytest.raises(KeyTooLongError):
+    with pytest.raises(KeyTooLongError, match="over the limit of 432"):
         await trio.write(follower, Put(b"k" * 433, b"v"))
+    with pytest.raises(KeyTooLongError, match=r"limit of 400 \(limits.key_bytes\)"):
+        await trio.write(follower, Put(b"k" * 401, b"v"))
     await trio.write(follower, Put(b"k", b"1"))
     await trio.write(follower, Put(b"k", b"2"))
     await trio.write(follower, Compact(3))

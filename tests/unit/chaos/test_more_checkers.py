@@ -12,7 +12,7 @@ from chaos.checkers.fencing import Guarded, Holding, check_fencing
 from chaos.checkers.gates import check_nodes, check_rate, check_recovery, check_replicas
 from chaos.checkers.leases import Kept, check_leases
 from chaos.checkers.sets import Add, SetLook, check_set
-from chaos.checkers.totals import Look, check_totals
+from chaos.checkers.totals import Look, Transfer, check_totals
 from chaos.checkers.violation import Violation
 from chaos.history import Result
 
@@ -26,27 +26,35 @@ def rules(found: list[Violation]) -> list[str]:
 ACCOUNTS = ("a", "b")
 
 
-def look(asked: float, answered: float, revision: int, a: int, b: int) -> Look:
-    return Look("n1", asked, answered, revision, {"a": a, "b": b})
+def look(asked: float, answered: float, turns: tuple[int, int], a: int, b: int) -> Look:
+    return Look("n1", asked, answered, {"a": a, "b": b}, dict(zip("ab", turns, strict=True)))
 
 
 def test_money_that_moves_is_no_violation() -> None:
-    looks = [look(0, 1, 5, 10, 10), look(2, 3, 7, 4, 16), look(2.5, 6, 5, 10, 10)]
-    assert check_totals(looks, ACCOUNTS, 20) == []
+    looks = [
+        look(0, 1, (5, 5), 10, 10),
+        look(2, 3, (6, 6), 4, 16),
+        look(2.5, 6, (5, 5), 10, 10),
+    ]
+    transfers = [Transfer(1.9, {"a": 5, "b": 5}), Transfer(2.9, {"a": 6, "b": 6})]
+    assert check_totals(looks, ACCOUNTS, 20, transfers) == []
 
 
 @pytest.mark.parametrize(
     ("looks", "rule"),
     [
-        ([look(0, 1, 5, 10, 9)], "total"),
-        ([look(0, 1, 5, -1, 21)], "total"),
-        ([Look("n1", 0, 1, 5, {"a": 20})], "whole"),
-        ([look(0, 1, 5, 10, 10), look(0, 1, 5, 9, 11)], "moment"),
-        ([look(0, 1, 7, 10, 10), look(2, 3, 6, 9, 11)], "order"),
+        ([look(0, 1, (0, 0), 10, 9)], "total"),
+        ([look(0, 1, (0, 0), -1, 21)], "total"),
+        ([Look("n1", 0, 1, {"a": 20}, {"a": 0})], "whole"),
+        ([look(0, 1, (1, 1), 10, 10), look(0, 1, (1, 1), 9, 11)], "moment"),
+        ([look(0, 2, (2, 1), 10, 10), look(1, 3, (1, 3), 10, 10)], "moment"),
+        ([look(0, 1, (2, 2), 10, 10), look(2, 3, (1, 1), 9, 11)], "order"),
+        ([look(4.6, 5, (3, 2), 10, 10)], "lasting"),
     ],
 )
 def test_money_that_goes_wrong(looks: list[Look], rule: str) -> None:
-    assert rules(check_totals(looks, ACCOUNTS, 20)) == [rule]
+    transfers = [Transfer(4.5, {"a": 3, "b": 3})]
+    assert rules(check_totals(looks, ACCOUNTS, 20, transfers)) == [rule]
 
 
 # --- fencing -------------------------------------------------------------------------------------
@@ -214,6 +222,6 @@ def test_gates() -> None:
 
 def test_looks_in_a_row_are_never_older() -> None:
     """The sweep of the order rule against all pairs."""
-    looks = [look(n, n + 0.5, revision, 10, 10) for n, revision in enumerate([3, 4, 4, 9, 8, 9])]
-    bad = [1 for a, b in pairwise(looks) if b.revision < a.revision]
+    looks = [look(n, n + 0.5, (seen, seen), 10, 10) for n, seen in enumerate([3, 4, 4, 9, 8, 9])]
+    bad = [1 for a, b in pairwise(looks) if b.seen < a.seen]
     assert len(check_totals(looks, ACCOUNTS, 20)) == len(bad) == 1

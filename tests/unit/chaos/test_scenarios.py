@@ -36,7 +36,9 @@ def test_a_scenario_of_the_catalogue_is_sound(name: str) -> None:
     scenario = SCENARIOS[name]
     assert scenario.minutes == (5 if scenario.composed else 2)
     assert len(scenario.faults) >= (3 if scenario.composed else 1)
-    parse_config(scenario.settings)
+    for mode, sizes in scenario.sizes.items():
+        for nodes in sizes:
+            parse_config(scenario.settings_for(mode, nodes))
     for fault in scenario.faults:
         if fault.target in NEEDS_LEADER:
             assert scenario.modes == ("strong",)
@@ -67,7 +69,9 @@ def test_a_scenario_may_be_a_file(tmp_path: Path) -> None:
     path.write_text(HEAD + '[[fault]]\nkind = "kill"\n[node.limits]\nqueue_operations = 64\n')
     scenario = find_scenario(str(path))
     assert scenario.faults[0].target == "leader"
-    assert parse_config(scenario.settings).limits.queue_operations == 64
+    settings = parse_config(scenario.settings_for("strong", 5))
+    assert settings.limits.queue_operations == 64
+    assert settings.strong.replication == 5, "each node has a replica"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from chaos.toxics.__main__ import main
 from chaos.toxics.server import running
-from kv.load.worker import environment
+from kv.leash import environment
 from storage.errors import InvalidRequestError
 from storage.system_clock import SystemClock
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from chaos.raftcluster import wait_for
-from kv.load.worker import environment
+from kv.leash import environment
 from kv.peers.cluster import free_ports
 
 pytestmark = pytest.mark.integration

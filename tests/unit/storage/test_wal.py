@@ -154,6 +154,42 @@ def test_a_torn_end_ends_the_log_and_the_next_life_begins_behind_it(tmp_path: Pa
     again.close()
 
 
+@pytest.mark.parametrize(
+    "where", [0, 5, 10, 18, 60], ids=["sum", "length", "number", "synced", "value"]
+)
+def test_damage_to_a_record_that_was_synced_is_no_torn_end(tmp_path: Path, where: int) -> None:
+    log = opened(tmp_path)
+    for number in (1, 2, 3):
+        log.append(batch(number))
+        log.sync()
+    log.close()
+    (segment,) = segments(tmp_path)
+    data = bytearray(segment.read_bytes())
+    second = HEADER_BYTES + len(pack_record(1, batch(1)))
+    data[second + where] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(DamagedFilesError, match=r"record 2 in .* was synced and is damaged"):
+        contents(tmp_path)
+
+
+def test_what_the_power_tore_out_of_the_middle_of_an_end_never_synced_ends_the_log(
+    tmp_path: Path,
+) -> None:
+    """The disk may keep a later page and lose an earlier one."""
+    log = opened(tmp_path)
+    log.append(batch(1))
+    log.sync()
+    for number in (2, 3, 4):
+        log.append(batch(number))
+    log.close()
+    (segment,) = segments(tmp_path)
+    data = bytearray(segment.read_bytes())
+    size = len(pack_record(1, batch(1)))
+    data[HEADER_BYTES + size : HEADER_BYTES + 2 * size] = bytes(size)
+    segment.write_bytes(data)
+    assert numbers(tmp_path) == [1]
+
+
 def test_a_start_that_loses_power_in_its_first_header_takes_no_record_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,11 +278,11 @@ def test_segments_of_a_newer_format_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
-        newer.setattr(wal_format, "WAL_FORMAT", 2)
+        newer.setattr(wal_format, "WAL_FORMAT", 3)
         log = opened(tmp_path / "log")
         fill(log, 1, 1)
         log.close()
-    with pytest.raises(UnknownDirectoryFormatError, match="format 2 and this version reads 1; upg"):
+    with pytest.raises(UnknownDirectoryFormatError, match="format 3 and this version reads 2; upg"):
         contents(log.directory)
 
 

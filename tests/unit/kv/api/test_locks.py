@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kv.errors import UnavailableError
-from raftgroups.commands import Command, Delete, LeaseRevoke, Put
+from raftgroups.commands import Command, Delete, LeaseRevoke, Put, Txn
 from storage.errors import JanusError
 
 from .conftest import Answer, Rest
@@ -106,6 +106,22 @@ async def test_who_waits_and_loses_the_lease_is_told(rest: Rest) -> None:
     await rest.ask("DELETE", f"{LOCK}?key={held['key']}")
     answer = await second
     assert (answer.status, answer.body["error"]) == (409, "lock_lost")
+
+
+async def test_a_node_that_slept_between_its_two_steps_says_that_the_lock_is_lost(
+    rest: Rest,
+) -> None:
+    """Not that a lease is missing, of which its caller never heard."""
+
+    def sleep(command: Command) -> None:
+        if isinstance(command, Txn):
+            rest.strong.pass_time(60)
+
+    rest.strong.fail_writes = sleep
+    told = await rest.post(LOCK, {"ttl": 3})
+    assert (told.status, told.body["error"]) == (409, "lock_lost")
+    assert (told.body["outcome"], told.body["retryable"]) == ("none", True)
+    assert queue(rest) == []
 
 
 async def test_who_goes_away_leaves_the_queue(rest: Rest) -> None:

@@ -220,6 +220,7 @@ class Node:
     def __init__(self, strong: DirectStrong, **changes: Any) -> None:
         self.strong = strong
         self.leader = MEMBER
+        self.has_replica = True
         given: dict[str, Any] = {
             "strong": strong,
             "cluster_id": CLUSTER,
@@ -239,7 +240,7 @@ class Node:
         return [Member(MEMBER, "default", *urls)]
 
     def status(self) -> StatusNumbers:
-        return StatusNumbers(self.leader, 12, 11, 4096, 1024)
+        return StatusNumbers(self.leader, 12, 11, 4096, 1024, has_replica=self.has_replica)
 
     async def snapshot(self) -> AsyncIterator[SnapshotPart]:
         yield SnapshotPart(3, b"abc")

@@ -163,7 +163,9 @@ async def test_health_and_readiness(talk: Talker) -> None:
     one.node.leader = 0
     assert await get("/health") == (503, '{"health":"false","reason":"RAFT NO LEADER"}\n')
     assert await get("/health?serializable=true") == (200, '{"health":"true","reason":""}')
-    one.node.leader = 1
+    one.node.has_replica = False  # then a read tells, which others answer
+    assert await get("/health") == (200, '{"health":"true","reason":""}')
+    one.node.leader, one.node.has_replica = 1, True
     one.strong.down = UnavailableError("no majority answers")
     status, text = await get("/health")
     assert (status, json.loads(text)["reason"]) == (503, "READ ERROR: no majority answers")

@@ -88,8 +88,8 @@ def test_what_no_node_sends_is_malformed(item: list[Any]) -> None:
 
 
 def test_another_version_is_malformed() -> None:
-    with pytest.raises(MalformedFrameError, match="version 2"):
-        decode_frame(msgspec.msgpack.encode([2, RING, []]))
+    with pytest.raises(MalformedFrameError, match="version 3"):
+        decode_frame(msgspec.msgpack.encode([3, RING, []]))
 
 
 def test_contexts() -> None:

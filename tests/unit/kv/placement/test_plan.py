@@ -182,6 +182,16 @@ def test_what_evens_out_around_a_wish_is_not_taken_back_while_the_wish_is_under_
     assert not [step for step in again if step.kind is Kind.REMOVE]
 
 
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_wish_that_makes_nodes_uneven_is_done_all_the_same(number: int) -> None:
+    """Evening out exchanged the wished replica back within one plan: no step, for ever."""
+    nodes = _nodes(A, B, C, D)
+    wish = _group(number, pinned=(D, A), voters=(B, C, D))
+    others = [_group(20, voters=(A, B, C)), _group(21, voters=(A, C, D))]
+    steps = plan(nodes, [wish, *others], Limits(streams=4, streams_a_node=4)).steps
+    assert [(s.kind, s.node) for s in steps if s.group == number] == [(Kind.ADD, A)]
+
+
 def test_balance_can_be_switched_off() -> None:
     nodes = _nodes(A, B, C, D)
     groups = [_group(number) for number in range(1, 9)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from storage.buckets import BUCKETS, EMPTY_LEAF, Leaf, bucket_of, key_token, set_digest
 from storage.siblings import Clock, SiblingSet, encode_set
