@@ -321,7 +321,7 @@ class Group:
     @property
     def feature_level(self) -> int:
         """What every member's program supports (raftgroups/levels.py): ask it before proposing what
-        older programs would not know. Within the life of a process it only rises."""
+        older programs would not know. Within the life of a replica in a process it only rises."""
         journal = self.replica.journal
         return journal.config_at(journal.applied_index)[1].level
 

@@ -40,6 +40,7 @@ from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
 from raftgroups.records import HardState
 from raftgroups.services import Birth, Counters
+from raftgroups.snapshot_slots import SnapshotSlots
 from raftgroups.soon import Soon
 from raftgroups.status import HostStatus, Role
 from raftgroups.transport import RAFT, SNAPSHOT, Link, NodeId, Outbox
@@ -55,6 +56,8 @@ __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 _logger = logging.getLogger(__name__)
 
 NOT_YET: Final = HardState(0, None, 0)
+SLOT_PATIENCE_BEATS: Final = 10
+"""A group that waits to send a snapshot has a turn with every heartbeat."""
 
 
 class GroupHost:
@@ -85,7 +88,9 @@ class GroupHost:
         self.counters = Counters()
         self.origin = f"{node_id}/{boot_id}"
         self.engine = engine
-        self.snapshot_streams = 0
+        self.snapshot_slots = SnapshotSlots(
+            config.snapshot_streams_max, SLOT_PATIENCE_BEATS * config.heartbeat_s
+        )
         self._committer = committer
         self._link = link
         self._scheduler = scheduler
@@ -258,8 +263,19 @@ class GroupHost:
         births = (journal.group_id for journal in self._births)
         return group_id in births or any(group.group_id == group_id for group, _ in self._ends)
 
-    def at_its_end(self, group_id: int) -> bool:
-        return self._groups[group_id].replica.frozen
+    def awaited(self, group_id: int) -> bool:
+        """A replica here may have to absorb this one yet: its log is not so far, though the shard
+        may have ended long ago elsewhere. Whoever tidies up what has ended leaves it alone; all
+        else that is left of such a group may be retired."""
+        right = self.group(group_id)
+        if not right.replica.frozen:
+            return False
+        here = (
+            group
+            for other, group in self._groups.items()
+            if other != group_id and group.role is not Role.REMOVED
+        )
+        return any(group.replica.may_absorb(right.machine) for group in here)
 
     def _prepare_lineage(self, batch: Batch) -> None:
         """After the machines: what a split makes was prepared by the parent's."""

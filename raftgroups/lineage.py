@@ -35,6 +35,9 @@ nothing but Thaw and answers no read, because its successor may serve these keys
 With 4, each replica takes in the right replica of its own node, whose group ends in the same batch:
 `GroupHost.on_end` is told. Whether Absorb or MergeAbort comes first in the left log decides; the
 loser is refused (`merge_over`), and only after MergeAbort was answered may the right one be thawed.
+A node that was no member any more of the right group, and never told, keeps a replica of it: the
+snapshot of a shard that has absorbed it puts an end to that, or whoever knows that the group is
+over (`GroupHost.retire`), unless it is `GroupHost.awaited`: a left replica that is behind needs it.
 What an Absorb is refused for stands in the left log and in the command, never in the right replica:
 whoever applies the entry once more, after a crash, may have one that has long gone on.
 If 3 takes too long (a replica is down): give up. Whoever finds a frozen shard whose attempt the
@@ -116,6 +119,11 @@ class DividingMachine(StateMachine, Protocol):
     @property
     def frozen(self) -> bool: ...
 
+    def may_absorb(self, right: StateMachine) -> bool:
+        """Whether an entry that was not applied here yet may absorb this frozen one. True as well
+        where it cannot be told."""
+        ...
+
     def why_no_change(self) -> str | None:
         """Why the members must stay as they are, or None."""
         ...
@@ -128,6 +136,18 @@ class DividingMachine(StateMachine, Protocol):
 def nobody(_: int) -> Neighbour | None:
     """Before the host has said who is there."""
     return None
+
+
+def may_absorb(machine: ShardMachine, right: ShardMachine) -> bool:
+    """By the attempt that froze it, if that is this shard's; else a shard that is to divide off
+    from this one may be the left neighbour."""
+    state, theirs = machine.shard.state, right.shard.state
+    if not theirs.frozen_by or theirs.keyspace != state.keyspace:
+        return False
+    if theirs.frozen_by == state.shard:
+        under_way = (state.merging_with, state.merge) == (theirs.shard, theirs.frozen_merge)
+        return under_way or state.applied_index < theirs.frozen_merge
+    return machine.shard.view.segments.own.end == right.shard.view.segments.own.start
 
 
 # --- split -----------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ from raftgroups.intents import Intents
 from raftgroups.keyttl import KeyTtls
 from raftgroups.lease import Leases, lease_missing
 from raftgroups.lineage import Change, Neighbours, nobody
+from raftgroups.machine_api import StateMachine
 from raftgroups.operations import ConditionFailedError, Operations, run_batch, set_ttl
 from raftgroups.ranges import read
 from raftgroups.refusals import (
@@ -368,6 +369,9 @@ class ShardMachine:
     @property
     def frozen(self) -> bool:
         return bool(self.shard.state.frozen_by)
+
+    def may_absorb(self, right: StateMachine) -> bool:
+        return isinstance(right, ShardMachine) and lineage.may_absorb(self, right)
 
     def why_no_change(self) -> str | None:
         state = self.shard.state

@@ -173,6 +173,13 @@ class Replica:
     def frozen(self) -> bool:
         return self._dividing is not None and self._dividing.frozen and not self.installing
 
+    def may_absorb(self, right: StateMachine) -> bool:
+        """This frozen machine of another group of this node may be what an entry refers to that is
+        still to be applied here."""
+        if self.installing:
+            return True
+        return self._dividing is not None and self._dividing.may_absorb(right)
+
     def why_no_change(self) -> str | None:
         """Why the members must stay as they are, or None."""
         if self._dividing is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from raftgroups.config import HostConfig
 from raftgroups.membership import Config
 from raftgroups.messages import Message
+from raftgroups.snapshot_slots import SnapshotSlots
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng
 from storage.engine import Engine
@@ -53,18 +54,14 @@ class Services(Protocol):
     """Names this node and this start of its process, in entries (hazard n4)."""
     config: HostConfig
     counters: Counters
-    snapshot_streams: int
-    """Snapshots that all groups of this node are sending."""
+    snapshot_slots: SnapshotSlots
+    """For the snapshots that all groups of this node are sending."""
 
     @property
     def engine(self) -> Engine: ...
 
     def other_ranges(self, group_id: int) -> dict[int, Sequence[Range]]:
         """What the replicas of all other groups of this engine own."""
-        ...
-
-    def at_its_end(self, group_id: int) -> bool:
-        """The replica here is frozen, so that another shard may absorb it."""
         ...
 
     def bear(self, birth: Birth) -> None:

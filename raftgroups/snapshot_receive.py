@@ -105,16 +105,17 @@ class SnapshotReceiver:
         return self._reply(peer, offer.snapshot, self.next_chunk)
 
     def _subsumed(self, incoming: Incoming) -> list[int] | None:
-        """The other groups here that the snapshot puts an end to: its shard has absorbed theirs,
-        and they are frozen. None if it overlaps with one that it has not absorbed, as does a child
-        with its parent that has not applied the split yet: it must wait."""
+        """The other groups here that the snapshot puts an end to: its shard has absorbed theirs, so
+        they are over for everybody. Most are frozen; one that is not was no member any more when
+        that happened, and was never told. None if it overlaps with one that it has not absorbed,
+        as does a child with its parent that has not applied the split yet: it must wait."""
         services = self._replica.services
         found: list[int] = []
         if "accept-overlap" in services.config.canaries:
             return found
         for group, owned in services.other_ranges(self._replica.group_id).items():
             if overlap(incoming.ranges, owned):
-                if group not in incoming.absorbed or not services.at_its_end(group):
+                if group not in incoming.absorbed:
                     return None
                 found.append(group)
         return found

@@ -6,8 +6,10 @@ side's connection broke, after the receiver's restart. If the engine snapshot gr
 leader changes, the next one begins anew.
 
 Bounded: `snapshot_window_chunks` under way a peer, one chunk's rows in memory at a time,
-`snapshot_streams_max` streams a node. The log is not compacted past a snapshot under way, or its
-receiver would need the next one (hazard h).
+`snapshot_streams_max` streams a node, in the order of their waiting (snapshot_slots.py). A receiver
+that cannot take the snapshot now may wait for one of another group, and that one for the place of
+this stream: so a stream that is refused ends, and is offered anew after `snapshot_retry_s`. The log
+is not compacted past a snapshot under way, or its receiver would need the next one (hazard h).
 """
 
 from __future__ import annotations
@@ -62,11 +64,18 @@ class SnapshotSender:
         self.streams: dict[NodeId, Stream] = {}
         self.wanted: dict[NodeId, None] = {}
         self.finished = 0
+        self._refused: dict[NodeId, float] = {}
+        """Who could not take one, and when to offer the next one."""
 
     def want(self, peer: NodeId) -> None:
-        """This peer needs entries that were compacted away."""
-        if peer not in self.streams:
-            self.wanted[peer] = None
+        """This peer needs entries that were compacted away. Told in every turn."""
+        replica = self._replica
+        now = replica.now()
+        if peer in self.streams or now < self._refused.get(peer, now):
+            return
+        self._refused.pop(peer, None)
+        self.wanted[peer] = None
+        replica.services.snapshot_slots.wait((replica.group_id, peer), now)
 
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
@@ -84,17 +93,16 @@ class SnapshotSender:
             learners = journal.config.learners
             self.wanted = {peer: None for peer in wanted if peer in learners}
             wanted = {peer: None for peer in wanted if peer not in learners}
-        limit = replica.services.config.snapshot_streams_max
+        slots = replica.services.snapshot_slots
         for peer in wanted:
             progress = replica.replication.progress.get(peer)
-            if progress is not None and replica.services.snapshot_streams < limit:
+            if progress is not None and slots.take((replica.group_id, peer), replica.now()):
                 progress.snapshot = True
                 self._begin(peer)
 
     def _begin(self, peer: NodeId) -> None:
         replica = self._replica
         services = replica.services
-        services.snapshot_streams += 1
         rows = services.engine.snapshot(max_age_s=services.config.snapshot_max_age_s)
         key = meta_key(Table.APPLIED_INDEX, replica.group_id)
         record = rows.get(key)
@@ -144,8 +152,9 @@ class SnapshotSender:
             return self._replica.drop(peer, "late-snapshot-reply")
         stream.heard_at = self._replica.now()
         if reply.next_chunk is None:
-            # It cannot be taken now; `retry_at` asks again.
-            return None
+            retry_s = self._replica.services.config.snapshot_retry_s
+            self._refused[peer] = stream.heard_at + retry_s
+            return self._abort(peer, "snapshot-refused")
         if reply.next_chunk not in stream.positions:
             return self._abort(peer, "snapshot-restarts")
         if reply.next_chunk > stream.acknowledged:
@@ -235,7 +244,10 @@ class SnapshotSender:
     def _abort(self, peer: NodeId, reason: str) -> None:
         stream = self.streams.pop(peer)
         stream.rows.close()
-        self._replica.services.snapshot_streams -= 1
+        services = self._replica.services
+        following = services.snapshot_slots.give_back(self._replica.now())
+        if following is not None:
+            services.wake(following)
         progress = self._replica.replication.progress.get(peer)
         if progress is not None:
             progress.snapshot = False
@@ -244,5 +256,6 @@ class SnapshotSender:
 
     def stop(self) -> None:
         self.wanted.clear()
+        self._refused.clear()
         for peer in list(self.streams):
             self._abort(peer, "")

@@ -264,7 +264,7 @@ class Shard:
         state = self.state
         state.epoch += 1
         low, high = self.view.segments.divided(key, state.revision, *segments)
-        other = replace(state, shard=right, segment=segments[1], applied_index=0)
+        other = replace(state, shard=right, segment=segments[1], applied_index=0, last_merge=0)
         if state.counted is None and state.keys <= COUNT_STEP:
             other.keys = self.view.count(key, self.view.segments.own.end).total
             state.keys -= other.keys

@@ -1,5 +1,6 @@
 """Feature levels: no program executes a command, or has a replica, that is newer than it; what a
-replica says of its group's level never falls while its process lives. Pure."""
+replica says of its group's level never falls while its process lives. One that was removed, erased
+and has joined again is another replica: it knows nothing of its group yet. Pure."""
 
 from __future__ import annotations
 
@@ -28,6 +29,10 @@ class FeatureLevels:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], int] = {}
+
+    def begins_anew(self, group: int, process: str) -> None:
+        """Its replica is one that has joined and has no state yet."""
+        self._seen.pop((process, group), None)
 
     def raised(self) -> int:
         """How many groups were seen above the first level."""

@@ -109,9 +109,11 @@ class Admin:
             group.remove(victim, answered("removal"))
         elif outside := [n for n in self.cluster.nodes if n.node_id not in status.voters]:
             newcomer = rng.choice(outside)
-            newcomer.join(group_id)
-            self._trace(group_id, f"add {newcomer.label}")
-            group.add_learner(newcomer.node_id, answered("learner"))
+            if newcomer.join(group_id):
+                self._trace(group_id, f"add {newcomer.label}")
+                group.add_learner(newcomer.node_id, answered("learner"))
+            else:
+                self._forget(group_id, attempt)
         else:
             victim = rng.choice(status.voters)
             self._trace(group_id, f"remove {self.cluster.label(victim)}")

@@ -153,10 +153,12 @@ class SimNode:
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         """For what stands on the host, before it begins."""
 
-    def join(self, group_id: int) -> None:
-        """Told to join a group: it does so now, and again if it forgets in a crash."""
+    def join(self, group_id: int) -> bool:
+        """Told to join a group: it does so now, and again if it forgets in a crash. Whether it may
+        be added now."""
         self.to_join[group_id] = None
         self._join(group_id)
+        return True
 
     def _join(self, group_id: int) -> None:
         if self.host is not None and group_id not in self.host.groups:

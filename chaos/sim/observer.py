@@ -97,6 +97,9 @@ class Observer:
         supported = {node.node_id: node.level for node in nodes}
         for node in nodes:
             for group_id, group in node.groups():
+                if group.replica.waiting:
+                    self.levels.begins_anew(group_id, node.boot_id)
+                    continue
                 level = group.feature_level
                 members = {str(voter): supported[voter] for voter in group.status().voters}
                 self.report(self.levels.observe(group_id, node.boot_id, level, members))

@@ -5,7 +5,8 @@ truth: a group is added when the first replica of it was born, and taken away wh
 has seen it absorbed; both happen only once the entry is committed.
 
 Every node does what kv does for it in production: it joins a group that it is a member of and does
-not have (it was behind when the parent was split), and forgets one that it was removed from.
+not have (it was behind when the parent was split), forgets one that it was removed from, and erases
+what it still has of one that is over. And leaders tell those who were away when they were removed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from storage.mvcc_records import event_of
 SHARD_CANARIES: Final = frozenset({"dedupe-not-inherited", "absorb-unchecked"})
 """Bugs of shards that are put back here and in the planner, not in raftgroups."""
 TIDY_S: Final = 0.5
+DISMISS_S: Final = 1.0
 BORN_FROM: Final = 100
 """Shards and segments made by splits have numbers from here on."""
 
@@ -129,10 +131,15 @@ class ShardNode(SimNode):
             self._join(group_id)
 
     def _tidy(self) -> None:
-        """Forget what this node was removed from."""
+        """Forget what this node was removed from, and what nobody has any more."""
+        assert self.host is not None
         for group_id, group in list(self.groups()):
             if group.role is Role.REMOVED:
                 self.forget(group_id)
+            elif group_id in self.cluster.gone and not self.host.awaited(group_id):
+                self.world.trace(f"{self.label} g{group_id} is over")
+                self.to_join.pop(group_id, None)
+                self.host.retire(group_id, _nothing)
         self.world.after(TIDY_S, self._tidy, owner=self.process)
 
     def forget(self, group_id: int) -> None:
@@ -149,11 +156,13 @@ class ShardNode(SimNode):
 
         self.host.forget(group_id, done)
 
-    def join(self, group_id: int) -> None:
+    def join(self, group_id: int) -> bool:
         group = None if self.host is None else self.host.groups.get(group_id)
         if group is not None and group.role is Role.REMOVED:
             self.forget(group_id)
         super().join(group_id)
+        group = None if self.host is None else self.host.groups.get(group_id)
+        return group is not None and group.blank
 
     def _join(self, group_id: int) -> None:
         if group_id not in self._forgetting:
@@ -167,6 +176,7 @@ class ShardCluster(Cluster):
         super().__init__(config, drawn, make_node=self._make_node, **options)
         self.keyspaces = list(self.groups)
         self._numbers = BORN_FROM
+        self.world.after(DISMISS_S, self._dismiss)
 
     def _make_node(self, *args: Any) -> ShardNode:
         node = ShardNode(*args)
@@ -194,6 +204,19 @@ class ShardCluster(Cluster):
             self.groups.remove(group_id)
             self.admin.ended(group_id)
 
+    def _dismiss(self) -> None:
+        """Have those told that were away when they were removed, and never ask."""
+        for group_id in self.groups:
+            found = self.admin.leader(group_id)
+            if found is None:
+                continue
+            members = self.members(group_id)
+            for node in self.shard_nodes:
+                group = None if node.host is None else node.host.groups.get(group_id)
+                if group is not None and not group.blank and node.label not in members:
+                    found[1].dismiss(node.node_id)
+        self.world.after(DISMISS_S, self._dismiss)
+
     def places(self, keyspace: int, key: bytes) -> list[tuple[int, int]]:
         """(epoch, group) of every replica that says it holds the key."""
         found = set()
@@ -206,3 +229,7 @@ class ShardCluster(Cluster):
                 if key >= place.start and (place.end is None or key < place.end):
                     found.add((place.epoch, group_id))
         return sorted(found)
+
+
+def _nothing() -> None:
+    pass

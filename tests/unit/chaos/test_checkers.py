@@ -241,6 +241,15 @@ def test_a_level_that_falls_is_found() -> None:
     assert "fell from 2 to 1 in a/1" in violation.message
 
 
+def test_a_replica_that_was_erased_and_joined_again_begins_anew() -> None:
+    levels = FeatureLevels()
+    levels.observe(1, "a/1", 2, {"a": 2})
+    levels.observe(2, "a/1", 2, {"a": 2})
+    levels.begins_anew(1, "a/1")
+    assert levels.observe(1, "a/1", 1, {"a": 2}) == []
+    assert len(levels.observe(2, "a/1", 1, {"a": 2})) == 1, "the other group's is no other one"
+
+
 def test_a_level_above_a_member_is_found() -> None:
     (violation,) = FeatureLevels().observe(1, "a/1", 2, {"a": 2, "b": 1})
     assert "above the programs of b" in violation.message

@@ -83,12 +83,14 @@ class ShardCluster(Cluster):
         """(attempt, freeze index), durable on every replica."""
         merge = self.do(left, MergeBegin(right)).merge
         index = self.do(right, Freeze(left, merge)).index
+        status = self.lead(right).host.group(right).status()
+        members = {*status.voters, *status.learners}
 
         def durable() -> bool:
             return all(
                 node.host.group(right).status().durable_applied_index >= index
                 for node in self.alive()
-                if right in node.host.groups
+                if node.id in members
             )
 
         self.until(durable)

@@ -188,6 +188,33 @@ def test_a_replica_that_is_behind_gets_snapshots_of_both(shards: ShardCluster) -
     assert late.host.group(2).status().role is not Role.LEARNER
 
 
+def test_a_refused_snapshot_leaves_its_place_to_the_one_it_waits_for() -> None:
+    """The child's snapshot is refused until the parent's has come; the node sends one at a time."""
+    shards = ShardCluster(snapshot_streams_max=1)
+    fill(shards)
+    late = shards.followers()[0]
+    shards.network.isolate(late.id, shards.ids)
+    shards.split(1, b"m", 2)
+    shards.until(lambda: bool(shards.leaders(2)))
+    leader = shards.lead(2)
+    assert leader is shards.lead(1)
+    shards.put(2, b"x2")
+    shards.run(0.5)
+    late.host.join(2)
+    shards.network.tap = lambda source, target, message: (
+        [] if target == late.id and message.group == 1 else [message]
+    )
+    shards.network.heal()
+    shards.until(lambda: late.host.status().dropped.get("snapshot-overlaps", 0) > 0)
+    shards.put(1, b"a2")
+    shards.run(0.5)
+    leader.host.group(1).compact(0)
+    shards.run(0.5)
+    shards.network.tap = None
+    shards.until(lambda: shards.settled(1) and shards.settled(2), 5.0)
+    assert late.host.group(1).status().snapshots_received == 1
+
+
 def test_a_child_that_had_been_joined_is_born_after_all(shards: ShardCluster) -> None:
     fill(shards)
     late = shards.followers()[0]
