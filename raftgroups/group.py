@@ -52,19 +52,18 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        proposals = self._proposals
-        if proposals.full(payload) and self.replica.raft.leads:
-            reason = f"{len(proposals)} operations wait already; slow down"
-            self._services.answer(partial(done, Refused(reason, busy=True)))
-            return
+        services = self._services
         why_not = self._why_not(payload)
         if why_not is not None:
-            self._services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
+            services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
             return
-        services = self._services
         deadline = services.clock.monotonic() + services.config.propose_timeout_s
-        if proposals.queue(payload, done, deadline) == 1:
+        queued = self._proposals.queue(payload, done, deadline)
+        if queued == 1:
             services.wake(self.group_id)  # else it is awake for those before
+        elif not queued:
+            reason = f"{len(self._proposals)} operations wait already; slow down"
+            services.answer(partial(done, Refused(reason, busy=True)))
 
     def _why_not(self, payload: bytes) -> str | None:
         if self._stopped:

@@ -40,15 +40,15 @@ class Proposals:
     def queued(self) -> int:
         return len(self._queue)
 
-    def full(self, payload: bytes) -> bool:
-        waiting = len(self._queue) + len(self._appended)
-        return waiting >= self._max_operations or self._queue_bytes + len(payload) > self._max_bytes
-
     def queue(self, payload: bytes, done: Done, deadline: float) -> int:
-        """Returns how many are queued now."""
-        self._queue.append((payload, done, deadline))
-        self._queue_bytes += len(payload)
-        return len(self._queue)
+        """Returns how many are queued now; 0 if there is no room for it."""
+        queue, size = self._queue, self._queue_bytes + len(payload)
+        count = len(queue) + 1
+        if count + len(self._appended) > self._max_operations or size > self._max_bytes:
+            return 0
+        queue.append((payload, done, deadline))
+        self._queue_bytes = size
+        return count
 
     def take(self, max_bytes: int) -> tuple[int, list[bytes]]:
         """The operations of one entry, at least one, now counted as appended; and the first one's
