@@ -134,6 +134,8 @@ class HttpClient:
                 if status != 200 or not chunked:
                     text = await _read_body(self._reader, status, method, found)
                     raise NoStreamError(status, text)
+            except NoStreamError:  # which is an OSError itself
+                raise
             except (OSError, EOFError, ValueError) as error:
                 raise LostError(f"{type(error).__name__} {error}") from error
             yield _lines(self._reader)

@@ -32,9 +32,11 @@ from storage.system_clock import SystemClock
 
 CLOCK: Final = SystemClock()
 POLL_S: Final = 0.05
-START_S: Final = 60.0
+START_S: Final = 120.0
+"""Long: a machine with much else to do is no reason to give up."""
 STOP_S: Final = 30.0
 SETTLE_S: Final = 90.0
+EQUAL_S: Final = 60.0
 LOG_BYTES: Final = 6_000
 
 T = TypeVar("T")
@@ -244,7 +246,7 @@ class Servers:
                 return None
             return settled if len({digest[:2] for digest in settled.values()}) == 1 else None
 
-        digests = self.wait(probe, "all nodes stand at one applied index")
+        digests = self.wait(probe, "all nodes stand at one applied index", EQUAL_S)
         if len(set(digests.values())) != 1:
             raise AssertionError(f"replicas differ at equal applied index: {digests}")
         applied_index, revision, digest = next(iter(digests.values()))
@@ -278,7 +280,7 @@ class Servers:
             return len(set(found.values())) == 1
 
         try:
-            self.wait(probe, "all nodes list the same")
+            self.wait(probe, "all nodes list the same", EQUAL_S)
         except StuckError:
             raise AssertionError(f"replicas differ: {found}") from None
         return f"{next(iter(found.values()))} listed at each node"

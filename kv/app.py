@@ -222,7 +222,7 @@ class App:
                 min_lease_ttl_s(config),
             ),
             observe=self._observe,
-            keyspaces=KeyspaceAdmin(self.node.meta, self.node.divider, self.node.leader_of),
+            keyspaces=KeyspaceAdmin(self.node.meta, self.node.division.wishes, self.node.leader_of),
             others=self.node.keyspace_named,
             leaderless=leaderless,
             placement=self.node.placement.service,

@@ -119,6 +119,8 @@ class WriteOptions:
     token: Token | None = None
     """Makes a retry answer what the first try answered (raftgroups/dedupe.py)."""
     deadline_s: float | None = None
+    across: bool = False
+    """A transaction or an atomic batch may touch several shards; else it is refused."""
 
     def __post_init__(self) -> None:
         check_deadline(self.deadline_s)

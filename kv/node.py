@@ -35,11 +35,12 @@ from kv.cluster.link_handshake import Identity
 from kv.cluster.link_tls import LinkTls
 from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
+from kv.division.divider import DividerSettings
+from kv.division.stand import NodeDivision
 from kv.errors import KeyspaceNotFoundError, OverloadedError
 from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.meta.begin import Beginning
-from kv.meta.divider import Divider
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
 from kv.model import DEADLINE_MAX_S, ReadOptions, SessionToken, parse_level
@@ -123,6 +124,7 @@ class NodeSettings:
     join: tuple[Address, ...] = ()
     """Peer addresses of the cluster that a new, empty node asks to be admitted."""
     mover: MoverSettings = field(default_factory=MoverSettings)
+    divider: DividerSettings = field(default_factory=DividerSettings)
     faults: NodeFaults | None = None
     """For tests alone: its disk and clock fail on demand."""
 
@@ -222,7 +224,7 @@ class Node:
             self.link,
             scheduler=loop,
             clock=clock,
-            execute=self._execute_forwarded,
+            execute=self.lead,
             evaluate=self._evaluate_forwarded,
         )
         self.mail = Mail(self.link, loop)
@@ -254,19 +256,12 @@ class Node:
             tasks=self.tasks,
             loop=loop,
         )
-        self.divider = Divider(
-            meta=self.meta,
-            forwarder=self.forwarder,
-            lead=self._execute_forwarded,
-            groups=self,
-            loop=loop,
-            clock=clock,
-        )
         self.host.on_birth = lambda group: self._serve_group(group.group_id)
         self.host.on_end = self._leave_group
         self.host.on_unknown_group = self._unknown_group
         self.keyspaces: dict[int, Keyspace] = {}
         self.placement = NodePlacement(self)
+        self.division = NodeDivision(self)
         self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False
@@ -355,7 +350,7 @@ class Node:
         self.meta.start()
         self.keeper.start()
         self.placement.start()
-        self.tasks.spawn(self.divider.run(), "splits")
+        self.division.start()
         self.meta.map.on_change(lambda _: self._note_begun())
         await self._has_begun.wait()
         if self.leaderless is not None:
@@ -462,6 +457,7 @@ class Node:
             clock=self.clock,
             gate=self.gate,
             settings=self.settings.shard,
+            meter=self.division.attendant.meter(group_id),
         )
         shard.on_proposed, shard.waiting.on_overload = self.on_proposed, self.on_overload
         self.shards[group_id] = shard
@@ -475,8 +471,7 @@ class Node:
         shard = self.shards.pop(group_id, None)
         if shard is not None:
             self.keyspace(shard.machine.place.keyspace).left(shard)
-            shard.drain("this shard is not served here any more")
-            shard.stop()
+            shard.leave("this shard is not served here any more")
             self.committer.remove(shard)
 
     def keyspace_named(self, name: str) -> Keyspace:
@@ -519,9 +514,10 @@ class Node:
             )
         return found
 
-    def _execute_forwarded(
+    def lead(
         self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
     ) -> None:
+        """What somebody else asks for: proposed if this node leads the group, else Refused."""
         if group_id == META_GROUP and not self.draining:
             self.meta.lead(payload, done)
             return
@@ -662,6 +658,7 @@ class Node:
         if self._space_timer is not None:
             self._space_timer.cancel()
         self.placement.stop()
+        self.division.stop()
         self.keeper.stop()
         self.meta.stop()
         self.forwarder.stop()

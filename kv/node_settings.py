@@ -21,6 +21,8 @@ from kv.config.parts import (
 from kv.config.rocks import rocks_options
 from kv.config.sections import LEADERLESS, Config
 from kv.config.values import Address
+from kv.division.divider import DividerSettings
+from kv.division.limits import Pace
 from kv.leaderless.environment import LeaderlessSettings
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
@@ -63,7 +65,7 @@ def node_settings(config: Config) -> NodeSettings:
         ),
         reserve_bytes=config.storage.reserve_bytes,
         shards=cluster.shards,
-        options=KeyspaceOptions(replication=config.strong.replication),
+        options=keyspace_options(config),
         rack=node.rack,
         datacentre=node.dc,
         weight=node.weight,
@@ -72,6 +74,7 @@ def node_settings(config: Config) -> NodeSettings:
             Limits(streams=config.strong.moves, balance=config.strong.rebalance),
             dead_after_s=config.strong.dead_after_s,
         ),
+        divider=divider_settings(config),
         host=host_config(config),
         shard=ShardSettings(
             deadline_s=config.strong.propose_timeout_s,
@@ -82,6 +85,28 @@ def node_settings(config: Config) -> NodeSettings:
         ),
         leaderless=leaderless_settings(config) if config.mode == LEADERLESS else None,
     )
+
+
+def keyspace_options(config: Config) -> KeyspaceOptions:
+    """Of the keyspace `default`, when the cluster is formed."""
+    strong = config.strong
+    return KeyspaceOptions(
+        replication=strong.replication,
+        shards_max=strong.shards_max,
+        split_bytes=strong.split_bytes,
+        split_operations_a_second=strong.split_operations,
+        merge_bytes=strong.merge_bytes,
+    )
+
+
+def divider_settings(config: Config) -> DividerSettings:
+    strong = config.strong
+    pace = Pace(
+        apart_s=strong.divide_every_s,
+        split_after_s=strong.split_after_s,
+        merge_after_s=strong.merge_after_s,
+    )
+    return DividerSettings(strong.divide, pace, idle_s=min(5.0, strong.divide_every_s))
 
 
 def size_limits(config: Config) -> SizeLimits:

@@ -7,15 +7,17 @@ a node that does not answer in time is shown as unreachable, with what its card 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from kv.api.bodies import (
     ClusterState,
+    HotKeyState,
     LocalShard,
     NodeState,
     NodeStatus,
@@ -23,8 +25,13 @@ from kv.api.bodies import (
     RingState,
     ShardState,
 )
+from kv.api.text import shown
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
+from kv.division.advice import Carried, advice
+from kv.division.figures import middle_of
+from kv.division.messages import Hot
+from kv.division.meter import HOT_MOST
 from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
 from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
@@ -109,6 +116,24 @@ class Report:
             0 if state is None else state.revision,
             0 if state is None else state.keys,
             _lag(standing),
+            *self._carried(group),
+        )
+
+    def _carried(self, group: Group) -> tuple[int, float, list[HotKeyState], str | UnsetType]:
+        """(size, operations a second, hot keys, where to cut) of a replica that is served here."""
+        attendant, shard = self._node.division.attendant, self._node.shards.get(group.group_id)
+        if shard is None:
+            return 0, 0.0, [], UNSET
+        load = attendant.load(group.group_id)
+        size = attendant.size(group.group_id, shard.machine).size_bytes if group.settled else 0
+        place = shard.machine.view.place
+        cut = middle_of([(mark, 1.0) for mark in load.marks], place.start, place.end)
+        text = cut.decode("ascii", "replace")
+        return (
+            size,
+            round(load.reads_a_second + load.writes_a_second, 1),
+            [_hot(each) for each in load.hot],
+            text if cut and text.isprintable() and text.isascii() else UNSET,
         )
 
     def _problems(self) -> list[str]:
@@ -144,13 +169,36 @@ class Report:
             if shard.shard != META_GROUP
         ]
         keys = [shard.keys_count for shard in shards]
+        named = {each.shard: view.keyspaces.get(each.keyspace) for each in view.shards.values()}
+        carried = [
+            Carried(
+                each.shard,
+                "" if (keyspace := named[each.shard]) is None else keyspace.name,
+                each.operations_a_second,
+                self._cut(each, states),
+                tuple((key.key, key.operations_a_second) for key in each.hot_keys),
+            )
+            for each in shards
+        ]
         return ClusterState(
             cluster_id=node.cluster_id,
             nodes=[self._state_of(member, state) for member, state in states.items()],
             shards=shards,
             total_keys=None if None in keys else sum(key or 0 for key in keys),
             replication_factor=max((len(shard.members) for shard in shards), default=0),
+            advice=advice(carried),
         )
+
+    def _cut(self, shard: ShardState, states: Mapping[NodeId, NodeStatus | None]) -> str | None:
+        """As the node says that does most of it."""
+        told = [
+            (local.operations_a_second, local.cut)
+            for state in states.values()
+            if state is not None
+            for local in state.shards
+            if local.shard == shard.shard and not isinstance(local.cut, UnsetType)
+        ]
+        return max(told)[1] if told else None
 
     def _members(self) -> list[NodeId]:
         """Of the map; before there is one, of the groups here."""
@@ -171,10 +219,31 @@ class Report:
             if local.shard == shard.shard and local.role == "leader"
         ]
         members = list(shard.replicas)
+        here = [
+            local
+            for state in states.values()
+            if state is not None
+            for local in state.shards
+            if local.shard == shard.shard
+        ]
+        load = round(sum(local.operations_a_second for local in here), 1)
+        hot = _together(key for local in here for key in local.hot_keys)
         if not leaders:
-            return ShardState(shard.shard, None, 0, 0, members)
+            return ShardState(
+                shard.shard, None, 0, 0, members, operations_a_second=load, hot_keys=hot
+            )
         term, leader, local = max(leaders, key=lambda each: each[0])
-        return ShardState(shard.shard, leader, term, local.revision, members, local.keys_count)
+        return ShardState(
+            shard.shard,
+            leader,
+            term,
+            local.revision,
+            members,
+            local.keys_count,
+            local.size_bytes,
+            load,
+            hot,
+        )
 
     async def _ask(self, member: NodeId) -> NodeStatus | None:
         if member == self._node.node_id:
@@ -315,6 +384,21 @@ class Report:
             errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
             has_replica=group is not None,
         )
+
+
+def _hot(found: Hot) -> HotKeyState:
+    text, mark = shown(found.key)
+    return HotKeyState(text, round(found.operations_a_second, 1), mark)
+
+
+def _together(keys: Iterable[HotKeyState]) -> list[HotKeyState]:
+    """The hottest of all nodes together."""
+    found: dict[tuple[str, Any], float] = {}
+    for each in keys:
+        name = (each.key, each.key_encoding)
+        found[name] = found.get(name, 0.0) + each.operations_a_second
+    ordered = sorted(found.items(), key=lambda pair: (-pair[1], pair[0][0]))
+    return [HotKeyState(key, round(rate, 1), mark) for (key, mark), rate in ordered[:HOT_MOST]]
 
 
 def _lag(standing: GroupStatus) -> int:

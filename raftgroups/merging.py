@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from raftgroups.commands import Absorb, Command, Freeze, MergeAbort, MergeBegin, Thaw
-from raftgroups.group import Group
 from raftgroups.machine import ShardMachine
 from raftgroups.membership import Config
 from raftgroups.refusals import MergeOverError
@@ -51,8 +51,9 @@ class Seen:
     applied_index: int
 
     @classmethod
-    def of(cls, group: Group) -> Seen | None:
-        """None unless this replica leads and has applied what came before it."""
+    def of(cls, group: Any) -> Seen | None:
+        """Of a Group, which is not pure. None unless this replica leads and has applied what came
+        before it."""
         machine = group.machine
         if not group.settled or not isinstance(machine, ShardMachine):
             return None

@@ -80,6 +80,23 @@ def read_events(
     return EventPage(events, max(from_revision, view.state.revision + 1))
 
 
+def key_at(view: View, revision: int) -> bytes | None:
+    """The key that a revision of the shard's own segment changed first; None if its events are not
+    there, or not any more."""
+    own = view.segments.own
+    if revision < own.first_revision:
+        return None
+    for layer in view.layers:
+        if layer.segment == own.segment and layer.base < revision <= layer.last_revision:
+            event = layer.event(revision, 0)
+            return None if event is None else event_key_of(event)
+    low = key_u64_u64_u32(Table.EVENT, own.segment, revision, 0)
+    high = key_u64_u64_u32(Table.EVENT, own.segment, revision + 1, 0)
+    for stored, record in view.source().scan(low, high, limit=1).items:
+        return event_key_of(unseal(stored, record))
+    return None
+
+
 def segment_range(view: View, segment: int) -> tuple[bytes, bytes | None]:
     """The keys for which a cursor of this segment speaks, as far as they are this shard's: go on
     with read_events from its revision + 1, over this range. For other keys of the shard the cursor

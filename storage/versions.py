@@ -56,6 +56,9 @@ from storage.siblings import MalformedSetError, SiblingSet, decode_set, encode_s
 KEY_EPOCH: Final = bytes((Table.COUNTER,)) + b"key-epoch"
 _U64: Final = Struct(">Q")
 _NOTHING: Final = b""
+_Delta = tuple[int, int, int]
+"""What a turn does to a leaf: keys that go or change, that come or change, the sum of digests."""
+_NO_CHANGE: Final[_Delta] = (0, 0, 0)
 
 
 class StorageCanary(StrEnum):
@@ -226,7 +229,7 @@ class Turn:
         """Add every change to the batch. Nothing in here refuses: what could was refused before."""
         assert not self._collected, "a turn is collected once"
         self._collected = True
-        deltas: dict[tuple[int, int], list[tuple[int | None, int | None]]] = {}
+        deltas: dict[tuple[int, int], _Delta] = {}
         digests: dict[tuple[int, bytes], int | None] = {}
         for (keyspace, key), slot in self._slots.items():
             encoded = slot.written()
@@ -235,12 +238,17 @@ class Turn:
             place = keyspace, bucket_of(key)
             digest = self._write_object(batch, place, key, slot, encoded)
             digests[keyspace, key] = digest
-            deltas.setdefault(place, []).append((slot.old_digest, digest))
+            gone, come, total = deltas.get(place, _NO_CHANGE)
+            if slot.old_digest is not None:
+                gone, total = gone + 1, total - slot.old_digest
+            if digest is not None:
+                come, total = come + 1, total + digest
+            deltas[place] = gone, come, total
             if slot.damaged:
                 self._rebuild.add(place)
         if StorageCanary.LEAF_NOT_UPDATED not in self._canaries:
             for place in sorted(deltas.keys() | self._rebuild):
-                self._write_leaf(batch, place, deltas.get(place, []), digests)
+                self._write_leaf(batch, place, deltas.get(place, _NO_CHANGE), digests)
         if StorageCanary.EPOCH_NOT_KEPT in self._canaries:
             self._rows.forget(KEY_EPOCH)
         self._rows.collect(batch)
@@ -298,7 +306,7 @@ class Turn:
         self,
         batch: Batch,
         place: tuple[int, int],
-        changes: list[tuple[int | None, int | None]],
+        delta: _Delta,
         digests: dict[tuple[int, bytes], int | None],
     ) -> None:
         row_key = leaf_key(*place)
@@ -314,7 +322,7 @@ class Turn:
             except CorruptRecordError:
                 pass  # derived data: built again below
         if leaf is not None:
-            leaf = _after(leaf, changes)
+            leaf = _after(leaf, delta)
         if leaf is None:
             old, leaf = None, self._rebuilt_leaf(place, digests)
         self.leaf_changes.append(LeafChange(*place, old, leaf))
@@ -347,16 +355,9 @@ class Turn:
         return leaf
 
 
-def _after(leaf: Leaf, changes: list[tuple[int | None, int | None]]) -> Leaf | None:
+def _after(leaf: Leaf, delta: _Delta) -> Leaf | None:
     """The leaf after the changes; None if it cannot have been the sum of its bucket."""
-    gone = come = total = 0
-    for old_digest, new_digest in changes:
-        if old_digest is not None:
-            gone += 1
-            total -= old_digest
-        if new_digest is not None:
-            come += 1
-            total += new_digest
+    gone, come, total = delta
     if leaf.keys < gone:
         return None
     leaf = leaf.plus(come - gone, total)

@@ -7,7 +7,7 @@ a change whatever was split and merged in between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from chaos.checkers.violation import Violation
 
@@ -16,9 +16,11 @@ Place = tuple[int, bytes, int]
 
 
 class ShardEvents:
-    """All changes that any replica has applied. Values are unique in the whole run."""
+    """All changes that any replica has applied. Values are unique in the whole run, but for those
+    of the keys `repeating`."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeating: Container[bytes] = ()) -> None:
+        self._repeating = repeating
         self.changes: dict[Place, bytes] = {}
         self._places: dict[tuple[int, bytes], Place] = {}
 
@@ -30,6 +32,8 @@ class ShardEvents:
         if first != value:
             what = f"{node} made {value!r} of {key!r} at revision {revision}; another {first!r}"
             return [Violation("shard_events", what)]
+        if key in self._repeating:
+            return []
         where = self._places.setdefault((keyspace, value), place)
         if where != place:
             what = f"{value!r} was written twice: as {where} and, on {node}, as {place}"

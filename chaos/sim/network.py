@@ -15,7 +15,7 @@ while lanes and channels overtake each other freely. What may go wrong, all of i
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -141,6 +141,8 @@ class SimNetwork:
         self.labels: dict[NodeId, str] = {}
         self.meddler: Meddler | None = None
         """A directed schedule's hand in every frame that is sent; None lets them be."""
+        self.sent_bytes: Counter[str] = Counter()
+        """All frames that were taken, by channel."""
         self.delivered = 0
         self.lost = 0
         self._rng = world.rng("network")
@@ -321,6 +323,7 @@ class SimNetwork:
         channel.tail = arrives
         channel.queue.append((arrives, frame))
         channel.size_bytes += len(frame)
+        self.sent_bytes[channel_name] += len(frame)
         self._pump_at(channel)
         if settings.duplicate_p and self._rng.random() < settings.duplicate_p:
             self._duplicate(channel, frame)

@@ -268,7 +268,7 @@ class SimNode:
 
     def upgrade(self) -> bool:
         """From its next start on it runs the newer program; False if it does so already."""
-        if self.installed_level == NEWER_LEVEL:
+        if self.installed_level >= NEWER_LEVEL:
             return False
         self.world.trace(f"{self.label} gets the newer program")
         self.installed_level = NEWER_LEVEL

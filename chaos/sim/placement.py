@@ -12,7 +12,6 @@ Who hosts no replica of group 0 is told the map by those who do; that is all tha
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,38 +23,32 @@ from chaos.checkers.liveness import unconverged
 from chaos.checkers.violation import Violation
 from chaos.sim.cluster import Cluster
 from chaos.sim.faults import MENU, FaultInjector
+from chaos.sim.map_node import MapNode
 from chaos.sim.node import SimNode
 from chaos.sim.operator import Operator
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
 from chaos.sim.simulation import POLL_S, SeedResult, Simulation
 from chaos.sim.world import NodeScheduler, World
-from kv.cluster.mail import Mail
 from kv.placement.attendant import Attendant
 from kv.placement.mover import Mover, MoverSettings
 from kv.placement.plan import Limits, Step
-from raftgroups.group import Group
 from raftgroups.host import GroupHost
-from raftgroups.machine_api import StateMachine
 from raftgroups.meta.commands import (
     Bootstrap,
-    MetaCommand,
     NewShard,
     encode,
 )
-from raftgroups.meta.machine import META_GROUP, MetaMachine
+from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     KeyspaceOptions,
-    NodeRecord,
     NodeState,
     ShardRecord,
 )
-from raftgroups.meta.view import MetaView, decode_view, encode_view, even_ranges
+from raftgroups.meta.view import even_ranges
 from raftgroups.outcomes import ProposeResult
-from raftgroups.transport import Link, NodeId
-from storage.latest import Latest
+from raftgroups.transport import Link
 
-MAP: Final = "sim-map"
 SETTLE_S: Final = 60.0
 """From the last fault until every replica is where it should be, at most."""
 SPARES: Final = 3
@@ -65,25 +58,20 @@ FAULTS: Final = frozenset(MENU) - {"membership", "newdisk", "upgrade"}
 """Those left out change members by themselves, or have nothing to do with it."""
 
 
-class PlacedNode(SimNode):
+class PlacedNode(MapNode):
     """A node with an attendant and a mover. `view` is what it knows of the map."""
 
     cluster: PlacedCluster
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.view = MetaView()
         self.mover: Mover | None = None
         self.gone = False
         """It was killed for good."""
-        self._mail: Mail | None = None
         self._attendant: Attendant | None = None
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
-        self.view = MetaView()
-        mail = self._mail = Mail(link, cast(asyncio.AbstractEventLoop, None))  # it asks nobody
-        mail.on(MAP, self._told)
-        link.on_peer_change(self._met)
+        mail = self.keep_map(link)
         self._attendant = Attendant(
             host=host,
             notes=mail,
@@ -110,27 +98,6 @@ class PlacedNode(SimNode):
         self.cluster.steps[step.kind.value] = self.cluster.steps.get(step.kind.value, 0) + 1
         self.world.trace(f"{self.label} orders {step.kind} g{step.group} {step.node} {step.why}")
 
-    # --- kv.placement.mover.Meta ---------------------------------------------------------------
-
-    @property
-    def meta_group(self) -> Group | None:
-        return None if self.host is None else self.host.groups.get(META_GROUP)
-
-    @property
-    def leads(self) -> bool:
-        group = self.meta_group
-        return group is not None and group.settled
-
-    def propose(self, command: MetaCommand) -> None:
-        group = self.meta_group
-        assert group is not None, "only a leader of the meta group proposes"
-        self.world.trace(f"{self.label} proposes {command}")
-
-        def done(result: ProposeResult) -> None:
-            self.world.trace(f"{self.label} was answered {result}")
-
-        group.propose(encode(command, wall_ms=int(self.clock.wall() * 1000)), done)
-
     # --- kv.placement.attendant.Replicas -------------------------------------------------------
 
     def admit(self, shard: ShardRecord) -> None:
@@ -145,44 +112,6 @@ class PlacedNode(SimNode):
 
     def size_of(self, group: int) -> tuple[int, int]:
         return (0, 0)
-
-    # --- the map -------------------------------------------------------------------------------
-
-    def _make_machine(self, group_id: int) -> StateMachine:
-        if group_id != META_GROUP:
-            return super()._make_machine(group_id)
-        latest = Latest(self.engine, self.clock)
-        machine = MetaMachine(latest, latest.renew)
-        machine.observer = self._applied
-        self.learn(machine.view)
-        return machine
-
-    def learn(self, view: MetaView) -> bool:
-        newer = view.version > self.view.version
-        if newer:
-            self.view = view
-        return newer
-
-    def _applied(self, view: MetaView) -> None:
-        if self.learn(view):
-            for peer in self.peers:
-                self._tell(peer)
-
-    def _tell(self, peer: NodeId) -> None:
-        if self._mail is not None and self.view.version:
-            self._mail.tell(peer, MAP, encode_view(self.view))
-
-    def _met(self, peer: NodeId, connected: bool) -> None:
-        if connected:
-            self._tell(peer)
-
-    def _told(self, peer: NodeId, body: bytes) -> None:
-        self.learn(decode_view(body))
-
-    def record(self) -> NodeRecord:
-        return NodeRecord(
-            self.node_id, self.incarnation, self.label, ("sim", 1), state=NodeState.JOINING
-        )
 
     def recover(self) -> None:
         self.gone = False  # whoever was killed for good comes back after all, with what it had

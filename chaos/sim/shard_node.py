@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from chaos.checkers.shard_events import ShardEvents
+from chaos.sim.bank import ACCOUNTS
 from chaos.sim.cluster import Cluster
-from chaos.sim.machine import NEWER_LEVEL, AppliedRecord
+from chaos.sim.machine import AppliedRecord
 from chaos.sim.node import SimNode
 from chaos.sim.settings import DrawnSettings, SimConfig
 from chaos.sim.world import NodeScheduler
 from raftgroups.dedupe import Dedupe
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
+from raftgroups.levels import FEATURE_LEVEL
 from raftgroups.machine import ShardMachine, ShardPlace
 from raftgroups.machine_api import StateMachine
 from raftgroups.results import Result
@@ -70,7 +72,7 @@ class ShardNode(SimNode):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.installed_level = self.level = NEWER_LEVEL
+        self.installed_level = self.level = FEATURE_LEVEL
         self._forgetting: set[int] = set()
 
     def shard(self, group_id: int) -> SimShard | None:
@@ -83,7 +85,7 @@ class ShardNode(SimNode):
     def _make_machine(self, group_id: int) -> StateMachine:
         place = ShardPlace.stored(group_id)
         if group_id in self.to_form:
-            place = ShardPlace(group_id, group_id, group_id, group_id)
+            place = self._first_place(group_id)
         machine = SimShard(Latest(self.engine, self.clock), place)
         machine.forgetful = "dedupe-not-inherited" in self.cluster.config.canaries
         last_index = machine.shard.state.applied_index
@@ -107,6 +109,9 @@ class ShardNode(SimNode):
 
         machine.on_applied, machine.observer = applied, told
         return machine
+
+    def _first_place(self, group_id: int) -> ShardPlace:
+        return ShardPlace(group_id, group_id, group_id, group_id)
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         self._forgetting.clear()
@@ -171,7 +176,7 @@ class ShardNode(SimNode):
 
 class ShardCluster(Cluster):
     def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
-        self.events = ShardEvents()
+        self.events = ShardEvents(ACCOUNTS)
         self.gone: set[int] = set()
         super().__init__(config, drawn, make_node=self._make_node, **options)
         self.keyspaces = list(self.groups)

@@ -15,6 +15,7 @@ from chaos.checkers.linearizability import check_history
 from chaos.checkers.liveness import unconverged
 from chaos.checkers.violation import Violation
 from chaos.history import Kind, Operation
+from chaos.sim.bank import Bank
 from chaos.sim.faults import MENU, FaultInjector
 from chaos.sim.node import SimNode
 from chaos.sim.settings import SimConfig, draw
@@ -33,7 +34,9 @@ from storage.mvcc_hash import ShardDigest, ShardHash
 
 SPLITS: Final = "splits"
 MERGES: Final = "merges"
-FAULTS: Final = frozenset({SPLITS, MERGES})
+BANK: Final = "bank"
+"""No fault: tellers move money between shards meanwhile (bank.py)."""
+FAULTS: Final = frozenset({SPLITS, MERGES, BANK})
 SETTLE_S: Final = 10.0
 PLAN_S: Final = 0.1
 
@@ -179,6 +182,7 @@ class ShardInjector(FaultInjector):
             **MENU,
             SPLITS: lambda _: planner.split(),
             MERGES: lambda _: planner.merge(),
+            BANK: lambda _: None,
         }
 
 
@@ -190,6 +194,9 @@ class ShardSimulation(Simulation):
         super().__init__(cluster)
         drawn = cluster.drawn
         self.workload = ShardWorkload(cluster)
+        self.bank = Bank(cluster) if BANK in cluster.config.faults else None
+        if self.bank is not None:
+            self.bank.start()
         self.planner = Planner(cluster, cluster.world.rng("planner"))
         self.injector = ShardInjector(
             cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length, planner=self.planner
@@ -216,6 +223,10 @@ class ShardSimulation(Simulation):
         cluster = self.cluster
         if not self.workload.idle():
             return "clients wait"
+        if self.bank is not None:
+            self.bank.stop()
+            if not self.bank.clear():
+                return "transactions hold locks"
         if cluster.admin.replaced is not None:
             return f"{cluster.admin.replaced.label} does not have everything back"
         for group in cluster.groups:
@@ -236,6 +247,9 @@ class ShardSimulation(Simulation):
         if not self.result.stuck:
             self._read_all()
             report(self._compare_states())
+            if self.bank is not None:
+                report(self.bank.judge())
+                self.cluster.admin.done.update(self.bank.results)
             for watcher in self.workload.watchers:
                 watcher.finish()
                 report(self.cluster.events.check_cursor(watcher.keyspace, watcher.seen))
@@ -332,7 +346,8 @@ def run_shard_seed(
     drawn = draw(config, World(config.seed).rng("settings"))
     drawn.born_in_storm = False
     rest = sum(weight for name, weight in drawn.weights.items() if name not in FAULTS)
-    for name in config.faults & FAULTS:  # as often as all others together, or nearly
+    drawn.weights.pop(BANK, None)
+    for name in config.faults & (FAULTS - {BANK}):  # as often as all others together, or nearly
         drawn.weights[name] = max(1.0, rest / len(FAULTS))
     drawn.fault_every_s /= 2
     cluster = ShardCluster(config, drawn, memory=memory, sink=sink)

@@ -354,8 +354,17 @@ class NodeState(Out):
     leading: int = 0
 
 
+class HotKeyState(Out):
+    """One of the most frequent keys of a shard, as sampled lately."""
+
+    key: str
+    operations_a_second: float
+    key_encoding: Marked = UNSET
+
+
 class ShardState(Out):
-    """Term, revision and number of keys are its leader's; 0 and null while none answers."""
+    """Term, revision, keys and size are its leader's, 0 and null while none answers; the load is
+    that of all nodes that answer. `size_bytes`: about, of keys and values as they are now."""
 
     shard: int
     leader: str | None
@@ -363,6 +372,9 @@ class ShardState(Out):
     revision: Revision
     members: list[str]
     keys_count: int | None = None
+    size_bytes: int | None = None
+    operations_a_second: float = 0.0
+    hot_keys: list[HotKeyState] = field(default_factory=list)
 
 
 class ClusterState(Out):
@@ -371,6 +383,8 @@ class ClusterState(Out):
     shards: list[ShardState]
     total_keys: int | None
     replication_factor: int
+    advice: list[str] = field(default_factory=list)
+    """Of hot shards and hot keys: what to do."""
 
 
 class PeerState(Out):
@@ -448,6 +462,12 @@ class LocalShard(Out):
     revision: Revision
     keys_count: int
     lag: int
+    size_bytes: int = 0
+    operations_a_second: float = 0.0
+    """On this node: reads it answered, and, if it leads, changes."""
+    hot_keys: list[HotKeyState] = field(default_factory=list)
+    cut: str | UnsetType = UNSET
+    """A split there would halve the load; printable keys only."""
 
 
 class NodeStatus(Out):

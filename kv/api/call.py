@@ -7,6 +7,7 @@ both lanes send (reply.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,13 +25,13 @@ from kv.model import NO_SESSION, Level, ReadOptions, WriteOptions
 from kv.reading import ShardReader
 from kv.regime import Done, ask
 from raftgroups.commands import Command
-from raftgroups.results import Result
+from raftgroups.results import CrossResult, Result
 
 T = TypeVar("T")
 
 
 class Call:
-    __slots__ = ("_level", "_session", "api", "argument", "query", "request", "route")
+    __slots__ = ("_level", "_session", "api", "argument", "crossed", "query", "request", "route")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Call:
         self.query = query
         self._level: Level | None = None
         self._session = NO_SESSION
+        self.crossed = False
+        """What was written lies in several shards, and `saw` has been told of each."""
         keyspace = query.get("keyspace")
         if keyspace is not None:
             self.api = api.of_keyspace(keyspace)
@@ -100,8 +103,17 @@ class Call:
         if options is None:
             options = self.write_options
         result: Result = await ask(partial(self._start_write, command, options))
+        if isinstance(result, CrossResult):
+            self.crossed = True
+            for key, revision in result.seen:
+                self.saw(self.api.shard(key), revision)
+            result = result.result
         check_answer(command, options, result)
         return result
+
+    async def write_across(self, command: Command) -> Result:
+        """The same for what may touch several shards."""
+        return await self.write(command, replace(self.write_options, across=True))
 
     def _start_write(self, command: Command, options: WriteOptions, done: Done[Result]) -> None:
         self.api.strong.write(command, done, options)

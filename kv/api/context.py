@@ -77,6 +77,8 @@ class Keyspaces(Protocol):
 
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]: ...
 
+    async def merge(self, left: int, right: int | None) -> ShardShown: ...
+
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:

@@ -104,6 +104,18 @@ class SplitShardBody(In):
     key_encoding: Encoding | None = None
 
 
+class MergeShardBody(In):
+    """`right`: the shard's right neighbour, if it is to be checked that it is that one."""
+
+    right: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+
+
+class MergeShardReply(Out):
+    """What the two became."""
+
+    merged: ShardShown
+
+
 class SplitShardReply(Out):
     left: ShardShown
     right: ShardShown

@@ -93,4 +93,16 @@ KEYSPACE_ROUTES: Final = (
         errors=(404, 409),
         sees_data=False,
     ),
+    Route(
+        "POST",
+        "/api/v1/admin/shards/{shard}/merge",
+        "mergeShard",
+        "Merge a shard with its right neighbour",
+        keyspaces.merge,
+        "admin",
+        body=keyspace_bodies.MergeShardBody,
+        replies={200: keyspace_bodies.MergeShardReply},
+        errors=(404, 409),
+        sees_data=False,
+    ),
 )

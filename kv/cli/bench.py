@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from kv.cli import bench_engines, bench_peers, bench_raft, bench_regimes, bench_watchers
+from kv.cli import (
+    bench_engines,
+    bench_leaves,
+    bench_peers,
+    bench_raft,
+    bench_regimes,
+    bench_watchers,
+)
 
 KINDS = {
     "engines": bench_engines,
+    "leaves": bench_leaves,
     "peers": bench_peers,
     "raft": bench_raft,
     "regimes": bench_regimes,

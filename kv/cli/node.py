@@ -39,6 +39,9 @@ class NodeCommand:
             "add", help="wait for a node that was started with [cluster] join to be a member"
         )
         added.add_argument("node", metavar="HOST:PORT", help="where it serves other nodes")
+        added.add_argument(
+            "--wait", action="store_true", help="then wait until replicas have been evened out"
+        )
         added.set_defaults(work=_add)
         for name, text, work in (
             ("drain", "move its replicas to the others", _drain),
@@ -99,7 +102,32 @@ def _say(args: argparse.Namespace, node: dict[str, Any]) -> int:
 
 
 async def _add(args: argparse.Namespace, client: Client) -> int:
-    return _say(args, await client.admin("POST", NODES, {"node_address": args.node}))
+    node = await client.admin("POST", NODES, {"node_address": args.node})
+    if args.wait:
+        return await _until_even(args, client, node)
+    return _say(args, node)
+
+
+async def _until_even(args: argparse.Namespace, client: Client, node: dict[str, Any]) -> int:
+    """Until the planner has nothing left to do. The bar counts what it told at most."""
+    clock = SystemClock()
+    until_s = float("inf") if args.timeout is None else clock.monotonic() + args.timeout
+    most, progress = 0, None
+    try:
+        while not (moves := await client.admin("GET", CLUSTER + "/moves"))["settled"]:
+            if clock.monotonic() > until_s:
+                remote.complain(f"{node['name']} is a member; replicas are still being moved")
+                return EXIT_NO
+            left = len(moves["moves"]) + moves["waiting"]
+            if left > most:
+                most, progress = left, Progress(left)
+            if progress is not None:
+                progress.advance(most - left - progress.done, _told(moves))
+            await asyncio.sleep(POLL_S)
+    finally:
+        if progress is not None:
+            progress.finish()
+    return _say(args, node)
 
 
 async def _undrain(args: argparse.Namespace, client: Client) -> int:
@@ -145,6 +173,9 @@ async def _until_empty(args: argparse.Namespace, client: Client, look: Any) -> i
 
 
 async def _moving(client: Client) -> str:
-    moves = await client.admin("GET", CLUSTER + "/moves")
+    return _told(await client.admin("GET", CLUSTER + "/moves"))
+
+
+def _told(moves: dict[str, Any]) -> str:
     copied = sum(move["bytes"] for move in moves["moves"]) / 1e6
     return f"{len(moves['moves'])} replicas being filled ({copied:.0f} MB), {moves['waiting']} wait"

@@ -1,4 +1,4 @@
-"""`januskv shard ACTION`: list, split, move, transfer."""
+"""`januskv shard ACTION`: list, split, merge, move, transfer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from urllib.parse import quote
 from kv.cli import remote
 from kv.cli.progress import Progress
 from kv.cli.remote import emit, emit_json
-from kv.cli.show import table
+from kv.cli.show import size, table
 
 if TYPE_CHECKING:
     from kv.client import Client
 
 PATH: Final = "/api/v1/admin/shards"
+STATUS: Final = "/api/v1/admin/cluster/status"
 MOVES: Final = "/api/v1/admin/cluster/moves"
 POLL_S: Final = 0.25
 
@@ -39,6 +40,10 @@ class ShardCommand:
         split = action("split", "cut a shard in two at a key; no data moves")
         split.add_argument("shard", metavar="SHARD", type=remote.number)
         split.add_argument("key", metavar="KEY", help="the first key of the right half")
+        merge = action("merge", "make one of a shard and its right neighbour")
+        merge.add_argument("shard", metavar="LEFT", type=remote.number)
+        merge.add_argument("right", metavar="RIGHT", type=remote.number, nargs="?",
+                           help="its right neighbour, to be sure that it is meant")  # fmt: skip
 
         move = action(
             "move",
@@ -57,6 +62,7 @@ class ShardCommand:
         actions: dict[str, Callable[[argparse.Namespace, Client], Awaitable[int]]] = {
             "list": _list,
             "split": _split,
+            "merge": _merge,
             "move": _move,
             "transfer": _transfer,
         }
@@ -69,7 +75,11 @@ async def _list(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(found)
     else:
-        _print(found["shards"])
+        state = await client.admin("GET", STATUS)
+        carried = {each["shard"]: each for each in state.get("shards", ())}
+        _print(found["shards"], carried)
+        for sentence in state.get("advice", ()):
+            emit(sentence)
     return 0
 
 
@@ -79,6 +89,17 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
         emit_json(done)
     else:
         _print([done["left"], done["right"]])
+    return 0
+
+
+async def _merge(args: argparse.Namespace, client: Client) -> int:
+    """Longer than a request lasts where replicas have to come together first: then it waits on."""
+    wanted = {} if args.right is None else {"right": args.right}
+    done = await client.admin("POST", f"{PATH}/{args.shard}/merge", wanted)
+    if args.json:
+        emit_json(done)
+    else:
+        _print([done["merged"]])
     return 0
 
 
@@ -128,7 +149,15 @@ async def _transfer(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
-def _print(shards: list[dict[str, Any]]) -> None:
+def _carried(state: dict[str, Any] | None) -> tuple[str, str, str]:
+    """(size, operations a second, hottest key)"""
+    if state is None or state["size_bytes"] is None:
+        return "?", "?", "-"
+    hot = state["hot_keys"][0]["key"] if state["hot_keys"] else "-"
+    return size(state["size_bytes"]), f"{state['operations_a_second']:.0f}", hot
+
+
+def _print(shards: list[dict[str, Any]], carried: dict[int, dict[str, Any]] | None = None) -> None:
     rows = [
         (
             each["shard"],
@@ -138,8 +167,10 @@ def _print(shards: list[dict[str, Any]]) -> None:
             each["epoch"],
             each["leader"] or "?",
             len(each["replicas"]),
+            *(() if carried is None else _carried(carried.get(each["shard"]))),
         )
         for each in shards
     ]
-    head = ("SHARD", "KEYSPACE", "FROM", "TO", "EPOCH", "LEADER", "REPLICAS")
-    emit(table(head, rows, right="SHARD EPOCH REPLICAS"))
+    head = ["SHARD", "KEYSPACE", "FROM", "TO", "EPOCH", "LEADER", "REPLICAS"]
+    head += [] if carried is None else ["SIZE", "OPS/S", "HOTTEST"]
+    emit(table(head, rows, right="SHARD EPOCH REPLICAS SIZE OPS/S"))

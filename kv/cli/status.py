@@ -60,6 +60,8 @@ async def _status(args: argparse.Namespace, client: Client) -> int:
         else:
             rows = [_row(each, names) for each in answers]
             emit(table(_HEAD, rows, right="TERM LAG REVISION SIZE"))
+        for sentence in () if cluster is None else cluster.advice:
+            emit(sentence)
         for each in answers:
             for problem in each.status.problems if each.status else [each.error]:
                 emit(f"{each.endpoint}: {problem}")

@@ -224,6 +224,12 @@ def _strong(config: Config) -> Iterator[Breach]:
             f"strong.election_min ({duration_text(strong.election_min_s)}), or a leader gives up "
             "that nobody replaces; raise it",
         )
+    if 0 < strong.split_bytes < 2 * strong.merge_bytes:
+        yield Breach(
+            ("strong.merge_bytes", "strong.split_bytes"),
+            f"is {size_text(strong.merge_bytes)} and must be at most half of strong.split_bytes "
+            f"({size_text(strong.split_bytes)}), or what was merged would be split again",
+        )
     if strong.min_lease_ttl_s != int(strong.min_lease_ttl_s):
         yield Breach(
             ("strong.min_lease_ttl",),

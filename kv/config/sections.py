@@ -180,6 +180,43 @@ class StrongSection:
     rebalance: bool = setting(
         Flag(), True, "Even out replicas and leaderships. Off: only when asked for."
     )
+    divide: bool = setting(
+        Flag(),
+        True,
+        "While this node leads the meta group, split and merge the shards of keyspaces that have "
+        "limits for it. Off: only when asked for.",
+    )
+    split_bytes: int = setting(
+        Size(0, 1024 * TIB),
+        0,
+        "A shard of the keyspace default that is larger is split; 0: never. This and the next "
+        "three count when the cluster is formed; then januskv keyspace alter changes them.",
+    )
+    split_operations: int = setting(
+        Whole(0, 10**9),
+        0,
+        "A shard with more operations a second, for split_after, is split; 0: never.",
+    )
+    merge_bytes: int = setting(
+        Size(0, 512 * TIB),
+        0,
+        "Two neighbours that together are smaller, for merge_after, are merged; 0: never. At most "
+        "half of split_bytes.",
+    )
+    shards_max: int = setting(
+        Whole(0, 10**6), 0, "No shard is split by itself once there are so many; 0: no limit."
+    )
+    split_after_s: float = setting(
+        Duration(1, 86400), 30.0, "A shard is too busy for so long before it is split."
+    )
+    merge_after_s: float = setting(
+        Duration(1, 30 * 86400),
+        300.0,
+        "Two shards are small, and unchanged, for so long before they are merged.",
+    )
+    divide_every_s: float = setting(
+        Duration(0.1, 86400), 5.0, "Between two splits or merges that begin by themselves."
+    )
     auto_compaction: str = setting(
         Choice(("both", "age", "count", "off")),
         "both",

@@ -41,7 +41,7 @@ from kv.leaderless.upkeep import ClearOverflow, DropForeign, MoveHint
 from raftgroups.transport import NodeId
 from storage.buckets import BUCKETS, DIGEST_BYTES, bucket_of
 from storage.errors import CorruptRecordError
-from storage.hints import Hint
+from storage.hints import Hint, key_has_hints
 from storage.objects import bucket_keys, read_digest, scan_leaves
 from storage.siblings import encode_set
 from storage.versions import LeafChange
@@ -423,23 +423,31 @@ class Maintenance:
     async def _send_bucket(self, keyspace: int, bucket: int) -> int:
         reader = self._parts.replica.reader()
         keys: list[tuple[bytes, int]] = []
+        waiting = 0
         for key in bucket_keys(reader, keyspace, bucket, limit=PAGE).items:
             try:
                 digest = read_digest(reader, keyspace, key)
+                if digest is not None and key_has_hints(reader, keyspace, key):
+                    # It goes with its last hint. Until then its holders, who know more, would be
+                    # sent it again with each look.
+                    waiting += 1
+                    continue
             except CorruptRecordError:
                 digest = None
             if digest is not None:
                 keys.append((key, digest))
+        if not keys:
+            return waiting
         n = self._parts.keyspaces[keyspace].n
         lacking: dict[bytes, list[NodeId]] = {key: [] for key, _ in keys}
         for peer in self._parts.view().holders(bucket, n):
             if not await self._ask_holder(peer, keyspace, keys, lacking):
-                return len(keys)
+                return waiting + len(keys)
         for key, digest in keys:
             if all([await self._give(peer, keyspace, key) for peer in lacking[key]]):
                 self._drop_foreign(keyspace, bucket, key, digest)
         await self._procedures.pause(self._settings.exchange.pause_s)
-        return len(keys)
+        return waiting + len(keys)
 
     async def _ask_holder(
         self,

@@ -5,6 +5,5 @@ map_file.py      the newest view on the disk, for nodes that host no replica of 
 cluster_map.py   the newest view that this node knows, and who is told of it
 service.py       asking for changes, spreading versions, asking for newer ones
 keeper.py        groups here follow the map: formed, served, erased
-    divider.py       splitting shards, in steps
     keyspace_admin.py  what operators ask about keyspaces and shards
 """

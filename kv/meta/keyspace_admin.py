@@ -35,7 +35,11 @@ from raftgroups.meta.refusals import KeyspaceNotFoundError
 
 
 class Dividing(Protocol):
+    """kv/division/wishes.py Wishes."""
+
     async def split(self, shard: int, key: bytes) -> tuple[ShardRecord, ShardRecord]: ...
+
+    async def merge(self, left: int, right: int | None = None) -> ShardRecord: ...
 
 
 class KeyspaceAdmin:
@@ -143,6 +147,9 @@ class KeyspaceAdmin:
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]:
         left, right = await self._divider.split(shard, key)
         return self._shard(left), self._shard(right)
+
+    async def merge(self, left: int, right: int | None) -> ShardShown:
+        return self._shard(await self._divider.merge(left, right))
 
 
 def _changed(options: KeyspaceOptions, given: OptionsGiven | UnsetType) -> KeyspaceOptions:

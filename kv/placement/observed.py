@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from kv.division.words import GATHER
 from kv.placement.messages import ReplicaReport, ReplicaRole, Report
 from kv.placement.plan import (
     META_GROUP,
@@ -82,7 +83,7 @@ def observe(view: MetaView, reports: Mapping[NodeId, Report]) -> Observation:
     active = sum(node.standing is Standing.ACTIVE for node in nodes)
     leaders = _leaders(reports)
     groups = [
-        _group(view, shard, active, leaders.get(shard.shard), reports)
+        _group(view, shard, active, leaders, reports)
         for shard in view.shards.values()
         if shard.state is not ShardState.RETIRED
     ]
@@ -114,16 +115,20 @@ def _group(
     view: MetaView,
     shard: ShardRecord,
     active: int,
-    found: tuple[NodeId, ReplicaReport] | None,
+    leaders: Mapping[int, tuple[NodeId, ReplicaReport]],
     reports: Mapping[NodeId, Report],
 ) -> GroupView:
     copies = max(1, copies_of(view, shard, active))
+    found = leaders.get(shard.shard)
     operation = view.operation_of(shard.shard)
-    fixed = operation is not None and operation.kind != MOVE
-    pinned = _pin(operation)
+    still = operation is not None and operation.step == GATHER
+    fixed = operation is not None and operation.kind != MOVE and not still
+    pinned = _pin(operation, shard.shard, leaders)
     if found is None:
         known = tuple(NodeId(node) for node in shard.replicas)
-        return GroupView(shard.shard, copies, known, settled=False, fixed=fixed, pinned=pinned)
+        return GroupView(
+            shard.shard, copies, known, settled=False, fixed=fixed, still=still, pinned=pinned
+        )
     leader, told = found
     members = (*told.voters, *told.learners)
     lost = frozenset(
@@ -143,14 +148,34 @@ def _group(
         caught_up=frozenset(NodeId(node) for node in told.caught_up),
         lost=lost,
         fixed=fixed,
+        still=still,
         pinned=pinned,
     )
 
 
-def _pin(operation: OperationRecord | None) -> tuple[NodeId, NodeId] | None:
-    if operation is None or operation.kind != MOVE:
+def _pin(
+    operation: OperationRecord | None,
+    shard: int,
+    leaders: Mapping[int, tuple[NodeId, ReplicaReport]],
+) -> tuple[NodeId, NodeId] | None:
+    """What an operator asked for; or, of the right one of two that are to be merged, a replica that
+    is not on a node of the left one's, and one of those that it has to go to."""
+    if operation is None:
         return None
-    return NodeId(operation.source), NodeId(operation.target)
+    if operation.kind == MOVE:
+        return NodeId(operation.source), NodeId(operation.target)
+    if operation.step != GATHER or shard != operation.shards[-1]:
+        return None
+    there, here = (leaders.get(each) for each in operation.shards)
+    if there is None or here is None:
+        return None
+    left, right = ({node for node, _ in told.voters} for _, told in (there, here))
+    begun = {node for node, _ in here[1].learners}
+    missing = sorted(left - right, key=lambda node: (node not in begun, node))
+    leaving = sorted(right - left)
+    if not missing or not leaving:
+        return None
+    return NodeId(leaving[0]), NodeId(missing[0])
 
 
 # --- what the map must be told ----------------------------------------------------------------

@@ -96,6 +96,8 @@ class GroupView:
     """Members whose replica is gone though the node may live: another incarnation of its disk."""
     fixed: bool = False
     """An operation (a split, a merge) is under way: replicas stay, unless one is lost."""
+    still: bool = False
+    """It is about to be merged: what is begun is finished, nothing is moved for balance's sake."""
     pinned: tuple[NodeId, NodeId] | None = None
     """An operator's wish: (from, to)."""
 
@@ -255,7 +257,7 @@ class _Planner:
                 group.group,
                 group.copies,
                 tuple(n for n in self._members(group) if n not in group.lost),
-                fixed=group.fixed or group.leader is None or not group.settled,
+                fixed=group.fixed or group.still or group.leader is None or not group.settled,
                 pinned=group.pinned,
             )
             for group in self.groups

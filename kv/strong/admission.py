@@ -14,8 +14,10 @@ from raftgroups.commands import (
     Cas,
     Command,
     Compact,
+    Decide,
     Delete,
     Expire,
+    Finish,
     Freeze,
     Increment,
     LeaseEnd,
@@ -25,8 +27,12 @@ from raftgroups.commands import (
     LeaseRevoke,
     MergeAbort,
     MergeBegin,
+    PartOperation,
+    Prepare,
+    Push,
     Put,
     Range,
+    Resolve,
     SetTtl,
     Split,
     Thaw,
@@ -41,6 +47,8 @@ from storage.space import Purpose
 _FREEING = (Delete, LeaseRevoke, LeaseEnd, Compact, Expire)
 LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw, LeaseEnd, LeaseForget, UnderLease)
 """Those that a keyspace of one shard never needs."""
+CROSS = (Prepare, Decide, Resolve, Push, Finish)
+"""Those of transactions over several shards (raftgroups/twophase.py)."""
 _NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
 
 
@@ -77,6 +85,11 @@ def purpose_of(command: Command) -> Purpose:
     if isinstance(command, BatchWrite):
         grows = any(purpose_of(each) is Purpose.GROW for each in command.operations)
         return Purpose.GROW if grows else Purpose.FREE
+    if isinstance(command, CROSS):
+        if not isinstance(command, Prepare):
+            return Purpose.REPAIR  # what is begun must end
+        grows = any(_grows(piece.operation) for piece in command.pieces)
+        return Purpose.GROW if grows else Purpose.FREE
     if isinstance(command, Txn):
         operations = (*command.then, *command.otherwise)
         grows = any(_grows(each) for each in operations)
@@ -85,5 +98,5 @@ def purpose_of(command: Command) -> Purpose:
     return Purpose.GROW
 
 
-def _grows(operation: TxnOperation) -> bool:
+def _grows(operation: TxnOperation | PartOperation) -> bool:
     return not isinstance(operation, Range) and purpose_of(operation) is Purpose.GROW

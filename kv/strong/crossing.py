@@ -140,6 +140,8 @@ class Crossing:
         self._pause_s = PAUSE_S
         self.after: Steps[None] | None = None
         self.attempts = 0
+        self._done_before: JanusError | None = None
+        """What to say instead of "nothing was done": another try of the client has done it."""
 
     def run(self) -> Steps[Result | JanusError]:
         ground = self._ground
@@ -155,14 +157,18 @@ class Crossing:
             try:
                 return (yield from self._attempt(txn, plan))
             except _Stopped as stopped:
-                return stopped.answer
+                return self._true(stopped.answer)
             except _Again as again:
                 if ground.left_ms() <= 0:
-                    return _too_late(str(again))
+                    return self._true(_too_late(str(again)))
                 yield Look() if again.look else Pause(self._next_pause())
             finally:
                 if self.after is None:
                     ground.over(number)
+
+    def _true(self, answer: Result | JanusError) -> Result | JanusError:
+        none = isinstance(answer, JanusError) and answer.outcome is Outcome.NONE
+        return self._done_before if none and self._done_before is not None else answer
 
     def _next_pause(self) -> float:
         self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
@@ -229,6 +235,7 @@ class Crossing:
         answer = decode_result(known)
         if isinstance(answer, Failure):
             if answer.code == AnswerNotKeptError.code and tries < UNFINISHED_TRIES:
+                self._done_before = error_of(answer)
                 return
             raise _Stopped(error_of(answer))
         raise _Stopped(answer)

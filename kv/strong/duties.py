@@ -18,6 +18,7 @@ from typing import Final
 from raftgroups.commands import Command, Compact, Tick
 from raftgroups.machine import ShardMachine
 from raftgroups.outcomes import Applied, ProposeResult
+from raftgroups.results import ExpireResult
 from raftgroups.shardclock import ShardClock
 from storage.clock import Clock, Scheduler, Timer
 from storage.mvcc_policy import AutoCompaction, CompactionPolicy
@@ -129,7 +130,7 @@ class LeaderDuties:
         """Done or not: what is still over is named again."""
         self._expiring = False
         if self.leading and self._machine.alive:
-            delay_s = 0.0 if isinstance(result, Applied) else LOOK_AGAIN_S
+            delay_s = 0.0 if _ended_something(result) else LOOK_AGAIN_S
             self._arm(self._clock.monotonic() + delay_s)
 
     # --- history ---
@@ -164,6 +165,14 @@ class LeaderDuties:
     def stop(self) -> None:
         self._stopped = True
         self._disarm()
+
+
+def _ended_something(result: ProposeResult) -> bool:
+    """Not if all that is over is locked."""
+    if not isinstance(result, Applied):
+        return False
+    answer = result.result
+    return isinstance(answer, ExpireResult) and answer.leases + answer.keys > 0
 
 
 def _ignore(_: ProposeResult) -> None:

@@ -47,7 +47,7 @@ class ShardHubs:
         self._limits = limits
         self.hubs: list[ShardWatches] = []
         self._compact_seen = machine.shard.state.compact_revision
-        self._seen_end = machine.shard.view.segments.own.end
+        self._seen_own = machine.shard.view.segments.own
         machine.on_restored = self._restored
 
     def make(self, encode: Encode, first_identity: int) -> ShardWatches:
@@ -96,11 +96,26 @@ class ShardHubs:
             hub.passed(revision)
 
     def _told(self, revision: int, bodies: Sequence[bytes]) -> None:
+        if self._machine.shard.view.segments.own is not self._seen_own:
+            self._note_range(revision - 1)  # made in this very turn, before the revision
         for hub in self.hubs:
             hub.committed(revision, bodies)
 
+    def _note_range(self, revision: int) -> None:
+        """The shard may have got other keys, by a split or a merge. `revision`: its newest since
+        then that watchers were not told of."""
+        own, seen = self._machine.shard.view.segments.own, self._seen_own
+        self._seen_own = own
+        if (own.segment, own.start, own.end) == (seen.segment, seen.start, seen.end):
+            return  # compaction has swept it
+        for hub in self.hubs:
+            hub.narrowed(own.start, own.end, NARROWED)
+            if revision > hub.revision:
+                hub.skipped(revision)
+
     def _restored(self) -> None:
         state = self._machine.shard.state
+        self._note_range(0)  # what follows is caught up with from the log
         self._compact_seen = state.compact_revision
         for hub in self.hubs:
             hub.jumped(state.revision, state.compact_revision)
@@ -108,15 +123,12 @@ class ShardHubs:
     def after_turn(self) -> None:
         """What was applied in it is there to be read."""
         machine = self._machine
+        if machine.shard.view.segments.own is not self._seen_own:
+            self._note_range(machine.revision)
         if machine.observer is None:
             self._pass_by()
         elif all(hub.idle for hub in self.hubs):
             machine.observe(None)
-        own = machine.shard.view.segments.own
-        if own.end != self._seen_end:
-            self._seen_end = own.end
-            for hub in self.hubs:
-                hub.narrowed(own.start, own.end, NARROWED)
         compact_revision = machine.shard.state.compact_revision
         if compact_revision != self._compact_seen:
             self._compact_seen = compact_revision

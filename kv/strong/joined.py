@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from kv.division.meter import Meter
 from kv.regime import Done
+from kv.strong.noting import key_of_read
 from kv.strong.reader import ReplicaReader
 from raftgroups.group import Group
 from raftgroups.outcomes import ReadResult, Refused
@@ -30,6 +32,9 @@ Evaluate = Callable[[ReplicaReader], Any]
 Pair = tuple[Evaluate, Done[Any]]
 GoOn = Callable[[Evaluate, Done[Any], float, Refused], None]
 """(evaluate, done, deadline, why not now)"""
+Vouch = Callable[[Evaluate, Done[Any], float, Any], bool]
+"""(evaluate, done, deadline, answer): whether somebody else gives the answer, once it is known to
+be good, or reads again."""
 Move = Callable[[Evaluate, Done[Any], float, WrongShardError], None]
 
 
@@ -40,16 +45,21 @@ class JoinedReads:
         local: Callable[[], ReplicaReader],
         refused: GoOn,
         moved: Move,
+        guard: Callable[[], Vouch | None],
         *,
         scheduler: Scheduler,
         clock: Clock,
         deadline_s: float,
+        meter: Meter,
     ) -> None:
-        """`local` gives the replica's state, or raises a JanusError."""
+        """`local` gives the replica's state, or raises a JanusError; `guard` gives None while
+        nothing in the shard is locked."""
+        self._meter = meter
         self._group = group
         self._local = local
         self._refused = refused
         self._moved = moved
+        self._guard = guard
         self._scheduler = scheduler
         self._clock = clock
         self._deadline_s = deadline_s
@@ -88,9 +98,14 @@ class JoinedReads:
             for _, done in reads:
                 _answer(done, error)
             return
+        vouch = self._guard()
+        if self._meter.read(len(reads)):
+            self._meter.note_read(key_of_read(reads[-1][0]))
         for evaluate, done in reads:
             try:
                 answer = evaluate(reader)
+                if vouch is not None and vouch(evaluate, done, deadline_s, answer):
+                    continue
             except WrongShardError as error:
                 self._moved(evaluate, done, deadline_s, error)
                 continue

@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from kv.cluster.tasks import TaskOwner, TasksClosedError
 from kv.errors import (
@@ -32,9 +32,10 @@ from kv.errors import (
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, one_shard
+from kv.router import CrossShardError, Scope, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
+from kv.strong.crossings import Crossings
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.operations import Operation, Read, SessionRead, Write
@@ -61,14 +62,24 @@ T = TypeVar("T")
 NO_QUOTAS: Final = Quotas()
 INSTEAD: Final = (
     "ask for parts that lie within a shard each (GET /api/v1/admin/shards shows them), or use "
-    "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get and /api/v1/batch/put, "
-    "which work across shards"
+    "GET /api/v1/keys, /api/v1/scan, /api/v1/count, POST /api/v1/batch/get, /api/v1/batch/put and "
+    "/api/v1/txn, which work across shards"
 )
 
 INSTEAD_OF_WATCH: Final = (
     "watch each of these shards with a call of its own, over a range that lies within it (GET "
     "/api/v1/admin/shards shows them)"
 )
+
+
+class Later(Protocol):
+    """What is started again in a while, or given up if this node stops."""
+
+    why: str
+
+    def start(self) -> None: ...
+
+    def give_up(self, error: JanusError) -> None: ...
 
 
 class Keyspace:
@@ -104,6 +115,7 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
+        self.crossings: Final = Crossings(self, clock, scheduler)
         meta.map.on_change(self._remap)
 
     # --- which shards -------------------------------------------------------------------------
@@ -121,6 +133,8 @@ class Keyspace:
         group = shard.group.group_id
         self._local[group] = shard
         shard.on_moved = self._moved
+        shard.crossings = self.crossings
+        self.crossings.watch()
         for watches, encoding in self._watches:
             watches.attach(group, partial(shard.watches, encoding))
         self._rebind()
@@ -164,6 +178,14 @@ class Keyspace:
     def local_shard(self, shard: int) -> StrongShard | None:
         found = self._local.get(shard)
         return found if found is not None and found.group.readable else None
+
+    def holder(self, shard: int, scope: Scope) -> StrongShard | None:
+        """A replica here that serves these keys: of the shard that the map names, or of what that
+        was split or merged into, of which the map may not know yet."""
+        named = self.local_shard(shard)
+        if named is None or not named.serves(scope):
+            return next((each for each in self._local.values() if each.serves(scope)), named)
+        return named
 
     @property
     def local_shards(self) -> list[StrongShard]:
@@ -307,7 +329,7 @@ class Keyspace:
     def soon(self, done: Callable[[Any], None], answer: object) -> None:
         self._scheduler.call_soon(done, answer)
 
-    def later(self, delay_s: float, operation: Routed, *, look: bool) -> None:
+    def later(self, delay_s: float, operation: Later, *, look: bool) -> None:
         """Start it again, by a newer map if `look`."""
         if self._stopped:
             self.soon(operation.give_up, StoppingError(f"this node is stopping: {operation.why}"))
@@ -319,7 +341,7 @@ class Keyspace:
         else:
             self._scheduler.call_later(delay_s, operation.start)
 
-    async def _look_and_start(self, delay_s: float, operation: Routed) -> None:
+    async def _look_and_start(self, delay_s: float, operation: Later) -> None:
         version = self._meta.map.view.version
         await self._meta.refresh()
         if self._meta.map.view.version == version:
@@ -337,7 +359,7 @@ class Keyspace:
         routed: Routed
         if isinstance(operation, Write):
             command, token, *_ = decode(operation.payload)
-            options = WriteOptions(token)
+            options = WriteOptions(token, across=operation.across)
             routed = RoutedWrite(
                 self, operation.done, operation.deadline_s, command, operation.payload, options
             )
@@ -356,12 +378,18 @@ class Keyspace:
                 UnavailableError(f"nothing was done: {error}; the shard was split, ask again"),
             )
             return
-        routed.try_again(str(error), look=True)
+        scope = routed.scope()
+        heir = next((each for each in self._local.values() if each.serves(scope)), None)
+        if heir is not None and self.now_s() < routed.deadline_s:
+            routed.hand_over(heir)  # nobody has to be asked where the keys are
+        else:
+            routed.try_again(str(error), look=True)
 
     # --- the end ------------------------------------------------------------------------------
 
     def stop(self) -> None:
         self._stopped = True
+        self.crossings.stop()
 
 
 def command_is_wide(command: Command) -> bool:

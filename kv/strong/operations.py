@@ -46,6 +46,8 @@ class Write(Operation, eq=False, kw_only=True):
 
     payload: bytes
     repeatable: bool
+    across: bool = False
+    """If its keys turn out to be those of several shards, do it all the same."""
 
     def start(self) -> None:
         self.shard.start_write(self)

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kv.errors import OutcomeUnknownError, OverloadedError, UnavailableError
 from kv.model import Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import Scope, leases_of, scope_of
+from kv.router import CrossShardError, Scope, leases_of, scope_of
 from kv.strong.queries import MalformedQueryError, Query, decode_answer, encode_query
-from raftgroups.commands import Command
+from raftgroups.commands import BatchWrite, Command, Txn
 from raftgroups.meta.records import ShardRecord
 from raftgroups.outcomes import Applied, ProposeResult, Refused
+from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, error_of
 from raftgroups.transport import NodeId
-from storage.errors import JanusError, WrongShardError
+from storage.errors import JanusError, Outcome, WrongShardError
 
 if TYPE_CHECKING:
     from kv.strong.keyspace import Keyspace
@@ -79,15 +80,23 @@ class Routed:
         """Raises JanusError."""
         raise NotImplementedError
 
+    def crosses(self) -> bool:
+        """Its keys are those of several shards: whether somebody else takes it over now."""
+        return False
+
     # --- on its way ---
 
     def start(self) -> None:
         try:
             record = self._keyspace.record_for(self)
+        except CrossShardError as error:
+            if not self.crosses():
+                self._keyspace.soon(self.answer, error)
+            return
         except JanusError as error:
             self._keyspace.soon(self.answer, error)
             return
-        local = self._keyspace.local_shard(record.shard)
+        local = self._keyspace.holder(record.shard, self.scope())
         if local is not None:
             self.hand_over(local)
             return
@@ -129,6 +138,9 @@ class Routed:
             answer = self.result_of(applied)
         except WrongShardError as error:
             self.try_again(str(error), look=True)
+        except LockedError as error:
+            self._keyspace.crossings.clear(error.holders, self.scope()[0])
+            self.try_again(str(error))
         except JanusError as error:
             self.answer(error)
         else:
@@ -183,7 +195,23 @@ class RoutedWrite(Routed):
 
     def hand_over(self, shard: StrongShard) -> None:
         asked_s = self._options.deadline_s and max(0.001, self.deadline_s - self._keyspace.now_s())
-        shard.take(self._payload, self.answer, self.deadline_s, self.repeatable, asked_s)
+        options = self._options
+        shard.take(
+            self._payload, self.answer, self.deadline_s, self.repeatable, asked_s, options.across
+        )
+
+    def crosses(self) -> bool:
+        if not (self._options.across and isinstance(self._command, Txn | BatchWrite)):
+            return False
+        crossings, token = self._keyspace.crossings, self._options.token
+        crossings.begin(self._command, self._crossed, token, self.deadline_s)
+        return True
+
+    def _crossed(self, answer: Any) -> None:
+        if isinstance(answer, JanusError) and answer.outcome is Outcome.NONE:
+            self.give_up(answer)
+        else:
+            self.answer(answer)
 
     def send(self, peer: NodeId, group: int) -> None:
         self._keyspace.forwarder.send(

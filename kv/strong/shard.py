@@ -24,20 +24,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
+from kv.router import EVERYWHERE, Scope
 from kv.size_limits import WIDEST, SizeLimits
-from kv.strong.admission import LINEAGE, check
+from kv.strong.admission import CROSS, LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
 from kv.strong.hubs import ShardHubs
-from kv.strong.joined import JoinedReads
+from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
+from kv.strong.noting import key_of_read
 from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
+from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
 from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
@@ -45,15 +49,20 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
-from raftgroups.levels import LINEAGE_LEVEL
+from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
+from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
+from raftgroups.txnref import TxnRef
 from storage.clock import Clock, Scheduler
 from storage.committer import Need
 from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
 from storage.mvcc_policy import CompactionPolicy
+
+if TYPE_CHECKING:
+    from kv.strong.crossings import Crossings
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +94,10 @@ class StrongShard:
         clock: Clock,
         gate: Gate,
         settings: ShardSettings,
+        meter: Meter,
     ) -> None:
         self.group = group
+        self.meter = meter
         self.machine = machine
         self._forwarder = forwarder
         self._scheduler = scheduler
@@ -107,9 +118,11 @@ class StrongShard:
             self.local,
             self._go_on,
             self._move_joined,
+            self._guard,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
+            meter=meter,
         )
         self.waiting = WaitingRoom(
             scheduler=scheduler,
@@ -126,6 +139,8 @@ class StrongShard:
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
+        self.crossings: Crossings | None = None
+        """Of its keyspace: who finds out about locks that are met here."""
 
     single = True
 
@@ -135,6 +150,12 @@ class StrongShard:
     def holds(self, keyspace: int, key: bytes) -> bool:
         own, state = self.machine.shard.view.segments.own, self.machine.shard.state
         return state.keyspace == keyspace and own.holds_key(key)
+
+    def serves(self, scope: Scope) -> bool:
+        """All of these keys, at this moment."""
+        place = self.machine.view.place
+        within = place.end is None or (scope[1] is not None and scope[1] <= place.end)
+        return scope[0] >= place.start and within and not place.frozen and self.group.readable
 
     # --- writes ---------------------------------------------------------------------------
 
@@ -155,6 +176,7 @@ class StrongShard:
             return
         deadline_s = self._deadline(options.deadline_s)
         write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
+        write.across = options.across
         self.waiting.start(write, options.deadline_s)
 
     def take(
@@ -164,13 +186,14 @@ class StrongShard:
         deadline_s: float,
         repeatable: bool,
         asked_s: float | None,
+        across: bool = False,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
         if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
-        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable)
+        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable, across=across)
         self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -178,6 +201,10 @@ class StrongShard:
 
     def start_write(self, write: Write) -> None:
         group = self.group
+        if self.machine.shard.state.frozen_by:  # it would be refused, by an entry of the log
+            error = self.machine.view.wrong_shard("this is")
+            if self._move(write, error):
+                return
         if group.leads:
             group.propose(self._stamped(write.payload), write.proposed)
             return
@@ -209,6 +236,9 @@ class StrongShard:
                 answer = error_of(answer)
                 if isinstance(answer, WrongShardError) and self._move(operation, answer):
                     return
+                if isinstance(answer, LockedError):
+                    self._wait_for_locks(operation, answer)
+                    return
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
                 self.waiting.give_up(operation, answer)
             else:
@@ -227,6 +257,15 @@ class StrongShard:
                 ),
             )
 
+    def _wait_for_locks(self, operation: Write, error: LockedError) -> None:
+        if self._clock.monotonic() >= operation.deadline_s:
+            self.waiting.give_up(operation, UnavailableError(str(error)))
+            return
+        if self.crossings is not None:
+            own = self.machine.shard.view.segments.own
+            self.crossings.clear(error.holders, own.start)
+        self.waiting.park(operation, str(error))
+
     def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
@@ -236,9 +275,16 @@ class StrongShard:
                     "not every node of this shard runs a version that can split and merge; upgrade "
                     "them all"
                 )
+            if isinstance(command, CROSS) and self.group.feature_level < TXN_LEVEL:
+                raise UnavailableError(
+                    "not every node of this shard runs a version that knows transactions over "
+                    "several shards; upgrade them all"
+                )
             check(command)
             self._gate.admit(command, len(payload))
-        except (InvalidRequestError, NoSpaceError) as error:
+            if self.machine.frozen and not isinstance(command, LINEAGE):
+                raise self.machine.view.wrong_shard("this is")
+        except (InvalidRequestError, NoSpaceError, WrongShardError) as error:
             refusal = failure_of(error, self.machine.revision)
             self._scheduler.call_soon(done, Applied(0, refusal))
         except JanusError as error:
@@ -297,6 +343,8 @@ class StrongShard:
     def evaluate(self, read: Read) -> None:
         if read.answered:
             return
+        if self.meter.read(1):
+            self.meter.note_read(key_of_read(read.evaluate))
         answer: Any
         try:
             answer = read.evaluate(self.local())
@@ -306,7 +354,44 @@ class StrongShard:
             answer = error
         except JanusError as error:
             answer = error
+        else:
+            if type(read) is Read and self.machine.intents and self._vouch(read, answer):
+                return
         self.waiting.answer(read, answer)
+
+    def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
+        """Whose locks this read has met; of one that does not name its keys, all there are."""
+        bounds = evaluate.scope() if isinstance(evaluate, Query) else EVERYWHERE
+        return self.machine.intents.written_in(bounds)
+
+    def _vouch(self, read: Read, answer: Any) -> bool:
+        """Whether the answer has to wait until it is known to be good: its keys are locked, and it
+        may be that what they are about to become is committed already (raftgroups/twophase.py)."""
+        met = self._met_by(read.evaluate)
+        if not met or self.crossings is None:
+            return False
+
+        def vouched(good: bool) -> None:
+            if good:
+                self.waiting.answer(read, answer)
+            elif not read.answered:
+                self.waiting.refused(read, Refused("other transactions hold what it reads"))
+
+        start = self.machine.shard.view.segments.own.start
+        self.crossings.vouch(met, start, read.deadline_s, vouched)
+        return True
+
+    def _guard(self) -> Vouch | None:
+        return self._vouch_joined if self.machine.intents else None
+
+    def _vouch_joined(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        deadline_s: float,
+        answer: Any,
+    ) -> bool:
+        return self._vouch(Read(self, done, deadline_s, evaluate=evaluate), answer)
 
     def _move(self, operation: Operation, error: WrongShardError) -> bool:
         if self.on_moved is None or not self.waiting.take(operation):
@@ -399,6 +484,12 @@ class StrongShard:
         """No new work; watchers are told the end."""
         self.waiting.stopped = True
         self._watched.close(message)
+
+    def leave(self, message: str) -> None:
+        """It is not served here any more. What it was asked goes on where its keys are now."""
+        self._watched.close(message)
+        self.waiting.leave(lambda each: self._move(each, WrongShardError(message)))
+        self.stop()
 
     def stop(self) -> None:
         self.duties.stop()

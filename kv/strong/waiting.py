@@ -46,6 +46,7 @@ class WaitingRoom:
         self._sessions: list[SessionRead] = []
         self._retry_timer: Timer | None = None
         self.stopped = False
+        self._move: Callable[[Operation], bool] | None = None
         self.on_overload: Callable[[], None] | None = None
 
     @property
@@ -66,7 +67,8 @@ class WaitingRoom:
 
     def park(self, operation: Operation, why: str) -> None:
         if self.stopped:
-            self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
+            if self._move is None or not self._move(operation):
+                self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
         if len(self._parked) >= self._parked_max:
             waiting = len(self._parked)
@@ -178,8 +180,14 @@ class WaitingRoom:
         else:
             self.answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
 
+    def leave(self, move: Callable[[Operation], bool]) -> None:
+        """The shard is not served here any more: what waits goes on elsewhere, and so does what
+        comes back from the group. `move` says whether somebody took it over."""
+        self._move = move
+        self.stop()
+
     def stop(self) -> None:
-        """Everything here is answered now."""
+        """Everything here is answered now, or taken over."""
         self.stopped = True
         if self._retry_timer is not None:
             self._retry_timer.cancel()
@@ -188,7 +196,8 @@ class WaitingRoom:
         self._parked.clear()
         self._sessions.clear()
         for operation in waiting:
-            self.give_up(operation, StoppingError("this node is stopping; ask another one"))
+            if self._move is None or not self._move(operation):
+                self.give_up(operation, StoppingError("this node is stopping; ask another one"))
 
 
 def _unavailable(operation: Operation, reason: str) -> UnavailableError:

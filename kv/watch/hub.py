@@ -141,15 +141,29 @@ class WatchHub:
                 self._roster.end(watcher, Cancelled(CancelReason.CLOSED, message))
 
     def narrowed(self, start: bytes, end: bytes | None, message: str) -> None:
-        """The shard holds only these keys from now on: whoever watches others is told the end,
-        after what waits for it. Its next event may be in another shard."""
+        """The shard holds these keys from now on: whoever watches others is told the end, after
+        what waits for it. Its next event may be in another shard. To be called before the first
+        revision that was made since: of the keys that went, its number says nothing."""
         for watcher in list(self._roster.watchers.values()):
             keys = watcher.group.keys
             inside = keys.start >= start and (
                 end is None or (keys.end is not None and keys.end <= end)
             )
-            if not inside and watcher.state is not State.ENDED:
+            if (watcher.whole or not inside) and watcher.state is not State.ENDED:
                 self._roster.end(watcher, Cancelled(CancelReason.SPLIT, message))
+
+    def skipped(self, revision: int) -> None:
+        """The shard's revision has risen without a change of its keys (a merge, which goes on
+        behind both numberings). Whoever had everything has everything; who had not, needs events
+        that only a cursor finds, and learns it from `compacted`."""
+        roster = self._roster
+        assert revision >= roster.revision
+        for watcher in roster.victims.values():
+            if watcher.next_revision == roster.revision + 1:
+                watcher.next_revision = revision + 1
+        roster.revision = revision
+        while (starting := roster.next_future(revision)) is not None:
+            roster.enter(starting, State.SYNCED)
 
     # --- the shard ---
 
@@ -384,6 +398,11 @@ class WatchHub:
         if watcher.pending is not None:
             return watcher.pending.first_revision - 1
         return self._roster.revision if watcher.state is State.SYNCED else watcher.next_revision - 1
+
+    def ended(self) -> list[int]:
+        """Who was cancelled by the hub and has not taken that yet."""
+        watchers = self._roster.watchers.items()
+        return [each for each, watcher in watchers if watcher.state is State.ENDED]
 
     def statistics(self) -> HubStatistics:
         return self._roster.statistics(self._pages_read)

@@ -143,8 +143,9 @@ class ShardWatches:
         self._soon()
 
     def stop(self) -> None:
-        """Nothing moves any more."""
+        """Nothing moves any more; whose watch has ended is still told so."""
         self._closed = True
+        self._scheduler.call_soon(self._last_pass)
         for timer in (self._timer, self._rest):
             if timer is not None:
                 timer.cancel()
@@ -177,6 +178,15 @@ class ShardWatches:
         self._hub.narrowed(start, end, message)
         self._soon()
 
+    def skipped(self, revision: int) -> None:
+        self._hub.skipped(revision)
+        self._soon()
+
+    @property
+    def compact_revision(self) -> int:
+        """A watcher cannot begin below it."""
+        return self._hub.compact_revision
+
     # --- the pass: hand out, catch up ---
 
     def _soon(self) -> None:
@@ -197,6 +207,12 @@ class ShardWatches:
             self._hand_out()
         if behind:
             self._soon()
+
+    def _last_pass(self) -> None:
+        for identity in self._hub.ended():
+            wake = self._wakes.get(identity)
+            if wake is not None:
+                self._serve(identity, wake)
 
     def _hand_out(self) -> None:
         waiting, begun_s, took_s = self._waiting, self._clock.monotonic(), 0.0

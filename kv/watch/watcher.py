@@ -53,6 +53,9 @@ class WatchRequest:
     prev_kv: bool = False
     progress: bool = False
     fragment: bool = False
+    whole: bool = False
+    """End it whenever the shard gets other keys, also if it holds these before and after: whoever
+    follows several shards must know from where on a revision is one of both."""
 
     @property
     def variant(self) -> int:
@@ -99,6 +102,7 @@ class Watcher:
         "taken_bytes",
         "taken_events",
         "variant",
+        "whole",
     )
 
     def __init__(self, identity: int, group: Group, request: WatchRequest) -> None:
@@ -106,6 +110,7 @@ class Watcher:
         self.group: Final = group
         self.variant: Final = request.variant
         self.fragment: Final = request.fragment
+        self.whole: Final = request.whole
         self.state = State.ENDED
         self.next_revision = 0
         """Means nothing while SYNCED: it would be the hub's revision + 1."""

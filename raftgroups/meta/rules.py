@@ -256,18 +256,12 @@ def _check_options(options: KeyspaceOptions) -> None:
     ):
         if not least <= value <= most:
             raise InvalidKeyspaceError(f"{name} is {value}; give {least} to {most}")
-    for name, value in (
-        ("quotas.bytes", quotas.bytes),
-        ("split_bytes", options.split_bytes),
-        ("split_operations_a_second", options.split_operations_a_second),
-        ("merge_bytes", options.merge_bytes),
-    ):
-        if value:
-            raise InvalidKeyspaceError(
-                f"{name} is {value}: this version counts no bytes of a shard and does not split or "
-                "merge by itself; give 0, and split by hand (POST /api/v1/admin/shards/N/split)"
-            )
-    if options.merge_bytes and options.split_bytes < 2 * options.merge_bytes:
+    if quotas.bytes:
+        raise InvalidKeyspaceError(
+            f"quotas.bytes is {quotas.bytes}: this version does not count the bytes of a keyspace "
+            "exactly enough to refuse writes by them; give 0, or a quota of keys"
+        )
+    if options.split_bytes and options.split_bytes < 2 * options.merge_bytes:
         raise InvalidKeyspaceError(
             f"merge_bytes is {options.merge_bytes} and split_bytes {options.split_bytes}: what was "
             "merged would be split again; merge_bytes is at most half of split_bytes"

@@ -37,6 +37,8 @@ clients = 1
 """
 SHORT_RATE = 2.0
 """Enough to see that it works, on a machine that does other things as well."""
+SHORT_RECOVERY_S = 60.0
+"""Likewise: what is fast enough is asked by night."""
 ALL = [
     (scenario, mode, nodes)
     for scenario in all_scenarios().values()
@@ -53,7 +55,9 @@ def test_a_scenario_holds(name: str, rounds: int, tmp_path: Path) -> None:
     if rounds == 1:
         if name not in SHORT:
             pytest.skip("by night; CI runs a short mix")
-        checks = replace(scenario.checks, minimum_rate=SHORT_RATE)
+        checks = replace(
+            scenario.checks, minimum_rate=SHORT_RATE, answers_within_s=SHORT_RECOVERY_S
+        )
         minutes, scenario = SHORT_MINUTES, replace(scenario, calm_s=1.0, checks=checks)
     with contextlib.ExitStack() as ending:
         # One of them through proxies that it did not start, as with a real toxiproxy.

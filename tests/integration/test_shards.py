@@ -116,9 +116,9 @@ def test_every_kind_of_call(urls: tuple[Running, list[str]]) -> None:
 
 def test_what_cannot_be_right_is_refused(urls: tuple[Running, list[str]]) -> None:
     _, (a, b, _) = urls
-    both = [{"key": "0", "value": "1"}, {"key": "z", "value": "1"}]
+    puts = [{"requestPut": {"key": key, "value": "MQ=="}} for key in ("MA==", "eg==")]
     for url, path, body in (
-        (a, "/api/v1/batch/put", {"atomic": True, "operations": both}),
+        (b, "/v3/kv/txn", {"success": puts}),
         (b, "/v3/kv/range", {"key": "AA==", "range_end": "AA=="}),
         (b, "/v3/kv/deleterange", {"key": "AA==", "range_end": "AA=="}),
         (a, "/v3/kv/compaction", {"revision": 2}),
@@ -132,9 +132,59 @@ def test_what_cannot_be_right_is_refused(urls: tuple[Running, list[str]]) -> Non
     lease = call(a, "POST", "/api/v1/leases", {"ttl": 30})[1]["id"]
     status, answer = call(b, "PUT", key_path("z"), {"value": "v", "lease": lease})
     assert (status, answer["error"]) == (400, "cross_shard")
+    both = [{"op": "put", "key": "0", "value": "1", "lease": lease}, {"op": "delete", "key": "z"}]
+    status, answer = call(a, "POST", "/api/v1/txn", {"then": both})
+    assert (status, answer["error"]) == (400, "cross_shard")
     assert call(b, "PUT", key_path("!first"), {"value": "v", "lease": lease})[0] == 200
     assert call(a, "DELETE", f"/api/v1/leases/{lease}")[0] == 200
     assert call(b, "GET", key_path("!first"))[0] == 404
+
+
+def test_a_batch_and_a_transaction_over_shards_are_atomic(
+    urls: tuple[Running, list[str]],
+) -> None:
+    """Transfers through all nodes, while sums are read; one of the shards is split meanwhile."""
+    _, nodes = urls
+    accounts = ["1acc", "Dacc", "iacc", "yacc"]
+    first = [{"key": key, "value": "100"} for key in accounts]
+    status, done = call(
+        nodes[0], "POST", "/api/v1/batch/put", {"atomic": True, "operations": first}
+    )
+    assert (status, done["success_count"]) == (200, 4)
+    gets = {"then": [{"op": "get", "key": key} for key in accounts]}
+    for turn in range(12):
+        url = nodes[turn % 3]
+        if turn == 5:
+            shard = next(
+                each for each in shards_of(url) if each["start"] <= "yacc" < (each["end"] or "~~")
+            )
+            split = call(
+                url, "POST", f"/api/v1/admin/shards/{shard['shard']}/split", {"key": "yac"}
+            )
+            assert split[0] in (200, 202), split
+        status, seen = call(url, "POST", "/api/v1/txn", gets)
+        assert status == 200, seen
+        held = {each["key"]: each for each in seen["results"]}
+        assert sum(int(each["value"]) for each in held.values()) == 400
+        giver, taker = accounts[turn % 4], accounts[(turn + 1) % 4]
+        moved = {giver: int(held[giver]["value"]) - turn, taker: int(held[taker]["value"]) + turn}
+        versions = [(giver, held[giver]["version"]), (taker, held[taker]["version"] + turn % 2)]
+        transfer = {
+            "compare": [
+                {"key": key, "target": "version", "op": "=", "operand": version}
+                for key, version in versions
+            ],
+            "then": [
+                {"op": "put", "key": key, "value": str(value)} for key, value in moved.items()
+            ],
+        }
+        status, answer = call(url, "POST", "/api/v1/txn", transfer)
+        assert (status, answer.get("succeeded")) == (200, turn % 2 == 0), answer
+        if answer["succeeded"]:
+            version = call(nodes[(turn + 1) % 3], "GET", key_path(taker))[1]["version"]
+            assert version == answer["results"][1]["version"]
+    for key in accounts:
+        call(nodes[0], "DELETE", key_path(key))
 
 
 def test_within_a_shard_the_gateway_is_etcd(urls: tuple[Running, list[str]]) -> None:
@@ -153,6 +203,7 @@ def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) 
     _, (a, b, c) = urls
     wrong: list[str] = []
     failed: list[object] = []
+    before = len(shards_of(a))
     stop = threading.Event()
 
     def look() -> None:
@@ -189,7 +240,47 @@ def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) 
             thread.join()
     assert not wrong
     assert not failed
-    assert len(shards_of(a)) == SHARDS + 5
+    assert len(shards_of(a)) == before + 5
+
+
+def test_neighbours_merge_under_load(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, c) = urls
+    failed: list[object] = []
+    stop = threading.Event()
+
+    def write(url: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = KEYS[number % len(KEYS)]
+            for method, body in (("PUT", {"value": f"m{number}"}), ("GET", None)):
+                status, answer = call(url, method, key_path(key), body)
+                if status != 200:
+                    failed.append(answer)
+
+    before = shards_of(a)
+    left, right = before[2], before[3]
+    threads = [threading.Thread(target=write, args=(url,)) for url in (b, c)]
+    for thread in threads:
+        thread.start()
+    try:
+        path = f"/api/v1/admin/shards/{left['shard']}/merge"
+        status, answer = call(a, "POST", path, {"right": before[4]["shard"]})
+        assert (status, answer["error"]) == (400, "invalid_shards"), answer
+        status, answer = call(a, "POST", path, {"right": right["shard"]})
+        assert status == 200, answer
+        assert (answer["merged"]["start"], answer["merged"]["end"]) == (left["start"], right["end"])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    after = shards_of(b)
+    assert len(after) == len(before) - 1
+    assert listed(c, 7) == sorted(set(listed(a, 50)))
+    last = f"/api/v1/admin/shards/{after[-1]['shard']}/merge"
+    status, answer = call(a, "POST", last, {})
+    assert (status, answer["error"]) == (400, "invalid_shards"), answer
 
 
 def test_a_split_of_nothing_is_refused(urls: tuple[Running, list[str]]) -> None:

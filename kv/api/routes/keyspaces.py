@@ -1,4 +1,4 @@
-"""Keyspaces and the shards of those that are strong: list, make, change, drop, split."""
+"""Keyspaces and the shards of those that are strong: list, make, change, drop, split, merge."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from kv.api.keyspace_bodies import (
     CreateKeyspaceBody,
     DroppedReply,
     KeyspacesReply,
+    MergeShardBody,
+    MergeShardReply,
     OptionsGiven,
     ShardsReply,
     SplitShardBody,
@@ -21,6 +23,7 @@ from kv.api.text import given
 
 _create = msgspec.json.Decoder(CreateKeyspaceBody)
 _alter = msgspec.json.Decoder(OptionsGiven)
+_merge = msgspec.json.Decoder(MergeShardBody)
 _split = msgspec.json.Decoder(SplitShardBody)
 
 
@@ -57,11 +60,22 @@ async def shards(call: Call) -> Reply:
 async def split(call: Call) -> Reply:
     wanted = decode(_split, await call.body())
     key = given(wanted.key, wanted.key_encoding, "key")
+    left, right = await call.api.keyspaces.split(_shard(call), key)
+    return Reply(200, encode(SplitShardReply(left, right)))
+
+
+async def merge(call: Call) -> Reply:
+    body = await call.body()
+    wanted = decode(_merge, body) if body else MergeShardBody()
+    merged = await call.api.keyspaces.merge(_shard(call), wanted.right)
+    return Reply(200, encode(MergeShardReply(merged)))
+
+
+def _shard(call: Call) -> int:
     text = call.argument.decode("latin-1")
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise InvalidPathError(f"{text[:40]!a} is no number of a shard; list the shards")
-    left, right = await call.api.keyspaces.split(int(text), key)
-    return Reply(200, encode(SplitShardReply(left, right)))
+    return int(text)
 
 
 def _name(call: Call) -> str:

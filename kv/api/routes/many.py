@@ -206,8 +206,9 @@ async def batch_put(call: Call) -> Reply:
     keys, operations, atomic = writes.batch_of(await call.body())
     if atomic:
         command = BatchWrite(tuple(operations))
-        result = await call.write(command)
-        return writes.atomic_reply(keys, command, result, call.api.shard(keys[0]))
+        result = await call.write_across(command)
+        shard = 0 if call.crossed else call.api.shard(keys[0])
+        return writes.atomic_reply(keys, command, result, shard)
     answers = await _write_each(call, operations)
     if call.api.strong.single:
         return writes.separate_reply(keys, operations, answers, call.api.shard())
@@ -261,9 +262,12 @@ async def txn(call: Call) -> Reply:
     wanted, command = txns.txn_of(await call.body())
     if is_read_only(command):
         call.write_options  # noqa: B018 - a header that is wrong is refused either way
-        result, shard, now = await call.read(TxnQuery(command))
-        return txns.txn_reply(wanted, command, result, shard, now)
-    answer = await call.write(command)
+        try:
+            result, shard, now = await call.read(TxnQuery(command))
+            return txns.txn_reply(wanted, command, result, shard, now)
+        except CrossShardError:
+            pass  # a snapshot of several shards takes locks, like a write
+    answer = await call.write_across(command)
     assert isinstance(answer, TxnResult)
-    shard = call.api.shard(scope_of(command)[0])
+    shard = 0 if call.crossed else call.api.shard(scope_of(command)[0])
     return txns.txn_reply(wanted, command, answer, shard)

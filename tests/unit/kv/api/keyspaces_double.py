@@ -43,3 +43,6 @@ class KeyspacesDouble:
 
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]:
         raise UnknownShardError("there is no such shard")
+
+    async def merge(self, left: int, right: int | None) -> ShardShown:
+        raise UnknownShardError("there is no such shard")

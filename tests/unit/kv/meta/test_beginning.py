@@ -9,7 +9,7 @@ import pytest
 
 from kv.meta.beginning import fresh, implied_view, meta_hosts, new_shards, upgraded
 from kv.meta.map_file import FILE_NAME, read_map, write_map
-from raftgroups.meta.records import KeyspaceOptions, NodeRecord, NodeState, ShardState
+from raftgroups.meta.records import KeyspaceOptions, NodeRecord, NodeState, ShardRecord, ShardState
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import MetaView
 
@@ -41,6 +41,27 @@ def test_no_node_has_more_than_its_share(count: int, shards: int) -> None:
     load = Counter(node for each in made for node, _ in each.founders)
     assert max(load.values()) - min(load[each.node] for each in members) <= 1
     assert made == new_shards(list(reversed(members)), shards, 3)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+def test_keyspaces_made_one_after_the_other_stay_even(count: int) -> None:
+    members = nodes(count)
+    present: list[ShardRecord] = []
+    for shards in (1, 5, 3, 8, 2):
+        made = new_shards(members, shards, 3, present)
+        present += [
+            ShardRecord(
+                len(present) + place + 1,
+                1,
+                each.start,
+                each.end,
+                1,
+                replicas=tuple(node for node, _ in each.founders),
+            )
+            for place, each in enumerate(made)
+        ]
+        load = Counter(node for each in present for node in each.replicas)
+        assert max(load.values()) - min(load[each.node] for each in members) <= 1
 
 
 def test_nodes_that_drain_get_nothing() -> None:

@@ -342,6 +342,23 @@ def test_a_retry_beside_the_first_try_waits_for_it(world: World, ground: Ground)
     assert world.value(b"a") == world.value(b"z") == b"1"
 
 
+def test_a_retry_that_runs_out_of_time_does_not_say_that_nothing_was_done(
+    world: World, ground: Ground
+) -> None:
+    """`januskv sim --seed 7 --seconds 20 --faults all,splits,merges,bank`."""
+    asked = Token(b"client", 9)
+    first = begun(ground, TWO, 2, asked=asked)
+    while world.value(b"a") is None:
+        first.step()
+    again = Ground(world, b"other")
+    second = Drive(again, crossing(again, TWO, asked).run())
+    for _ in range(4):
+        second.step()
+    assert not second.ended
+    world.clock_ms = again.deadline_ms + 1
+    assert isinstance(second.run(), AnswerNotKeptError)
+
+
 # --- splits, merges, restarts -------------------------------------------------------------------
 
 

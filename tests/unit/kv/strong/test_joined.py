@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from kv.division.meter import Meter
 from kv.errors import UnavailableError
 from kv.strong.joined import JoinedReads
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
@@ -44,6 +46,7 @@ class Rig:
         self.points = Points()
         self.local: Any = "replica"
         self.answers: list[Any] = []
+        self.vouch: Any = None
         self.moved: list[tuple[Any, float, WrongShardError]] = []
         self.refused: list[tuple[Any, float, Refused]] = []
         self.joined = JoinedReads(
@@ -51,9 +54,11 @@ class Rig:
             self._local,
             self._refused,
             self._moved,
+            lambda: self.vouch,
             scheduler=loop,
             clock=loop.clock,
             deadline_s=5.0,
+            meter=Meter(random.Random(1)),
         )
 
     def _local(self) -> Any:
@@ -174,3 +179,18 @@ def test_a_key_of_another_shard_is_looked_for_there(rig: Rig) -> None:
     rig.points.tell(0, ReadReady(1))
     assert [name for name, _ in rig.answers] == ["here"]
     assert [(at, why) for _, at, why in rig.moved] == [(5.0, error)]
+
+
+def test_an_answer_that_met_locks_is_given_by_whoever_vouches_for_it(rig: Rig) -> None:
+    held: list[Any] = []
+
+    def vouch(evaluate: Any, done: Any, deadline_s: float, answer: Any) -> bool:
+        held.append((done, answer))
+        return bool(answer[0] == "locked")
+
+    rig.vouch = vouch
+    rig.read("locked")
+    rig.read("free")
+    rig.points.tell(0, ReadReady(7))
+    assert rig.answers == [("free", "replica")]
+    assert [answer for _, answer in held] == [("locked", "replica"), ("free", "replica")]

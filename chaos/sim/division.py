@@ -1,0 +1,365 @@
+"""Shards that divide themselves, in the simulator: production divider, attendants, meta machine.
+
+    python -m chaos.sim.division --seeds 0..50
+
+One keyspace, its map in group 0, an attendant and a divider on every node; whoever
+leads group 0 plans. Limits of the keyspace change every now and then, so that shards become too
+large, too busy or too small; somebody asks for splits and merges by hand besides; and all faults
+strike that leave members alone. Judged is what chaos/sim/shards.py judges (every key linearizable,
+every write once, nothing lost, no gap and no overlap, replicas equal), and that in the end nothing
+is under way and the map says of every shard what its group says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from msgspec.structs import replace as with_fields
+
+from chaos.checkers.violation import Violation
+from chaos.sim.map_node import MapNode
+from chaos.sim.placement import FAULTS, MAP_ENTRY_BYTES
+from chaos.sim.settings import DrawnSettings, SimConfig, draw
+from chaos.sim.shard_clients import KEYS
+from chaos.sim.shard_node import ShardCluster, ShardNode, SimShard
+from chaos.sim.shards import ShardSimulation
+from chaos.sim.simulation import POLL_S, SeedResult
+from chaos.sim.world import NodeScheduler, World
+from kv.division.attendant import Attendant
+from kv.division.divider import Divider, DividerSettings, begin
+from kv.division.figures import Shown
+from kv.division.limits import Due, Pace
+from kv.division.words import MERGE, SPLIT
+from kv.strong.forward import Forwarder
+from raftgroups.group import Group
+from raftgroups.host import GroupHost
+from raftgroups.machine import ShardPlace
+from raftgroups.meta.commands import AlterKeyspace, Bootstrap, MetaCommand, NewShard, encode
+from raftgroups.meta.machine import META_GROUP
+from raftgroups.meta.records import (
+    DEFAULT_KEYSPACE_ID,
+    META_SHARD,
+    KeyspaceOptions,
+    NodeState,
+)
+from raftgroups.meta.view import even_ranges
+from raftgroups.outcomes import ProposeResult, Refused
+from raftgroups.transport import Link, NodeId
+
+PACE: Final = Pace(at_once=2, apart_s=0.5, split_after_s=0.5, merge_after_s=1.0, again_after_s=1.0)
+OPERATE_EVERY_S: Final = 1.5
+BEGIN_S: Final = 60.0
+
+
+class DividedNode(MapNode, ShardNode):
+    cluster: DividedCluster
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.divider: Divider | None = None
+        self._forwarder: Forwarder | None = None
+
+    def shard(self, group_id: int) -> SimShard | None:
+        return None if group_id == META_GROUP else super().shard(group_id)
+
+    def _first_place(self, group_id: int) -> ShardPlace:
+        start, end = even_ranges(self.cluster.config.groups)[group_id - 1]
+        return ShardPlace(group_id, group_id, DEFAULT_KEYSPACE_ID, group_id, start, end)
+
+    def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
+        super()._assembled(host, link, scheduler)
+        mail = self.keep_map(link)
+        self._forwarder = Forwarder(link, scheduler=scheduler, clock=self.clock, execute=self._lead)
+        attendant = Attendant(
+            host=host,
+            notes=mail,
+            scheduler=scheduler,
+            clock=self.clock,
+            rng=random.Random(self.rng.getrandbits(64)),
+        )
+        self.divider = Divider(
+            node_id=self.node_id,
+            meta=self,
+            notes=mail,
+            attendant=attendant,
+            propose=self._propose_to_group,
+            leader_of=self._leader_of,
+            scheduler=scheduler,
+            clock=self.clock,
+            settings=DividerSettings(pace=PACE, idle_s=0.5),
+        )
+        attendant.start()
+        self.divider.start()
+
+    def learn(self, view: Any) -> bool:
+        newer = super().learn(view)
+        if newer and self.divider is not None and self.host is not None:
+            self.divider.hurry()
+        return newer
+
+    def _leader_of(self, group_id: int) -> NodeId | None:
+        group = None if self.host is None else self.host.groups.get(group_id)
+        return None if group is None else group.leader
+
+    def _propose_to_group(
+        self,
+        target: NodeId,
+        group: int,
+        payload: bytes,
+        within_s: float,
+        done: Callable[[ProposeResult], None],
+    ) -> None:
+        assert self._forwarder is not None
+        self.world.trace(f"{self.label} asks {target} to propose to g{group}")
+        if target == self.node_id:
+            self._lead(group, payload, within_s, done)
+        else:
+            until_s = self.clock.monotonic() + within_s
+            self._forwarder.send(target, group, payload, until_s, done, repeatable=True)
+
+    def _lead(
+        self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
+    ) -> None:
+        group = None if self.host is None else self.host.groups.get(group_id)
+        if group is None or group.blank:
+            self.world.at(self.world.now, done, Refused("it is not here"), owner=self.process)
+        else:
+            group.propose(payload, done)
+
+    @property
+    def shard_groups(self) -> list[Group]:
+        return [group for group_id, group in self.groups() if group_id != META_GROUP]
+
+
+class DividedCluster(ShardCluster):
+    def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
+        super().__init__(config, drawn, **options)
+        self.keyspaces = [DEFAULT_KEYSPACE_ID]
+        founders = [node.node_id for node in self.nodes]
+        for node in self.nodes:
+            node.to_form = {META_GROUP: founders, **node.to_form}
+
+    def _make_node(self, *args: Any) -> DividedNode:
+        node = DividedNode(*args)
+        node.cluster = self
+        return node
+
+    @property
+    def divided(self) -> list[DividedNode]:
+        return cast(list[DividedNode], self.nodes)
+
+    def planner(self) -> DividedNode | None:
+        leading = [n for n in self.divided if n.leads and not n.frozen]
+        return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+
+    def bootstrap(self) -> Bootstrap:
+        bound = tuple((node.node_id, node.incarnation) for node in self.divided)
+        active = [with_fields(node.record(), state=NodeState.ACTIVE) for node in self.divided]
+        ranges = even_ranges(self.config.groups)
+        return Bootstrap(
+            tuple(active),
+            tuple(node.node_id for node in self.divided),
+            KeyspaceOptions(),
+            tuple(NewShard(start, end, bound) for start, end in ranges),
+            formed=True,
+        )
+
+
+class Restless:
+    """Changes the limits of the keyspace, asks for splits and merges by hand. In the place of
+    chaos/sim/shards.py Planner; but what it wants is done by the nodes."""
+
+    def __init__(self, cluster: DividedCluster) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.rng: random.Random = cluster.world.rng("restless")
+        self.done: Counter[str] = Counter()
+        self.stopped = False
+
+    def start(self) -> None:
+        self.world.after(self.rng.expovariate(1.0 / OPERATE_EVERY_S), self._act)
+
+    def _act(self) -> None:
+        if self.stopped:
+            return
+        planner = self.cluster.planner()
+        if planner is not None and planner.view.version:
+            self.rng.choice([self._options, self._split, self._merge])(planner)
+        self.start()
+
+    def _propose(self, planner: DividedNode, what: str, command: MetaCommand) -> None:
+        self.world.trace(f"somebody: {what}")
+        self.done[what] += 1
+        planner.propose(command)
+
+    def _options(self, planner: DividedNode) -> None:
+        rng, known = self.rng, planner.view.keyspaces[DEFAULT_KEYSPACE_ID].options
+        split_bytes = rng.choice((0, 100, 400))
+        options = with_fields(
+            known,
+            shards_max=rng.choice((0, 6, 9)) if split_bytes else 8,
+            split_bytes=split_bytes,
+            split_operations_a_second=rng.choice((0, 2, 50)),
+            merge_bytes=rng.choice((0, 10_000)) if not split_bytes else split_bytes // 2,
+        )
+        if options != known:
+            self._propose(planner, "options", AlterKeyspace("default", known, options))
+
+    def _split(self, planner: DividedNode) -> None:
+        view, key = planner.view, self.rng.choice(KEYS)
+        shards = view.shards_of(DEFAULT_KEYSPACE_ID)
+        shard = next((each for each in shards if each.holds(key) and key > each.start), None)
+        if shard is not None and len(shards) < 12:
+            due = Due(SPLIT, (shard.shard,), key, "by hand")
+            self._propose(planner, "split by hand", begin(view, due, Shown()))
+
+    def _merge(self, planner: DividedNode) -> None:
+        shards = planner.view.shards_of(DEFAULT_KEYSPACE_ID)
+        if len(shards) > 1:
+            place = self.rng.randrange(len(shards) - 1)
+            due = Due(MERGE, (shards[place].shard, shards[place + 1].shard), b"", "by hand")
+            self._propose(planner, "merge by hand", begin(planner.view, due, Shown()))
+
+    # --- chaos/sim/shards.py Planner ---
+
+    def settle(self) -> None:
+        """In the calm: no limits, so that it comes to rest."""
+        self.stopped = True
+        planner = self.cluster.planner()
+        known = None
+        if planner is not None and planner.view.keyspaces:
+            known = planner.view.keyspaces[DEFAULT_KEYSPACE_ID].options
+        if planner is not None and known is not None and known != KeyspaceOptions():
+            planner.propose(AlterKeyspace("default", known, KeyspaceOptions()))
+
+    def busy(self) -> str | None:
+        planner = self.cluster.planner()
+        if planner is None:
+            return "nobody plans"
+        if planner.view.operations:
+            return f"operations are under way: {sorted(planner.view.operations.values(), key=str)}"
+        for node in self.cluster.divided:
+            if node.view.version != planner.view.version:
+                return f"{node.label} has an older map"
+            for group in node.shard_groups:
+                state = cast(Any, group.machine).shard.state
+                if state.merging_with or state.frozen_by:
+                    return f"group {group.group_id} takes part in a merge"
+        return None
+
+
+class DividedSimulation(ShardSimulation):
+    cluster: DividedCluster
+
+    def __init__(self, cluster: DividedCluster) -> None:
+        super().__init__(cluster)
+        self.restless = Restless(cluster)
+        self.planner = cast(Any, self.restless)
+
+    def _await_forming(self) -> None:
+        super()._await_forming()
+        world = self.world
+        begun: list[ProposeResult] = []
+        while world.now < BEGIN_S and not world.stop_reason:
+            if any(node.view.version for node in self.cluster.divided):
+                break
+            planner = self.cluster.planner()
+            if planner is not None and planner.meta_group is not None:
+                command = encode(self.cluster.bootstrap(), b"begin".ljust(16, b"\0"))
+                planner.meta_group.propose(command, begun.append)
+            world.run(world.now + POLL_S)
+        for node in self.cluster.divided:
+            node.to_form = {}  # what was merged away is not formed again
+        self.restless.start()
+
+    def _judge(self) -> None:
+        if not self.result.stuck:
+            self.cluster.observer.report(self._compare_maps())
+        super()._judge()
+
+    def _compare_maps(self) -> list[Violation]:
+        """What the map says of shards is what their groups say."""
+        view = self.cluster.divided[0].view
+        told = {
+            each.shard: (each.start, each.end, each.segment)
+            for each in view.shards.values()
+            if each.shard != META_SHARD
+        }
+        found = []
+        for node in self.cluster.divided:
+            true = {}
+            for group in node.shard_groups:
+                shard = cast(Any, group.machine).shard
+                own = shard.view.segments.own
+                true[group.group_id] = (own.start, own.end, own.segment)
+            if true != told:
+                found.append(Violation("map", f"{node.label} has {true}, the map has {told}"))
+        return found
+
+
+def simulate(
+    seed: int,
+    *,
+    nodes: int = 3,
+    groups: int = 1,
+    seconds: float = 40.0,
+    faults: frozenset[str] = FAULTS,
+    sink: Callable[[str], None] | None = None,
+) -> tuple[SeedResult, dict[str, int], Counter[str]]:
+    """(result, what somebody asked for, operations that ended in the map, by kind)."""
+    config = SimConfig(seed, nodes, groups, seconds, faults)
+    drawn = draw(config, World(seed).rng("settings"))
+    drawn.born_in_storm = False
+    room = max(drawn.host.entry_max_bytes, MAP_ENTRY_BYTES)
+    drawn.host = replace(drawn.host, entry_max_bytes=room)
+    cluster = DividedCluster(config, drawn, sink=sink)
+    simulation = DividedSimulation(cluster)
+    result = simulation.run()
+    return result, dict(simulation.restless.done), _divisions(cluster)
+
+
+def _divisions(cluster: DividedCluster) -> Counter[str]:
+    born = {group for group in (*cluster.groups, *cluster.gone) if group > cluster.config.groups}
+    return Counter(splits=len(born), merges=len(cluster.gone))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Simulate shards that divide themselves.")
+    parser.add_argument("--seeds", default="0..10", metavar="A..B")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=40.0, metavar="S", help="virtual (40)")
+    parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    args = parser.parse_args()
+    first, _, last = args.seeds.partition("..")
+    bad = 0
+    total: Counter[str] = Counter()
+    for seed in range(int(first), int(last)):
+        result, asked, done = simulate(
+            seed,
+            nodes=args.nodes,
+            seconds=args.seconds,
+            sink=_print if args.trace else None,
+        )
+        bad += not result.ok
+        total += done
+        word = "ok " if result.ok else "BAD"
+        _print(f"seed {seed} {word} at rest after {result.recovered_s} s, {asked}, {dict(done)}")
+        for violation in (*result.violations, *result.stuck):
+            _print(f"  {violation}")
+    _print(f"{bad} bad; {dict(total)}")
+    return 1 if bad else 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

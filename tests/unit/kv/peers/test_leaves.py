@@ -1,0 +1,20 @@
+"""The share of a put that leaves cost: what is subtracted, and when the figure is missed."""
+
+from __future__ import annotations
+
+from kv.cli.bench_leaves import text
+from kv.peers.leaves import LeafCost, leaf_cost
+from storage.memory import MemoryEngine
+from storage.system_clock import SystemClock
+
+
+def test_a_leaf_is_a_part_of_a_copy() -> None:
+    engine = MemoryEngine(clock=SystemClock())
+    leaf_us, copy_us = leaf_cost(engine, turns=5)
+    assert 0.0 <= leaf_us < copy_us
+
+
+def test_three_replicas_keep_a_leaf_each() -> None:
+    cost = LeafCost(64, 5.0, 20.0, 200.0, {})
+    assert cost.share == 0.075
+    assert "7.5 %" in text([cost])
