@@ -26,6 +26,9 @@ from storage.system_clock import SystemClock
 CLOCK: Final = SystemClock()
 CLIENT_TIMEOUT_S: Final = 10.0
 IMPATIENT_S: Final = 1.0
+IMPATIENT_GRACE_S: Final = 0.5
+"""A node that does not tell by then that the time is over is frozen, or cut off: nobody waits there
+while others would answer."""
 AFTER_FAILURE_S: Final = 0.02
 SURE_S: Final = 60.0
 AVOID_S: Final = 0.3
@@ -124,12 +127,13 @@ class Caller:
         """`foreseen`: statuses beside 200 (and 404 of a GET) that are answers, not refusals."""
         door = door or self.any_door()
         asked = CLOCK.monotonic()
-        headers = dict(headers)
+        headers, timeout_s = dict(headers), CLIENT_TIMEOUT_S
         if not patient and self.dice.random() < 0.5:
             headers["Request-Timeout"] = f"{IMPATIENT_S:g}"
+            timeout_s = IMPATIENT_S + IMPATIENT_GRACE_S
         try:
             answer = await self._clients[door].call(
-                method, path, body, headers=headers, timeout_s=CLIENT_TIMEOUT_S
+                method, path, body, headers=headers, timeout_s=timeout_s
             )
         except NotSentError as error:
             told = Told(Result.FAILED, door, asked, CLOCK.monotonic(), f"not sent: {error}")

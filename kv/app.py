@@ -39,7 +39,7 @@ from kv.api.leaderless.side import add_side_routes
 from kv.budget import ByteBudget
 from kv.config.parts import allowed_hosts, min_lease_ttl_s
 from kv.config.rules import is_for_tests
-from kv.config.sections import LEADERLESS, Config
+from kv.config.sections import LEADERLESS, STRONG, Config
 from kv.errors import OverloadedError
 from kv.etcd import gateway as etcd
 from kv.etcd.alarms import Alarms
@@ -47,6 +47,7 @@ from kv.etcd.context import GatewayContext, GatewayLimits, SnapshotPart, uint64_
 from kv.faulty import NodeFaults
 from kv.lane.assemble import make_lane, make_leaderless_lane
 from kv.lane.lane import Lane, LaneLimits
+from kv.leaderless.environment import LeaderlessEnvironment
 from kv.leaderless_app import LeaderlessParts
 from kv.meta.keyspace_admin import KeyspaceAdmin
 from kv.metrics import exposition
@@ -57,14 +58,14 @@ from kv.metrics.process import process_figures
 from kv.node import Fatal, Node
 from kv.node_settings import client_tls, node_settings
 from kv.online_backup import OnlineBackup
+from kv.regime import Strong
 from kv.report import Report
-from raftgroups.meta.records import FIRST_SHARD
+from raftgroups.meta.records import FIRST_SHARD, Regime
 from storage.errors import InvalidOptionError
 from storage.system_clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
-STRONG: Final = "strong"
 SMALL_BODY_BYTES: Final = 64 * 1024
 BODIES_BYTES: Final = 32 * 1024 * 1024
 """Of all bodies that are not small, from their head to their answer."""
@@ -101,6 +102,7 @@ class App:
             )
         )
         self.report: Report | None = None
+        self._leaderless_default = False
         self.leaderless: LeaderlessParts | None = None
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._runners: list[web.AppRunner] = []
@@ -133,13 +135,23 @@ class App:
         if self._faults is not None:
             control = self.config.testing.control
             await self._faults.start(control.host, control.port)
+        self.node.stand.on_open = self._ring_opened
         await self.node.start()
-        if self.config.mode == LEADERLESS:
-            self.leaderless = LeaderlessParts(self.config, self.node, self._loop)
+        self._leaderless_default = self.node.stand.has_default
+        if (self.config.mode == LEADERLESS) != self._leaderless_default:
+            _log.warning(
+                "mode is %s and the keyspace default of this cluster is not: what it was formed "
+                "with counts; keyspaces of the other regime can be made (januskv keyspace create)",
+                self.config.mode,
+            )
+        if self._leaderless_default:
+            assert self.leaderless is not None, "the map was known, and the ring is open"
             self._connect_metrics()
             await self._serve_leaderless(self.leaderless)
             return
         self.report = Report(self.node, process=process_figures)
+        if self.leaderless is not None:
+            self.report.on_ring = self.leaderless.ring
         self._connect_metrics()
         self._backup = OnlineBackup(
             self.node.directory, self.node.engine, clock=self.node.clock, loop=self._loop
@@ -167,13 +179,14 @@ class App:
 
     async def _serve_leaderless(self, parts: LeaderlessParts) -> None:
         """As `_serve`, of a node whose keys are leaderless."""
-        api = self._api(parts.report, parts.face)
+        report, face = parts.report(), parts.face(self.node.stand.default)
+        api = self._api(report, face)
         app = self._application(api)
-        add_side_routes(app, parts.report.trouble)
+        add_side_routes(app, report.trouble)
         self.lane = make_leaderless_lane(
             loop=self._loop,
             api=api,
-            face=parts.face,
+            face=face,
             server=await self._runner(app),
             endpoint=self._endpoint,
             limits=self._lane_limits(),
@@ -222,11 +235,32 @@ class App:
                 min_lease_ttl_s(config),
             ),
             observe=self._observe,
-            keyspaces=KeyspaceAdmin(self.node.meta, self.node.division.wishes, self.node.leader_of),
-            others=self.node.keyspace_named,
+            keyspaces=KeyspaceAdmin(
+                self.node.meta,
+                self.node.division.wishes,
+                self.node.leader_of,
+                self.node.stand.seats,
+            ),
+            others=self._served,
             leaderless=leaderless,
             placement=self.node.placement.service,
         )
+
+    def _served(self, name: str) -> Strong | Face:
+        """What serves a keyspace here. Raises JanusErrors."""
+        record = self.node.record_named(name)
+        if record.regime is Regime.STRONG:
+            return self.node.keyspace(record.keyspace)
+        space = self.node.stand.keyspace(record)
+        assert self.leaderless is not None, "it serves the keyspace"
+        return self.leaderless.face(space)
+
+    def _ring_opened(self, environment: LeaderlessEnvironment) -> None:
+        """Now, while the node starts, or when the first leaderless keyspace is made."""
+        parts = self.leaderless = LeaderlessParts(environment, self.node, self._loop)
+        if self.report is not None:
+            self.report.on_ring = parts.ring
+            self._connect_leaderless(parts)
 
     def _gateway_context(self) -> GatewayContext:
         config, node = self.config, self.node

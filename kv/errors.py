@@ -6,6 +6,7 @@ the outcomes: NONE says that the operation surely had no effect and never will h
 
 from __future__ import annotations
 
+from raftgroups.meta.refusals import KeyspaceNotFoundError as KeyspaceNotFoundError
 from storage.errors import InvalidRequestError, JanusError, Outcome
 
 
@@ -47,10 +48,6 @@ class StoppingError(JanusError):
 
     code = "stopping"
     retryable = True
-
-
-class KeyspaceNotFoundError(InvalidRequestError):
-    code = "keyspace_not_found"
 
 
 class WrongRegimeError(InvalidRequestError):

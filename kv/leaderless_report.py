@@ -1,4 +1,4 @@
-"""What a node in leaderless mode says of itself and of its cluster, to operators.
+"""What a node on the ring says of itself and of its cluster, to operators.
 
 As kv/report.py does it for the strong regime: numbers of other nodes are asked for over the peer
 link when somebody wants to see them, and a node that does not answer in time is unreachable.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from kv.api.bodies import (
     LeaderlessStatus,
     NodeState,
     NodeStatus,
+    OnRing,
     PeerState,
     RepairReply,
     RingMember,
@@ -28,39 +29,191 @@ from kv.cluster.mail import NoAnswerError
 from kv.errors import WrongRegimeError
 from kv.leaderless.environment import LeaderlessEnvironment
 from kv.leaderless.exchange import Report
-from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.put_core import AWAY
 from kv.metrics.from_process import ProcessFigures
 from kv.node import Node
-from kv.report import ANSWER_WITHIN_S, KIND, MEBIBYTE
 from raftgroups.transport import NodeId
 from storage.buckets import BUCKETS
 from storage.hints import NO_USAGE, HintUsage
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SLICES: Final = 256
+KIND: Final = "status"
+ANSWER_WITHIN_S: Final = 1.0
+MEBIBYTE: Final = 1024 * 1024
 PHI_SHOWN_MAX: Final = 99.0
 """It grows without end; JSON has no infinity."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(NodeStatus).decode
 
 
+class RingReport:
+    """What there is to say of the ring, whatever the regime of `default` is."""
+
+    def __init__(self, node: Node, environment: LeaderlessEnvironment) -> None:
+        self._node = node
+        self._environment = environment
+        self._shares: tuple[bytes, dict[NodeId, float]] = (b"", {})
+
+    def section(self) -> LeaderlessStatus:
+        regime = self._environment.regime
+        usages = regime.replica.hint_usages()
+        shares = self._shares_now()
+        standing = self._node.stand.standing()
+        assert standing is not None, "there is a ring"
+        return LeaderlessStatus(
+            standing=cast(Any, standing.status),
+            lacking=standing.lacking,
+            foreign=standing.foreign,
+            tombstones=regime.maintenance.reaper.held,
+            keyspaces=[
+                OnRing(
+                    space.name,
+                    space.n,
+                    _count(space.r),
+                    _count(space.w),
+                    space.strict,
+                    space.rule.value,
+                )
+                for _, space in sorted(regime.keyspaces.items())
+            ],
+            ring_epoch=regime.view.epoch.hex(),
+            share=round(shares.get(self._node.node_id, 0.0), 4),
+            under_way=regime.coordinator.under_way,
+            peers=[
+                self._peer(member, shares, usages.get(member, NO_USAGE))
+                for member in self.members()
+                if member != self._node.node_id
+            ],
+            counts={
+                **regime.parts.counts,
+                "minted": regime.replica.minted,
+                "stored": regime.replica.stored,
+                "hints_replayed": regime.handoff.replayed,
+                "foreign_rings": regime.messenger.foreign_rings,
+            },
+            alarms=dict(regime.replica.alarms),
+        )
+
+    def _peer(self, member: NodeId, shares: dict[NodeId, float], usage: HintUsage) -> PeerState:
+        card = self.card(member)
+        return PeerState(
+            member,
+            self.name(member),
+            "" if card is None else card.client,
+            self._environment.regime.reachable(member),
+            round(shares.get(member, 0.0), 4),
+            self._phi(member),
+            usage.count,
+            usage.size_bytes,
+            usage.overflowed,
+            self._trouble(member) if usage.count or usage.overflowed else "",
+        )
+
+    def _trouble(self, member: NodeId) -> str:
+        regime = self._environment.regime
+        if not regime.reachable(member):
+            return AWAY
+        return regime.handoff.troubles.get(member, "")
+
+    def _phi(self, member: NodeId) -> float | None:
+        gossip = self._environment.regime.members.gossip
+        return None if gossip is None else round(min(gossip.phi(member), PHI_SHOWN_MAX), 2)
+
+    def members(self) -> list[NodeId]:
+        return sorted(self._environment.regime.view.ring.members)
+
+    def copies(self) -> int:
+        """N of the keyspace that has most."""
+        return max((each.n for each in self._environment.regime.keyspaces.values()), default=1)
+
+    def _shares_now(self) -> dict[NodeId, float]:
+        """Walking the ring takes a while; it is done once a ring."""
+        view, n = self._environment.regime.view, self.copies()
+        key = view.epoch + bytes((n,))
+        if self._shares[0] != key:
+            self._shares = key, view.ring.load(n) if view.ring.members else {}
+        return self._shares[1]
+
+    def problems(self) -> list[str]:
+        regime = self._environment.regime
+        found = [f"{kind}, {count} times" for kind, count in sorted(regime.replica.alarms.items())]
+        usages = regime.replica.hint_usages()
+        for peer in self.members():
+            if not regime.reachable(peer):
+                found.append(f"not connected with {self.name(peer)}")
+            elif peer in regime.handoff.troubles and usages.get(peer, NO_USAGE).count:
+                why = regime.handoff.troubles[peer]
+                found.append(f"hints for {self.name(peer)} cannot be delivered: {why}")
+        return found
+
+    def card(self, node: NodeId) -> Card | None:
+        cards = self._node.cards
+        return None if cards is None else cards.all.get(node)
+
+    def name(self, node: NodeId) -> str:
+        card = self.card(node)
+        return node if card is None else card.name
+
+    def ring(self) -> RingState:
+        regime, shares = self._environment.regime, self._shares_now()
+        members = self.members()
+        letters = {member: LETTERS[place % len(LETTERS)] for place, member in enumerate(members)}
+        step = BUCKETS // SLICES
+        firsts = (regime.view.ring.preference(step * place, 1)[:1] for place in range(SLICES))
+        return RingState(
+            regime.view.epoch.hex(),
+            self.copies(),
+            [
+                RingMember(
+                    member,
+                    self.name(member),
+                    letters[member],
+                    round(shares.get(member, 0.0), 4),
+                    regime.view.ring.members[member].vnodes,
+                    regime.reachable(member),
+                )
+                for member in members
+            ],
+            "".join(letters[first[0]] if first else "-" for first in firsts),
+        )
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        """Compare all with every peer and bring both up to date. False: too many wait already."""
+
+        def told(report: Report) -> None:
+            done(
+                RepairReply(
+                    report.exchanges,
+                    report.equal,
+                    report.compared,
+                    report.fetched,
+                    report.pushed,
+                    report.transferred_bytes,
+                    report.failed,
+                    {self.name(node): why for node, why in report.broken_off.items()},
+                )
+            )
+
+        return self._environment.regime.maintenance.repair(told)
+
+
 class LeaderlessReport:
-    """Implements kv/api/context.py Node."""
+    """Implements kv/api/context.py Node, where `default` is leaderless."""
 
     def __init__(
         self,
         node: Node,
         environment: LeaderlessEnvironment,
-        space: Keyspace,
+        ring: RingReport,
         *,
         process: Callable[[], ProcessFigures],
     ) -> None:
         self._node = node
         self._environment = environment
-        self._space = space
+        self._ring = ring
         self._process = process
         self._started_s = node.clock.monotonic()
-        self._shares: tuple[bytes, dict[NodeId, float]] = (b"", {})
         node.mail.on(KIND, self._told)
 
     def status(self) -> NodeStatus:
@@ -84,83 +237,21 @@ class LeaderlessReport:
             keys_count=None,
             watchers=0,
             problems=self._problems(),
-            leaderless=self._regime(),
+            leaderless=self._ring.section(),
         )
-
-    def _regime(self) -> LeaderlessStatus:
-        regime, space = self._environment.regime, self._space
-        usages = regime.replica.hint_usages()
-        shares = self._shares_now()
-        return LeaderlessStatus(
-            n=space.n,
-            r=_count(space.r),
-            w=_count(space.w),
-            strict=space.strict,
-            merge=space.rule.value,
-            ring_epoch=regime.view.epoch.hex(),
-            share=round(shares.get(self._node.node_id, 0.0), 4),
-            under_way=regime.coordinator.under_way,
-            peers=[
-                self._peer(member, shares, usages.get(member, NO_USAGE))
-                for member in self._members()
-                if member != self._node.node_id
-            ],
-            counts={
-                **regime.parts.counts,
-                "minted": regime.replica.minted,
-                "stored": regime.replica.stored,
-                "hints_replayed": regime.handoff.replayed,
-                "foreign_rings": regime.messenger.foreign_rings,
-            },
-            alarms=dict(regime.replica.alarms),
-        )
-
-    def _peer(self, member: NodeId, shares: dict[NodeId, float], usage: HintUsage) -> PeerState:
-        card = self._card(member)
-        return PeerState(
-            member,
-            self._name(member),
-            "" if card is None else card.client,
-            self._environment.regime.reachable(member),
-            round(shares.get(member, 0.0), 4),
-            self._phi(member),
-            usage.count,
-            usage.size_bytes,
-            usage.overflowed,
-        )
-
-    def _phi(self, member: NodeId) -> float | None:
-        gossip = self._environment.regime.members.gossip
-        return None if gossip is None else round(min(gossip.phi(member), PHI_SHOWN_MAX), 2)
-
-    def _members(self) -> list[NodeId]:
-        return sorted(self._environment.regime.view.ring.members)
-
-    def _shares_now(self) -> dict[NodeId, float]:
-        """Walking the ring takes a while; it is done once a ring."""
-        view = self._environment.regime.view
-        if self._shares[0] != view.epoch:
-            self._shares = view.epoch, view.ring.load(self._space.n)
-        return self._shares[1]
 
     def _problems(self) -> list[str]:
-        node, regime = self._node, self._environment.regime
-        found = [f"{alarm} on {self._name(who)}" for who, alarm in node.alarms]
-        found += [f"{kind}, {count} times" for kind, count in sorted(regime.replica.alarms.items())]
+        node = self._node
+        found = [f"{alarm} on {self._ring.name(who)}" for who, alarm in node.alarms]
         if node.draining:
             found.append("this node is stopping")
-        found += [
-            f"not connected with {self._name(peer)}"
-            for peer in self._members()
-            if not regime.reachable(peer)
-        ]
-        return found
+        return found + self._ring.problems()
 
     def _told(self, peer: NodeId, body: bytes) -> bytes:
         return _encode(self.status())
 
     async def cluster(self) -> ClusterState:
-        members = self._members()
+        members = self._ring.members()
         states = await asyncio.gather(*(self._ask(member) for member in members))
         nodes = [self._state_of(*each) for each in zip(members, states, strict=True)]
         return ClusterState(
@@ -168,7 +259,7 @@ class LeaderlessReport:
             nodes=nodes,
             shards=[],
             total_keys=None,
-            replication_factor=min(self._space.n, len(members)),
+            replication_factor=min(self._node.stand.default.n, len(members)),
         )
 
     async def _ask(self, member: NodeId) -> NodeStatus | None:
@@ -180,65 +271,21 @@ class LeaderlessReport:
             return None
 
     def _state_of(self, member: NodeId, state: NodeStatus | None) -> NodeState:
-        card = self._card(member)
+        card, name = self._ring.card(member), self._ring.name(member)
         address = "" if card is None else card.client or f"{card.peer[0]}:{card.peer[1]}"
         if state is None:
-            return NodeState(member, self._name(member), address, "unreachable", "unknown")
+            return NodeState(member, name, address, "unreachable", "unknown")
         used_mb = state.memory_used_mb
         return NodeState(member, state.name, address, "alive", "replica", state.keys_count, used_mb)
 
-    def _card(self, node: NodeId) -> Card | None:
-        cards = self._node.cards
-        return None if cards is None else cards.all.get(node)
-
-    def _name(self, node: NodeId) -> str:
-        card = self._card(node)
-        return node if card is None else card.name
-
     def ring(self) -> RingState:
-        regime, shares = self._environment.regime, self._shares_now()
-        members = self._members()
-        letters = {member: LETTERS[place % len(LETTERS)] for place, member in enumerate(members)}
-        step = BUCKETS // SLICES
-        firsts = (regime.view.ring.preference(step * place, 1)[:1] for place in range(SLICES))
-        return RingState(
-            regime.view.epoch.hex(),
-            self._space.n,
-            [
-                RingMember(
-                    member,
-                    self._name(member),
-                    letters[member],
-                    round(shares.get(member, 0.0), 4),
-                    regime.view.ring.members[member].vnodes,
-                    regime.reachable(member),
-                )
-                for member in members
-            ],
-            "".join(letters[first[0]] if first else "-" for first in firsts),
-        )
+        return self._ring.ring()
+
+    def repair(self, done: Callable[[RepairReply], None]) -> bool:
+        return self._ring.repair(done)
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         raise WrongRegimeError("nobody leads a leaderless keyspace: every node takes every write")
-
-    def repair(self, done: Callable[[RepairReply], None]) -> bool:
-        """Compare all with every peer and bring both up to date. False: too many wait already."""
-
-        def told(report: Report) -> None:
-            done(
-                RepairReply(
-                    report.exchanges,
-                    report.equal,
-                    report.compared,
-                    report.fetched,
-                    report.pushed,
-                    report.transferred_bytes,
-                    report.failed,
-                    {self._name(node): why for node, why in report.broken_off.items()},
-                )
-            )
-
-        return self._environment.regime.maintenance.repair(told)
 
     # --- is it ready? -------------------------------------------------------------------------
 
@@ -246,7 +293,7 @@ class LeaderlessReport:
         """Why this node cannot serve what its keyspace asks for by default; empty: it can."""
         if self._node.draining:
             return "this node is stopping"
-        regime, space = self._environment.regime, self._space
+        regime, space = self._environment.regime, self._node.stand.default
         members = regime.view.ring.members
         reached = sum(regime.reachable(member) for member in members)
         n = min(space.n, len(members))
@@ -257,5 +304,5 @@ class LeaderlessReport:
 
 
 def _count(number: int | str) -> int:
-    assert isinstance(number, int), "the keyspaces of a configuration have numbers"
+    assert isinstance(number, int), "R and W of the map and of a configuration are numbers"
     return number

@@ -40,6 +40,7 @@ from kv.division.stand import NodeDivision
 from kv.errors import KeyspaceNotFoundError, OverloadedError
 from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
+from kv.leaderless.stand import LeaderlessStand
 from kv.meta.begin import Beginning
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
@@ -59,7 +60,13 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
 from raftgroups.machine_api import StateMachine
 from raftgroups.meta.machine import META_GROUP, MetaMachine
-from raftgroups.meta.records import DEFAULT_KEYSPACE_ID, FIRST_SHARD, KeyspaceOptions, NodeRecord
+from raftgroups.meta.records import (
+    DEFAULT_KEYSPACE_ID,
+    FIRST_SHARD,
+    KeyspaceOptions,
+    KeyspaceRecord,
+    NodeRecord,
+)
 from raftgroups.outcomes import Applied, ChangeResult, Done, ProposeResult, Refused
 from raftgroups.results import failure_of
 from raftgroups.transport import NodeId
@@ -114,7 +121,9 @@ class NodeSettings:
     shard: ShardSettings = field(default_factory=ShardSettings)
     sync_fatal_s: float = 10.0
     leaderless: LeaderlessSettings | None = None
-    """None: this node has no leaderless environment."""
+    """None: this node takes no part in a ring, and leaderless keyspaces are refused."""
+    default_leaderless: KeyspaceOptions | None = None
+    """Of the keyspace `default` if a cluster is formed with it leaderless; None: it is strong."""
     shards: int = 1
     """Of the keyspace `default`, when a cluster is formed; then the map says."""
     options: KeyspaceOptions = field(default_factory=KeyspaceOptions)
@@ -179,13 +188,13 @@ class Node:
             self.writer,
             loop,
             clock,
-            on_fatal=self._broken,
+            on_fatal=self.broken,
             stall_after_s=settings.host.election_timeout_s[1],
         )
         self.watchdog = SyncWatchdog(
             self.committer,
             clock,
-            self._hung,
+            self.hung,
             fatal_after_s=settings.sync_fatal_s,
         )
         self.link = PeerLink(
@@ -228,7 +237,6 @@ class Node:
             evaluate=self._evaluate_forwarded,
         )
         self.mail = Mail(self.link, loop)
-        self.leaderless = self._open_leaderless(reserve_bytes)
         self.cards: Cards | None = None
         self.shards: dict[int, StrongShard] = {}
         """Served here, by group."""
@@ -260,6 +268,7 @@ class Node:
         self.host.on_end = self._leave_group
         self.host.on_unknown_group = self._unknown_group
         self.keyspaces: dict[int, Keyspace] = {}
+        self.stand = LeaderlessStand(self)
         self.placement = NodePlacement(self)
         self.division = NodeDivision(self)
         self._has_begun = asyncio.Event()
@@ -267,28 +276,12 @@ class Node:
         self.draining = False
         self._closed = False
 
-    def _open_leaderless(self, reserve_bytes: int) -> LeaderlessEnvironment | None:
-        if self.settings.leaderless is None:
-            return None
-        try:
-            return LeaderlessEnvironment(
-                self.settings.leaderless,
-                self.directory,
-                link=self.link,
-                post=self.mail,
-                loop=self.loop,
-                clock=self.clock,
-                reserve_bytes=reserve_bytes,
-                on_broken=self._broken,
-                on_hung=self._hung,
-                wrap=None if self.settings.faults is None else self.settings.faults.wrap,
-            )
-        except BaseException:
-            self.engine.close()
-            self.directory.close()
-            raise
+    @property
+    def leaderless(self) -> LeaderlessEnvironment | None:
+        """None: there is no ring, or not here."""
+        return self.stand.environment
 
-    def _hung(self, seconds: float) -> None:
+    def hung(self, seconds: float) -> None:
         self.on_fatal(EXIT_HUNG, f"a write has lasted {seconds:.1f} s")
 
     def _pressure(self) -> WritePressure:
@@ -298,7 +291,7 @@ class Node:
         space = os.statvfs(self.settings.data)
         return space.f_blocks * space.f_frsize
 
-    def _broken(self, error: BaseException) -> None:
+    def broken(self, error: BaseException) -> None:
         _log.critical("this node cannot go on: %s", error, exc_info=error)
         self.on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
 
@@ -353,9 +346,7 @@ class Node:
         self.division.start()
         self.meta.map.on_change(lambda _: self._note_begun())
         await self._has_begun.wait()
-        if self.leaderless is not None:
-            # Who joined later, or lost its disk, is told so by the others (kv/cluster/gossip.py).
-            self.leaderless.start(self.cards.all)
+        self.stand.start()
 
     def _note_begun(self) -> None:
         """Once the map is known, and the shards that it places here are here."""
@@ -474,14 +465,14 @@ class Node:
             shard.leave("this shard is not served here any more")
             self.committer.remove(shard)
 
-    def keyspace_named(self, name: str) -> Keyspace:
+    def record_named(self, name: str) -> KeyspaceRecord:
         """Raises KeyspaceNotFoundError."""
         record = self.meta.map.view.keyspace_named(name)
         if record is None:
             raise KeyspaceNotFoundError(
                 f"there is no keyspace {name[:64]!a}; GET /api/v1/admin/keyspaces lists them"
             )
-        return self.keyspace(record.keyspace)
+        return record
 
     def leader_of(self, group: int) -> NodeId | None:
         found = self.host.groups.get(group)
@@ -553,8 +544,7 @@ class Node:
         raised = self.guard.raised
         self.guard.observe(self.engine.statistics())
         self.engine.expire_snapshots()
-        if self.leaderless is not None:
-            self.leaderless.look_at_space()
+        self.stand.look_at_space()
         if self.guard.raised != raised:
             _log.warning(
                 "NOSPACE %s: %s bytes available, %d kept in reserve",
@@ -617,8 +607,7 @@ class Node:
         self.draining = True
         for shard in self.shards.values():
             shard.drain(why)
-        if self.leaderless is not None:
-            self.leaderless.regime.coordinator.stop()
+        self.stand.drain()
 
     def heir(self, group: Group) -> NodeId | None:
         """The connected voter that is least behind."""
@@ -665,8 +654,7 @@ class Node:
         for shard in self.shards.values():
             shard.stop()
         self.host.stop()
-        if self.leaderless is not None:
-            self.leaderless.stop()
+        self.stand.stop()
         await asyncio.sleep(0)  # the answers that the stop gave go out
         await self.link.close()
         await self.tasks.close()
@@ -674,8 +662,7 @@ class Node:
         self.watchdog.close()
         self.writer.close()
         self.engine.close()
-        if self.leaderless is not None:
-            self.leaderless.close()
+        self.stand.close()
         self.directory.close()
 
 

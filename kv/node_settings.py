@@ -24,6 +24,8 @@ from kv.config.values import Address
 from kv.division.divider import DividerSettings
 from kv.division.limits import Pace
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.founding import options_of
+from kv.leaderless.maintenance import MaintenanceSettings
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
@@ -73,6 +75,7 @@ def node_settings(config: Config) -> NodeSettings:
         mover=MoverSettings(
             Limits(streams=config.strong.moves, balance=config.strong.rebalance),
             dead_after_s=config.strong.dead_after_s,
+            dead_on_ring_after_s=config.leaderless.dead_after_s,
         ),
         divider=divider_settings(config),
         host=host_config(config),
@@ -83,7 +86,8 @@ def node_settings(config: Config) -> NodeSettings:
             watch_limits=watch_limits(config),
             sizes=size_limits(config),
         ),
-        leaderless=leaderless_settings(config) if config.mode == LEADERLESS else None,
+        leaderless=leaderless_settings(config),
+        default_leaderless=options_of(keyspace(config)) if config.mode == LEADERLESS else None,
     )
 
 
@@ -115,13 +119,14 @@ def size_limits(config: Config) -> SizeLimits:
 
 
 def leaderless_settings(config: Config) -> LeaderlessSettings:
-    space = keyspace(config)
     return LeaderlessSettings(
         engine=config.leaderless.engine,
         engine_settings=EngineSettings(
             lmdb_map_size_bytes=config.storage.lmdb_map_bytes, rocks=rocks_options(config)
         ),
-        keyspaces={space.number: space},
+        default=keyspace(config),
+        vnodes=config.leaderless.vnodes,
+        maintenance=MaintenanceSettings(repair_s=config.leaderless.repair_every_s),
         keep_restored=config.leaderless.keep_restored,
         members=MemberSettings(
             vnodes=weighted_vnodes(config.node.weight, config.leaderless.vnodes),

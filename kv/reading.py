@@ -67,6 +67,11 @@ class ShardReader(Protocol):
 
     def lease(self, lease: int) -> LeaseReading | None: ...
 
+    @property
+    def lease_epoch(self) -> int:
+        """As of now, where the keyspace's leases are (raftgroups/lease.py)."""
+        ...
+
     def leases(self) -> list[int]:
         """All lease ids, in order."""
         ...

@@ -22,7 +22,11 @@ from typing import Protocol, TypeVar
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.reading import LeaseReading as LeaseReading
 from kv.reading import ShardReader as ShardReader
+from kv.strong.queries import Query
+from kv.watch.merged import Ground, Pulled
 from kv.watch.messages import Encode
+from kv.watch.position import Feed
+from kv.watch.watcher import WatchRequest
 from kv.watch.watches import Watches
 from raftgroups.commands import Command
 from raftgroups.results import Result
@@ -63,6 +67,13 @@ class Strong(Protocol):
 
     def watches(self, encode: Encode) -> Watches:
         """A hub of its own for a face, whose encoding it uses. Call it once a face."""
+        ...
+
+    def ground(
+        self, watches: Watches, page: Callable[[Feed, WatchRequest], Query[Pulled]]
+    ) -> Ground | None:
+        """For watches over several shards (kv/watch/merged.py), with a face's own `watches` and
+        its query of a page of events. None: this is one shard for ever."""
         ...
 
     @property

@@ -35,6 +35,7 @@ from kv.division.meter import HOT_MOST
 from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
 from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
+from kv.leaderless_report import ANSWER_WITHIN_S, KIND, MEBIBYTE, RingReport
 from kv.metrics.from_process import ProcessFigures
 from kv.node import FIRST_GROUP, Node, settle
 from raftgroups.group import Group
@@ -45,9 +46,6 @@ from raftgroups.status import GroupStatus, Role
 from raftgroups.transport import NodeId
 from storage.errors import InvalidRequestError
 
-KIND: Final = "status"
-ANSWER_WITHIN_S: Final = 1.0
-MEBIBYTE: Final = 1024 * 1024
 STATUSES: Final[dict[str, str]] = {"joining": "joining", "draining": "leaving", "dead": "dead"}
 """What the map says of a node that answers, else it is alive."""
 
@@ -66,6 +64,8 @@ class Report:
         self._node = node
         self._process = process
         self._started_s = node.clock.monotonic()
+        self.on_ring: RingReport | None = None
+        """Where there is a ring."""
         node.mail.on(KIND, self._told)
 
     # --- this node --------------------------------------------------------------------------
@@ -96,6 +96,7 @@ class Report:
             watchers=sum(hub.watching for each in node.shards.values() for hub in each.hubs),
             problems=self._problems(),
             shards=[self._local(each) for _, each in sorted(node.host.groups.items())],
+            leaderless=UNSET if self.on_ring is None else self.on_ring.section(),
         )
 
     @property
@@ -150,6 +151,10 @@ class Report:
             for peer in sorted(members)
             if peer != node.node_id and not node.link.connected(peer)
         ]
+        if node.stand.trouble:
+            found.append(f"leaderless keyspaces are not served here: {node.stand.trouble}")
+        if self.on_ring is not None:
+            found += (each for each in self.on_ring.problems() if each not in found)
         return found
 
     def _told(self, peer: NodeId, body: bytes) -> bytes:
@@ -290,13 +295,19 @@ class Report:
         return node if card is None else card.name
 
     def ring(self) -> RingState:
-        raise WrongRegimeError(
-            "there is no ring here: the keys of this node are strong, and shards hold them; see "
-            "/api/v1/admin/cluster/status"
-        )
+        if self.on_ring is None:
+            raise WrongRegimeError(
+                "there is no ring here: all keyspaces are strong, and shards hold their keys; see "
+                "/api/v1/admin/cluster/status"
+            )
+        return self.on_ring.ring()
 
     def repair(self, done: Callable[[RepairReply], None]) -> bool:
-        raise WrongRegimeError("strong keyspaces need no repair: their replicas follow one log")
+        if self.on_ring is None:
+            raise WrongRegimeError(
+                "all keyspaces are strong, and need no repair: their replicas follow one log"
+            )
+        return self.on_ring.repair(done)
 
     async def transfer_leader(self, target: str | None, deadline_s: float | None) -> str:
         """Only the leader can hand over; asked elsewhere, the answer says who leads."""

@@ -25,6 +25,7 @@ from raftgroups.commands import (
     Expire,
     Finish,
     Increment,
+    LeaseForget,
     LeaseGrant,
     LeaseKeepAlive,
     LeaseRevoke,
@@ -36,6 +37,7 @@ from raftgroups.commands import (
     SetTtl,
     Tick,
     Txn,
+    UnderLease,
 )
 from raftgroups.footprint import spans_of_part
 from raftgroups.meta.records import ShardRecord
@@ -67,8 +69,10 @@ def scope_of(command: Command) -> Scope:
         return of_key(command.key)
     if isinstance(command, Delete):
         return bounds(command.key, command.range_end)
-    if isinstance(command, LeaseGrant | LeaseRevoke | LeaseKeepAlive | Tick | Expire):
+    if isinstance(command, LeaseGrant | LeaseRevoke | LeaseKeepAlive | LeaseForget | Tick | Expire):
         return HOME
+    if isinstance(command, UnderLease):
+        return scope_of(command.command)
     if isinstance(command, Compact):
         return EVERYWHERE
     if isinstance(command, Decide | Push | Finish):
@@ -98,16 +102,24 @@ def _scopes_of_txn(txn: Txn) -> Iterator[Scope]:
             yield bounds(part.key, part.range_end)
 
 
-def leases_of(command: Command) -> bool:
-    """Whether it attaches a key to a lease."""
+def lease_ids(command: Command) -> tuple[int, ...]:
+    """The leases to which it may attach keys: in a transaction, on either path."""
+    return tuple(sorted(set(_lease_ids(command))))
+
+
+def _lease_ids(command: object) -> Iterator[int]:
+    parts: Iterable[object] = ()
     if isinstance(command, Put | Cas):
-        return bool(command.lease)
-    if isinstance(command, BatchWrite):
-        return any(leases_of(each) for each in command.operations)
-    if isinstance(command, Txn):
+        if command.lease:
+            yield command.lease
+    elif isinstance(command, BatchWrite):
+        parts = command.operations
+    elif isinstance(command, Txn):
         parts = (*command.then, *command.otherwise)
-        return any(isinstance(part, Put | Txn) and leases_of(part) for part in parts)
-    return False
+    elif isinstance(command, UnderLease):
+        parts = (command.command,)
+    for part in parts:
+        yield from _lease_ids(part)
 
 
 def joined(scopes: Iterable[Scope]) -> Scope:

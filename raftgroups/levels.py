@@ -37,6 +37,9 @@ LINEAGE_LEVEL: Final = 2
 TXN_LEVEL: Final = 3
 """From here on transactions may touch several shards (twophase.py)."""
 
+RING_LEVEL: Final = 3
+"""From here on the meta group makes keyspaces that live on the ring (meta/commands.py)."""
+
 NOT_HEARD: Final = 0
 """Stands for the level of a node that has not said it yet."""
 

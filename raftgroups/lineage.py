@@ -51,8 +51,8 @@ What becomes of the parts:
     events                       ancestor segments, cut to the keys; cursors (segment, revision) go
                                  on through storage/mvcc_events.py: segment_range, read_events
     remembered answers           split: both children have all.  merge: united
-    leases                       with the shard whose range begins at the keyspace's first key; how
-                                 they end for keys elsewhere: lease.py
+    leases                       with the shard whose range begins at the keyspace's first key;
+                                 their keys are anywhere, and how those end: lease.py
     keys' times to live          by key. The clock of a merged shard is the left one's, so that its
                                  leases keep their time; deadlines of the right one are moved
     clock                        split: both children have the parent's
@@ -173,13 +173,8 @@ def split(machine: ShardMachine, command: Split) -> SplitResult:
         raise NotNowError(
             f"shard {state.shard} is about to take in shard {state.merging_with}; split it later"
         )
-    for lease in machine.leases.ids():
-        attached = machine.lease_keys(lease)
-        if attached and attached[-1] >= key:
-            raise NotNowError(
-                f"key {attached[-1]!r} hangs on lease {lease}, and leases stay with the left half: "
-                "split behind the keys with leases, or once they have ended"
-            )
+    if not shard.view.segments.own.start:
+        machine.leases.epoch += 1  # while this was one shard, ends of leases left no mark
     right_ttls = machine.ttls.count_in(key, shard.view.segments.own.end)
     right = shard.divide(key, command.right_shard, (command.left_segment, command.right_segment))
     machine.born(right, right_ttls)

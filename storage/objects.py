@@ -79,6 +79,29 @@ def reap_key(keyspace: int, due_ms: int, key: bytes) -> bytes:
     return _DUE.pack(Table.REAP, keyspace, due_ms) + key
 
 
+_OF_KEYSPACES: Final = (Table.OBJECT, Table.TOKEN_INDEX, Table.MERKLE_LEAF, Table.REAP)
+
+
+def keyspace_rows(keyspace: int) -> list[tuple[bytes, bytes | None]]:
+    """Where all that is kept of a keyspace lies, but for hints: start <= row < end."""
+    prefixes = [key_u32(table, keyspace) for table in _OF_KEYSPACES]
+    return [(prefix, prefix_end(prefix)) for prefix in prefixes]
+
+
+def keyspaces_held(reader: Reader) -> list[int]:
+    """Those that have keys here. A seek for each of them."""
+    found: list[int] = []
+    start, end = key_u32(Table.OBJECT, 0), bytes((Table.OBJECT + 1,))
+    while start < end:
+        row = next(iterate(reader, start, end, page_limit=1), None)
+        if row is None:
+            break
+        keyspace = int.from_bytes(row[0][1:5], "big")
+        found.append(keyspace)
+        start = prefix_end(key_u32(Table.OBJECT, keyspace)) or end
+    return found
+
+
 def object_body(epoch: int, digest: int, encoded: bytes) -> bytes:
     if epoch < 0x80:
         return b"%c%b%b" % (epoch, digest.to_bytes(DIGEST_BYTES, "big"), encoded)

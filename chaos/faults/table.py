@@ -30,6 +30,7 @@ TABLE: Final[Mapping[str, FaultContext]] = {
     "leader-transfer": upkeep.leader_transfer,
     "compact": upkeep.compact,
     "split": upkeep.split,
+    "merge": upkeep.merge,
     "backup": upkeep.backup,
     "flood": upkeep.flooded,
     "join": members.join,

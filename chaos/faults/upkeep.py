@@ -13,6 +13,7 @@ from chaos.scenarios.scenario import Fault
 
 BACKUP_S = 30.0
 SPLIT_S = 10.0
+MERGE_S = 10.0
 FLOOD_AHEAD = 8
 FLOOD_BYTES = 256
 FLOOD_PART_S = 0.5
@@ -56,6 +57,22 @@ def split(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
     path = f"/api/v1/admin/shards/{shard['shard']}/split"
     answer = server.ask(path, {"key": key}, timeout_s=SPLIT_S)
     yield f"split at {key}: {'no answer' if answer is None else answer[0]}"
+
+
+@contextmanager
+def merge(stage: Stage, fault: Fault, dice: Random) -> Iterator[str]:
+    """A shard drawn of all and its right neighbour; one that does not come about is no harm."""
+    (name,) = stage.targets("random", dice)
+    server = stage.server(name)
+    shards = server.ask("/api/v1/admin/shards")
+    if shards is None or shards[0] != 200:
+        raise BusyError(f"{name} does not answer")
+    having = [each["shard"] for each in shards[1]["shards"] if each["end"]]
+    if not having:
+        raise BusyError("there is one shard")
+    shard = dice.choice(having)
+    answer = server.ask(f"/api/v1/admin/shards/{shard}/merge", {}, timeout_s=MERGE_S)
+    yield f"merge of {shard}: {'no answer' if answer is None else answer[0]}"
 
 
 @contextmanager

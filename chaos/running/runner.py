@@ -157,8 +157,9 @@ class _Run:
         self, plan: Plan, servers: Servers, links: Links, outcome: Outcome, show: Show
     ) -> None:
         self._plan, self._servers, self._outcome, self._show = plan, servers, outcome, show
-        sharded = plan.scenario.is_sharded
-        self._books = Books(foreseen_errors=CROSS_SHARD if sharded else frozenset())
+        holds = any(load.kind in ("lock", "lease") for load in plan.scenario.loads)
+        bound = plan.scenario.is_sharded and holds  # leases are those of the first shard
+        self._books = Books(foreseen_errors=CROSS_SHARD if bound else frozenset())
         self._doors = servers.doors()
         drift = [float(each.options.get("drift", 0)) for each in plan.scenario.faults]
         self._works = [

@@ -130,6 +130,7 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         "a shard is cut in two at a key that it holds", modes=(STRONG,),
         options={"shards": Option(6, "at most so many", least=2, most=100)},
     ),
+    "merge": FaultKind("a shard and its right neighbour are made one", modes=(STRONG,)),
     "backup": FaultKind("a snapshot of a running node is taken", ONE_NODE[::-1], modes=(STRONG,)),
     "flood": FaultKind(
         "far more writes than a node can do",

@@ -24,12 +24,14 @@ from chaos.sim.network import NetworkSettings, SimNetwork
 from chaos.sim.world import NodeClock, NodeScheduler, Process, World
 from kv.cluster.mail import Mail
 from kv.leaderless.assembly import Leaderless
+from kv.leaderless.founding import owned
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.maintenance import MaintenanceSettings
 from kv.leaderless.members import MemberSettings
 from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
+from raftgroups.meta.records import RingSeat
 from raftgroups.transport import NodeId
 from storage.committer import Committer
 from storage.engine import Batch, Engine, iterate
@@ -77,6 +79,8 @@ class LeaderlessMachine:
         """It has left or was declared dead."""
         self.founder = True
         """One of those that form the cluster; anybody else joins."""
+        self.made: dict[int, tuple[Keyspace, Sequence[RingSeat]]] = {}
+        """Keyspaces that this machine has heard of, as its map has them: `hear_of`."""
         self.guard: SpaceGuard | None = None
         """From the next start on."""
         self.fatal: list[BaseException] = []
@@ -133,9 +137,26 @@ class LeaderlessMachine:
         self.regime.maintenance.on_left = self._left
         self.regime.members.on_member = lambda info: link.set_peer(info.node, (info.node, 1))
         self.regime.start(self.members if self.founder and self.lives == 1 else None)
+        for keyspace, seats in self.made.values():
+            self._serve(keyspace, seats)
         for peer in dict.fromkeys([*self.members, *sorted(self.regime.view.members)]):
             if peer != self.node:
                 link.set_peer(peer, (str(peer), 1))
+
+    def hear_of(self, keyspace: Keyspace, seats: Sequence[RingSeat]) -> None:
+        """The map names a keyspace that was made on this ring."""
+        self.made[keyspace.number] = keyspace, seats
+        if self.regime is not None:
+            self._serve(keyspace, seats)
+
+    def _serve(self, keyspace: Keyspace, seats: Sequence[RingSeat]) -> None:
+        assert self.regime is not None
+        self.regime.add_keyspace(keyspace, owned(self.node, seats, keyspace.n))
+
+    def hear_of_drop(self, number: int) -> None:
+        del self.made[number]
+        assert self.regime is not None
+        self.regime.drop_keyspace(number)
 
     def crash(self, *, power: bool) -> None:
         """kill -9, or a power cut, which also loses what the kernel had to send."""

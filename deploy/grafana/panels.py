@@ -421,6 +421,65 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
+        "Leaderless keyspaces",
+        (
+            Panel(
+                "Writes kept for others",
+                "Hints, by the node that they are for. They go there once it is back.",
+                "bytes",
+                [("sum by (peer) (januskv_leaderless_hints_bytes{@})", "for {{peer}}")],
+            ),
+            Panel(
+                "Is it down?",
+                "phi of each peer, the highest that any node sees: 5 is suspicious, 8 is down.",
+                "short",
+                [("max by (peer) (januskv_leaderless_peer_phi{@})", "{{peer}}")],
+                red_from=8,
+            ),
+            Panel(
+                "The ring",
+                "How long its last change took to reach all, and which part a node still lacks.",
+                "s",
+                [
+                    ("januskv_leaderless_gossip_convergence_seconds{@}", "converged {{instance}}"),
+                    ("100 * januskv_leaderless_lacking_ratio{@}", "lacks % {{instance}}"),
+                ],
+            ),
+            Panel(
+                "Repaired keys a second",
+                "By comparing with peers (fetched, pushed) and by reads.",
+                "short",
+                [
+                    (rate("januskv_leaderless_repair_sets_total", "way"), "{{way}}"),
+                    (
+                        rate("januskv_leaderless_events_total", "event", ',event="repaired"'),
+                        "by reads",
+                    ),
+                ],
+            ),
+            Panel(
+                "Deleted keys held",
+                "Until every member has proved that it has the deletion; and copies to hand over.",
+                "short",
+                [
+                    ("januskv_leaderless_tombstones_held{@}", "deleted {{instance}}"),
+                    ("januskv_leaderless_foreign_copies{@}", "foreign {{instance}}"),
+                ],
+            ),
+            Panel(
+                "Refused for too many siblings",
+                "Nobody merges what was written without knowing of each other.",
+                "short",
+                [
+                    (
+                        increase("januskv_leaderless_sibling_refusals_total", "instance"),
+                        "{{instance}}",
+                    )
+                ],
+            ),
+        ),
+    ),
+    (
         "Process",
         (
             Panel(

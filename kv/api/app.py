@@ -14,6 +14,7 @@ a waiting lock ends at the moment its client goes away, not with the next thing 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from aiohttp.typedefs import Handler
 from kv.api.call import Call
 from kv.api.context import Api
 from kv.api.failures import (
+    InvalidQueryError,
     MethodNotAllowedError,
     NoSuchRouteError,
     defect_reply,
@@ -50,16 +52,29 @@ UNKNOWN_ROUTE: Final = "unknown"
 _HEALTH_METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 
 
+STRONG: Final = "strong"
+LEADERLESS: Final = "leaderless"
+
+
 class Face:
-    """The routes of the table of a regime over one Api."""
+    """The routes of both regimes over one Api: a keyspace's regime says which are meant."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        leaderless = api.leaderless is not None
-        routes = LEADERLESS_ROUTES if leaderless else ROUTES
-        regime = "leaderless" if leaderless else "strong"
-        self.router: Final = Router(routes)
-        self._openapi: Final = encode(document(routes, version("januskv"), regime))
+        self._routers: Final = {STRONG: Router(ROUTES), LEADERLESS: Router(LEADERLESS_ROUTES)}
+        self._default: Final = _regime(api)
+        self.router: Final = self._routers[self._default]
+        """Of the keyspace `default`."""
+        self._openapi: dict[str, bytes] = {}
+
+    def _router(self, query: Mapping[str, bytes]) -> Router:
+        name = query.get("keyspace")
+        if name is None:
+            return self.router
+        try:
+            return self._routers[_regime(self._api.of_keyspace(name.decode("latin-1")))]
+        except JanusError:
+            return self.router  # the call says what is wrong with it, if it may name one at all
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         started = self._api.clock.monotonic()
@@ -70,9 +85,10 @@ class Face:
             reply: Reply | web.StreamResponse
             try:
                 target = split_target(request.raw_path)
-                route, argument = self.router.find(request.method, target.path)
+                given = split_query(target.query) if target.query else {}
+                route, argument = self._router(given).find(request.method, target.path)
                 template = route.template
-                query = route.parse_query(split_query(target.query))
+                query = route.parse_query(given)
                 call = Call(self._api, request, route, argument, query)
                 reply = await route.handler(call)
             except JanusError as error:
@@ -94,10 +110,21 @@ class Face:
         return plain(reply) if call is None else call.response(reply)
 
     async def openapi(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._openapi, content_type="application/json")
+        """Of the regime of `default`, or with ?regime= of either."""
+        regime = request.query.get("regime", self._default)
+        router = self._routers.get(regime)
+        if router is None:
+            return plain(error_reply(InvalidQueryError("regime is strong or leaderless")))
+        if regime not in self._openapi:
+            self._openapi[regime] = encode(document(router.routes, version("januskv"), regime))
+        return web.Response(body=self._openapi[regime], content_type="application/json")
 
     async def close(self, app: web.Application) -> None:
         self._api.close()
+
+
+def _regime(api: Api) -> str:
+    return STRONG if api.leaderless is None else LEADERLESS
 
 
 def plain(reply: Reply) -> web.Response:

@@ -390,7 +390,8 @@ class ClusterState(Out):
 class PeerState(Out):
     """Another node of the leaderless ring, as this one sees it. `share`: of all copies. `phi`: how
     surely it is down, null while nothing measures it. `hints`: writes kept here for it;
-    `overflowed` of them were not kept, and wait for a repair."""
+    `overflowed` of them were not kept, and wait for a repair. `trouble`: why they cannot be
+    delivered; empty if nothing is kept or nothing stands against it."""
 
     node_id: str
     name: str
@@ -401,6 +402,7 @@ class PeerState(Out):
     hints: int
     hints_bytes: int
     overflowed: int
+    trouble: str = ""
 
 
 class RepairReply(Out):
@@ -437,14 +439,28 @@ class RingState(Out):
     slices: str
 
 
-class LeaderlessStatus(Out):
-    """`counts` and `alarms` run from the start of the process."""
+class OnRing(Out):
+    """A leaderless keyspace that this node serves."""
 
+    name: str
     n: int
     r: int
     w: int
     strict: bool
-    merge: str
+    rule: str
+
+
+class LeaderlessStatus(Out):
+    """This node on the ring. `standing`: joining, normal, leaving or left; `lacking`: which part of
+    what it is to have it has not got yet; `foreign`: copies that belong to others and have not gone
+    there; `tombstones`: deleted keys that are not forgotten yet. `counts` and `alarms` run from the
+    start of the process."""
+
+    standing: Literal["joining", "normal", "leaving", "left"]
+    lacking: float
+    foreign: int
+    tombstones: int
+    keyspaces: list[OnRing]
     ring_epoch: str
     share: float
     under_way: int
@@ -472,8 +488,9 @@ class LocalShard(Out):
 
 class NodeStatus(Out):
     """This node; from `role` to `lag` in the keyspace's first shard, or, if it has no replica of
-    that, in the first of which it has one. In leaderless mode there is no role, term or revision
-    (they are 0), and keys are not counted."""
+    that, in the first of which it has one. `mode` is the regime of the keyspace `default`: where
+    that is leaderless there is no role, term or revision (they are 0), and keys are not counted.
+    `leaderless`: there is where any keyspace is."""
 
     node_id: str
     name: str

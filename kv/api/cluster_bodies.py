@@ -11,9 +11,22 @@ from kv.api.bodies import In, Out
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
+class RingStanding(Out):
+    """A node on the ring of the leaderless keyspaces, as it says itself. `standing`: `away` if it
+    does not answer; `left` when all that it had is with others. `lacking`: which part of what it is
+    to have it has not got yet; `hints` and `foreign`: writes and copies that it keeps for others,
+    and hands over before it leaves."""
+
+    standing: Literal["joining", "normal", "leaving", "left", "away"]
+    lacking: float = 0.0
+    hints: int = 0
+    foreign: int = 0
+
+
 class ClusterNode(Out):
     """A member as the map has it. `replicas`: shards that name it; `leading` and `reachable` as the
-    node sees it that plans, null while nobody does."""
+    node sees it that plans, null while nobody does. `ring`: null if it is not on the ring, or there
+    is none."""
 
     node_id: str
     name: str
@@ -26,6 +39,7 @@ class ClusterNode(Out):
     replicas: list[int]
     leading: int | None = None
     reachable: bool | None = None
+    ring: RingStanding | None = None
 
 
 class NodesReply(Out):
@@ -45,8 +59,9 @@ class NodeBody(In):
 
 
 class RemoveNodeBody(In):
-    """`dead`: it is lost for good, so its replicas are made anew; repeat the call until its state
-    is `removed`. Without it, the node must have been drained."""
+    """`dead`: it is lost for good, so its replicas are made anew and others own its part of the
+    ring; repeat the call until its state is `removed`. Without it, the node must have been
+    drained."""
 
     node_address: Name
     dead: bool = False

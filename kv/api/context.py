@@ -100,11 +100,11 @@ class Api:
         settings: ApiSettings | None = None,
         observe: Observe | None = None,
         keyspaces: Keyspaces | None = None,
-        others: Callable[[str], Strong] | None = None,
+        others: Callable[[str], Strong | Face] | None = None,
         leaderless: Face | None = None,
         placement: PlacementService | None = None,
     ) -> None:
-        """`leaderless`: the keyspace `default` is of that regime, and is served from there.
+        """`leaderless`: the keyspace is of that regime, and is served from there.
         `placement`: nodes and replicas; None where there is only one replica, in tests."""
         self.strong: Final = strong
         self.node: Final = node
@@ -114,7 +114,7 @@ class Api:
         self.observe: Final = observe
         self._keyspaces = keyspaces
         self._others = others
-        self._by_strong: dict[int, Api] = {}
+        self._by_served: dict[int, Api] = {}
         self.leaderless: Final = leaderless
         self.placement: Final = placement
         self._watches: Watches | None = None
@@ -134,17 +134,21 @@ class Api:
             raise KeyspaceNotFoundError(
                 f"there is no keyspace {name!a}; only {DEFAULT_KEYSPACE!r} exists"
             )
-        strong = self._others(name)
-        found = self._by_strong.get(id(strong))
+        served = self._others(name)
+        found = self._by_served.get(id(served))
         if found is None:
-            found = self._by_strong[id(strong)] = Api(
-                strong,
+            leaderless = served if isinstance(served, Face) else None
+            found = self._by_served[id(served)] = Api(
+                self.strong if isinstance(served, Face) else served,
                 self.node,
                 clock=self.clock,
                 rng=self.rng,
                 settings=self.settings,
                 observe=self.observe,
                 keyspaces=self._keyspaces,
+                others=self._others,
+                leaderless=leaderless,
+                placement=self.placement,
             )
             if self._stopping:
                 found.close()
@@ -166,7 +170,7 @@ class Api:
     def close(self) -> None:
         """No new watches; those that are there end with a reason."""
         self._stopping = True
-        for other in self._by_strong.values():
+        for other in self._by_served.values():
             other.close()
         if self._watches is not None:
             self._watches.close("this node is stopping; go on at another one")

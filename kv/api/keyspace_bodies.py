@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from kv.api.bodies import Encoding, In, Key, Marked, Out
-from raftgroups.meta.rules import NAME_PATTERN, REPLICATION_MAX
+from raftgroups.meta.rules import NAME_PATTERN, REPLICATION_MAX, SIBLINGS_MAX
 from raftgroups.meta.view import SHARDS_MAX
 
 KeyspaceName = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
 Copies = Annotated[int, Meta(ge=1, le=REPLICATION_MAX)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
+MergeRule = Literal["siblings", "lww", "max", "union", "counter"]
+Siblings = Annotated[int, Meta(ge=1, le=SIBLINGS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**31)]
 
 
@@ -26,7 +28,9 @@ class QuotasGiven(In, omit_defaults=True):
 
 
 class OptionsGiven(In, omit_defaults=True):
-    """What is not given stays as it is, or is the default."""
+    """What is not given stays as it is, or is the default. `replication` is N of a leaderless
+    keyspace; its R, W, merge rule, strictness and siblings are refused for a strong one, and the
+    rest for it. R and W not given are majorities of N."""
 
     replication: Copies | UnsetType = UNSET
     read_quorum: Copies | UnsetType = UNSET
@@ -36,6 +40,9 @@ class OptionsGiven(In, omit_defaults=True):
     split_operations_a_second: Count | UnsetType = UNSET
     merge_bytes: Size | UnsetType = UNSET
     quotas: QuotasGiven | UnsetType = UNSET
+    rule: MergeRule | UnsetType = UNSET
+    strict: bool | UnsetType = UNSET
+    siblings: Siblings | UnsetType = UNSET
 
 
 class CreateKeyspaceBody(In):
@@ -61,6 +68,9 @@ class OptionsShown(Out):
     split_operations_a_second: int
     merge_bytes: int
     quotas: QuotasShown
+    rule: str
+    strict: bool
+    siblings: int
 
 
 class KeyspaceShown(Out):

@@ -30,6 +30,7 @@ from raftgroups.results import KeepAliveResult, LeaseResult, Result
 LEASES: Final = "l"
 LEASES_MAX: Final = 1_000
 _lease_body: Final = msgspec.json.Decoder(LeaseBody)
+_lease_state: Final = msgspec.json.Decoder(LeaseState)
 
 
 def lease_in_path(raw: bytes) -> int:
@@ -82,6 +83,13 @@ def lease_state(reader: ShardReader, lease: int, with_keys: bool, force: bool = 
     if with_keys:
         body.keys, body.key_encoding = _shown_alike(reader.lease_keys(lease), force)
     return Reply(200, encode(body), shard=reader.shard, revision=reader.revision)
+
+
+def with_keys(reply: Reply, keys: list[bytes], force: bool) -> Reply:
+    """What `lease_state` gave without them, and its keys in all shards."""
+    body = decode(_lease_state, reply.body)
+    body.keys, body.key_encoding = _shown_alike(keys, force)
+    return reply._replace(body=encode(body))
 
 
 def _shown_alike(keys: list[bytes], force: bool) -> tuple[list[str], Marked]:

@@ -40,18 +40,21 @@ class WatchRevision(Out):
 
 
 class PollReply(Out):
-    """`next` is where to go on from."""
+    """`next` or, of several shards, `cursor` is where to go on from."""
 
     events: list[WatchRevision]
-    next: Revision
+    next: Revision | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
 
 
 class WatchLine(Out):
     """A line of a stream. `created` comes first; `events` has all of one revision; up to the
-    revision of `progress` everything was told; `cancelled` is the last one."""
+    revision of `progress` everything was told; `cancelled` is the last one. A watch over several
+    shards has a `cursor` in each: up to there everything was told; `revision` is the shard's."""
 
     type: Literal["created", "events", "progress", "cancelled"]
     revision: Revision | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
     events: list[WatchEvent] | UnsetType = UNSET
     reason: Literal["compacted", "limit", "invalid", "closed", "split"] | UnsetType = UNSET
     message: str | UnsetType = UNSET

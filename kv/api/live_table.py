@@ -38,6 +38,7 @@ WATCH_ROUTES: Final = (
             START,
             END,
             Param("from", "integer", "Begin with this revision; 0: with the next one.", 0),
+            Param("cursor", "text", "Go on behind the line that had this cursor."),
             Param("prev", "flag", "Give the previous record, too.", False),
             Param("filter", "choice", "Only these events.", choices=("put", "delete")),
             Param("progress", "flag", "Say now and then that nothing has happened.", False),
@@ -48,7 +49,14 @@ WATCH_ROUTES: Final = (
                 high=bodies.WAIT_MAX_S,
             ),
         ),
-        (Param("Last-Event-ID", "text", "Go on behind this revision.", pattern="^[0-9]{1,18}$"),),
+        (
+            Param(
+                "Last-Event-ID",
+                "text",
+                "Go on behind this event.",
+                pattern="^[0-9A-Za-z_-]{1,16384}$",
+            ),
+        ),
         replies={200: live_bodies.PollReply},
         errors=(410,),
         streams=live_bodies.WatchLine,

@@ -14,7 +14,7 @@ from kv.api.bodies import BatchGetResult
 from kv.api.listing import last_key_before
 from kv.api.reply import Reply
 from kv.reading import ShardReader
-from kv.router import HOME, Scope, joined, of_key, scope_of
+from kv.router import EVERYWHERE, HOME, Scope, joined, of_key, scope_of
 from kv.strong.queries import Query, register
 from raftgroups.commands import Txn
 from raftgroups.results import TxnResult
@@ -57,6 +57,9 @@ class PartQuery(Query[listing.Part], frozen=True, tag="api.part"):
         page = self.page
         return of_key(last_key_before(page.end) if page.reverse else page.start)
 
+    def reads(self) -> Scope:
+        return self.page.start, self.page.end
+
     def __call__(self, reader: ShardReader) -> listing.Part:
         return listing.part_of(reader, self.page)
 
@@ -69,6 +72,9 @@ class CountQuery(Query[listing.Counted], frozen=True, tag="api.count"):
 
     def scope(self) -> Scope:
         return of_key(self.start)
+
+    def reads(self) -> Scope:
+        return self.start, self.end
 
     def __call__(self, reader: ShardReader) -> listing.Counted:
         return listing.count_part(reader, self.start, self.end, self.revision)
@@ -122,6 +128,9 @@ class LeaseQuery(Query[Reply], frozen=True, tag="api.lease"):
 
     def scope(self) -> Scope:
         return HOME
+
+    def reads(self) -> Scope:
+        return EVERYWHERE if self.with_keys else HOME
 
     def __call__(self, reader: ShardReader) -> Reply:
         return leasing.lease_state(reader, self.lease, self.with_keys, self.force)

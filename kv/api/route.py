@@ -149,7 +149,7 @@ class Route:
 
 # --- parameters that many routes have --------------------------------------------------------
 
-KEYSPACE: Final = Param("keyspace", "text", "The keyspace; only `default` exists.", high=200)
+KEYSPACE: Final = Param("keyspace", "text", "The keyspace; without it `default`.", high=200)
 REVISION: Final = Param("revision", "integer", "Read the past: the state at this revision.", 0)
 ENCODING: Final = Param(
     "encoding", "choice", "base64: give all values as base64.", choices=("text", "base64")

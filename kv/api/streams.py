@@ -17,29 +17,46 @@ aiohttp cancel the handler then), or when the node stops.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from kv.api.watching import NDJSON, SSE, chunk_of, created_line, line_of
 from kv.watch.hub import Created
-from kv.watch.messages import Cancelled, Message
+from kv.watch.messages import Cancelled
+from kv.watch.shard_watches import Wake
 from kv.watch.watcher import WatchRequest
-from kv.watch.watches import Watches
 
 STUCK_BYTES: Final = 64 * 1024
 TAKE_BYTES: Final = 256 * 1024
 
 
-class Shown(Protocol):
+M = TypeVar("M")
+"""What a watcher is given; a Cancelled is the last of it."""
+M_in = TypeVar("M_in", contravariant=True)
+
+
+class Source(Protocol[M]):
+    """As much of Watches as is used here."""
+
+    def create(self, request: WatchRequest, wake: Wake) -> Created | Cancelled: ...
+
+    def cancel(self, identity: int) -> bool: ...
+
+    def take(self, identity: int, max_bytes: int = 0) -> list[M]: ...
+
+    def room(self, identity: int) -> None: ...
+
+
+class Shown(Protocol[M_in]):
     """How a regime shows what happens in a watch."""
 
     def created_line(self, created: Created, wanted: WatchRequest, sse: bool) -> bytes: ...
 
-    def chunk_of(self, message: Message, sse: bool) -> bytes: ...
+    def chunk_of(self, message: M_in, sse: bool) -> bytes: ...
 
-    def line_of(self, message: Message, sse: bool) -> bytes: ...
+    def line_of(self, message: M_in, sse: bool) -> bytes: ...
 
 
 class Revisions:
@@ -54,16 +71,16 @@ class Revisions:
         return created_line(created.revision, told, sse)
 
 
-class LineStream:
+class LineStream(Generic[M]):
     """One watcher on one connection. `run` is called once."""
 
     def __init__(
-        self, watches: Watches, request: web.Request, *, sse: bool, shown: Shown | None = None
+        self, watches: Source[M], request: web.Request, *, sse: bool, shown: Shown[M]
     ) -> None:
         self._watches = watches
         self._request = request
         self._sse = sse
-        self._forms: Shown = Revisions() if shown is None else shown
+        self._forms = shown
         chunked = request.version >= HttpVersion11
         self._shown = self._forms.chunk_of if chunked else self._forms.line_of
         self._transport = request.transport

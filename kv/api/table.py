@@ -13,6 +13,7 @@ from kv.api.cluster_table import CLUSTER_ROUTES
 from kv.api.keyspace_table import KEYSPACE_ROUTES
 from kv.api.listing import PAGE_MAX_KEYS
 from kv.api.live_table import ADMIN_ROUTES, LEASE_ROUTES, LOCK_ROUTES, WATCH_ROUTES
+from kv.api.ring_table import RING_ROUTES
 from kv.api.route import (
     CURSOR,
     ENCODING,
@@ -291,4 +292,5 @@ ROUTES: Final = (
     *ADMIN_ROUTES,
     *CLUSTER_ROUTES,
     *KEYSPACE_ROUTES,
+    *RING_ROUTES,
 )

@@ -34,15 +34,18 @@ REVISION_BYTES: Final = 8
 NDJSON: Final = "application/x-ndjson"
 SSE: Final = "text/event-stream"
 _REVISION_MAX: Final = 2**63 - 1
+CURSOR_BEGINS: Final = "l"
+"""Of a cursor of kv/watch/position.py: its first byte is that of a list of six."""
 
 
 # --- the request -----------------------------------------------------------------------------
 
 
 def watch_of(query: Mapping[str, Any], last_event_id: str | None = None) -> WatchRequest:
-    """Raises InvalidQueryError, InvalidHeaderError and what check_key raises."""
+    """Raises InvalidQueryError, InvalidHeaderError and what check_key raises. Where a cursor says
+    more, `cursor_of` gives it."""
     start = query["from"] or 0
-    if last_event_id is not None:
+    if last_event_id is not None and not is_cursor(last_event_id):
         start = after_event(last_event_id)
     only = query["filter"]
     return WatchRequest(
@@ -53,6 +56,24 @@ def watch_of(query: Mapping[str, Any], last_event_id: str | None = None) -> Watc
         prev_kv=query["prev"],
         progress=query["progress"],
     )
+
+
+def cursor_of(query: Mapping[str, Any], last_event_id: str | None = None) -> str | None:
+    """Raises InvalidQueryError."""
+    cursor: str | None = query["cursor"]
+    if last_event_id is not None and is_cursor(last_event_id):
+        return last_event_id.strip()
+    if last_event_id is not None:
+        return None
+    if cursor is not None and query["from"]:
+        raise InvalidQueryError("give from= or cursor=, not both: each says where to begin")
+    return cursor or None
+
+
+def is_cursor(text: str) -> bool:
+    """Of an event's id: the other ones are revisions."""
+    text = text.strip()
+    return text.startswith(CURSOR_BEGINS) and not text.isdigit()
 
 
 def keys_of(query: Mapping[str, Any]) -> KeyRange:

@@ -42,6 +42,7 @@ class GetCommand:
         parser.add_argument(
             "--raw", action="store_true", help="write the value's bytes and nothing else"
         )
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
@@ -146,6 +147,7 @@ class PutCommand:
         parser.add_argument("--if-absent", action="store_true", help="only if it does not exist")
         leaderless_keys.add_level(parser, reads=False)
         leaderless_keys.add_context(parser)
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
@@ -203,6 +205,7 @@ class DeleteCommand:
         )
         leaderless_keys.add_level(parser, reads=False)
         leaderless_keys.add_context(parser)
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
@@ -246,6 +249,7 @@ class CasCommand:
         parser.add_argument("--expect-value", metavar="VALUE")
         parser.add_argument("--ttl", type=remote.positive_seconds, metavar="SECONDS")
         parser.add_argument("--lease", type=remote.number, metavar="ID")
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
@@ -287,6 +291,7 @@ class IncrementCommand:
         parser.add_argument("key", metavar="KEY")
         parser.add_argument("delta", metavar="DELTA", nargs="?", type=remote.number, default=1)
         leaderless_keys.add_level(parser, reads=False)
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ class LeaseCommand:
 
         def action(name: str, text: str) -> argparse.ArgumentParser:
             made = below.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+            remote.add_keyspace(made)
             remote.add_connection(made)
             return made
 

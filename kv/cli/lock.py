@@ -64,6 +64,7 @@ class LockCommand:
             help="give up after this; 0: do not wait (default: wait as long as it takes)",
         )
         parser.add_argument("--owner", help="for others to see (default host and process id)")
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:

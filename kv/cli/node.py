@@ -1,14 +1,18 @@
 """`januskv node`: members of the cluster: list, add, drain, remove.
 
-A drain and the removal of a dead node wait until no replica is left there, with a progress bar; the
-work goes on if this command is interrupted, and the same call waits again. Exit code 1: it was not
-finished within --timeout seconds (default: as long as it takes).
+The words are the same for both regimes. A drain waits until no replica of a strong shard is left
+on the node and it has left the ring of the leaderless keyspaces; the removal of a dead node waits
+until its replicas are elsewhere and the ring goes on without it (`list` shows what the others lack
+of its part then). Both show how far they are; the work goes on if this command is interrupted, and
+the same call waits again. Exit code 1: it was not finished within --timeout seconds (default: as
+long as it takes).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 CLUSTER: Final = "/api/v1/admin/cluster"
 NODES: Final = CLUSTER + "/nodes"
 POLL_S: Final = 0.25
-_HEAD: Final = ("NODE", "NAME", "STATE", "ADDRESS", "PEERS", "RACK", "REPLICAS", "LEADS")
+_HEAD: Final = ("NODE", "NAME", "STATE", "ADDRESS", "PEERS", "RACK", "REPLICAS", "LEADS", "RING")
 
 
 class NodeCommand:
@@ -44,8 +48,8 @@ class NodeCommand:
         )
         added.set_defaults(work=_add)
         for name, text, work in (
-            ("drain", "move its replicas to the others", _drain),
-            ("undrain", "let it keep and get replicas again", _undrain),
+            ("drain", "move its replicas to the others, and leave the ring", _drain),
+            ("undrain", "let it keep and get replicas again, and stay on the ring", _undrain),
             ("remove", "remove a node that was drained, or, with --dead, that is lost", _remove),
         ):
             made = chosen.add_parser(name, help=text)
@@ -59,7 +63,8 @@ class NodeCommand:
                 made.add_argument(
                     "--dead",
                     action="store_true",
-                    help="it never comes back: make its replicas anew on others",
+                    help="it never comes back: make its replicas anew, let others own its part "
+                    "of the ring",
                 )
         for each in chosen.choices.values():
             remote.add_connection(each)
@@ -90,7 +95,15 @@ def _row(node: dict[str, Any]) -> tuple[object, ...]:
         place,
         len(node["replicas"]),
         leading,
+        _of_ring(node["ring"]),
     )
+
+
+def _of_ring(ring: dict[str, Any] | None) -> str:
+    if ring is None:
+        return "-"
+    lacking = f", lacks {100 * ring['lacking']:.1f} %" if ring["lacking"] else ""
+    return f"{ring['standing']}{lacking}"
 
 
 def _say(args: argparse.Namespace, node: dict[str, Any]) -> int:
@@ -139,7 +152,7 @@ async def _drain(args: argparse.Namespace, client: Client) -> int:
     async def look() -> dict[str, Any]:
         return await client.admin("POST", CLUSTER + "/drain", {"node_address": args.node})
 
-    return await _until_empty(args, client, look)
+    return await _until(args, client, look, _is_drained)
 
 
 async def _remove(args: argparse.Namespace, client: Client) -> int:
@@ -147,33 +160,67 @@ async def _remove(args: argparse.Namespace, client: Client) -> int:
         body = {"node_address": args.node, "dead": args.dead}
         return await client.admin("DELETE", NODES, body)
 
-    return await _until_empty(args, client, look)
+    return await _until(args, client, look, _is_removed)
 
 
-async def _until_empty(args: argparse.Namespace, client: Client, look: Any) -> int:
-    """Asks again, which does no harm, until the node has no replica."""
+def _is_drained(node: dict[str, Any]) -> bool:
+    ring = node["ring"]
+    return not node["replicas"] and (ring is None or ring["standing"] == "left")
+
+
+def _is_removed(node: dict[str, Any]) -> bool:
+    return str(node["state"]) == "removed"
+
+
+async def _until(
+    args: argparse.Namespace,
+    client: Client,
+    look: Callable[[], Awaitable[dict[str, Any]]],
+    is_done: Callable[[dict[str, Any]], bool],
+) -> int:
+    """Asks again, which does no harm, until it is done."""
     clock = SystemClock()
     node = await look()
     if args.no_wait:
         return _say(args, node)
-    total = len(node["replicas"])
+    total = len(node["replicas"]) + (node["ring"] is not None)
     until_s = float("inf") if args.timeout is None else clock.monotonic() + args.timeout
     progress = Progress(total)
     try:
-        while node["replicas"]:
+        while not is_done(node):
             if clock.monotonic() > until_s:
-                remote.complain(f"{node['name']} still has {len(node['replicas'])} replicas")
+                remote.complain(_left(node))
                 return EXIT_NO
             await asyncio.sleep(POLL_S)
             node = await look()
-            progress.advance(total - len(node["replicas"]) - progress.done, await _moving(client))
+            left = len(node["replicas"]) + (not is_done(node) and node["ring"] is not None)
+            progress.advance(total - left - progress.done, await _moving(client, node))
     finally:
         progress.finish()
     return _say(args, node)
 
 
-async def _moving(client: Client) -> str:
-    return _told(await client.admin("GET", CLUSTER + "/moves"))
+def _left(node: dict[str, Any]) -> str:
+    """What is not done yet."""
+    found = [f"{len(node['replicas'])} replicas"] if node["replicas"] else []
+    ring = node["ring"]
+    if ring is not None and ring["standing"] != "left":
+        found.append(
+            f"its part of the ring ({ring['standing']}; {ring['hints']} hints and "
+            f"{ring['foreign']} copies to hand over)"
+        )
+    return f"{node['name']} still has {' and '.join(found) or 'its place in the map'}"
+
+
+async def _moving(client: Client, node: dict[str, Any]) -> str:
+    found = []
+    if node["replicas"]:
+        found.append(_told(await client.admin("GET", CLUSTER + "/moves")))
+    if node["ring"] is not None:
+        nodes = (await client.admin("GET", NODES))["nodes"]
+        lacks = max((each["ring"]["lacking"] for each in nodes if each["ring"]), default=0.0)
+        found.append(f"the others lack {100 * lacks:.1f} % of what they take over on the ring")
+    return "; ".join(found) or "nothing is left to move"
 
 
 def _told(moves: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from storage.errors import InvalidOptionError, JanusError
 
@@ -34,6 +35,9 @@ NO_CODES: Final = frozenset(
     }
 )
 """Errors that are an answer: the state is not what was asked for."""
+
+STRONG: Final = "strong"
+KEYSPACES: Final = "/api/v1/admin/keyspaces"
 
 Work = Callable[["Client"], Awaitable[int]]
 LeaderlessWork = Callable[["LeaderlessClient"], Awaitable[int]]
@@ -61,6 +65,16 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def add_keyspace(parser: argparse.ArgumentParser) -> None:
+    """For commands about keys."""
+    parser.add_argument(
+        "--keyspace",
+        dest="in_keyspace",
+        metavar="NAME",
+        help="the keyspace; its regime decides what the other options mean (default: default)",
+    )
+
+
 def positive_seconds(text: str) -> float:
     try:
         number = float(text)
@@ -78,9 +92,11 @@ def number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-def run(args: argparse.Namespace, work: Work, leaderless: LeaderlessWork | None = None) -> int:
+def run(
+    args: argparse.Namespace, work: Work | None, leaderless: LeaderlessWork | None = None
+) -> int:
     """Run it with a client. An error that is an answer ("no") becomes exit code 1. `leaderless` is
-    done instead if the nodes say that their keys are leaderless."""
+    done instead if the keyspace is leaderless, or if there is no other work."""
     from kv.client import Client, LeaderlessClient
 
     options: dict[str, Any] = {"refused_s": NOBODY_S}
@@ -88,11 +104,14 @@ def run(args: argparse.Namespace, work: Work, leaderless: LeaderlessWork | None 
         options.update(timeout_s=args.timeout, refused_s=args.timeout)
 
     options["tls"] = trust(args.cacert, args.cert, args.key_file)
+    keyspace = options["keyspace"] = getattr(args, "in_keyspace", None)
 
     async def with_client() -> int:
-        async with Client(endpoints(args), **options) as client:
-            if leaderless is None or (await client.status()).mode == "strong":
-                return await work(client)
+        if work is not None:
+            async with Client(endpoints(args), **options) as client:
+                if leaderless is None or await _regime(client, keyspace) == STRONG:
+                    return await work(client)
+        assert leaderless is not None, "there is one of the two"
         async with LeaderlessClient(endpoints(args), **options) as other:
             return await leaderless(other)
 
@@ -103,6 +122,13 @@ def run(args: argparse.Namespace, work: Work, leaderless: LeaderlessWork | None 
             raise
         complain(str(error))
         return EXIT_NO
+
+
+async def _regime(client: Client, keyspace: str | None) -> str:
+    if keyspace is None:
+        return (await client.status()).mode
+    found = await client.admin("GET", f"{KEYSPACES}/{quote(keyspace, safe='')}")
+    return str(found["regime"])
 
 
 def trust(cacert: str | None, cert: str | None, key_file: str | None) -> ssl.SSLContext | None:

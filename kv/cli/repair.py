@@ -10,9 +10,10 @@ from kv.cli import remote
 from kv.cli.progress import Progress
 from kv.cli.remote import EXIT_NO, emit, emit_json
 from kv.cli.show import size, table
+from kv.errors import WrongRegimeError
 
 if TYPE_CHECKING:
-    from kv.client import Client, LeaderlessClient
+    from kv.client import LeaderlessClient
 
 _HEAD = ("NODE", "EXCHANGES", "EQUAL", "FETCHED", "PUSHED", "BYTES", "NOT DONE WITH")
 
@@ -30,15 +31,18 @@ class RepairCommand:
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        return remote.run(args, partial(_no_need, args), partial(_repair, args))
-
-
-async def _no_need(args: argparse.Namespace, client: Client) -> int:
-    remote.complain("the keys of this cluster are strong: replicas follow one log, without repair")
-    return EXIT_NO
+        return remote.run(args, None, partial(_repair, args))
 
 
 async def _repair(args: argparse.Namespace, client: LeaderlessClient) -> int:
+    try:
+        return await _repair_all(args, client)
+    except WrongRegimeError as error:
+        remote.complain(str(error))
+        return EXIT_NO
+
+
+async def _repair_all(args: argparse.Namespace, client: LeaderlessClient) -> int:
     cluster = await client.cluster()
     nodes = [node for node in cluster.nodes if node.status == "alive"]
     progress = Progress(len(nodes))

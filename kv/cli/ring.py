@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 from kv.cli import remote
 from kv.cli.remote import emit, emit_json
 from kv.cli.show import table
+from kv.errors import WrongRegimeError
 
 if TYPE_CHECKING:
     from kv.api.bodies import RingState
-    from kv.client import Client, LeaderlessClient
+    from kv.client import LeaderlessClient
 
 COLUMNS: Final = 64
 BAR: Final = 30
@@ -32,16 +33,15 @@ class RingCommand:
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        return remote.run(args, partial(_no_ring, args), partial(_ring, args))
-
-
-async def _no_ring(args: argparse.Namespace, client: Client) -> int:
-    remote.complain("the keys of this cluster are strong: shards hold them, no ring; see status")
-    return remote.EXIT_NO
+        return remote.run(args, None, partial(_ring, args))
 
 
 async def _ring(args: argparse.Namespace, client: LeaderlessClient) -> int:
-    state = await client.ring()
+    try:
+        state = await client.ring()
+    except WrongRegimeError as error:
+        remote.complain(str(error))
+        return remote.EXIT_NO
     if args.json:
         import msgspec
 

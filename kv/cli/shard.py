@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -77,10 +77,16 @@ async def _list(args: argparse.Namespace, client: Client) -> int:
     else:
         state = await client.admin("GET", STATUS)
         carried = {each["shard"]: each for each in state.get("shards", ())}
-        _print(found["shards"], carried)
+        names = {each["node_id"]: each["name"] for each in state.get("nodes", ())}
+        _print(found["shards"], names, carried)
         for sentence in state.get("advice", ()):
             emit(sentence)
     return 0
+
+
+async def _names(client: Client) -> dict[str, str]:
+    """Of the nodes, by id; a node that cannot be asked has none here."""
+    return {each.node_id: each.name for each in (await client.cluster()).nodes}
 
 
 async def _split(args: argparse.Namespace, client: Client) -> int:
@@ -88,7 +94,7 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(done)
     else:
-        _print([done["left"], done["right"]])
+        _print([done["left"], done["right"]], await _names(client))
     return 0
 
 
@@ -99,7 +105,7 @@ async def _merge(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(done)
     else:
-        _print([done["merged"]])
+        _print([done["merged"]], await _names(client))
     return 0
 
 
@@ -157,7 +163,11 @@ def _carried(state: dict[str, Any] | None) -> tuple[str, str, str]:
     return size(state["size_bytes"]), f"{state['operations_a_second']:.0f}", hot
 
 
-def _print(shards: list[dict[str, Any]], carried: dict[int, dict[str, Any]] | None = None) -> None:
+def _print(
+    shards: list[dict[str, Any]],
+    names: Mapping[str, str],
+    carried: dict[int, dict[str, Any]] | None = None,
+) -> None:
     rows = [
         (
             each["shard"],
@@ -165,7 +175,7 @@ def _print(shards: list[dict[str, Any]], carried: dict[int, dict[str, Any]] | No
             each["start"] or "-",
             "-" if each["end"] is None else each["end"],
             each["epoch"],
-            each["leader"] or "?",
+            names.get(each["leader"], each["leader"]) or "?",
             len(each["replicas"]),
             *(() if carried is None else _carried(carried.get(each["shard"]))),
         )

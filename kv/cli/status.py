@@ -55,11 +55,13 @@ async def _status(args: argparse.Namespace, client: Client) -> int:
     if args.json:
         emit_json(_document(answers, cluster))
     else:
-        if any(each.status is not None and each.status.leaderless for each in answers):
-            emit(leaderless_table(answers))
-        else:
+        strong = any(each.status is not None and each.status.mode == "strong" for each in answers)
+        ring = any(each.status is not None and each.status.leaderless for each in answers)
+        if strong or not ring:
             rows = [_row(each, names) for each in answers]
             emit(table(_HEAD, rows, right="TERM LAG REVISION SIZE"))
+        if ring:
+            emit(("\n" if strong else "") + leaderless_table(answers))
         for sentence in () if cluster is None else cluster.advice:
             emit(sentence)
         for each in answers:

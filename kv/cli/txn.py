@@ -45,6 +45,7 @@ class TxnCommand:
         parser.add_argument(
             "file", metavar="FILE", nargs="?", default="-", help="default: standard input"
         )
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:

@@ -43,8 +43,11 @@ class WatchCommand:
             "--max", type=remote.number, metavar="N", help="end after N events (whole revisions)"
         )
         parser.add_argument(
-            "--cursor", default="", help="leaderless: go on behind this cursor of a line (--json)"
+            "--cursor",
+            default="",
+            help="go on behind the line of --json that had this cursor (shards, leaderless)",
         )
+        remote.add_keyspace(parser)
         remote.add_connection(parser)
 
     def run(self, args: argparse.Namespace) -> int:
@@ -54,13 +57,17 @@ class WatchCommand:
 
 
 async def _watch(args: argparse.Namespace, client: Client) -> int:
-    if args.cursor:
-        raise InvalidOptionError("--cursor is for leaderless keyspaces; give --from a revision")
+    if args.cursor and args.start:
+        raise InvalidOptionError("give --from or --cursor, not both: each says where to begin")
     key = argument_bytes(args.key)
     which: dict[str, Any] = {"prefix": key} if args.prefix else {"key": key}
     seen = 0
     async with client.watch(
-        **which, from_revision=args.start, previous=args.prev, only=args.only
+        **which,
+        from_revision=args.start,
+        cursor=args.cursor,
+        previous=args.prev,
+        only=args.only,
     ) as watch:
         async for change in watch:
             _emit(args, change)
@@ -99,7 +106,8 @@ def _line_of_state(state: KeyState) -> str:
 def _emit(args: argparse.Namespace, change: Change) -> None:
     if args.json:
         events = [_document(event) for event in change.events]
-        emit_json({"revision": change.revision, "events": events})
+        cursor = {"cursor": change.cursor} if change.cursor else {}
+        emit_json({"revision": change.revision, **cursor, "events": events})
         return
     for event in change.events:
         emit(_line(change.revision, event, args.prev))

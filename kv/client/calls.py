@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from kv.api.headers import IDEMPOTENCY, LEVEL, SESSION, TIMEOUT
 from kv.client.endpoints import Endpoints
 from kv.client.failures import ClientClosedError, Refusal, refusal_of
+from kv.client.forms import in_keyspace
 from kv.client.operations import Operation
 from kv.client.replies import Reply
 from kv.client.retries import Again, RetryPolicy, Sent, Tries
@@ -77,6 +78,7 @@ class Caller:
         policy: RetryPolicy,
         use_tokens: bool = True,
         client_id: str | None = None,
+        keyspace: str | None = None,
     ) -> None:
         self.transport = transport
         self.endpoints = endpoints
@@ -85,6 +87,7 @@ class Caller:
         self.policy = policy
         self._use_tokens = use_tokens
         self.tokens = Tokens(client_id or new_client_id(clock.wall(), rng))
+        self.keyspace: Final = keyspace
         self.closed = False
 
     async def call(self, operation: Operation[T], how: How) -> T:
@@ -144,7 +147,7 @@ class Caller:
         url = how.endpoint or self.endpoints.choose(now, tries.tried)
         try:
             reply = await self.transport.send(
-                url + operation.target,
+                url + in_keyspace(operation.target, self.keyspace),
                 operation.method,
                 self._headers(operation, how, token, time_s),
                 operation.body,

@@ -37,12 +37,14 @@ class Core:
         client_id: str | None = None,
         tls: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
+        keyspace: str | None = None,
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
         """`timeout_s`: of a call, `try_s`: after which an endpoint is given up for another one,
         `refused_s`: after which a call is given up of which nothing could be sent anywhere.
-        `session`: a token to begin with (`session_token` of another client). Raises
+        `session`: a token to begin with (`session_token` of another client). `keyspace`: of all
+        calls, None: `default`; its regime must be that of this class. Raises
         InvalidEndpointError, InvalidLevelError, InvalidSessionError."""
         urls = parse_endpoints(endpoints)
         dice = rng or random.SystemRandom()
@@ -54,6 +56,7 @@ class Core:
             policy=RetryPolicy(timeout_s, min(try_s, timeout_s), refused_s),
             use_tokens=use_tokens,
             client_id=client_id,
+            keyspace=keyspace,
         )
         self._level = parse_level(level)
         self._session = SessionState(SessionToken.parse(session))

@@ -18,6 +18,8 @@ Bytes = bytes | str
 
 _BASE64: Final = "base64"
 
+_OF_CLUSTER: Final = ("/api/v1/admin/", "/api/v1/status")
+
 
 def as_bytes(given: Bytes) -> bytes:
     return given.encode() if isinstance(given, str) else bytes(given)
@@ -64,6 +66,13 @@ def in_path(key: bytes) -> str:
     if key in (b".", b".."):
         return "%2E" * len(key)
     return quote_from_bytes(key, safe="")
+
+
+def in_keyspace(target: str, keyspace: str | None) -> str:
+    """The same call in another keyspace than `default`; what concerns the cluster has none."""
+    if keyspace is None or target.startswith(_OF_CLUSTER):
+        return target
+    return f"{target}{'&' if '?' in target else '?'}{urlencode([('keyspace', keyspace)])}"
 
 
 def query(pairs: Iterable[tuple[str, Any]]) -> str:

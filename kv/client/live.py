@@ -25,24 +25,26 @@ class Live(Core):
         start: Bytes | None = None,
         end: Bytes | None = None,
         from_revision: int = 0,
+        cursor: str = "",
         previous: bool = False,
         only: Literal["put", "delete"] | None = None,
     ) -> Watch:
         """Of a key, a prefix (empty: everything) or a range. `from_revision` 0: what comes next;
-        `previous`: events say what was there before."""
+        `cursor`: what comes behind the change that had it; `previous`: events say what was there
+        before. Keys in several shards are followed alike, also while shards split and merge."""
 
-        def target(following: int) -> str:
+        def target(following: int | str) -> str:
             return other.watch_target(
                 key=key,
                 prefix=prefix,
                 start=start,
                 end=end,
-                from_revision=following,
+                following=following,
                 previous=previous,
                 only=only,
             )
 
-        return Watch(self._caller, self._owner_of_tasks(), target, from_revision)
+        return Watch(self._caller, self._owner_of_tasks(), target, cursor or from_revision)
 
     async def grant(
         self, ttl: float, *, lease: int | None = None, timeout_s: float | None = None

@@ -180,7 +180,7 @@ def watch_target(
     prefix: Bytes | None,
     start: Bytes | None,
     end: Bytes | None,
-    from_revision: int,
+    following: int | str,
     previous: bool,
     only: str | None,
 ) -> str:
@@ -188,7 +188,8 @@ def watch_target(
         (name, None if given is None else as_bytes(given))
         for name, given in (("key", key), ("prefix", prefix), ("start", start), ("end", end))
     ]
-    how = [("from", from_revision), ("prev", previous), ("filter", only), ("progress", True)]
+    begin: tuple[str, Any] = ("from" if isinstance(following, int) else "cursor", following)
+    how = [begin, ("prev", previous), ("filter", only), ("progress", True)]
     return f"{API}/watch{query([*ranges, *how])}"
 
 
@@ -203,9 +204,11 @@ def watch_line(line: bytes) -> live_bodies.WatchLine:
 
 
 def change_of(line: live_bodies.WatchLine) -> Change:
-    assert line.revision is not UNSET
+    """Raises MalformedReplyError."""
+    if line.revision is UNSET:
+        raise MalformedReplyError("a line with events of a watch has no revision")
     events = () if line.events is UNSET else tuple([_event(each) for each in line.events])
-    return Change(line.revision, events)
+    return Change(line.revision, events, "" if line.cursor is UNSET else line.cursor)
 
 
 def _event(event: live_bodies.WatchEvent) -> Event:

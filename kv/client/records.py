@@ -132,10 +132,12 @@ class Event:
 
 
 class Change(NamedTuple):
-    """Everything that one revision did to the keys that are watched."""
+    """Everything that one revision did to the keys that are watched. `cursor`: of a watch over
+    several shards, whose revisions are counted apart: where to go on behind this change."""
 
     revision: int
     events: tuple[Event, ...]
+    cursor: str = ""
 
 
 # --- leases and locks ------------------------------------------------------------------------

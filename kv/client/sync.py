@@ -273,7 +273,7 @@ class Following(_Context[watches.Following[N, C]], Generic[N, C]):
         self.close()
 
 
-class Watch(Following[int, Change]):
+class Watch(Following[int | str, Change]):
     """See kv.client.Watch."""
 
     @property
@@ -281,6 +281,12 @@ class Watch(Following[int, Change]):
         """Where a watch that replaces this one would begin."""
         assert isinstance(self._inner, watches.Watch)
         return self._inner.next_revision
+
+    @property
+    def cursor(self) -> str:
+        """The same, of keys in several shards; else empty."""
+        assert isinstance(self._inner, watches.Watch)
+        return self._inner.cursor
 
 
 class Client(_Context[asynchronous.Client]):

@@ -1,10 +1,13 @@
 """Where a watch is: what it was told, and what to make of the next line. Pure.
 
     next    the revision from which it goes on, on this connection or on another one; 0: from
-            whatever comes next, until a server has said what that is
+            whatever comes next, until a server has said what that is. Once the keys lie in
+            several shards: the cursor behind which it goes on
 
 Invariant: every change handed out has a revision of at least the `next` before it, so across
 connections nothing comes twice, and nothing is left out, since `next` never passes what was told.
+Behind a cursor the server sees to the same: a line is read whole or not at all, and its cursor
+with it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from storage.errors import CompactedError, JanusError
 class WatchPosition:
     __slots__ = ("created", "next", "over")
 
-    def __init__(self, start: int = 0) -> None:
+    def __init__(self, start: int | str = 0) -> None:
         self.next = start
         self.created = False
         """Some server has begun to watch."""
@@ -39,6 +42,10 @@ class WatchPosition:
         if line.type == "cancelled":
             self._cancelled(line)
             return None
+        if line.cursor is not UNSET:
+            self.created = True
+            self.next = line.cursor
+            return change_of(line) if line.type == "events" else None
         if line.revision is UNSET:
             raise MalformedReplyError(f"a {line.type!r} line of a watch has no revision")
         revision = line.revision
@@ -46,7 +53,7 @@ class WatchPosition:
             self.created = True
             self.next = self.next or revision + 1
             return None
-        if revision < self.next:
+        if isinstance(self.next, int) and revision < self.next:
             return None
         self.next = revision + 1
         return change_of(line) if line.type == "events" else None

@@ -27,6 +27,7 @@ from kv.client.background import Background
 from kv.client.calls import Caller, How, SessionState
 from kv.client.endpoints import Endpoints
 from kv.client.failures import Refusal, error_of, refusal_of
+from kv.client.forms import in_keyspace
 from kv.client.lines import LineSplitter
 from kv.client.records import Change
 from kv.client.transport import LostError, NotSentError, ReadChunk
@@ -183,7 +184,7 @@ class Following(Generic[N, C]):
         """One connection, until it ends; why it did. Raises what ends the watch."""
         caller = self._caller
         try:
-            target = url + self._target(self._position.next)
+            target = url + in_keyspace(self._target(self._position.next), caller.keyspace)
             async with caller.transport.stream(target, {}, caller.policy.try_s) as (reply, read):
                 if reply.status != 200:
                     return _refused(caller.endpoints, url, refusal_of(reply))
@@ -227,18 +228,31 @@ class Following(Generic[N, C]):
             raise LostError("it has lost its leader")
 
 
-class Watch(Following[int, Change]):
-    """Of a strong keyspace: every change once, in the order of revisions."""
+class Watch(Following[int | str, Change]):
+    """Of a strong keyspace: every change once, in the order of revisions. Of keys in several shards
+    each shard has an order of its own, and so has each key."""
 
     def __init__(
-        self, caller: Caller, tasks: Background, target: Callable[[int], str], start: int
+        self,
+        caller: Caller,
+        tasks: Background,
+        target: Callable[[int | str], str],
+        start: int | str,
     ) -> None:
         super().__init__(caller, tasks, target, WatchPosition(start), leads=True)
 
     @property
     def next_revision(self) -> int:
-        """Where a watch that replaces this one would begin, once everything queued is consumed."""
-        return self._position.next
+        """Where a watch that replaces this one would begin, once everything queued is consumed; 0
+        where only `cursor` says that."""
+        following = self._position.next
+        return following if isinstance(following, int) else 0
+
+    @property
+    def cursor(self) -> str:
+        """The same, of keys in several shards; else empty."""
+        following = self._position.next
+        return following if isinstance(following, str) else ""
 
 
 def _refused(endpoints: Endpoints, url: str, refusal: Refusal) -> JanusError:

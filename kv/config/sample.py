@@ -79,13 +79,12 @@ SAMPLES: Final[Mapping[str, Sample]] = {
         {**_CLUSTER, "mode": "leaderless"},
     ),
     "mixed": Sample(
-        "A cluster for both regimes: `default` is linearizable, and keyspaces made as leaderless "
-        "read from one copy and write to two. (Until keyspaces can be made, it is a strong one.) "
+        "A cluster for both regimes: `default` is linearizable, and keyspaces that take every "
+        "write are made beside it (januskv keyspace create carts --regime leaderless). "
         f"{_EACH}",
         {
             **_CLUSTER,
             "mode": "strong",
-            "leaderless.r": 1,
             "storage.rocks.block_cache_bytes": 256 * 1024 * 1024,
         },
     ),

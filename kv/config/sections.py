@@ -174,7 +174,8 @@ class StrongSection:
         Duration(5, 365 * 86400, zero_means="only by an operator"),
         600.0,
         "A node silent for so long is declared dead and its replicas are made anew, if enough "
-        "others are there. It comes back only empty.",
+        "others are there. It comes back only empty. Once a keyspace is leaderless, "
+        "leaderless.dead_after counts.",
     )
     moves: int = setting(Whole(1, 64), 2, "Replicas filled at a time, in the whole cluster.")
     rebalance: bool = setting(
@@ -285,7 +286,12 @@ class LeaderlessSection:
     engine: str = setting(
         Choice(ENGINES), "rocksdb", "Chosen once for a data directory. memory keeps nothing."
     )
-    n: int = setting(Whole(1, 16), 3, "Copies of each key.")
+    n: int = setting(
+        Whole(1, REPLICATION_MAX),
+        3,
+        "Copies of each key. This and the next three, and siblings, are of the keyspace default, "
+        "when a cluster is formed with it leaderless; other keyspaces are made with their own.",
+    )
     r: int = setting(Whole(1, 16), 2, "Copies that a read waits for, at most n.")
     w: int = setting(Whole(1, 16), 2, "Copies that a write waits for, at most n.")
     sloppy: bool = setting(Flag(), True, "Other nodes stand in for copies that cannot be reached.")
@@ -301,6 +307,17 @@ class LeaderlessSection:
         "Writes kept for each node that is away; more turn into a repair later.",
     )
     hints_bytes: int = setting(Size(0, TIB), 256 * MIB, "Bytes of such writes.")
+    repair_every_s: float = setting(
+        Duration(1, 365 * 86400, zero_means="only when asked for"),
+        3600.0,
+        "How often a node compares what it has with everybody (Merkle trees), and mends both.",
+    )
+    dead_after_s: float = setting(
+        Duration(5, 365 * 86400, zero_means="only by an operator"),
+        0.0,
+        "Instead of strong.dead_after once a keyspace is leaderless: a node declared dead loses "
+        "what only it had taken.",
+    )
     keep_restored: bool = setting(
         Flag(),
         False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from kv.reading import ShardReader
-from kv.router import HOME, Scope, scope_of
+from kv.router import EVERYWHERE, HOME, Scope, scope_of
 from kv.strong.queries import Query, register
 from raftgroups.commands import Range, Txn
 from raftgroups.ranges import bounds, check_bounds_key
@@ -66,6 +66,9 @@ class LeaseQuery(Query[LeaseRead], frozen=True, tag="etcd.lease"):
 
     def scope(self) -> Scope:
         return HOME
+
+    def reads(self) -> Scope:
+        return EVERYWHERE if self.with_keys else HOME
 
     def __call__(self, reader: ShardReader) -> LeaseRead:
         found = reader.lease(self.lease)

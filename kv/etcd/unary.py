@@ -143,7 +143,13 @@ class UnaryCalls:
         given = decode(_TIME_TO_LIVE, body)
         lease = given.get("ID", 0)
 
-        found = await read(self._strong, LeaseQuery(lease, bool(given.get("keys"))))
+        with_keys = bool(given.get("keys"))
+        if with_keys and not self._strong.single:
+            raise CrossShardError(
+                "nothing was done: this keyspace is split, and the keys of a lease may be in any "
+                "shard; ask without keys, or GET /api/v1/leases/{id}?keys=true"
+            )
+        found = await read(self._strong, LeaseQuery(lease, with_keys))
         fields: Message = {"ID": lease, "TTL": -1}
         if found.granted_s >= 0:
             fields["TTL"] = max(0, found.remaining_ms) // 1000

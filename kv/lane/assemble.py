@@ -17,7 +17,7 @@ from kv.etcd.hot import HotCall
 from kv.etcd.http import Heads as EtcdHeads
 from kv.lane.answers import Answers
 from kv.lane.heads import Heads, ParserLimits
-from kv.lane.keys import KeyCall, KeyCalls, ParseOptions, parse_options
+from kv.lane.keys import KeyCall, KeyCalls, KeyspaceKeyCalls, ParseOptions, parse_options
 from kv.lane.lane import Lane, LaneLimits
 from kv.lane.leaderless_keys import LeaderlessKeyCalls
 from kv.lane.leaderless_keys import parse_options as parse_leaderless_options
@@ -49,6 +49,7 @@ def make_lane(
         etcd_headers=(etcd_heads.headers_of(200), etcd_heads.headers_of(400)),
         keys=KeyCalls(api.strong, api.shard).by_method,
         parse=parse_options,
+        keys_of=lambda name: KeyspaceKeyCalls(api, name).by_method,
     )
 
 
@@ -88,6 +89,7 @@ def _make_lane(
     etcd_headers: tuple[Mapping[str, str], Mapping[str, str]],
     keys: Mapping[str, KeyCall],
     parse: ParseOptions,
+    keys_of: Callable[[str], Mapping[str, KeyCall]] | None = None,
 ) -> Lane:
     sample = server()
     good, bad = etcd_headers
@@ -103,6 +105,7 @@ def _make_lane(
             etcd_body_max_bytes=etcd_body_max_bytes,
             keys=keys,
             parse=parse,
+            keys_of=keys_of,
             key_body_max_bytes=api.settings.request_max_bytes,
             endpoint=endpoint,
         ),

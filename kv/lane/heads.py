@@ -6,7 +6,8 @@
 
 Clients repeat their heads byte by byte, so most requests cost one look into a dict. For
 `/api/v1/keys/{key}` the raw key is cut out before the look, if it has only characters that are
-themselves in a target; what is left repeats.
+themselves in a target; what is left repeats. Its query may be `keyspace=` and a plain name, nothing
+else.
 
 Invariants
 - A block is taken only if aiohttp's parser makes exactly one whole head of exactly these bytes, so
@@ -19,6 +20,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,6 +66,8 @@ REFUSED: Final = (
     "HTTP2-Settings",
 )
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,;=:@./%"
+KEYSPACE: Final = b"keyspace="
+_KEYSPACE: Final = re.compile(rb"keyspace=[A-Za-z0-9_.-]{1,64}")
 _ETCD_METHOD: Final = "POST"
 MET: Final = Level.LINEARIZABLE.lower()
 WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
@@ -105,11 +109,14 @@ class Heads:
         etcd_body_max_bytes: int,
         keys: Mapping[str, KeyCall],
         parse: ParseOptions = parse_options,
+        keys_of: Callable[[str], Mapping[str, KeyCall]] | None = None,
         key_body_max_bytes: int,
         endpoint: Callable[[str, str], Endpoint],
     ) -> None:
+        """`keys_of`: the calls of a keyspace that a query names; None: aiohttp's lane has them."""
         self._loop = loop
         self._access = access
+        self._keys_of = keys_of
         self._limits = parser
         self._protocol = BaseProtocol(loop)
         self._etcd = etcd
@@ -161,7 +168,10 @@ class Heads:
         start = gap + 1 + len(PREFIX)
         end = block.find(b" ", start)
         raw = block[start:end]
-        if end < 0 or not raw or not _is_plain(raw):
+        raw, asks, query = raw.partition(b"?")
+        if end < 0 or not raw or not _is_plain(raw) or (asks and not _KEYSPACE.fullmatch(query)):
+            return None
+        if asks and self._keys_of is None:
             return None
         method = block[:gap].decode()
         if raw.endswith(self._suffixes[method]):
@@ -176,16 +186,16 @@ class Heads:
             key = decode_path(raw)
         except JanusError:
             return None
-        shape = block[:gap] + block[end:]
+        shape = block[:gap] + asks + query + block[end:]
         head = self.known.get(shape)
         if head is None:
-            head = self._parse_for_key(block, method, block[gap + 1 : end])
+            head = self._parse_for_key(block, method, block[gap + 1 : end], query)
             if head is None:
                 return None
             self._remember(shape, head)
         return head, key
 
-    def _parse_for_key(self, block: bytes, method: str, target: bytes) -> Head | None:
+    def _parse_for_key(self, block: bytes, method: str, target: bytes, query: bytes) -> Head | None:
         message = self._parse(block)
         if message is None or message.method != method or message.path != target.decode():
             return None
@@ -201,7 +211,11 @@ class Heads:
             return None  # aiohttp's lane says what is wrong
         template = TEMPLATE + CAS if method == POST else TEMPLATE
         endpoint = self._endpoint(template, method)
-        call = self._keys[method]
+        calls = self._keys
+        if query:
+            assert self._keys_of is not None
+            calls = self._keys_of(query.removeprefix(KEYSPACE).decode())
+        call = calls[method]
         return Head(length, method == GET, endpoint, endpoint.at(MET), None, call, options)
 
     def _remember(self, block: bytes, head: Head) -> None:

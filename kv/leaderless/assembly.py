@@ -16,11 +16,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kv.cluster.gossip import Post
+from kv.cluster.ring import Member
 from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.deadlines import Deadlines
 from kv.leaderless.feed import Feed
 from kv.leaderless.handoff import Handoff, HandoffSettings
-from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.keyspace import Keyspace, Keyspaces
 from kv.leaderless.maintenance import Maintenance, MaintenanceSettings
 from kv.leaderless.members import (
     Members,
@@ -31,6 +32,7 @@ from kv.leaderless.members import (
 from kv.leaderless.messenger import Messenger
 from kv.leaderless.parts import CoordinatorSettings, Parts
 from kv.leaderless.procedure import Procedures
+from kv.leaderless.ranges import Ranges
 from kv.leaderless.reap import QuietLedger
 from kv.leaderless.replica import Replica, ReplicaLimits
 from kv.leaderless.server import Server
@@ -95,6 +97,7 @@ class Leaderless:
         )
         boot = rng.randrange(1, 1 << 62)
         self.replica.feed = self.feed = Feed(boot)
+        self.keyspaces = Keyspaces(keyspaces)
         self.members = Members(
             node,
             replica=self.replica,
@@ -103,7 +106,7 @@ class Leaderless:
             clock=clock,
             scheduler=scheduler,
             rng=rng,
-            keyspaces=keyspaces,
+            keyspaces=self.keyspaces,
             on_view=self._view_changed,
             on_dead=self._dead,
             settings=members,
@@ -125,7 +128,7 @@ class Leaderless:
             self.messenger,
             lambda: self.view,
             self.reachable,
-            keyspaces,
+            self.keyspaces,
             scheduler,
             clock,
             rng,
@@ -182,10 +185,31 @@ class Leaderless:
         self.members.stop()
         self._on_dead(why)
 
-    def start(self, founders: Iterable[NodeId] | None = None) -> None:
-        """`founders`: all of them, this node among them, if the cluster is being formed now; None
-        at a restart, and for a node that joins."""
-        self.members.start(None if self.emptied else founders)
+    # --- keyspaces that come and go -----------------------------------------------------------
+
+    def add_keyspace(self, keyspace: Keyspace, owned: Ranges) -> None:
+        """After `start`. `owned`: founding.py."""
+        self.keyspaces.put(keyspace)
+        self.members.add_keyspace(keyspace.number, keyspace.n, owned)
+        self.maintenance.add_keyspace(keyspace)
+
+    def alter_keyspace(self, keyspace: Keyspace) -> None:
+        """Other options of one that there is; N stays."""
+        self.keyspaces.put(keyspace)
+
+    def drop_keyspace(self, number: int) -> None:
+        """It is served no more, and what is held of it goes."""
+        self.keyspaces.drop(number)
+        self.members.drop_keyspace(number)
+        self.maintenance.drop_keyspace(number)
+        self.replica.erase(number)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self, founders: Iterable[NodeId] | None = None, ring: Iterable[Member] = ()) -> None:
+        """`founders`: all of them, this node among them, if the ring is being formed now, and
+        `ring` how they stand on it; None at a restart, and for a node that joins."""
+        self.members.start(None if self.emptied else founders, ring)
         self.maintenance.view_changed()
         self.handoff.start()
         self.maintenance.start()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from kv.errors import OverloadedError
-from kv.leaderless.dvv import merge
+from kv.leaderless.dvv import SiblingLimitError, merge
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Answer, Failed, Stored
 from kv.leaderless.rules import Increment, Write
@@ -91,6 +91,7 @@ class Mint:
         try:
             record = replica.apply(turn, self._keyspace, key, self._change)
         except JanusError as error:
+            replica.sibling_refusals += isinstance(error, SiblingLimitError)
             return error
         if not _hinted(turn, self._hint_for, number, key, record.siblings, replica.now_ms()):
             # The dot was shown to nobody, so the next change of this record may have it.

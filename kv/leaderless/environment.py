@@ -4,8 +4,7 @@
 
 It stands beside the strong one in the same data directory and shares node id, link and clock with
 it, nothing else: each has its own engine and its own synced batches. Fatal conditions go to the
-node's `on_broken` and `on_hung`, which end the process. kv/node.py makes one if its settings ask
-for it.
+node's `on_broken` and `on_hung`, which end the process. stand.py makes one where there is a ring.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kv.cluster.gossip import Post
+from kv.cluster.ring import DEFAULT_VNODES, Member
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.handoff import HandoffSettings
 from kv.leaderless.keyspace import Keyspace
@@ -33,16 +33,17 @@ from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_o
 from storage.errors import JanusError
 from storage.space import SpaceGuard
 
-FIRST_KEYSPACE = Keyspace()
+FIRST_KEYSPACE = Keyspace(r=2, w=2)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaderlessSettings:
     engine: str = ROCKSDB
     engine_settings: EngineSettings = field(default_factory=EngineSettings)
-    keyspaces: Mapping[int, Keyspace] = field(
-        default_factory=lambda: {FIRST_KEYSPACE.number: FIRST_KEYSPACE}
-    )
+    default: Keyspace = FIRST_KEYSPACE
+    """The keyspace `default` where it is leaderless, when the cluster is formed."""
+    vnodes: int = DEFAULT_VNODES
+    """Of a node of weight 1.0."""
     coordinator: CoordinatorSettings = field(default_factory=CoordinatorSettings)
     handoff: HandoffSettings = field(default_factory=HandoffSettings)
     limits: ReplicaLimits = field(default_factory=ReplicaLimits)
@@ -72,6 +73,7 @@ class LeaderlessEnvironment:
         reserve_bytes: int,
         on_broken: Callable[[BaseException], None],
         on_hung: Callable[[float], None],
+        on_dead: Callable[[str], None],
         wrap: Callable[[Engine], Engine] | None = None,
     ) -> None:
         """Opens the engine; raises what it refuses. Nothing runs yet. `wrap`: see kv/faulty.py."""
@@ -104,7 +106,7 @@ class LeaderlessEnvironment:
             clock=clock,
             scheduler=loop,
             rng=random.Random(os.urandom(16)),
-            keyspaces=settings.keyspaces,
+            keyspaces={},
             guard=self.guard,
             limits=settings.limits,
             settings=settings.coordinator,
@@ -112,14 +114,14 @@ class LeaderlessEnvironment:
             members=settings.members,
             maintenance=settings.maintenance,
             keep_restored=settings.keep_restored,
-            on_dead=lambda why: on_broken(LeftRingError(why)),
+            on_dead=on_dead,
         )
 
-    def start(self, founders: Iterable[NodeId] | None) -> None:
-        """`founders` as in assembly.py."""
+    def start(self, founders: Iterable[NodeId] | None, ring: Iterable[Member] = ()) -> None:
+        """As in assembly.py."""
         self.look_at_space()
         self.watchdog.start()
-        self.regime.start(founders)
+        self.regime.start(founders, ring)
 
     def look_at_space(self) -> None:
         """Every second or so."""

@@ -149,7 +149,7 @@ class Exchanger:
     async def with_peer(self, peer: NodeId, keyspace: int) -> Report:
         """Make the two equal in all that both are to have. Raises ExchangeError."""
         report = Report(exchanges=1)
-        view, n = self._parts.view(), self._parts.keyspaces[keyspace].n
+        view, n = self._parts.view(), self._parts.keyspaces.n_of(keyspace)
         shared = SharedBuckets(view.shared(self._parts.node, peer, n))
         exchange = Exchange(shared)
         try:
@@ -397,7 +397,7 @@ class Exchanger:
         elif self._serving >= SERVING_MAX:
             reply(Status.LATER, b"50")
         else:
-            n = self._parts.keyspaces[request.keyspace].n
+            n = self._parts.keyspaces.n_of(request.keyspace)
             shared = SharedBuckets(self._parts.view().shared(self._parts.node, peer, n))
             segments = [Segment(first, end) for first, end in request.segments]
             if not _fit(segments, shared.root.end):

@@ -14,7 +14,7 @@ rights, so it is not sealed. `open` in it: what the node lost may not have come 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -23,6 +23,8 @@ from storage.errors import InvalidRequestError
 
 ENTRIES_MAX: Final = 65_536
 SIZE_MAX_BYTES: Final = 32 * 1024 * 1024
+LOOKED_MAX: Final = 4096
+"""Entries that one page looks at, wanted or not: a page must not hold up the loop."""
 CURSOR_MAX_CHARS: Final = 8192
 _VERSION: Final = 1
 
@@ -76,8 +78,17 @@ class Feed:
         ):
             self._size_bytes -= _size(self._entries.pop(self.last - len(self._entries) + 1))
 
-    def page(self, after: Position | None, *, max_entries: int, max_bytes: int) -> FeedPage:
-        """None: no entries, only where it stands; lost, since nobody knows what was before."""
+    def page(
+        self,
+        after: Position | None,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        wanted: Callable[[Changed], bool] = lambda _: True,
+        max_looked: int = LOOKED_MAX,
+    ) -> FeedPage:
+        """Those that are wanted, among the next `max_looked`. `after` None: no entries, only where
+        it stands; lost, since nobody knows what was before."""
         if after is None:
             return FeedPage(self.boot, self.last, [], True)
         held_after = self.last - len(self._entries)
@@ -85,10 +96,13 @@ class Feed:
         at = held_after if lost else after.number
         items: list[Changed] = []
         size_bytes = 0
-        while at < self.last and len(items) < max_entries and size_bytes < max_bytes:
+        until = min(self.last, at + max_looked)
+        while at < until and len(items) < max_entries and size_bytes < max_bytes:
             at += 1
-            items.append(Changed(*self._entries[at]))
-            size_bytes += _size(items[-1])
+            change = Changed(*self._entries[at])
+            if wanted(change):
+                items.append(change)
+                size_bytes += _size(change)
         return FeedPage(self.boot, at, items, lost)
 
 

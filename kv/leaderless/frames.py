@@ -17,14 +17,14 @@
     reply    [4, number, status, body]
              FOUND    the set          NOTHING  empty           STORED  empty
              FAILED   the reason       LATER    milliseconds to wait before more hints, as digits
-             WRITTEN  msgpack [context, replicas, stand-ins]
+             WRITTEN  msgpack [context, replicas, stand-ins] and, if owners lack it, [[node, why]]
              ERROR    msgpack [code, message, got, required]
              REFUSED  the reason; nothing was done: no room
              COMPARED msgpack [own number of keys, or null where the sums are equal]
              LISTED   msgpack [[key, digest], ...], first segment number that is not in it
              FETCHED  msgpack [set or nothing, ...], as many as fit, in order
              HOLDS    msgpack [0 or 1, ...]        PROVED  msgpack [boot, [mark or null, ...]]
-             SETTLED  msgpack [lacks something, hints that it holds for the asker]
+             SETTLED  msgpack [lacks something, hints that it holds for the asker, its keyspaces]
              OTHER_RING  the sender goes by another ring; nothing was done
              READ     msgpack [set, or null, or [why not], ...], as many as keys
              TAKEN    msgpack [null, or why not, ...], as many as keys; STORED: all of them
@@ -203,6 +203,8 @@ class WrittenBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fiel
     context: bytes
     replicas: list[str]
     stand_ins: list[str]
+    missed: list[tuple[str, str]] = []
+    """Not sent if it is empty: then an older peer can read the answer, too."""
 
 
 class ErrorBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -210,6 +212,13 @@ class ErrorBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields
     message: str
     got: int
     required: int
+
+
+class SettledBody(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    lacks: bool
+    hints: int
+    keyspaces: list[KeyspaceNumber] | None = None
+    """None: of a version that does not tell."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -222,7 +231,7 @@ holds_decoder: Final = msgspec.msgpack.Decoder(list[int])
 proved_decoder: Final = msgspec.msgpack.Decoder(tuple[int, list[int | None]])
 read_decoder: Final = msgspec.msgpack.Decoder(list[bytes | tuple[str] | None])
 taken_decoder: Final = msgspec.msgpack.Decoder(list[str | None])
-settled_decoder: Final = msgspec.msgpack.Decoder(tuple[bool, int])
+settled_decoder: Final = msgspec.msgpack.Decoder(SettledBody)
 _T = TypeVar("_T")
 _decode_error: Final = msgspec.msgpack.Decoder(ErrorBody).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -256,6 +265,10 @@ def decode_body(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedFrameError(f"an answer of {len(body)} bytes cannot be read") from error
+
+
+def encode_written(body: WrittenBody) -> bytes:
+    return _encode(body if body.missed else [body.context, body.replicas, body.stand_ins])
 
 
 def decode_written(body: bytes) -> WrittenBody:

@@ -21,6 +21,7 @@ from functools import partial
 from kv.leaderless.frames import Reply, Status, Store
 from kv.leaderless.messenger import Outcome
 from kv.leaderless.parts import Parts
+from kv.leaderless.upkeep import MoveHint
 from raftgroups.transport import NodeId
 from storage.clock import Timer
 from storage.hints import Hint
@@ -60,6 +61,8 @@ class Handoff:
         self._timer: Timer | None = None
         self._stopped = False
         self.replayed = 0
+        self.troubles: dict[NodeId, str] = {}
+        """Why the last hint for a target could not be delivered; nothing once one was."""
         self.put_off = 0
         """How often a receiver said LATER."""
 
@@ -103,7 +106,11 @@ class Handoff:
                     break
                 self._read(target, run)
                 continue
-            self._send(target, run, run.waiting.popleft())
+            hint = run.waiting.popleft()
+            if hint.keyspace in self._parts.replica.dropped:
+                self._parts.replica.submit(MoveHint(target, hint.sequence))
+            else:
+                self._send(target, run, hint)
         if not run.under_way and (run.pause_s is not None or not (run.waiting or run.more)):
             self._end(target, run)
 
@@ -131,6 +138,7 @@ class Handoff:
         run.under_way -= 1
         if isinstance(outcome, Reply) and outcome.status is Status.STORED:
             self.replayed += 1
+            self.troubles.pop(target, None)
             keyspace = self._parts.keyspaces.get(hint.keyspace)
             if keyspace is not None:
                 place = self._parts.view().place(hint.key, keyspace.n)
@@ -140,6 +148,7 @@ class Handoff:
             run.pause_s = min(_millis(outcome.body) / 1000, self._settings.later_max_s)
         else:
             run.pause_s = self._settings.retry_s
+            self.troubles[target] = _why_not(outcome)
         if not self._stopped:
             self._go_on(target)
 
@@ -150,6 +159,12 @@ class Handoff:
         self._not_before[target] = self._parts.clock.monotonic() + run.pause_s
         again: Callable[[NodeId], None] = self._begin
         self._parts.scheduler.call_later(run.pause_s, again, target)
+
+
+def _why_not(outcome: Outcome) -> str:
+    if isinstance(outcome, Reply):
+        return outcome.body.decode(errors="replace") or outcome.status.name.lower()
+    return outcome.reason
 
 
 def _millis(body: bytes) -> int:

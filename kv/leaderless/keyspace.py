@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kv.leaderless.quorum import Level, Quorum
@@ -22,6 +23,26 @@ class Keyspace:
     pw: int | str = 0
     strict: bool = False
     limits: SetLimits = field(default_factory=SetLimits)
+
+
+class Keyspaces(dict[int, Keyspace]):
+    """Those that a node serves, by number."""
+
+    def __init__(self, first: Mapping[int, Keyspace]) -> None:
+        super().__init__(first)
+        self._copies = {number: each.n for number, each in first.items()}
+
+    def put(self, keyspace: Keyspace) -> None:
+        """A new one, or other options of one that there is."""
+        assert self._copies.setdefault(keyspace.number, keyspace.n) == keyspace.n, "N stays"
+        self[keyspace.number] = keyspace
+
+    def drop(self, number: int) -> None:
+        self.pop(number, None)
+
+    def n_of(self, number: int) -> int:
+        """Also of one that was served: work on it may be under way when it is dropped."""
+        return self._copies[number]
 
 
 @dataclass(frozen=True, slots=True)

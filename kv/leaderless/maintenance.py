@@ -29,6 +29,7 @@ from kv.cluster.ring import BucketRange
 from kv.leaderless import frames
 from kv.leaderless.exchange import ExchangeError, Exchanger, ExchangeSettings, Report
 from kv.leaderless.frames import Holds, MalformedFrameError, Mend, Reply, Settled, Status, Store
+from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.members import Members
 from kv.leaderless.messenger import Outcome, SendReply
 from kv.leaderless.parts import Parts
@@ -90,16 +91,9 @@ class Maintenance:
         self._settings = settings or MaintenanceSettings()
         self.on_left: Callable[[], None] = lambda: None
         """This node has left the ring, and its process may end."""
-        self.roots = {
-            number: Roots(
-                parts.node,
-                keyspace,
-                view=parts.view,
-                replica=parts.replica,
-                procedures=procedures,
-            )
-            for number, keyspace in parts.keyspaces.items()
-        }
+        self.roots: dict[int, Roots] = {}
+        for keyspace in parts.keyspaces.values():
+            self._make_roots(keyspace)
         self.exchanger = Exchanger(parts, procedures, self.roots, self._settings.exchange)
         self.reaper = Reaper(
             parts,
@@ -116,10 +110,28 @@ class Maintenance:
         """Whether the last look found no foreign copy, and none can have come since."""
         self._leaving = self.left = False
         self.repairs = 0
+        """With everybody, that came to their end or were broken off."""
         self.last_repair: Report | None = None
         self.foreign = 0
         """Copies that this node should not have, as the last look counted them."""
         parts.replica.on_leaves = self._leaves_changed
+
+    def _make_roots(self, keyspace: Keyspace) -> Roots:
+        roots = self.roots[keyspace.number] = Roots(
+            self._parts.node,
+            keyspace,
+            view=self._parts.view,
+            replica=self._parts.replica,
+            procedures=self._procedures,
+        )
+        return roots
+
+    def add_keyspace(self, keyspace: Keyspace) -> None:
+        self._make_roots(keyspace).load()
+        self._tidy = False
+
+    def drop_keyspace(self, number: int) -> None:
+        self.roots.pop(number, None)
 
     def start(self) -> None:
         self._repair_at_s = self._next_repair_s()
@@ -192,12 +204,11 @@ class Maintenance:
             if self._settings.repair_s and now_s >= self._repair_at_s:
                 self._repair_at_s = self._next_repair_s()
                 self.last_repair = await self._repair(None, None, None)
-                self.repairs += 1
             self._look_at_overflow()
 
     async def _fill(self) -> None:
         view = self._parts.view()
-        for number, filling in self._members.fillings.items():
+        for number, filling in list(self._members.fillings.items()):
             if not filling.lacking:
                 continue
             done: set[NodeId] = set()
@@ -247,7 +258,7 @@ class Maintenance:
         total = Report()
         members = sorted(self._parts.view().members - {self._parts.node})
         for peer in members if peers is None else peers:
-            for number in self._parts.keyspaces if keyspaces is None else keyspaces:
+            for number in list(self._parts.keyspaces) if keyspaces is None else keyspaces:
                 try:
                     if not self._parts.reachable(peer):
                         raise ExchangeError(f"{peer} is not in reach")
@@ -256,6 +267,7 @@ class Maintenance:
                     total.broken_off[peer] = str(error)
                 if progress is not None:
                     progress(peer, number, total)
+        self.repairs += peers is None
         return total
 
     def _look_at_overflow(self) -> None:
@@ -291,13 +303,25 @@ class Maintenance:
         if self._members.gossip is not None:
             self._members.gossip.change_mine(lambda: None, status=MemberStatus.LEAVING)
 
+    def stay(self) -> bool:
+        """Leave no more: it has served all the time, and got every write. False: it has left."""
+        if self.left:
+            return False
+        self._leaving = False
+        if self._members.status is MemberStatus.LEAVING:
+            self._change_status(MemberStatus.NORMAL)
+        return True
+
     async def _step(self) -> None:
         status = self._members.status
         if status is MemberStatus.JOINING and self._filled():
             if await self._all_settled(need_filled=False):
+                self._members.remember()
                 self._change_status(MemberStatus.NORMAL)
+        elif status is MemberStatus.NORMAL and self._members.forgetful and self._filled():
+            if await self._all_settled(need_filled=False):
+                self._members.remember()
         elif status is MemberStatus.LEAVING and not self.left:
-            self._leaving = True
             arriving = self._parts.view().arriving
             if arriving is None or not arriving.members:
                 return  # nobody is there to take it over
@@ -318,18 +342,20 @@ class Maintenance:
             self._members.gossip.change_mine(lambda: None, status=status)
 
     async def _all_settled(self, *, need_filled: bool) -> bool:
-        """Whether all members go by this ring and hold no hint for this node; `need_filled`: and
-        lack nothing."""
+        """Whether all members go by this ring, know the same keyspaces and hold no hint for this
+        node; `need_filled`: and lack nothing."""
         view = self._parts.view()
         for peer in sorted(view.members - {self._parts.node}):
             outcome = await self.exchanger.ask(peer, Settled(0, view.epoch))
             if not isinstance(outcome, Reply) or outcome.status is not Status.SETTLED:
                 return False
             try:
-                lacks, hints = frames.decode_body(frames.settled_decoder, outcome.body)
+                told = frames.decode_body(frames.settled_decoder, outcome.body)
             except MalformedFrameError:
                 return False
-            if hints or (need_filled and lacks):
+            if told.hints or (need_filled and told.lacks):
+                return False
+            if told.keyspaces != sorted(self._parts.keyspaces):
                 return False
         return view is self._parts.view() and not self._members.lacking
 
@@ -339,7 +365,8 @@ class Maintenance:
             return
         usage = self._parts.replica.hint_usages().get(peer)
         hints = 0 if usage is None else usage.count + usage.overflowed
-        reply(Status.SETTLED, frames.encode_body((self._members.lacking, hints)))
+        told = frames.SettledBody(self._members.lacking, hints, sorted(self._parts.keyspaces))
+        reply(Status.SETTLED, frames.encode_body(told))
 
     # --- housekeeping ---------------------------------------------------------------------
 
@@ -400,7 +427,7 @@ class Maintenance:
         """Copies of keys that this node is not to have: their holders get them, then they go."""
         view = self._parts.view()
         found = 0
-        for number, keyspace in self._parts.keyspaces.items():
+        for number, keyspace in list(self._parts.keyspaces.items()):
             held = view.held(self._parts.node, keyspace.n)
             foreign = without(joined([BucketRange(0, BUCKETS - 1)]), held)
             found += await self._send_foreign_of(number, foreign)
@@ -438,7 +465,7 @@ class Maintenance:
                 keys.append((key, digest))
         if not keys:
             return waiting
-        n = self._parts.keyspaces[keyspace].n
+        n = self._parts.keyspaces.n_of(keyspace)
         lacking: dict[bytes, list[NodeId]] = {key: [] for key, _ in keys}
         for peer in self._parts.view().holders(bucket, n):
             if not await self._ask_holder(peer, keyspace, keys, lacking):
@@ -479,7 +506,7 @@ class Maintenance:
         return isinstance(outcome, Reply) and outcome.status is Status.STORED
 
     def _drop_foreign(self, keyspace: int, bucket: int, key: bytes, digest: int) -> None:
-        n = self._parts.keyspaces[keyspace].n
+        n = self._parts.keyspaces.n_of(keyspace)
 
         def is_foreign() -> bool:
             holders = self._parts.view().holders(bucket, n)

@@ -25,7 +25,7 @@ from kv.cluster.gossip import Gossip, GossipSettings, Post
 from kv.cluster.gossip_wire import Kept, MalformedGossipError, decode_kept, encode_kept
 from kv.cluster.membership import Learned, Membership, NodeInfo, Status
 from kv.cluster.phi import PhiDetector, PhiOptions
-from kv.cluster.ring import DEFAULT_VNODES
+from kv.cluster.ring import DEFAULT_VNODES, Member
 from kv.cluster.said_once import SaidOnce
 from kv.leaderless.filling import Filling, all_has
 from kv.leaderless.incarnation import (
@@ -35,6 +35,7 @@ from kv.leaderless.incarnation import (
     write_incarnation,
 )
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.ranges import Ranges
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import RingView
 from raftgroups.transport import Link, NodeId
@@ -48,6 +49,8 @@ from storage.rows import read_row
 _log = logging.getLogger(__name__)
 
 ROW: Final = bytes((Table.NODE_META,)) + b"members"
+LACKS_UNNAMED: Final = 0
+"""Stands among the keyspaces of the row: of any that is not named there this node has nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ class Members:
         self.on_member: Callable[[NodeInfo], None] = lambda _: None
         """Somebody was heard of for the first time: dial him."""
         self.fillings: dict[int, Filling] = {}
+        self.forgetful = False
+        """Of a keyspace that this node hears of now it may have missed what was written: it has
+        just joined, or lost what it had kept. Kept, as LACKS_UNNAMED."""
+        self._filled: dict[int, Ranges] = {}
+        """As it was kept when this life began."""
         self.membership = Membership(NodeInfo(node, 0))
         self.view = RingView.of(self.membership)
         self.gossip: Gossip | None = None
@@ -104,9 +112,11 @@ class Members:
 
     # --- start ----------------------------------------------------------------------------
 
-    def start(self, founders: Iterable[NodeId] | None) -> None:
-        """`founders`: all of them, this node among them, if the cluster is being formed now."""
+    def start(self, founders: Iterable[NodeId] | None, ring: Iterable[Member] = ()) -> None:
+        """`founders`: all of them, this node among them, if the ring is being formed now; `ring`:
+        what is known of how they stand on it."""
         kept = self._read()
+        seats = {member.node: member for member in ring}
         settings = self._settings
         said = {
             "vnodes": settings.vnodes,
@@ -123,13 +133,14 @@ class Members:
             others = sorted({*(founders or ())} - {self.node})
             # Until they say otherwise, the others are as this node is.
             known = tuple(
-                NodeInfo(each, 0, status=Status.NORMAL, vnodes=settings.vnodes) for each in others
+                _founder(seats.get(each) or Member(each, settings.vnodes)) for each in others
             )
             status = Status.JOINING if founders is None else Status.NORMAL
             info = NodeInfo(self.node, 1, status=status, **said)  # type: ignore[arg-type]
             self.membership = Membership(info, known)
         self.view = RingView.of(self.membership)
-        has = {} if kept is None else dict(kept.filled)
+        has = self._filled = {} if kept is None else dict(kept.filled)
+        self.forgetful = LACKS_UNNAMED in has or (kept is None and founders is None)
         if kept is None and founders is not None:
             has = all_has(self.node, self.view, {n: k.n for n, k in self._keyspaces.items()})
         for number, keyspace in self._keyspaces.items():
@@ -150,6 +161,30 @@ class Members:
             fresh=kept is None and (founders is None or len(self.membership.infos) > 1),
         )
         self.gossip.start()
+
+    def add_keyspace(self, number: int, n: int, owned: Ranges) -> None:
+        """`owned`: what this node owned of the ring when the keyspace was made (founding.py)."""
+        known = self._filled.get(number)
+        if known is None:
+            known = () if self.forgetful else owned
+        filling = self.fillings[number] = Filling(self.node, n, known)
+        filling.look(self.view)
+        self.keep(_nothing)
+
+    def drop_keyspace(self, number: int) -> None:
+        self.fillings.pop(number, None)
+        self._filled.pop(number, None)
+        self.keep(_nothing)
+
+    def remember(self) -> None:
+        """All members know the keyspaces that this node knows, and it lacks nothing of them."""
+        if self.forgetful:
+            self.forgetful = False
+            self.keep(_nothing)
+
+    def met(self, peer: NodeId) -> None:
+        """A connection to it stood before this node had a ring."""
+        self._peer_changed(peer, connected=True)
 
     def stop(self) -> None:
         if self.gossip is not None:
@@ -175,6 +210,8 @@ class Members:
     def keep(self, then: Callable[[], None]) -> None:
         others = tuple(i for node, i in self.membership.infos.items() if node != self.node)
         filled = {number: filling.has for number, filling in self.fillings.items()}
+        if self.forgetful:
+            filled[LACKS_UNNAMED] = ()
         body = encode_kept(
             Kept(self.membership.mine, others, tuple(self.membership.deaths.values()), filled)
         )
@@ -196,6 +233,8 @@ class Members:
             )
             return
         if learned.forgot:
+            self.forgetful = True
+            self._filled.clear()
             for filling in self.fillings.values():
                 filling.has = ()
         for node in learned.joined:
@@ -234,6 +273,22 @@ class Members:
     def may_read(self, keyspace: int, bucket: int) -> bool:
         filling = self.fillings.get(keyspace)
         return filling is None or filling.may_read(bucket)
+
+
+def _nothing() -> None:
+    """Nobody waits until it is kept."""
+
+
+def _founder(member: Member) -> NodeInfo:
+    """What is known of it before it has said anything."""
+    return NodeInfo(
+        member.node,
+        0,
+        status=Status.NORMAL,
+        vnodes=member.vnodes,
+        rack=member.rack,
+        datacentre=member.datacentre,
+    )
 
 
 def empty_if_restored(engine: Engine, directory_incarnation: int) -> bool:

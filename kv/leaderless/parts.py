@@ -6,14 +6,14 @@ Made once by assembly.py. `view` and `reachable` are asked anew by each operatio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from kv.leaderless.deadlines import Deadlines
 from kv.leaderless.frames import Reply, Status, Store
-from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.keyspace import Keyspaces
 from kv.leaderless.messenger import Messenger, NotSent, Outcome
 from kv.leaderless.put_core import Answer, Failed, Stored
 from kv.leaderless.reap import QuietLedger
@@ -50,7 +50,7 @@ class Parts:
     messenger: Messenger
     view: Callable[[], RingView]
     reachable: Reachable
-    keyspaces: Mapping[int, Keyspace]
+    keyspaces: Keyspaces
     scheduler: Scheduler
     clock: Clock
     rng: Rng

@@ -31,13 +31,16 @@ This file is pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
 from kv.leaderless.dvv import Context
 from kv.leaderless.quorum import Level, Quorum, WriteQuorumError, level_met
 from raftgroups.transport import NodeId
+
+AWAY: Final = "it is not in reach"
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +66,8 @@ class PutResult(msgspec.Struct, frozen=True, gc=False):
     stand_ins: tuple[NodeId, ...]
     """Those of them that are no owners."""
     level: Level | None
+    missed: tuple[tuple[NodeId, str], ...] = ()
+    """Owners that have not stored it, and why, as far as that is known by now."""
 
 
 def first_absent(owners: Iterable[NodeId], unreachable: Iterable[NodeId]) -> NodeId | None:
@@ -80,6 +85,8 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     stand_ins: tuple[NodeId, ...]
     """Those of them that are no owners."""
     level: Level | None
+    missed: tuple[tuple[NodeId, str], ...] = ()
+    """Owners that get it later, and why."""
 
 
 class PutCore:
@@ -169,7 +176,15 @@ class PutCore:
             tuple(counted),
             tuple(node for node in counted if node not in self._owners),
             level_met(self._quorum.n, sum(node not in self._arrivals for node in counted)),
+            tuple(self._missed()),
         )
+
+    def _missed(self) -> Iterator[tuple[NodeId, str]]:
+        for owner in self._owners:
+            if owner in self._unreachable:
+                yield owner, AWAY
+            elif owner in self._reasons and owner not in self._stored:
+                yield owner, self._reasons[owner]
 
     def final_action(self) -> list[Send]:
         """At the deadline: hints for the owners of which nobody knows whether they have it."""

@@ -81,7 +81,7 @@ class Reaper:
     async def round(self) -> None:
         """All due keys once."""
         held, oldest_ms = 0, self._parts.replica.now_ms()
-        for number in self._parts.keyspaces:
+        for number in list(self._parts.keyspaces):
             after: tuple[int, bytes] | None = None
             more = True
             while more:
@@ -143,7 +143,7 @@ class Reaper:
             candidates[Candidate(keyspace, key, digest)] = owners
 
     def _n(self, keyspace: int) -> int:
-        return self._parts.keyspaces[keyspace].n
+        return self._parts.keyspaces.n_of(keyspace)
 
     async def _prove(self, candidates: Mapping[Candidate, tuple[NodeId, ...]]) -> None:
         view = self._parts.view()

@@ -31,7 +31,7 @@ from struct import Struct
 from typing import Any, Final
 
 from kv.cluster.said_once import SaidOnce
-from kv.errors import OverloadedError, StoppingError
+from kv.errors import KeyspaceNotFoundError, OverloadedError, StoppingError
 from kv.leaderless import get_core
 from kv.leaderless.changes import (
     Change,
@@ -50,7 +50,7 @@ from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Answer, Failed
 from kv.leaderless.rules import Increment, Write, apply_write
-from kv.leaderless.upkeep import RebuildLeaves
+from kv.leaderless.upkeep import EraseKeyspace, RebuildLeaves
 from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
@@ -59,7 +59,14 @@ from storage.engine import Batch, Engine, Reader, Snapshot
 from storage.errors import CorruptRecordError, JanusError, StorageError
 from storage.hints import HintLimits, HintPage, HintUsage, hint_usages, read_hints
 from storage.latest import Latest
-from storage.objects import Page, Record, read_encoded, read_record, scan_objects
+from storage.objects import (
+    Page,
+    Record,
+    keyspace_rows,
+    read_encoded,
+    read_record,
+    scan_objects,
+)
 from storage.plain import minted_by, plain_of, replaces
 from storage.rows import read_row
 from storage.siblings import MalformedSetError, SiblingSet, decode_set
@@ -132,7 +139,12 @@ class Replica:
         """(keyspace, keys, with a hint): sets are stored; for the ledger of reap.py."""
         self.told: Callable[[], None] = lambda: None
         """Everybody whose change was in a commit has been told."""
+        self.dropped: set[int] = set()
+        """Keyspaces that are gone: nothing of them is taken any more."""
+        self._erase: list[int] = []
         self.alarms: Counter[str] = Counter()
+        self.sibling_refusals = 0
+        """Writes that would have left more concurrent versions than there may be."""
         self.minted = self.stored = self.turns = self.reaped = 0
         committer.add(self)
 
@@ -199,7 +211,8 @@ class Replica:
         """A new version, named by this node. With `hint_for` this node stands in for that owner."""
         value = change.value if isinstance(change, Write) else b"0"
         size_bytes = len(key) + len(value or b"")
-        refused = self._refusal(size_bytes, Purpose.FREE if value is None else Purpose.GROW)
+        purpose = Purpose.FREE if value is None else Purpose.GROW
+        refused = self._refusal(keyspace.number, size_bytes, purpose)
         if refused is not None:
             self._scheduler.call_soon(done, refused)
             return
@@ -219,7 +232,8 @@ class Replica:
         canonical bytes."""
         dead = all(version.value is None for version in siblings.versions)
         size_bytes = len(key) + len(encoded)
-        refused = self._refusal(size_bytes, Purpose.FREE if dead else Purpose.GROW)
+        purpose = Purpose.FREE if dead else Purpose.GROW
+        refused = self._refusal(keyspace, size_bytes, purpose)
         if refused is not None:
             self._scheduler.call_soon(done, Failed(str(refused)))
             return
@@ -235,7 +249,7 @@ class Replica:
         """Owners' copies as another node sent them, unread. `done`: for each why it was not stored,
         None if it was; or why none was."""
         size_bytes = sum(map(len, keys)) + sum(map(len, sets))
-        refused = self._refusal(size_bytes, Purpose.GROW)
+        refused = self._refusal(keyspace, size_bytes, Purpose.GROW)
         if refused is not None:
             self._scheduler.call_soon(done, str(refused))
             return
@@ -261,13 +275,25 @@ class Replica:
         """Maintenance of any kind (upkeep.py); whoever asks bounds how much."""
         self._submit(change)
 
+    def erase(self, keyspace: int) -> None:
+        """All keys of a keyspace that was dropped, behind whatever was asked for before. Hints go
+        one by one, as their targets are looked at (handoff.py)."""
+        self.dropped.add(keyspace)
+        self._submit(EraseKeyspace(self, keyspace))
+
+    def erase_after_turn(self, keyspace: int) -> None:
+        """For EraseKeyspace: the rows go with this turn's batch, those it puts itself included."""
+        self._erase.append(keyspace)
+
     def rebuild_leaves(self, keyspace: int, row_keys: Sequence[bytes]) -> None:
         self.alarm("damaged_leaves", f"{len(row_keys)} sums cannot be read; they are built again")
         self._submit(RebuildLeaves(keyspace, row_keys))
 
-    def _refusal(self, size_bytes: int, purpose: Purpose) -> JanusError | None:
+    def _refusal(self, keyspace: int, size_bytes: int, purpose: Purpose) -> JanusError | None:
         if self._stopped:
             return StoppingError("this node is stopping; ask another one")
+        if keyspace in self.dropped:
+            return KeyspaceNotFoundError(f"keyspace {keyspace} was dropped")
         full = self._inbox_bytes + size_bytes > self._limits.pending_max_bytes
         if self._inbox and (full or self._inbox_keys >= self._limits.pending_max):
             return OverloadedError(
@@ -315,6 +341,10 @@ class Replica:
         for _ in range(min(len(self._lazy), CHANGES_A_TURN)):
             self._run(self._lazy.popleft(), turn)
         turn.collect(batch)
+        for keyspace in self._erase:
+            for start, end in keyspace_rows(keyspace):
+                batch.delete_range(start, end)
+        self._erase.clear()
         self._leaf_changes = turn.leaf_changes
         self._changed = turn.changed
         if not self._incarnation_kept:

@@ -32,6 +32,7 @@ from kv.leaderless.frames import (
     decode_context,
     encode_body,
     encode_context,
+    encode_written,
 )
 from kv.leaderless.get_core import Failed
 from kv.leaderless.maintenance import Maintenance
@@ -202,6 +203,9 @@ def _written(reply: SendReply, answer: Written | JanusError) -> None:
         reply(Status.ERROR, encode_body(body_of(answer)))
         return
     body = WrittenBody(
-        encode_context(answer.context), list(answer.replicas), list(answer.stand_ins)
+        encode_context(answer.context),
+        list(answer.replicas),
+        list(answer.stand_ins),
+        [(str(node), why) for node, why in answer.missed],
     )
-    reply(Status.WRITTEN, encode_body(body))
+    reply(Status.WRITTEN, encode_written(body))

@@ -7,6 +7,7 @@
     DropForeign     a copy of a key that this node is not to have, once its holders have it
     DropReaped      a dead key, after the proof of reap.py
     ForgetDue       a row of the reaping table that its record does not bear out
+    EraseKeyspace   all rows of a keyspace that was dropped
     Fence           nothing: it is answered once all before it is on the disk
 
 A Turn does not undo, so each looks first and changes then. What must still be true when it is done
@@ -133,6 +134,15 @@ class ForgetDue(_Upkeep):
 
     def run(self, turn: Turn) -> None:
         turn.forget_reapable(self._keyspace, self._due_ms, self._key)
+
+
+class EraseKeyspace(_Upkeep):
+    def __init__(self, replica: Replica, keyspace: int) -> None:
+        self._replica = replica
+        self._keyspace = keyspace
+
+    def run(self, turn: Turn) -> None:
+        self._replica.erase_after_turn(self._keyspace)
 
 
 class Fence(_Upkeep):

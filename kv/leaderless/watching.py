@@ -7,7 +7,8 @@
 A tail reads all feeds; its hub (the strong regime's) numbers the pages, keeps outboxes bounded and
 lets who fell behind catch up from the tail's log, or ends it with COMPACTED. Commits know nothing
 of any of this: they add to the node's own feed. One tail serves all who watch from now on; who
-resumes from a cursor joins a tail that knows this position, or gets one that begins there.
+resumes from a cursor joins a tail that knows this position, or gets one that begins there. A tail
+of some keys is sent the changes of those alone; at most NARROW_MAX are, then one pulls everything.
 
 A tail ends when nobody has used it for LINGER_S; it ends its watchers when too many feeds have a
 hole (tail_core.py). Nobody pulls anything while nobody watches.
@@ -38,7 +39,7 @@ from kv.leaderless.feed import (
 )
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.tail_core import TailCore
-from kv.watch.index import KeyRange
+from kv.watch.index import EVERYTHING, KeyRange
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
@@ -62,6 +63,8 @@ _log = logging.getLogger(__name__)
 
 KIND: Final = "feed"
 TAILS_MAX: Final = 8
+NARROW_MAX: Final = 4
+"""Tails of some keys; whoever watches others then hangs on one of everything."""
 PAGE_KEYS: Final = 256
 PAGE_BYTES: Final = 256 * 1024
 LOG_PAGES: Final = 10_000
@@ -81,6 +84,9 @@ FELL_BEHIND: Final = (
 class _Ask(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     keyspace: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
     after: Position | None
+    start: bytes = b""
+    end: bytes | None = None
+    """Of the keys that are wanted."""
 
 
 class _Told(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -125,15 +131,19 @@ class Watching:
         mail.on(KIND, self._serve)
 
     async def begin(
-        self, space: Keyspace, cursor: str | None, encode: Callable[[Tail], Encode]
+        self,
+        space: Keyspace,
+        cursor: str | None,
+        encode: Callable[[Tail], Encode],
+        keys: KeyRange = EVERYTHING,
     ) -> tuple[Tail, int]:
-        """The tail for a watch, and the number in it to begin with (0: what comes next). Raises
-        InvalidCursorError, CompactedError, OverloadedError."""
+        """The tail for a watch of these keys, and the number in it to begin with (0: what comes
+        next). Raises InvalidCursorError, CompactedError, OverloadedError."""
         wanted = None if cursor is None else positions_of(space.number, cursor)
         async with self._beginning:
             self._tails = [tail for tail in self._tails if not tail.over]
             for tail in self._tails:
-                if tail.space.number != space.number:
+                if tail.space.number != space.number or not tail.keys.covers(keys):
                     continue
                 if wanted is None and tail.live:
                     return tail.used(), 0
@@ -142,19 +152,22 @@ class Watching:
                     return tail.used(), number + 1
             if len(self._tails) >= TAILS_MAX:
                 raise OverloadedError(
-                    f"{TAILS_MAX} watches resume from other positions on this node, which is the "
-                    "limit; ask another node, or again in a minute"
+                    f"{TAILS_MAX} watches of other keys or from other positions go on on this node "
+                    "already, which is the limit; ask another node, or again in a minute"
                 )
-            tail = Tail(self, space, wanted, encode)
+            narrow = sum(tail.keys != EVERYTHING for tail in self._tails)
+            tail = Tail(self, space, keys if narrow < NARROW_MAX else EVERYTHING, wanted, encode)
             await tail.begin()
             self._tails.append(tail)
             return tail, 0 if wanted is None else 1
 
-    async def pull(self, node: NodeId, keyspace: int, after: Position | None) -> FeedPage:
+    async def pull(
+        self, node: NodeId, keyspace: int, keys: KeyRange, after: Position | None
+    ) -> FeedPage:
         """Raises NoAnswerError."""
         if node == self.regime.node:
-            return self._page(keyspace, after)
-        body = _encode(_Ask(keyspace, after))
+            return self._page(keyspace, keys, after)
+        body = _encode(_Ask(keyspace, after, keys.start, keys.end))
         try:
             told = _decode_told(await self.mail.ask(node, KIND, body, ANSWER_WITHIN_S))
             for key, _ in told.items:
@@ -164,6 +177,10 @@ class Watching:
         items = [Changed(keyspace, key, encoded) for key, encoded in told.items]
         return FeedPage(told.boot, told.number, items, told.lost)
 
+    @property
+    def tails(self) -> int:
+        return sum(not tail.over for tail in self._tails)
+
     def members(self) -> frozenset[str]:
         return frozenset(self.regime.view.ring.members)
 
@@ -171,16 +188,22 @@ class Watching:
         for tail in self._tails:
             tail.stop("this node is stopping; watch at another one, from the last cursor")
 
-    def _page(self, keyspace: int, after: Position | None) -> FeedPage:
-        page = self.regime.feed.page(after, max_entries=PAGE_KEYS, max_bytes=PAGE_BYTES)
-        return page._replace(items=[each for each in page.items if each.keyspace == keyspace])
+    def _page(self, keyspace: int, keys: KeyRange, after: Position | None) -> FeedPage:
+        """What nobody there wants stays here."""
+
+        def wanted(change: Changed) -> bool:
+            return change.keyspace == keyspace and keys.holds(change.key)
+
+        return self.regime.feed.page(
+            after, max_entries=PAGE_KEYS, max_bytes=PAGE_BYTES, wanted=wanted
+        )
 
     def _serve(self, peer: NodeId, body: bytes) -> bytes | None:
         try:
             ask = _decode_ask(body)
         except msgspec.DecodeError:
             return None  # whoever asked has a deadline
-        page = self._page(ask.keyspace, ask.after)
+        page = self._page(ask.keyspace, KeyRange(ask.start, ask.end), ask.after)
         items = [(change.key, change.encoded) for change in page.items]
         return _encode(_Told(page.boot, page.number, items, page.lost))
 
@@ -190,11 +213,14 @@ class Tail:
         self,
         watching: Watching,
         space: Keyspace,
+        keys: KeyRange,
         wanted: dict[str, Position] | None,
         encode: Callable[[Tail], Encode],
     ) -> None:
         self._watching = watching
         self.space: Final = space
+        self.keys: Final = keys
+        """What is pulled: a watch of others needs another tail."""
         self.live: Final = wanted is None
         """It began with what came next; else at a cursor."""
         self.over = False
@@ -285,7 +311,7 @@ class Tail:
         asked_s = clock.monotonic()
         before = core.position(node)
         try:
-            page = await self._watching.pull(node, self.space.number, before)
+            page = await self._watching.pull(node, self.space.number, self.keys, before)
         except NoAnswerError:
             return False
         if self.over:

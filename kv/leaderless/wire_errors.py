@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError
+from kv.errors import (
+    KeyspaceNotFoundError,
+    OutcomeUnknownError,
+    OverloadedError,
+    StoppingError,
+)
 from kv.leaderless.dvv import SiblingLimitError, StaleIncarnationError
 from kv.leaderless.frames import ErrorBody
 from kv.leaderless.quorum import LevelError, UnavailableError, WriteQuorumError
@@ -26,6 +31,7 @@ _PLAIN: Final[dict[str, type[JanusError]]] = {
     for error in (
         EmptyKeyError,
         KeyTooLongError,
+        KeyspaceNotFoundError,
         LevelError,
         NoCounterError,
         NoSpaceError,

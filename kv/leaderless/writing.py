@@ -27,7 +27,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError
+from kv.errors import (
+    KeyspaceNotFoundError,
+    OutcomeUnknownError,
+    OverloadedError,
+    StoppingError,
+)
 from kv.leaderless.changes import Minted
 from kv.leaderless.dvv import Context, with_dot
 from kv.leaderless.frames import (
@@ -67,7 +72,13 @@ FORWARD_SHARE: Final = 0.9
 gives up."""
 
 
-CANNOT_TAKE_IT: Final = (NoSpaceError, OverloadedError, StoppingError, UnavailableError)
+CANNOT_TAKE_IT: Final = (
+    KeyspaceNotFoundError,
+    NoSpaceError,
+    OverloadedError,
+    StoppingError,
+    UnavailableError,
+)
 """A node's reasons not to take a write that another node may take."""
 
 
@@ -240,6 +251,7 @@ class PutOperation:
             replicas,
             tuple(map(NodeId, body.stand_ins)),
             level_met(self._quorum.n, sum(node not in self._place.arrivals for node in replicas)),
+            tuple((NodeId(node), why) for node, why in body.missed),
         )
 
     # --- minting here ---------------------------------------------------------------------
@@ -364,10 +376,14 @@ class PutOperation:
         except JanusError as error:
             self._answer(error)
             return
-        self._written(result.replicas, result.stand_ins, result.level)
+        self._written(result.replicas, result.stand_ins, result.level, result.missed)
 
     def _written(
-        self, replicas: tuple[NodeId, ...], stand_ins: tuple[NodeId, ...], level: Level | None
+        self,
+        replicas: tuple[NodeId, ...],
+        stand_ins: tuple[NodeId, ...],
+        level: Level | None,
+        missed: tuple[tuple[NodeId, str], ...] = (),
     ) -> None:
         minted, change = self._minted, self._change
         assert minted is not None
@@ -375,7 +391,7 @@ class PutOperation:
         context = Context(
             with_dot(seen.clock or EMPTY_CLOCK, minted.dot), max(seen.timestamp, minted.timestamp)
         )
-        self._answer(Written(context, replicas, stand_ins, level))
+        self._answer(Written(context, replicas, stand_ins, level, missed))
 
     # --- the end --------------------------------------------------------------------------
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from kv.leaderless.founding import seats_of_nodes
 from kv.meta import beginning
 from kv.placement.stand import votes
 from kv.strong.places import is_from_before
 from raftgroups.membership import Config
-from raftgroups.meta.commands import Bootstrap, PutNode
+from raftgroups.meta.commands import Bootstrap, BootstrapLeaderless, PutNode
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import FIRST_SHARD
 from raftgroups.transport import NodeId
@@ -118,7 +119,7 @@ class Beginning:
                     continue
             await asyncio.sleep(RENEW_S if begun else POLL_S)
 
-    async def _bootstrap(self) -> Bootstrap | None:
+    async def _bootstrap(self) -> Bootstrap | BootstrapLeaderless | None:
         """None until every founder has shown its card."""
         node = self._node
         options = node.settings.options
@@ -135,6 +136,10 @@ class Beginning:
             await asyncio.sleep(POLL_S)
             return None
         hosts = beginning.meta_hosts(self._founders)
+        leaderless, ring = node.settings.default_leaderless, node.settings.leaderless
+        if leaderless is not None and ring is not None:
+            seats = seats_of_nodes(records, ring.vnodes)
+            return beginning.fresh_leaderless(records, leaderless, hosts, seats)
         return beginning.fresh(records, node.settings.shards, options, hosts)
 
     def _renewal(self) -> PutNode | None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kv.placement.targets import Placed, Seat, ring_of, targets
-from raftgroups.meta.commands import Bootstrap, NewShard
+from raftgroups.meta.commands import Bootstrap, BootstrapLeaderless, NewShard
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     FIRST_SEGMENT,
@@ -26,6 +26,7 @@ from raftgroups.meta.records import (
     KeyspaceRecord,
     NodeRecord,
     NodeState,
+    RingSeat,
     ShardRecord,
 )
 from raftgroups.meta.rules import DEFAULT_NAME
@@ -50,6 +51,17 @@ def fresh(
         tuple(meta),
         options,
         new_shards(nodes, shards, options.replication),
+    )
+
+
+def fresh_leaderless(
+    nodes: Sequence[NodeRecord],
+    options: KeyspaceOptions,
+    meta: Sequence[str],
+    ring: tuple[RingSeat, ...],
+) -> BootstrapLeaderless:
+    return BootstrapLeaderless(
+        tuple(sorted(nodes, key=lambda node: node.node)), tuple(meta), options, ring
     )
 
 

@@ -23,15 +23,22 @@ from kv.api.keyspace_bodies import (
 from kv.api.text import shown
 from kv.meta.beginning import new_shards
 from kv.meta.service import MetaService
-from raftgroups.meta.commands import AlterKeyspace, CreateKeyspace, DropKeyspace, KeyspaceMade
+from raftgroups.meta.commands import (
+    AlterKeyspace,
+    CreateKeyspace,
+    CreateLeaderless,
+    DropKeyspace,
+    KeyspaceMade,
+)
 from raftgroups.meta.records import (
     META_SHARD,
     KeyspaceOptions,
     KeyspaceRecord,
     Regime,
+    RingSeat,
     ShardRecord,
 )
-from raftgroups.meta.refusals import KeyspaceNotFoundError
+from raftgroups.meta.refusals import InvalidKeyspaceError, KeyspaceNotFoundError
 
 
 class Dividing(Protocol):
@@ -44,9 +51,15 @@ class Dividing(Protocol):
 
 class KeyspaceAdmin:
     def __init__(
-        self, meta: MetaService, divider: Dividing, leader_of: Callable[[int], str | None]
+        self,
+        meta: MetaService,
+        divider: Dividing,
+        leader_of: Callable[[int], str | None],
+        ring: Callable[[], tuple[RingSeat, ...]],
     ) -> None:
+        """`ring`: on which a leaderless keyspace is made. Raises JanusErrors."""
         self._meta = meta
+        self._ring = ring
         self._divider = divider
         self._leader_of = leader_of
 
@@ -83,6 +96,9 @@ class KeyspaceAdmin:
                 options.split_operations_a_second,
                 options.merge_bytes,
                 QuotasShown(quotas.bytes, quotas.keys, quotas.operations_a_second, quotas.watchers),
+                options.rule,
+                options.strict,
+                options.siblings,
             ),
         )
 
@@ -114,19 +130,39 @@ class KeyspaceAdmin:
     # --- changing -----------------------------------------------------------------------------
 
     async def create(self, wanted: CreateKeyspaceBody, deadline_s: float | None) -> KeyspaceShown:
+        _check_regime(wanted.regime, wanted.options)
+        if Regime(wanted.regime) is Regime.LEADERLESS:
+            return await self._create_leaderless(wanted, deadline_s)
         view = self._meta.map.view
         options = _changed(KeyspaceOptions(), wanted.options)
-        regime = Regime(wanted.regime)
         nodes = sorted(view.nodes.values(), key=lambda each: each.node)
         present = [each for each in view.shards.values() if each.shard != META_SHARD]
-        shards = (
-            new_shards(nodes, wanted.shards, options.replication, present)
-            if regime is Regime.STRONG
-            else ()
+        shards = new_shards(nodes, wanted.shards, options.replication, present)
+        return await self._made(
+            CreateKeyspace(wanted.name, Regime.STRONG, options, shards), deadline_s
         )
-        made = await self._meta.propose(
-            CreateKeyspace(wanted.name, regime, options, shards), deadline_s
-        )
+
+    async def _create_leaderless(
+        self, wanted: CreateKeyspaceBody, deadline_s: float | None
+    ) -> KeyspaceShown:
+        if wanted.shards != 1:
+            raise InvalidKeyspaceError(
+                "a leaderless keyspace has no shards: its keys are spread over the ring"
+            )
+        options = _changed(KeyspaceOptions(), wanted.options)
+        # R and W that were not given are majorities of N.
+        given = wanted.options if isinstance(wanted.options, OptionsGiven) else OptionsGiven()
+        majority = options.replication // 2 + 1
+        if given.read_quorum is UNSET:
+            options = replace(options, read_quorum=majority)
+        if given.write_quorum is UNSET:
+            options = replace(options, write_quorum=majority)
+        return await self._made(CreateLeaderless(wanted.name, options, self._ring()), deadline_s)
+
+    async def _made(
+        self, command: CreateKeyspace | CreateLeaderless, deadline_s: float | None
+    ) -> KeyspaceShown:
+        made = await self._meta.propose(command, deadline_s)
         assert isinstance(made, KeyspaceMade)
         await self._meta.refresh()
         return self._shown(made.record)
@@ -135,6 +171,7 @@ class KeyspaceAdmin:
         self, name: str, wanted: OptionsGiven, deadline_s: float | None
     ) -> KeyspaceShown:
         known = self._record(name)
+        _check_regime(known.regime, wanted)
         options = _changed(known.options, wanted)
         made = await self._meta.propose(AlterKeyspace(name, known.options, options), deadline_s)
         assert isinstance(made, KeyspaceMade)
@@ -150,6 +187,29 @@ class KeyspaceAdmin:
 
     async def merge(self, left: int, right: int | None) -> ShardShown:
         return self._shard(await self._divider.merge(left, right))
+
+
+_OF_LEADERLESS = ("read_quorum", "write_quorum", "rule", "strict", "siblings")
+_OF_STRONG = (
+    "shards_max",
+    "split_bytes",
+    "split_operations_a_second",
+    "merge_bytes",
+    "quotas",
+)
+
+
+def _check_regime(regime: str, given: OptionsGiven | UnsetType) -> None:
+    """Options of the other regime are refused, not passed over."""
+    if isinstance(given, UnsetType):
+        return
+    other = _OF_LEADERLESS if regime == Regime.STRONG else _OF_STRONG
+    for name in other:
+        if getattr(given, name) is not UNSET:
+            raise InvalidKeyspaceError(
+                f"{name} is an option of the other regime, and this keyspace is {regime}; leave it "
+                "away"
+            )
 
 
 def _changed(options: KeyspaceOptions, given: OptionsGiven | UnsetType) -> KeyspaceOptions:

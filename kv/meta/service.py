@@ -29,7 +29,9 @@ from kv.meta.cluster_map import ClusterMap
 from kv.meta.map_file import read_map, write_map
 from kv.strong.forward import Forwarder
 from raftgroups.group import Group
+from raftgroups.levels import RING_LEVEL
 from raftgroups.meta.commands import (
+    OF_RING,
     REQUEST_BYTES,
     MetaAnswerBody,
     MetaCommand,
@@ -254,11 +256,15 @@ class MetaService:
             self._loop.call_soon(done, Refused("this node hosts no replica of the meta group"))
             return
         try:
-            decode(payload)
+            command, _, _ = decode(payload)
         except JanusError as error:
             self._loop.call_soon(done, Refused(str(error)))
             return
-        self.group.propose(payload, done)
+        why = why_not_yet(command, self.group)
+        if why:
+            self._loop.call_soon(done, Refused(why))
+        else:
+            self.group.propose(payload, done)
 
     async def propose(
         self, command: MetaCommand, deadline_s: float | None = None
@@ -269,7 +275,8 @@ class MetaService:
         payload = encode(command, self._entropy(REQUEST_BYTES), int(self._clock.wall() * 1000))
         unsure, why, turn = False, "no host of the meta group is known", 0
         while not self._stopped:
-            result = await self._try(payload, min(until_s, self._clock.monotonic() + TRY_S), turn)
+            try_s = min(until_s, self._clock.monotonic() + TRY_S)
+            result = await self._try(command, payload, try_s, turn)
             if isinstance(result, Applied):
                 return _answer(result.result)
             if not isinstance(result, Refused):
@@ -288,12 +295,17 @@ class MetaService:
             raise StoppingError("nothing was done: this node is stopping; ask another one")
         raise UnavailableError(f"nothing was done: the meta group cannot be reached: {why}")
 
-    async def _try(self, payload: bytes, until_s: float, turn: int) -> ProposeResult:
+    async def _try(
+        self, command: MetaCommand, payload: bytes, until_s: float, turn: int
+    ) -> ProposeResult:
         answer: asyncio.Future[ProposeResult] = self._loop.create_future()
         done = partial(_settle, answer)
         group = self.group
         target = self._leader if group is None else group.leader
         if group is not None and group.leads:
+            why = why_not_yet(command, group)
+            if why:
+                return Refused(why)
             group.propose(payload, done)
         else:
             hosts = [NodeId(each) for each in self.map.view.meta_replicas if each != self.node_id]
@@ -306,6 +318,17 @@ class MetaService:
 
     def stop(self) -> None:
         self._stopped = True
+
+
+def why_not_yet(command: MetaCommand, group: Group) -> str:
+    """Why a group may not be given a command yet that older programs cannot execute; empty: it
+    may."""
+    if isinstance(command, OF_RING) and group.feature_level < RING_LEVEL:
+        return (
+            "not every host of the meta group runs a version that has leaderless keyspaces; "
+            "upgrade all nodes"
+        )
+    return ""
 
 
 def _settle(answer: asyncio.Future[ProposeResult], result: ProposeResult) -> None:

@@ -80,6 +80,9 @@ class MoverSettings:
     limits: Limits = field(default_factory=Limits)
     dead_after_s: float = 0.0
     """A node that is silent for so long is declared dead; 0: only by an operator."""
+    dead_on_ring_after_s: float = 0.0
+    """The same where there is a ring: what only that node had taken of leaderless keyspaces is lost
+    then, since they are written on both sides of a partition."""
     busy_s: float = 0.1
     idle_s: float = 1.0
 
@@ -229,9 +232,9 @@ class Mover:
         return self._ring[1]
 
     def _correct(self, now_s: float, view: MetaView, seen: Observation) -> bool:
-        wanted = corrections(
-            view, seen, self._heard, now_s=now_s, dead_after_s=self.settings.dead_after_s
-        )
+        settings = self.settings
+        patience_s = settings.dead_after_s if view.ring is None else settings.dead_on_ring_after_s
+        wanted = corrections(view, seen, self._heard, now_s=now_s, dead_after_s=patience_s)
         recent = {c: at for c, at in self._proposed.items() if now_s - at < PROPOSE_AGAIN_S}
         self._proposed = recent
         for command in [c for c in wanted if c not in recent][:CORRECTIONS_MAX]:

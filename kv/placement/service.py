@@ -80,6 +80,51 @@ class Discoverer(Protocol):
     async def discover(self, address: Address, timeout_s: float | None = None) -> Peer: ...
 
 
+class OnRing(Protocol):
+    """kv/leaderless/stand.py Standing."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def lacking(self) -> float: ...
+
+    @property
+    def hints(self) -> int: ...
+
+    @property
+    def foreign(self) -> int: ...
+
+
+class Ring(Protocol):
+    """The ring of the leaderless regime (kv/leaderless/stand.py LeaderlessStand): who is on it, as
+    far as this node knows. Nodes follow the map: they leave while they drain, and a node that the
+    map calls dead is dead there too."""
+
+    def is_member(self, node: str) -> bool: ...
+
+    def has_left(self, node: str) -> bool:
+        """It was on the ring, and can never be again under its id."""
+        ...
+
+    async def standing_of(self, node: NodeId) -> OnRing | None:
+        """None: it is not on a ring, or does not answer."""
+        ...
+
+
+class NoRing:
+    """Of a node that takes no part in one."""
+
+    def is_member(self, node: str) -> bool:
+        return False
+
+    def has_left(self, node: str) -> bool:
+        return False
+
+    async def standing_of(self, node: NodeId) -> OnRing | None:
+        return None
+
+
 class PlacementService:
     """For the node's loop only."""
 
@@ -92,7 +137,9 @@ class PlacementService:
         mover: Mover,
         mail: Asker,
         link: Discoverer,
+        ring: Ring | None = None,
     ) -> None:
+        self.ring: Final[Ring] = ring or NoRing()
         self._node_id = node_id
         self._meta = meta
         self._view = view
@@ -222,12 +269,16 @@ class PlacementService:
         )
         for keyspace in view.keyspaces.values():
             wanted = keyspace.options.replication
-            strong = keyspace.regime is Regime.STRONG
-            if strong and keyspace.state is KeyspaceState.ACTIVE and rest < wanted:
+            if keyspace.state is KeyspaceState.ACTIVE and rest < wanted:
+                strong = keyspace.regime is Regime.STRONG
                 raise TooFewNodesError(
                     f"without {node.name} there are {rest} active nodes, and the keyspace "
-                    f"{keyspace.name!r} wants {wanted} copies of each shard; add a node first, or "
-                    "lower the keyspace's replication"
+                    f"{keyspace.name!r} wants {wanted} copies of each "
+                    + (
+                        "shard; add a node first, or lower the keyspace's replication"
+                        if strong
+                        else "key; add a node first"
+                    )
                 )
 
     async def undrain(self, name: str) -> NodeRecord:
@@ -236,29 +287,40 @@ class PlacementService:
             raise NodeInUseError(
                 f"node {node.name} was declared dead; it comes back only as a new, empty node"
             )
+        if self.ring.has_left(node.node):
+            raise NodeInUseError(
+                f"node {node.name} has left the ring of the leaderless keyspaces already, for "
+                "good; remove it, empty its directory and let it join as a new node"
+            )
         await self._meta.propose(SetNodeState(node.node, NodeState.ACTIVE))
         await self._meta.refresh()
         return self.find(node.node)
 
-    async def remove(self, name: str, *, dead: bool) -> tuple[NodeRecord, list[int]]:
-        """(the node, shards of which it has replicas still). Nothing left: it was removed. `dead`:
-        it is declared lost, so that its replicas are replaced; else it must have been drained."""
+    async def remove(self, name: str, *, dead: bool) -> tuple[NodeRecord, bool]:
+        """(the node, whether it was removed). `dead`: it is declared lost, so that its replicas are
+        replaced, and removed once that is done; else it must have been drained."""
         node = self.find(name)
         if dead and node.state is not NodeState.DEAD:
             self._check_is_away(node, await self.summary())
             await self._meta.propose(SetNodeState(node.node, NodeState.DEAD))
             await self._meta.refresh()
         left = self.replicas_of(node.node)
-        if left and dead:
-            return self.find(node.node), left
+        if dead and (left or self.ring.is_member(node.node)):
+            return self.find(node.node), False
         if left:
             raise NodeInUseError(
                 f"node {node.name} has replicas of {len(left)} shards; drain it first (januskv "
                 f"node drain {node.name}), or, if it is lost for good, say so: dead"
             )
+        if self.ring.is_member(node.node):
+            raise NodeInUseError(
+                f"node {node.name} is on the ring of the leaderless keyspaces; drain it first "
+                f"(januskv node drain {node.name}) and wait until it has left, or, if it is lost "
+                "for good, say so: dead"
+            )
         await self._meta.propose(RemoveNode(node.node))
         await self._meta.refresh()
-        return node, []
+        return node, True
 
     def _check_is_away(self, node: NodeRecord, summary: Summary) -> None:
         found = next((each for each in summary.nodes if each.node == node.node), None)

@@ -74,6 +74,7 @@ class NodePlacement:
             mover=self.mover,
             mail=node.mail,
             link=node.link,
+            ring=node.stand,
         )
         self._timer: Timer | None = None
         self._leaving = False

@@ -25,8 +25,8 @@ from storage.mvcc_events import EventPage, read_events
 
 EXAMINED_A_STEP: Final = 1_000
 NARROWED: Final = (
-    "the shard was split or merged: go on behind the last revision received, in each of the shards "
-    "that hold these keys now, or watch with GET /api/v1/watch, which follows them"
+    "the shard was split or merged: read these keys and watch anew, in each of the shards that "
+    "hold them now, or with GET /api/v1/watch, which follows them without a gap"
 )
 
 

@@ -30,14 +30,17 @@ from kv.errors import (
     WrongRegimeError,
 )
 from kv.meta.service import MetaService
-from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
+from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, SessionToken, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, Scope, one_shard
+from kv.router import CrossShardError, Scope, lease_ids, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
+from kv.strong.attached import AttachedWrite
 from kv.strong.crossings import Crossings
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
+from kv.strong.ground import KeyspaceGround, Page
+from kv.strong.lease_ends import LeaseEnds
 from kv.strong.operations import Operation, Read, SessionRead, Write
 from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
@@ -45,7 +48,9 @@ from kv.strong.routed import Routed, RoutedRead, RoutedWrite
 from kv.strong.shard import ShardSettings, StrongShard
 from kv.watch.index import KeyRange
 from kv.watch.keyspace_watches import KeyspaceWatches
+from kv.watch.merged import Ground
 from kv.watch.messages import Cancelled, CancelReason, Encode
+from kv.watch.watches import Watches
 from raftgroups.commands import Command, decode, encode
 from raftgroups.meta.records import KeyspaceState, Quotas, Regime, ShardRecord
 from raftgroups.meta.view import MetaView, ShardTable
@@ -67,8 +72,7 @@ INSTEAD: Final = (
 )
 
 INSTEAD_OF_WATCH: Final = (
-    "watch each of these shards with a call of its own, over a range that lies within it (GET "
-    "/api/v1/admin/shards shows them)"
+    "watch with GET /api/v1/watch, which follows all of them and gives a cursor to go on from"
 )
 
 
@@ -115,6 +119,7 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
+        self._lease_ends = LeaseEnds(self, tasks)
         self.crossings: Final = Crossings(self, clock, scheduler)
         meta.map.on_change(self._remap)
 
@@ -133,6 +138,8 @@ class Keyspace:
         group = shard.group.group_id
         self._local[group] = shard
         shard.on_moved = self._moved
+        shard.on_session = self._with_newer_map
+        shard.on_lease_ends = self._lease_ends.drive
         shard.crossings = self.crossings
         self.crossings.watch()
         for watches, encoding in self._watches:
@@ -196,10 +203,11 @@ class Keyspace:
         return 0 if self._table is None else self._table.of_key(key).shard
 
     def record_for(self, operation: Routed) -> ShardRecord:
-        record = one_shard(self.table, operation.scope(), INSTEAD)
-        if isinstance(operation, RoutedWrite) and operation.has_lease:
-            self._check_home(record)
-        return record
+        return one_shard(self.table, operation.scope(), INSTEAD)
+
+    def is_home(self, record: ShardRecord) -> bool:
+        """Leases are those of the first shard."""
+        return record.start == b""
 
     def peers_of(self, record: ShardRecord) -> list[NodeId]:
         """Other nodes with a replica, those first that are connected."""
@@ -232,7 +240,8 @@ class Keyspace:
                 repeatable = options.token is not None
                 local.take(payload, done, deadline_s, repeatable, options.deadline_s)
                 return
-        RoutedWrite(self, done, deadline_s, command, payload, options).start()
+        kind = AttachedWrite if lease_ids(command) else RoutedWrite
+        kind(self, done, deadline_s, command, payload, options).start()
 
     def read(
         self,
@@ -258,7 +267,33 @@ class Keyspace:
             if local is not None and record.holds_all(evaluate.scope()):
                 local.read(evaluate, done, options)
                 return
+        if options.level is Level.SESSION and self._with_newer_map(evaluate, done, options):
+            return
         RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
+
+    def _with_newer_map(
+        self, evaluate: Callable[[ReplicaReader], Any], done: Done[Any], options: ReadOptions
+    ) -> bool:
+        """A token that names a shard which the map here does not have yet, of a split: by the old
+        map its keys would be read of a replica that may be behind that. Numbers of shards rise."""
+        newest = self._meta.map.view.next.shard
+        if all(shard < newest for shard in options.session.revisions):
+            return False
+        try:
+            self._tasks.spawn(self._look_and_read(evaluate, done, options), "map of a session")
+        except TasksClosedError as error:
+            self.soon(done, StoppingError(str(error)))
+        return True
+
+    async def _look_and_read(
+        self, evaluate: Callable[[ReplicaReader], Any], done: Done[Any], options: ReadOptions
+    ) -> None:
+        await self._meta.refresh()
+        newest = self._meta.map.view.next.shard
+        seen = {shard: at for shard, at in options.session.revisions.items() if shard < newest}
+        self.read(
+            evaluate, done, ReadOptions(options.level, SessionToken(seen), options.deadline_s)
+        )
 
     def local(self) -> ReplicaReader:
         """The only shard's, or of a split keyspace the first that is here: for headers and status.
@@ -295,6 +330,11 @@ class Keyspace:
         self._watches.append((made, encode))
         return made
 
+    def ground(self, watches: Watches, page: Page) -> Ground | None:
+        """Where watches over several shards stand. `watches`: of the same face."""
+        assert isinstance(watches, KeyspaceWatches)
+        return KeyspaceGround(self, watches, page)
+
     def _shard_to_watch(self, keys: KeyRange) -> int | Cancelled:
         try:
             return one_shard(self.table, keys, INSTEAD_OF_WATCH).shard
@@ -307,21 +347,18 @@ class Keyspace:
     def term(self) -> int:
         return 0 if self._first is None else self._first.term
 
-    def _check_home(self, record: ShardRecord) -> None:
-        """Leases are those of the first shard, and only its keys can hang on them."""
-        home = self.table.shards[0]
-        if record is not home:
-            end = home.end
-            raise CrossShardError(
-                "nothing was done: this keyspace is split, and its leases live in its first shard: "
-                f"only keys below {end!r} can hang on one; give the key a ttl of its own, or keep "
-                "what needs leases in a keyspace of one shard"
-            )
-
     # --- for operations on their way ------------------------------------------------------------
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
+
+    async def look_anew(self) -> None:
+        """At the map."""
+        await self._meta.refresh()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
 
     def now_s(self) -> float:
         return self._clock.monotonic()
@@ -360,7 +397,8 @@ class Keyspace:
         if isinstance(operation, Write):
             command, token, *_ = decode(operation.payload)
             options = WriteOptions(token, across=operation.across)
-            routed = RoutedWrite(
+            kind = AttachedWrite if lease_ids(command) else RoutedWrite
+            routed = kind(
                 self, operation.done, operation.deadline_s, command, operation.payload, options
             )
             routed.unsure = operation.unsure

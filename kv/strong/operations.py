@@ -46,6 +46,8 @@ class Write(Operation, eq=False, kw_only=True):
 
     payload: bytes
     repeatable: bool
+    stays: bool = False
+    """Whoever asked wants to know if the keys are another shard's."""
     across: bool = False
     """If its keys turn out to be those of several shards, do it all the same."""
 

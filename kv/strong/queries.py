@@ -4,6 +4,7 @@ A query is a frozen struct that is called with a ShardReader, like the closures 
 shard on this node may be. Beyond that it has
 
     scope()     the keys that it looks at, so that its shard is found
+    reads()     the same, or more: all keys whose locks concern it
     tag         its kind in a frame; each face registers its own kinds (`register`)
     Answer      the type of what evaluating it gives, so that it can be read from a frame
 
@@ -36,6 +37,10 @@ class Query(msgspec.Struct, Generic[T], frozen=True, array_like=True, gc=False):
 
     def scope(self) -> Scope:
         raise NotImplementedError
+
+    def reads(self) -> Scope:
+        """Where the scope is one key that leads to a range, the range; beyond the shard, too."""
+        return self.scope()
 
     def __call__(self, reader: ShardReader) -> T:
         raise NotImplementedError

@@ -61,6 +61,10 @@ class ReplicaReader:
             return None
         return LeaseNow(lease, found.ttl_s, max(0, found.deadline_ms - self._clock_ms()))
 
+    @property
+    def lease_epoch(self) -> int:
+        return self._machine.leases.epoch
+
     def leases(self) -> list[int]:
         return self._machine.leases.ids()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kv.errors import OutcomeUnknownError, OverloadedError, UnavailableError
 from kv.model import Level, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import CrossShardError, Scope, leases_of, scope_of
+from kv.router import CrossShardError, Scope, scope_of
 from kv.strong.queries import MalformedQueryError, Query, decode_answer, encode_query
 from raftgroups.commands import BatchWrite, Command, Txn
 from raftgroups.meta.records import ShardRecord
@@ -95,7 +95,11 @@ class Routed:
             return
         except JanusError as error:
             self._keyspace.soon(self.answer, error)
-            return
+        else:
+            self.found(record)
+
+    def found(self, record: ShardRecord) -> None:
+        """The shard of its keys, by the newest map."""
         local = self._keyspace.holder(record.shard, self.scope())
         if local is not None:
             self.hand_over(local)
@@ -171,7 +175,7 @@ class Routed:
 
 
 class RoutedWrite(Routed):
-    __slots__ = ("_command", "_options", "_payload", "has_lease")
+    __slots__ = ("_command", "_options", "_payload")
     changes = True
 
     def __init__(
@@ -188,16 +192,24 @@ class RoutedWrite(Routed):
         self._payload = payload
         self._options = options
         self.repeatable = options.token is not None
-        self.has_lease = leases_of(command)
 
     def scope(self) -> Scope:
         return scope_of(self._command)
 
     def hand_over(self, shard: StrongShard) -> None:
+        self.take_here(shard, self.answer)
+
+    def take_here(self, shard: StrongShard, done: Done[Any], *, stays: bool = False) -> None:
+        """`stays`: what the shard does not hold comes back to `done`, and not to the keyspace."""
         asked_s = self._options.deadline_s and max(0.001, self.deadline_s - self._keyspace.now_s())
-        options = self._options
         shard.take(
-            self._payload, self.answer, self.deadline_s, self.repeatable, asked_s, options.across
+            self._payload,
+            done,
+            self.deadline_s,
+            self.repeatable,
+            asked_s,
+            self._options.across,
+            stays=stays,
         )
 
     def crosses(self) -> bool:

@@ -47,6 +47,7 @@ from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
+from kv.watch.watches import Watches
 from raftgroups.commands import Command, decode, encode, stamp
 from raftgroups.group import Group
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
@@ -137,6 +138,12 @@ class StrongShard:
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
+        self.on_lease_ends: Callable[[StrongShard], None] | None = None
+        """Leases have ended here that other shards may have keys of, and this node leads."""
+        self.on_session: (
+            Callable[[Callable[[ReplicaReader], Any], Done[Any], ReadOptions], bool] | None
+        ) = None
+        """Takes over reads of sessions that know more of the shards than this node does."""
         self.on_moved: Callable[[Operation, WrongShardError], None] | None = None
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         self.crossings: Crossings | None = None
@@ -187,13 +194,23 @@ class StrongShard:
         repeatable: bool,
         asked_s: float | None,
         across: bool = False,
+        *,
+        stays: bool = False,
     ) -> None:
         """A write that was checked and admitted (kv/strong/keyspace.py)."""
         if self.waiting.stopped:
             error = StoppingError("this node is stopping; ask another one")
             self._scheduler.call_soon(done, error)
             return
-        write = Write(self, done, deadline_s, payload=payload, repeatable=repeatable, across=across)
+        write = Write(
+            self,
+            done,
+            deadline_s,
+            payload=payload,
+            repeatable=repeatable,
+            across=across,
+            stays=stays,
+        )
         self.waiting.start(write, asked_s)
 
     def _deadline(self, asked_s: float | None) -> float:
@@ -234,7 +251,8 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-                if isinstance(answer, WrongShardError) and self._move(operation, answer):
+                stays = operation.stays or not isinstance(answer, WrongShardError)
+                if not stays and self._move(operation, answer):
                     return
                 if isinstance(answer, LockedError):
                     self._wait_for_locks(operation, answer)
@@ -319,6 +337,8 @@ class StrongShard:
         elif level is Level.EVENTUAL:
             read = LocalRead(self, done, deadline_s, evaluate=evaluate)
         elif level is Level.SESSION:
+            if self.on_session is not None and self.on_session(evaluate, done, options):
+                return
             seen = options.session.revisions.get(self.machine.place.shard, 0)
             read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
         else:
@@ -361,7 +381,7 @@ class StrongShard:
 
     def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
         """Whose locks this read has met; of one that does not name its keys, all there are."""
-        bounds = evaluate.scope() if isinstance(evaluate, Query) else EVERYWHERE
+        bounds = evaluate.reads() if isinstance(evaluate, Query) else EVERYWHERE
         return self.machine.intents.written_in(bounds)
 
     def _vouch(self, read: Read, answer: Any) -> bool:
@@ -433,6 +453,9 @@ class StrongShard:
     def watches(self, encode: Encode, first_identity: int = 0) -> ShardWatches:
         return self._watched.make(encode, first_identity)
 
+    def ground(self, watches: Watches, page: object) -> None:
+        """A shard by itself is never more than one."""
+
     # --- storage.committer.Participant --------------------------------------------------------
 
     def begin_turn(self) -> Need:
@@ -441,6 +464,8 @@ class StrongShard:
         self.duties.observe(settled=group.settled)
         if group.readable:
             self._watched.after_turn()
+        if self.machine.leases.ended and group.settled and self.on_lease_ends is not None:
+            self.on_lease_ends(self)
         if self.waiting.has_sessions and group.readable:
             self.waiting.wake_sessions(self.machine.revision)
         if self.waiting.has_parked and (group.leads or group.leader is not None):

@@ -32,6 +32,13 @@ class KeyRange(NamedTuple):
     def holds(self, key: bytes) -> bool:
         return self.start <= key and (self.end is None or key < self.end)
 
+    def covers(self, other: KeyRange) -> bool:
+        """Whether every key of the other is in this one."""
+        if other.is_empty:
+            return True
+        ends = self.end is None or (other.end is not None and other.end <= self.end)
+        return self.start <= other.start and ends
+
     @property
     def is_empty(self) -> bool:
         return self.end is not None and self.end <= self.start

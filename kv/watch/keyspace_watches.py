@@ -5,8 +5,8 @@ its keys. Identities are unique over the hubs: the upper bits say whose they are
 the rest go straight there. With one shard they ARE its hub's methods.
 
 A watch over keys of several shards has no single revision to be resumed from, so it is refused
-here with CancelReason.SPLIT; who can name a place in each shard (kv/api/merged.py) makes a watcher
-in each. A watch of a shard that has no replica here is refused, too: ask a node that has one.
+here with CancelReason.SPLIT; merged.py follows them, with a cursor, for faces that can pass one on.
+A watch of a shard that has no replica here is refused here, too: ask a node that has one.
 """
 
 from __future__ import annotations
@@ -67,14 +67,25 @@ class KeyspaceWatches:
         number = self._of_shard.get(shard)
         return None if number is None else self._hubs[number]
 
-    def create(self, request: WatchRequest, wake: Wake) -> Created | Cancelled:
+    @property
+    def closed(self) -> str:
+        """Why nothing is watched here any more; empty while it is."""
+        return self._closed
+
+    def over_quota(self) -> Cancelled | None:
         most = self._quota()
-        if most and self.watching >= most:
-            return Cancelled(
-                CancelReason.LIMIT,
-                f"this keyspace has {self.watching} watchers on this node, which is its quota; "
-                "raise it, or watch at another node",
-            )
+        if not most or self.watching < most:
+            return None
+        return Cancelled(
+            CancelReason.LIMIT,
+            f"this keyspace has {self.watching} watchers on this node, which is its quota; "
+            "raise it, or watch at another node",
+        )
+
+    def create(self, request: WatchRequest, wake: Wake) -> Created | Cancelled:
+        refused = self.over_quota()
+        if refused is not None:
+            return refused
         found = self._find(request.keys)
         if isinstance(found, Cancelled):
             return found

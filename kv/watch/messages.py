@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from storage.mvcc_records import (
@@ -30,6 +32,8 @@ from storage.mvcc_records import (
     KeyValue,
     event_of,
 )
+
+_REVISION: Final = attrgetter("revision")
 
 Encode = Callable[[Event, bool], bytes]
 """(event, with its previous record) -> the bytes that go out."""
@@ -138,6 +142,19 @@ class EventBatch:
             assert self._events is not None
             self._parts = tuple([event.encoded(self._with_prev) for event in self._events])
         return self._parts
+
+    @property
+    def revisions(self) -> list[tuple[int, tuple[bytes, ...]]]:
+        """Each revision with its events encoded, in order."""
+        assert self._events is not None
+        found: list[tuple[int, tuple[bytes, ...]]] = []
+        parts = self.parts
+        at = 0
+        for revision, group in groupby(self._events, key=_REVISION):
+            count = len(list(group))
+            found.append((revision, parts[at : at + count]))
+            at += count
+        return found
 
     def fragments(self, size_bytes: int) -> list[EventBatch]:
         """Pieces of at most that many encoded bytes, or of one event that is larger alone."""

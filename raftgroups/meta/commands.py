@@ -24,6 +24,7 @@ from raftgroups.meta.records import (
     NodeState,
     OperationRecord,
     Regime,
+    RingSeat,
     ShardRecord,
 )
 from raftgroups.refusals import NewerCommandError, UnknownCommandError
@@ -159,6 +160,26 @@ class SetReplicas(_Body, frozen=True, tag=14):
     replicas: tuple[str, ...]
 
 
+class BootstrapLeaderless(_Body, frozen=True, tag=15):
+    """As Bootstrap, of a cluster whose keyspace `default` is leaderless: it has no shards, and all
+    nodes found the ring. From feature level RING_LEVEL on (raftgroups/levels.py), as the next."""
+
+    nodes: tuple[NodeRecord, ...]
+    meta_replicas: tuple[str, ...]
+    options: KeyspaceOptions
+    ring: tuple[RingSeat, ...]
+
+
+class CreateLeaderless(_Body, frozen=True, tag=16):
+    """A keyspace on the ring. `ring`: as it is now; if there was none yet, who founds it."""
+
+    name: str
+    options: KeyspaceOptions
+    ring: tuple[RingSeat, ...]
+
+
+OF_RING: Final = (BootstrapLeaderless, CreateLeaderless)
+
 MetaCommand = (
     Bootstrap
     | PutNode
@@ -174,6 +195,8 @@ MetaCommand = (
     | StepOperation
     | EndOperation
     | SetReplicas
+    | BootstrapLeaderless
+    | CreateLeaderless
 )
 
 

@@ -8,6 +8,7 @@ refusal is an answer; anything else that is raised stops the node.
               group 0, "k" keyspace u32      -> ... KeyspaceRecord
               group 0, "s" shard u64         -> ... ShardRecord
               group 0, "o" operation u64     -> ... OperationRecord
+              group 0, "r"                   -> ... RingRecord
               group 0, "q" order u64         -> request 16 bytes, answer: the last ones remembered
 """
 
@@ -25,7 +26,13 @@ from raftgroups.meta.commands import (
     decode,
     encode_answer,
 )
-from raftgroups.meta.records import KeyspaceRecord, NodeRecord, OperationRecord, ShardRecord
+from raftgroups.meta.records import (
+    KeyspaceRecord,
+    NodeRecord,
+    OperationRecord,
+    RingRecord,
+    ShardRecord,
+)
 from raftgroups.meta.refusals import MetaRefusedError
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import Counters, MetaView
@@ -47,6 +54,7 @@ _KINDS: Final[dict[bytes, Any]] = {
     b"k": msgspec.msgpack.Decoder(KeyspaceRecord).decode,
     b"s": msgspec.msgpack.Decoder(ShardRecord).decode,
     b"o": msgspec.msgpack.Decoder(OperationRecord).decode,
+    b"r": msgspec.msgpack.Decoder(RingRecord).decode,
 }
 
 
@@ -175,6 +183,7 @@ class MetaMachine:
             {each.shard: each for each in found[b"s"]},
             {each.operation: each for each in found[b"o"]},
             counters,
+            next(iter(found[b"r"]), None),
         )
 
 
@@ -192,4 +201,6 @@ def _rows_of(view: MetaView) -> Mapping[bytes, object]:
         rows[_PREFIX + b"s" + shard.to_bytes(8, "big")] = of_shard
     for operation, of_operation in view.operations.items():
         rows[_PREFIX + b"o" + operation.to_bytes(8, "big")] = of_operation
+    if view.ring is not None:
+        rows[_PREFIX + b"r"] = view.ring
     return rows

@@ -65,6 +65,25 @@ class KeyspaceState(StrEnum):
     """Refuses all requests; its replicas are being removed. Then the record goes, too."""
 
 
+MERGE_RULES: Final = ("siblings", "lww", "max", "union", "counter")
+
+
+class RingSeat(_Record, frozen=True):
+    """A node's place on the ring of the leaderless regime, as it was when something began."""
+
+    node: str
+    vnodes: int
+    rack: str = ""
+    datacentre: str = ""
+
+
+class RingRecord(_Record, frozen=True):
+    """The ring was begun, once for the cluster and by these nodes; every other one joins it. Who is
+    on it now is known to gossip (kv/leaderless/members.py), not here."""
+
+    founders: tuple[RingSeat, ...]
+
+
 class Quotas(_Record, frozen=True):
     """0: no limit."""
 
@@ -91,8 +110,14 @@ class KeyspaceOptions(_Record, frozen=True):
     merge_bytes: int = 0
     """Two neighbours that together are smaller than this are merged; 0: never."""
     quotas: Quotas = Quotas()
-    last_writer_wins: bool = False
-    """Leaderless only."""
+    reserved: bool = False
+    """Held a setting that nothing read."""
+    rule: str = MERGE_RULES[0]
+    """What becomes of concurrent versions; leaderless only, as what follows."""
+    strict: bool = False
+    """No other node stands in for an owner that is away."""
+    siblings: int = 50
+    """Concurrent versions that a write may leave of one key."""
 
 
 class KeyspaceRecord(_Record, frozen=True):
@@ -102,6 +127,9 @@ class KeyspaceRecord(_Record, frozen=True):
     options: KeyspaceOptions = KeyspaceOptions()
     state: KeyspaceState = KeyspaceState.ACTIVE
     created_ms: int = 0
+    ring: tuple[RingSeat, ...] = ()
+    """Leaderless only: the ring when it was made. Who owned a part of it then has missed nothing of
+    the keyspace, whenever it hears of it; whoever came to own it later has to be filled."""
 
 
 class ShardState(StrEnum):

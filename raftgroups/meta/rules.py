@@ -23,8 +23,10 @@ from raftgroups.meta.commands import (
     AlterKeyspace,
     BeginOperation,
     Bootstrap,
+    BootstrapLeaderless,
     Changed,
     CreateKeyspace,
+    CreateLeaderless,
     DropKeyspace,
     EndOperation,
     Ids,
@@ -43,6 +45,7 @@ from raftgroups.meta.commands import (
 )
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
+    MERGE_RULES,
     META_SHARD,
     KeyspaceOptions,
     KeyspaceRecord,
@@ -51,6 +54,8 @@ from raftgroups.meta.records import (
     NodeState,
     OperationRecord,
     Regime,
+    RingRecord,
+    RingSeat,
     ShardRecord,
     ShardState,
 )
@@ -75,6 +80,7 @@ DEFAULT_NAME: Final = "default"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 KEYSPACES_MAX: Final = 1024
 REPLICATION_MAX: Final = 15
+SIBLINGS_MAX: Final = 1000
 IDS_MAX: Final = 4096
 _NAME: Final = re.compile(NAME_PATTERN)
 
@@ -127,6 +133,39 @@ def _bootstrap(view: MetaView, command: Bootstrap, wall_ms: int) -> Answered:
         next=with_fields(counters, keyspace=DEFAULT_KEYSPACE_ID + 1),
     )
     return after, Changed(after.version)
+
+
+def _bootstrap_leaderless(view: MetaView, command: BootstrapLeaderless, wall_ms: int) -> Answered:
+    if view.version:
+        return view, Changed(view.version)
+    begun = replace(view, nodes={record.node: record for record in command.nodes}, next=Counters())
+    _check_options(command.options)
+    _check_ring_options(command.options)
+    _check_ring(begun, command.ring)
+    made = KeyspaceRecord(
+        DEFAULT_KEYSPACE_ID,
+        DEFAULT_NAME,
+        Regime.LEADERLESS,
+        command.options,
+        created_ms=wall_ms,
+        ring=command.ring,
+    )
+    after = _next(
+        begun,
+        keyspaces={DEFAULT_KEYSPACE_ID: made},
+        shards={META_SHARD: meta_shard(command.meta_replicas)},
+        next=with_fields(begun.next, keyspace=DEFAULT_KEYSPACE_ID + 1),
+        ring=RingRecord(command.ring),
+    )
+    return after, Changed(after.version)
+
+
+def _check_ring(view: MetaView, ring: Sequence[RingSeat]) -> None:
+    if not ring:
+        raise InvalidKeyspaceError("a leaderless keyspace has no node to be on; add nodes first")
+    for seat in ring:
+        if _node(view, seat.node).state is NodeState.DEAD:
+            raise UnknownNodeError(f"node {seat.node} is dead; look at the ring again")
 
 
 def _new_shards(
@@ -261,6 +300,12 @@ def _check_options(options: KeyspaceOptions) -> None:
             f"quotas.bytes is {quotas.bytes}: this version does not count the bytes of a keyspace "
             "exactly enough to refuse writes by them; give 0, or a quota of keys"
         )
+    if options.rule not in MERGE_RULES:
+        raise InvalidKeyspaceError(
+            f"rule is {options.rule[:64]!r}; give one of {', '.join(MERGE_RULES)}"
+        )
+    if not 1 <= options.siblings <= SIBLINGS_MAX:
+        raise InvalidKeyspaceError(f"siblings is {options.siblings}; give 1 to {SIBLINGS_MAX}")
     if options.split_bytes and options.split_bytes < 2 * options.merge_bytes:
         raise InvalidKeyspaceError(
             f"merge_bytes is {options.merge_bytes} and split_bytes {options.split_bytes}: what was "
@@ -268,16 +313,59 @@ def _check_options(options: KeyspaceOptions) -> None:
         )
 
 
-def _create_keyspace(view: MetaView, command: CreateKeyspace, wall_ms: int) -> Answered:
-    if not _NAME.match(command.name):
+def _check_ring_options(options: KeyspaceOptions) -> None:
+    """Of a leaderless keyspace."""
+    for name, value in (("R", options.read_quorum), ("W", options.write_quorum)):
+        if value > options.replication:
+            raise InvalidKeyspaceError(
+                f"{name} is {value} and there are {options.replication} copies (N); {name} is at "
+                "most N"
+            )
+    quotas = options.quotas
+    if options.shards_max or quotas.keys or quotas.operations_a_second or quotas.watchers:
         raise InvalidKeyspaceError(
-            f"{command.name[:64]!r} is no name for a keyspace: 1 to 63 of a-z, 0-9, _ . and -, "
+            "shards_max and quotas are of strong keyspaces: nobody counts what a leaderless one "
+            "holds or takes in all; leave them away"
+        )
+
+
+def _check_new_name(view: MetaView, name: str) -> None:
+    if not _NAME.match(name):
+        raise InvalidKeyspaceError(
+            f"{name[:64]!r} is no name for a keyspace: 1 to 63 of a-z, 0-9, _ . and -, "
             "the first a letter or digit"
         )
-    if view.keyspace_named(command.name) is not None:
-        raise KeyspaceExistsError(f"a keyspace {command.name!r} exists already; alter or drop it")
+    if view.keyspace_named(name) is not None:
+        raise KeyspaceExistsError(f"a keyspace {name!r} exists already; alter or drop it")
     if len(view.keyspaces) >= KEYSPACES_MAX:
         raise InvalidKeyspaceError(f"there are {KEYSPACES_MAX} keyspaces already; drop one")
+
+
+def _create_leaderless(view: MetaView, command: CreateLeaderless, wall_ms: int) -> Answered:
+    _check_new_name(view, command.name)
+    _check_options(command.options)
+    _check_ring_options(command.options)
+    _check_ring(view, command.ring)
+    number = view.next.keyspace
+    made = KeyspaceRecord(
+        number,
+        command.name,
+        Regime.LEADERLESS,
+        command.options,
+        created_ms=wall_ms,
+        ring=command.ring,
+    )
+    after = _next(
+        view,
+        keyspaces=_plus(view.keyspaces, number, made),
+        next=with_fields(view.next, keyspace=number + 1),
+        ring=view.ring or RingRecord(command.ring),
+    )
+    return after, KeyspaceMade(after.version, made)
+
+
+def _create_keyspace(view: MetaView, command: CreateKeyspace, wall_ms: int) -> Answered:
+    _check_new_name(view, command.name)
     _check_options(command.options)
     number, counters = view.next.keyspace, view.next
     shards: list[ShardRecord] = []
@@ -302,9 +390,26 @@ def _alter_keyspace(view: MetaView, command: AlterKeyspace, _: int) -> Answered:
             f"the keyspace {command.name!r} was altered meanwhile; look again and decide anew"
         )
     _check_options(command.options)
+    if known.regime is Regime.LEADERLESS:
+        _check_ring_options(command.options)
+        _check_stays(known.options, command.options)
     record = with_fields(known, options=command.options)
     after = _next(view, keyspaces=_plus(view.keyspaces, record.keyspace, record))
     return after, KeyspaceMade(after.version, record)
+
+
+def _check_stays(old: KeyspaceOptions, new: KeyspaceOptions) -> None:
+    """What cannot change while a leaderless keyspace holds data."""
+    if new.replication != old.replication:
+        raise InvalidKeyspaceError(
+            f"the keyspace keeps {old.replication} copies (N) of each key, and that is chosen when "
+            "it is made; make another keyspace and copy the keys"
+        )
+    if new.rule != old.rule and {new.rule, old.rule} != {"siblings", "lww"}:
+        raise InvalidKeyspaceError(
+            f"the keyspace merges by {old.rule!r}: what it holds means something else by "
+            f"{new.rule!r}; only siblings and lww can take each other's place"
+        )
 
 
 def _drop_keyspace(view: MetaView, command: DropKeyspace, _: int) -> Answered:
@@ -558,4 +663,6 @@ _HANDLERS: Final[dict[type, Callable[[MetaView, Any, int], Answered]]] = {
     StepOperation: _step_operation,
     EndOperation: _end_operation,
     SetReplicas: _set_replicas,
+    BootstrapLeaderless: _bootstrap_leaderless,
+    CreateLeaderless: _create_leaderless,
 }

@@ -23,6 +23,8 @@ from raftgroups.meta.records import (
     KeyspaceRecord,
     NodeRecord,
     OperationRecord,
+    Regime,
+    RingRecord,
     ShardRecord,
 )
 
@@ -108,6 +110,8 @@ class MetaView:
     shards: Mapping[int, ShardRecord] = field(default_factory=dict)
     operations: Mapping[int, OperationRecord] = field(default_factory=dict)
     next: Counters = FIRST_IDS
+    ring: RingRecord | None = None
+    """None: no keyspace was ever leaderless."""
     _tables: dict[int, ShardTable] = field(
         default_factory=dict, compare=False, repr=False, hash=False
     )
@@ -139,6 +143,12 @@ class MetaView:
         return (each for each in self.shards.values() if node in each.replicas)
 
     @property
+    def leaderless(self) -> list[KeyspaceRecord]:
+        """The keyspaces of that regime, the oldest first."""
+        found = [each for each in self.keyspaces.values() if each.regime is Regime.LEADERLESS]
+        return sorted(found, key=lambda each: each.keyspace)
+
+    @property
     def meta_replicas(self) -> tuple[str, ...]:
         meta = self.shards.get(META_SHARD)
         return () if meta is None else meta.replicas
@@ -159,6 +169,7 @@ class _Encoded(msgspec.Struct, array_like=True, gc=False):
     keyspaces: list[KeyspaceRecord]
     shards: list[ShardRecord]
     operations: list[OperationRecord]
+    ring: RingRecord | None = None
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -175,6 +186,7 @@ def encode_view(view: MetaView) -> bytes:
             list(view.keyspaces.values()),
             list(view.shards.values()),
             list(view.operations.values()),
+            view.ring,
         )
     )
 
@@ -194,4 +206,5 @@ def decode_view(data: bytes) -> MetaView:
         {each.shard: each for each in found.shards},
         {each.operation: each for each in found.operations},
         found.next,
+        found.ring,
     )

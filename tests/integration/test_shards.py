@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from kv.client.sync import Client
 from raftgroups.meta.view import even_ranges
 from tests.integration.test_cluster_command import Running, free_base_port
 
@@ -129,15 +130,48 @@ def test_what_cannot_be_right_is_refused(urls: tuple[Running, list[str]]) -> Non
         assert "/api/v1/" in answer["message"], (path, answer)
     status, answer = call(a, "GET", "/api/v1/keys?revision=2")
     assert (status, answer["error"]) == (400, "invalid_query")
-    lease = call(a, "POST", "/api/v1/leases", {"ttl": 30})[1]["id"]
-    status, answer = call(b, "PUT", key_path("z"), {"value": "v", "lease": lease})
+    status, answer = call(a, "GET", "/api/v1/watch?prefix=&from=7&poll=1")
     assert (status, answer["error"]) == (400, "cross_shard")
+    assert "cursor" in answer["message"]
+    lease = call(a, "POST", "/api/v1/leases", {"ttl": 30})[1]["id"]
     both = [{"op": "put", "key": "0", "value": "1", "lease": lease}, {"op": "delete", "key": "z"}]
     status, answer = call(a, "POST", "/api/v1/txn", {"then": both})
     assert (status, answer["error"]) == (400, "cross_shard")
-    assert call(b, "PUT", key_path("!first"), {"value": "v", "lease": lease})[0] == 200
-    assert call(a, "DELETE", f"/api/v1/leases/{lease}")[0] == 200
-    assert call(b, "GET", key_path("!first"))[0] == 404
+
+
+def test_a_lease_has_keys_in_many_shards(urls: tuple[Running, list[str]]) -> None:
+    _, (a, b, c) = urls
+    keys = ["!first", "5x", "Kx", "zx"]
+    lease = call(a, "POST", "/api/v1/leases", {"ttl": 60})[1]["id"]
+    for key, url in zip(keys, (a, b, c, b), strict=True):
+        status, answer = call(url, "PUT", key_path(key), {"value": "v", "lease": lease})
+        assert status == 200, answer
+    shard = next(each for each in shards_of(a) if each["end"] is None)
+    split = f"/api/v1/admin/shards/{shard['shard']}/split"
+    assert call(a, "POST", split, {"key": "zx"})[0] == 200
+    assert call(c, "GET", f"/api/v1/leases/{lease}?keys=true")[1]["keys"] == keys
+    assert call(b, "POST", f"/api/v1/leases/{lease}/keepalive")[1]["ttl"] == 60
+    assert call(b, "DELETE", f"/api/v1/leases/{lease}")[0] == 200
+    status, answer = call(b, "PUT", key_path("zx"), {"value": "w", "lease": lease})
+    assert (status, answer["error"]) == (404, "lease_not_found")
+    gone_in_time(a, keys)
+    short = call(a, "POST", "/api/v1/leases", {"ttl": 2})[1]["id"]
+    granted_s = time.monotonic()
+    assert call(c, "PUT", key_path("zx"), {"value": "v", "lease": short})[0] == 200
+    gone_in_time(b, ["zx"])
+    assert time.monotonic() - granted_s > 1.5
+    held = call(c, "POST", "/api/v1/locks/zx", {"ttl": 30})
+    assert held[0] == 200, held
+    assert call(a, "POST", "/api/v1/locks/zx", {"ttl": 30})[0] == 409
+    assert call(a, "DELETE", f"/api/v1/locks/zx?lease={held[1]['lease']}")[1]["released"] is True
+
+
+def gone_in_time(url: str, keys: list[str]) -> None:
+    until_s = time.monotonic() + RECOVERY_S
+    for key in keys:
+        while call(url, "GET", key_path(key))[0] != 404:
+            assert time.monotonic() < until_s, key
+            time.sleep(0.05)
 
 
 def test_a_batch_and_a_transaction_over_shards_are_atomic(
@@ -199,12 +233,15 @@ def test_within_a_shard_the_gateway_is_etcd(urls: tuple[Running, list[str]]) -> 
     assert call(a, "POST", "/v3/kv/deleterange", {"key": "YWI="})[1]["deleted"] == "1"
 
 
-def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) -> None:
+def test_listings_and_watches_are_exact_while_shards_split(urls: tuple[Running, list[str]]) -> None:
     _, (a, b, c) = urls
     wrong: list[str] = []
     failed: list[object] = []
-    before = len(shards_of(a))
+    written: dict[str, list[str]] = {}
     stop = threading.Event()
+    client = Client([c, a])
+    watch = client.watch(prefix="").begun()
+    before = len(shards_of(a))
 
     def look() -> None:
         while not stop.is_set():
@@ -216,7 +253,9 @@ def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) 
         number = 0
         while not stop.is_set():
             number += 1
-            status, answer = call(c, "PUT", key_path(KEYS[number % len(KEYS)]), {"value": "y"})
+            key, value = KEYS[number % len(KEYS)], f"y{number}"
+            status, answer = call(c, "PUT", key_path(key), {"value": value})
+            written.setdefault(key, []).append(value)
             if status != 200:
                 failed.append(answer)
 
@@ -241,6 +280,16 @@ def test_listings_are_exact_while_shards_split(urls: tuple[Running, list[str]]) 
     assert not wrong
     assert not failed
     assert len(shards_of(a)) == before + 5
+    seen: dict[str, list[str]] = {}
+    with client, watch:
+        while seen != written:
+            change = watch.next(RECOVERY_S)
+            for event in change.events:
+                assert event.value is not None
+                of_key = seen.setdefault(event.key.decode(), [])
+                of_key.append(event.value.decode())
+                assert of_key == written[event.key.decode()][: len(of_key)]
+    assert change.cursor
 
 
 def test_neighbours_merge_under_load(urls: tuple[Running, list[str]]) -> None:

@@ -11,10 +11,11 @@ import pytest
 from chaos.cli import main
 from chaos.sim.leaderless_canary import CANARIES
 from chaos.sim.leaderless_runs import run_storm
+from chaos.sim.leaderless_schedules import SCHEDULES
 from chaos.sim.leaderless_storm import storm
 
-RARE = {"fold-over-gap", "answered-before-sync"}
-"""Canaries that take more seeds than a run of all tests has time for."""
+RARE = {*SCHEDULES, "answered-before-sync"}
+"""Canaries that take more seeds than a run of all tests has time for, or have a schedule."""
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -61,7 +61,9 @@ class DeleteBody(In):
 
 
 class WriteReply(Out):
-    """`context` covers this write and what its own context covered, no sibling beside."""
+    """`context` covers this write and what its own context covered, no sibling beside. `missed`:
+    owners of the key that get it later (a hint is kept for each), and why, as far as that was known
+    when this was answered."""
 
     key: str
     context: str
@@ -69,6 +71,7 @@ class WriteReply(Out):
     fallbacks: Nodes
     level: LevelMet | None
     key_encoding: Marked = UNSET
+    missed: dict[str, str] | UnsetType = UNSET
 
 
 class IncrementReply(Out):

@@ -69,9 +69,10 @@ class Listing(Protocol):
     ) -> Listed: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Face:
-    """One leaderless keyspace; a cluster with several makes several."""
+    """One leaderless keyspace; a cluster with several makes several. `space` changes when the
+    keyspace's options do."""
 
     regime: Regime
     space: Keyspace

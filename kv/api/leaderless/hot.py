@@ -73,7 +73,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
             if f"unknown field `{field}`" in str(error):
                 raise WrongRegimeError(
                     f"`{field}` is of the strong regime, and this keyspace is leaderless: it has "
-                    'no leases and no conditions; use a strong keyspace (mode = "strong")'
+                    "no leases and no conditions; use a strong keyspace (keyspace=NAME)"
                 ) from None
         raise
 
@@ -298,6 +298,8 @@ def write_reply(
 ) -> Reply:
     text, mark = shown(key, forms.keys)
     body = WriteReply(text, *write_fields(codecs, space, key, written), mark)
+    if written.missed:
+        body.missed = dict(written.missed)
     return Reply(
         200, encode(body), JSON, headers=write_headers(codecs, space, key, written, session)
     )

@@ -43,8 +43,7 @@ def asked(
         if name in headers:
             raise WrongRegimeError(
                 f"{name} is of the strong regime, and this keyspace is leaderless: writes here are "
-                "ordered by causal contexts; use a context, or a strong keyspace (mode = "
-                '"strong")'
+                "ordered by causal contexts; use a context, or a strong keyspace (keyspace=NAME)"
             )
     wish = _wish(headers, query or {}, writes)
     context = headers.get(CONTEXT)

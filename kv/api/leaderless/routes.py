@@ -302,5 +302,5 @@ async def refuse(call: Call) -> Reply:
         f"{call.route.method} {call.route.template} ({call.route.summary.lower()}) is of the "
         "strong regime, and this keyspace is leaderless: it takes every write and keeps concurrent "
         "ones as siblings, so nothing here can be compared, leased or locked; use a strong "
-        'keyspace (a cluster with mode = "strong")'
+        "keyspace (keyspace=NAME; januskv keyspace create NAME)"
     )

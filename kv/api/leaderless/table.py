@@ -8,9 +8,12 @@ from typing import Final
 
 from kv.api import bodies as shared
 from kv.api import headers
+from kv.api.cluster_table import CLUSTER_ROUTES
+from kv.api.keyspace_table import KEYSPACE_ROUTES
 from kv.api.leaderless import bodies, many, routes, watching
 from kv.api.leaderless.options import CONTEXT
 from kv.api.live_table import ADMIN_ROUTES
+from kv.api.ring_table import RING_ROUTES
 from kv.api.route import (
     CURSOR,
     ENCODING,
@@ -24,7 +27,6 @@ from kv.api.route import (
     Param,
     Route,
 )
-from kv.api.routes import admin
 from kv.api.table import ROUTES as STRONG_ROUTES
 from kv.leaderless.context import CONTEXT_MAX_CHARS
 from kv.leaderless.feed import CURSOR_MAX_CHARS
@@ -341,29 +343,6 @@ WATCH_ROUTES: Final = (
     ),
 )
 
-RING_ROUTES: Final = (
-    Route(
-        "POST",
-        "/api/v1/admin/repair",
-        "repair",
-        "Compare this node with all others, and bring both up to date; answers when it is done",
-        admin.repair,
-        "admin",
-        replies={200: shared.RepairReply},
-        sees_data=False,
-    ),
-    Route(
-        "GET",
-        "/api/v1/admin/ring",
-        "ring",
-        "Who owns what",
-        admin.ring,
-        "admin",
-        replies={200: shared.RingState},
-        sees_data=False,
-    ),
-)
-
 _OWN: Final = (
     *KEY_ROUTES,
     *RAW_ROUTES,
@@ -371,6 +350,8 @@ _OWN: Final = (
     *WATCH_ROUTES,
     *(each for each in ADMIN_ROUTES if each.method == "GET"),
     *RING_ROUTES,
+    *CLUSTER_ROUTES,
+    *KEYSPACE_ROUTES,
 )
 _SERVED: Final = {(route.method, route.template) for route in _OWN}
 REFUSED: Final = tuple(

@@ -125,7 +125,7 @@ async def watch(call: Call) -> Reply | web.StreamResponse:
     assert face.watching is not None, "whoever serves these routes gives one"
     keys, only, seconds = keys_of(call.query), call.query["filter"], call.query["poll"]
     cursor = request.headers.get("Last-Event-ID") or call.query["from"]
-    tail, start = await face.watching.begin(face.space, cursor, encoder_of(face))
+    tail, start = await face.watching.begin(face.space, cursor, encoder_of(face), keys)
     wanted = WatchRequest(
         keys=keys,
         start_revision=start,

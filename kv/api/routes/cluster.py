@@ -5,8 +5,9 @@ Nobody waits here for replicas to move: `moves` shows it, and a call that was re
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,6 +20,7 @@ from kv.errors import UnavailableError
 from kv.placement.messages import NodeSummary, Summary
 from kv.placement.service import PlacementService
 from raftgroups.meta.records import NodeRecord
+from raftgroups.transport import NodeId
 
 _add = msgspec.json.Decoder(cluster_bodies.AddNodeBody)
 _node = msgspec.json.Decoder(cluster_bodies.NodeBody)
@@ -41,7 +43,12 @@ async def nodes(call: Call) -> Reply:
         summary = await service.summary()
     except UnavailableError:
         summary = None
-    shown = [_shown(service, node, _of(summary, node.node)) for node in service.nodes()]
+    found = service.nodes()
+    rings = await asyncio.gather(*(_ring(service, node.node) for node in found))
+    shown = [
+        _shown(service, node, _of(summary, node.node), ring=ring)
+        for node, ring in zip(found, rings, strict=True)
+    ]
     return Reply(200, encode(cluster_bodies.NodesReply(shown)))
 
 
@@ -55,6 +62,7 @@ def _shown(
     node: NodeRecord,
     seen: NodeSummary | None = None,
     state: State | None = None,
+    ring: cluster_bodies.RingStanding | None = None,
 ) -> cluster_bodies.ClusterNode:
     return cluster_bodies.ClusterNode(
         node.node,
@@ -68,7 +76,17 @@ def _shown(
         service.replicas_of(node.node),
         None if seen is None else seen.leading,
         None if seen is None else seen.reachable,
+        ring,
     )
+
+
+async def _ring(service: PlacementService, node: str) -> cluster_bodies.RingStanding | None:
+    found = await service.ring.standing_of(NodeId(node))
+    if found is None:
+        member = service.ring.is_member(node)
+        return cluster_bodies.RingStanding("away") if member else None
+    standing: Any = found.status
+    return cluster_bodies.RingStanding(standing, found.lacking, found.hints, found.foreign)
 
 
 async def add_node(call: Call) -> Reply:
@@ -86,18 +104,24 @@ async def add_node(call: Call) -> Reply:
 
 async def drain_node(call: Call) -> Reply:
     wanted, service = decode(_node, await call.body()), _service(call)
-    return Reply(200, encode(_shown(service, await service.drain(wanted.node_address))))
+    node = await service.drain(wanted.node_address)
+    ring = await _ring(service, node.node)
+    return Reply(200, encode(_shown(service, node, ring=ring)))
 
 
 async def undrain_node(call: Call) -> Reply:
     wanted, service = decode(_node, await call.body()), _service(call)
-    return Reply(200, encode(_shown(service, await service.undrain(wanted.node_address))))
+    node = await service.undrain(wanted.node_address)
+    ring = await _ring(service, node.node)
+    return Reply(200, encode(_shown(service, node, ring=ring)))
 
 
 async def remove_node(call: Call) -> Reply:
     wanted, service = decode(_remove, await call.body()), _service(call)
-    node, left = await service.remove(wanted.node_address, dead=wanted.dead)
-    return Reply(200, encode(_shown(service, node, state=None if left else "removed")))
+    node, removed = await service.remove(wanted.node_address, dead=wanted.dead)
+    ring = None if removed else await _ring(service, node.node)
+    state: State | None = "removed" if removed else None
+    return Reply(200, encode(_shown(service, node, state=state, ring=ring)))
 
 
 async def rebalance(call: Call) -> Reply:

@@ -8,6 +8,7 @@ from kv.api.cursor import unpack
 from kv.api.failures import InvalidCursorError
 from kv.api.queries import LeaseQuery, LeasesQuery
 from kv.api.reply import Reply
+from kv.strong.lease_queries import keys_of_lease
 from raftgroups.commands import LeaseGrant, LeaseKeepAlive, LeaseRevoke
 from raftgroups.lease import LEASE_MAX
 
@@ -30,8 +31,14 @@ async def list_all(call: Call) -> Reply:
 
 
 async def get(call: Call) -> Reply:
-    lease = leasing.lease_in_path(call.argument)
-    return await call.read(LeaseQuery(lease, call.query["keys"], call.forms.keys))
+    lease, with_keys = leasing.lease_in_path(call.argument), call.query["keys"]
+    strong = call.api.strong
+    if strong.single or not with_keys:
+        return await call.read(LeaseQuery(lease, with_keys, call.forms.keys))
+    reply = await call.read(LeaseQuery(lease))
+    if reply.status != 200:
+        return reply
+    return leasing.with_keys(reply, await keys_of_lease(strong, lease), call.forms.keys)
 
 
 async def keep_alive(call: Call) -> Reply:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 
 import msgspec
 
@@ -23,10 +22,10 @@ from kv.api.call import Call
 from kv.api.failures import LockHeldError, LockLostError
 from kv.api.hot import decode, lease_of
 from kv.api.live_bodies import LockBody
+from kv.api.lock_queries import IsThere, LeaseTtl, LockLook, LockQuery
 from kv.api.reply import Reply
 from kv.errors import UnavailableError
 from kv.model import WriteOptions
-from kv.reading import ShardReader
 from kv.watch.messages import Cancelled
 from raftgroups.commands import Command, Delete, LeaseKeepAlive, LeaseRevoke
 from raftgroups.lease import LEASE_MAX, lease_missing
@@ -89,9 +88,7 @@ class _Queued:
 
     async def _look(self, place: int) -> tuple[bytes, int] | None:
         """Who is before me, and as of which revision."""
-        seen = await self._call.read(
-            partial(lockplan.look, name=self._name, key=self.key, place=place)
-        )
+        seen = await self._call.read(LockLook(self._name, self.key, place))
         if not seen.mine:
             raise LockLostError(
                 f"the lease {self.lease} ended while it waited for the lock {self._name!r}, so its "
@@ -152,7 +149,7 @@ async def acquire(call: Call) -> Reply:
     lockplan.prefix_of(name)
     brought = lease_of(wanted.lease)
     if brought:
-        left = await call.read(partial(_lease_ttl, lease=brought))
+        left = await call.read(LeaseTtl(brought))
         if left is None:
             raise lease_missing(brought)
         queued = _Queued(call, name, brought, owns_lease=False, ttl_s=left)
@@ -173,7 +170,7 @@ async def acquire(call: Call) -> Reply:
         queued.leave_unheard()
         raise
     call.writes()
-    return lockplan.lock_reply(name, queued.key, place, queued.lease, call.api.shard())
+    return lockplan.lock_reply(name, queued.key, place, queued.lease, call.api.shard(queued.key))
 
 
 async def _leave_after(queued: _Queued, error: JanusError) -> None:
@@ -189,14 +186,9 @@ async def _leave_after(queued: _Queued, error: JanusError) -> None:
         )
 
 
-def _lease_ttl(reader: ShardReader, lease: int) -> int | None:
-    found = reader.lease(lease)
-    return None if found is None else found.granted_s
-
-
 async def state(call: Call) -> Reply:
     lockplan.prefix_of(call.argument)
-    return await call.read(partial(lockplan.lock_state, name=call.argument))
+    return await call.read(LockQuery(call.argument))
 
 
 async def release(call: Call) -> Reply:
@@ -205,7 +197,7 @@ async def release(call: Call) -> Reply:
     name, lease = call.argument, call.query["lease"]
     key = lockplan.key_to_release(name, call.query["key"], lease)
     if lease is not None:
-        held = await call.read(partial(_is_there, key=key))
+        held = await call.read(IsThere(key))
         result = await call.write(LeaseRevoke(lease)) if held else None
         released = result is not None
     else:
@@ -214,9 +206,5 @@ async def release(call: Call) -> Reply:
         released = bool(result.deleted)
     call.writes()
     revision = 0 if result is None else result.revision
-    shard = call.api.shard() if revision else 0
+    shard = call.api.shard(key if lease is None else b"") if revision else 0
     return lockplan.unlock_reply(name, released, revision, shard)
-
-
-def _is_there(reader: ShardReader, key: bytes) -> bool:
-    return reader.get(key) is not None

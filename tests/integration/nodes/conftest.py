@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kv.leaderless.environment import LeaderlessSettings
+from kv.leaderless.founding import options_of
 from kv.node import Node, NodeSettings
 from kv.regime import ask
 from kv.size_limits import SizeLimits
@@ -48,11 +49,18 @@ class Trio:
     """Nodes by number; a stopped one is None."""
 
     def __init__(
-        self, directory: Path, engine: str = "lmdb", leaderless: LeaderlessSettings | None = None
+        self,
+        directory: Path,
+        engine: str = "lmdb",
+        leaderless: LeaderlessSettings | None = None,
+        default: str = "leaderless",
     ) -> None:
+        """`default`: the regime of the keyspace `default`, where there is a choice."""
         self._directory = directory
         self._engine = engine
         self._leaderless = leaderless
+        options = leaderless and options_of(leaderless.default)
+        self._default_leaderless = options if default == "leaderless" else None
         self.addresses = free_addresses(3)
         self.nodes: list[Node | None] = [None, None, None]
         self.fatal: list[str] = []
@@ -70,6 +78,7 @@ class Trio:
             host=HOST,
             shard=ShardSettings(deadline_s=2.0, sizes=SizeLimits(key_bytes=400)),
             leaderless=self._leaderless,
+            default_leaderless=self._default_leaderless,
         )
 
     async def start(self, *numbers: int) -> None:
@@ -131,9 +140,12 @@ async def make_trio(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Tri
     made: list[Trio] = []
 
     async def make(
-        engine: str = "lmdb", serve: bool = True, leaderless: LeaderlessSettings | None = None
+        engine: str = "lmdb",
+        serve: bool = True,
+        leaderless: LeaderlessSettings | None = None,
+        default: str = "leaderless",
     ) -> Trio:
-        trio = Trio(tmp_path / f"trio{len(made)}", engine, leaderless)
+        trio = Trio(tmp_path / f"trio{len(made)}", engine, leaderless, default)
         made.append(trio)
         if serve:
             await trio.serve()

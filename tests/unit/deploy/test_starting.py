@@ -210,6 +210,15 @@ def test_a_cluster_starts_from_its_sample(name: str, processes: Processes, tmp_p
     assert (status, json.loads(told)["value"]) == (200, "hello")
     mode = json.loads(ask(ports[3, 7400], "/api/v1/status", tls=client)[1])["mode"]
     assert mode == ("leaderless" if name == "leaderless" else "strong")
+    if name == "mixed":
+        made = {"name": "carts", "regime": "leaderless"}
+        admin = "/api/v1/admin/keyspaces"
+        assert ask(ports[1, 7400], admin, method="POST", body=made, tls=client)[0] == 200
+        path = "/api/v1/keys/c?keyspace=carts"
+        put = {"method": "PUT", "body": body, "tls": client}
+        processes.wait(lambda: ask(ports[1, 7400], path, **put)[0] == 200, "the ring is there")
+        status, told = ask(ports[1, 7400], path, tls=client)
+        assert (status, json.loads(told)["value"]) == (200, "hello")
 
 
 # --- compose -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kv.api.listing import last_key_before
-from kv.router import HOME, CrossShardError, leases_of, of_key, one_shard, scope_of
+from kv.router import HOME, CrossShardError, lease_ids, of_key, one_shard, scope_of
 from raftgroups.commands import (
     BatchWrite,
     Cas,
@@ -20,6 +20,7 @@ from raftgroups.commands import (
     Range,
     SetTtl,
     Txn,
+    UnderLease,
 )
 from raftgroups.meta.records import ShardRecord
 from raftgroups.meta.view import ShardTable
@@ -83,11 +84,14 @@ def test_a_range_up_to_an_edge_stays_in_its_shard() -> None:
 
 
 def test_commands_that_attach_to_a_lease() -> None:
-    assert leases_of(Put(b"k", lease=3))
-    assert leases_of(BatchWrite((Put(b"k"), Cas(b"k", b"v", lease=3))))
-    assert leases_of(Txn((), (), (Txn((), (Put(b"k", lease=3),)),)))
-    assert not leases_of(Txn((), (Put(b"k"), Range(b"k"))))
-    assert not leases_of(LeaseGrant(3, 5))
+    assert lease_ids(Put(b"k", lease=3)) == (3,)
+    assert lease_ids(BatchWrite((Put(b"k"), Cas(b"k", b"v", lease=3)))) == (3,)
+    txn = Txn((), (Put(b"a", lease=5),), (Txn((), (Put(b"k", lease=3), Put(b"l", lease=5))),))
+    assert lease_ids(txn) == (3, 5)
+    assert lease_ids(UnderLease(1, txn)) == (3, 5)
+    assert scope_of(UnderLease(1, Put(b"k", lease=3))) == of_key(b"k")
+    assert lease_ids(Txn((), (Put(b"k"), Range(b"k")))) == ()
+    assert lease_ids(LeaseGrant(3, 5)) == ()
 
 
 def test_the_last_key_before_an_end() -> None:

@@ -75,9 +75,9 @@ def test_they_reach_the_regime_from_the_config(mode: str) -> None:
     text = f"mode = {mode!r}\n[limits]\nkey_bytes = 4\nvalue_bytes = 6\ntxn_operations = 3\n"
     settings = node_settings(parse_config(text))
     assert settings.shard.sizes == NARROW
-    if settings.leaderless is not None:
-        assert settings.leaderless.coordinator.sizes == NARROW
-    assert (settings.leaderless is not None) == (mode == "leaderless")
+    assert settings.leaderless is not None
+    assert settings.leaderless.coordinator.sizes == NARROW
+    assert (settings.default_leaderless is not None) == (mode == "leaderless")
 
 
 def test_the_widest_limits_cost_nothing() -> None:

@@ -110,6 +110,8 @@ class DirectReader:
             return None
         return Reading(lease, found.ttl_s, max(0, found.deadline_ms - self._clock_ms))
 
+    lease_epoch = 0
+
     def leases(self) -> list[int]:
         return self._machine.leases.ids()
 
@@ -187,6 +189,9 @@ class Direct:
         return DirectReader(self.machine, self.clock_ms)
 
     single = True
+
+    def ground(self, watches: object, page: object) -> None:
+        """One shard for ever."""
 
     def shard_of(self, key: bytes) -> int:
         return SHARD

@@ -13,7 +13,12 @@ from kv.api.keyspace_bodies import (
 from raftgroups.meta.refusals import KeyspaceExistsError, KeyspaceNotFoundError, UnknownShardError
 
 DEFAULT = KeyspaceShown(
-    1, "default", "strong", "active", 1, OptionsShown(3, 2, 2, 0, 0, 0, 0, QuotasShown(0, 0, 0, 0))
+    1,
+    "default",
+    "strong",
+    "active",
+    1,
+    OptionsShown(3, 2, 2, 0, 0, 0, 0, QuotasShown(0, 0, 0, 0), "siblings", False, 50),
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from kv.cluster.link_discovery import DiscoveryError
 from kv.cluster.mail import NoAnswerError
+from kv.leaderless.stand import Standing
 from kv.placement.messages import GroupSummary, NodeSummary, Summary, Wish
 from kv.placement.mover import Mover
 from kv.placement.service import PlacementService
@@ -21,12 +22,30 @@ def record(name: str) -> NodeRecord:
     return NodeRecord(f"id-{name}", 7, name, ("10.0.0.1", port), f"http://10.0.0.1:{port - 1}")
 
 
+class RingDouble:
+    """kv/placement/service.py Ring."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Standing | None] = {}
+        self.left: set[str] = set()
+
+    def is_member(self, node: str) -> bool:
+        return node in self.members
+
+    def has_left(self, node: str) -> bool:
+        return node in self.left
+
+    async def standing_of(self, node: NodeId) -> Standing | None:
+        return self.members.get(node)
+
+
 class PlacementDouble:
     """Nodes a, b, c with a shard, and d without."""
 
     def __init__(self) -> None:
         self.view = MetaView()
         self.away: set[str] = set()
+        self.ring = RingDouble()
         self.wishes: list[Wish] = []
         founders = tuple((f"id-{name}", 7) for name in "abc")
         begin = Bootstrap(
@@ -45,6 +64,7 @@ class PlacementDouble:
             mover=cast(Mover, self),
             mail=self,
             link=self,
+            ring=self.ring,
         )
 
     def execute(self, command: MetaCommand) -> MetaAnswerBody:

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from kv.leaderless.stand import Standing
+from raftgroups.meta.commands import CreateLeaderless
+from raftgroups.meta.records import KeyspaceOptions, RingSeat
+
 from .conftest import MakeRest, Rest
 from .placement_double import PlacementDouble, record
 
@@ -138,3 +142,61 @@ async def test_bad_input_is_told_what_to_do_and_changes_nothing(
     assert error is None or answer.body["error"] == error
     assert answer.body["outcome"] == "none"
     assert double.view is before
+
+
+# --- where there is a ring -----------------------------------------------------------------------
+
+
+async def test_nodes_tell_how_they_stand_on_the_ring(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.ring.members = {"id-a": Standing("normal", 0.0, 3, 0), "id-d": None}
+    nodes = {node["name"]: node for node in (await cluster.get(NODES)).body["nodes"]}
+    assert nodes["a"]["ring"] == {"standing": "normal", "lacking": 0.0, "hints": 3, "foreign": 0}
+    assert nodes["d"]["ring"]["standing"] == "away"
+    assert nodes["b"]["ring"] is None
+
+
+async def test_a_node_leaves_the_ring_before_it_is_removed_and_then_cannot_stay(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.ring.members = {"id-d": Standing("normal", 0.0, 0, 0)}
+    member = await cluster.ask("DELETE", NODES, {"node_address": "d"})
+    assert (member.status, member.body["error"]) == (409, "node_in_use")
+    assert "on the ring" in member.body["message"]
+    double.ring.members["id-d"] = Standing("leaving", 0.0, 7, 2)
+    drained = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    assert drained.body["ring"] == {"standing": "leaving", "lacking": 0.0, "hints": 7, "foreign": 2}
+    back = await cluster.ask("POST", "/api/v1/admin/cluster/undrain", {"node_address": "d"})
+    assert (back.status, back.body["state"]) == (200, "active")
+    await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    double.ring.members.clear()
+    double.ring.left.add("id-d")
+    late = await cluster.ask("POST", "/api/v1/admin/cluster/undrain", {"node_address": "d"})
+    assert (late.status, late.body["error"]) == (409, "node_in_use")
+    assert "empty its directory" in late.body["message"]
+    gone = await cluster.ask("DELETE", NODES, {"node_address": "d"})
+    assert gone.body["state"] == "removed"
+
+
+async def test_a_dead_node_is_removed_when_the_ring_goes_on_without_it(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.ring.members = {"id-d": None}
+    double.away.add("id-d")
+    dead = await cluster.ask("DELETE", NODES, {"node_address": "d", "dead": True})
+    assert (dead.status, dead.body["state"]) == (200, "dead")
+    assert dead.body["ring"]["standing"] == "away"
+    double.ring.members.clear()
+    gone = await cluster.ask("DELETE", NODES, {"node_address": "d", "dead": True})
+    assert (gone.status, gone.body["state"]) == (200, "removed")
+
+
+async def test_a_leaderless_keyspace_keeps_as_many_nodes_as_it_has_copies(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    seats = tuple(RingSeat(f"id-{name}", 16) for name in "abcd")
+    double.execute(CreateLeaderless("carts", KeyspaceOptions(replication=4), seats))
+    few = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    assert (few.status, few.body["error"]) == (409, "too_few_nodes")
+    assert "'carts' wants 4 copies of each key; add a node first" in few.body["message"]

@@ -11,9 +11,9 @@ import pytest
 from kv.api.leaderless.watching import encoder_of
 from kv.client.leaderless_watch import CursorPosition
 from kv.leaderless import watching
-from kv.leaderless.feed import Feed
+from kv.leaderless.feed import Feed, FeedPage
 from kv.watch.hub import Created
-from kv.watch.index import EVERYTHING
+from kv.watch.index import EVERYTHING, with_prefix
 from kv.watch.messages import Cancelled, CancelReason
 from kv.watch.watcher import WatchLimits, WatchRequest
 
@@ -84,6 +84,45 @@ async def test_a_cursor_goes_on_where_it_was(face: Rest, single: Single) -> None
     answer = await face.get(f"{WATCH}?prefix=&poll=0.01&from={answer.body['next']}")
     assert answer.body["events"] == []
     assert answer.body["next"]
+
+
+async def test_a_watch_of_some_keys_is_sent_no_others(face: Rest, single: Single) -> None:
+    pulled: list[bytes] = []
+    page_of = single.own.feed.page
+
+    def page(*args: Any, **options: Any) -> FeedPage:
+        found = page_of(*args, **options)
+        pulled.extend(each.key for each in found.items)
+        return found
+
+    object.__setattr__(single.own.feed, "page", page)
+    async with face.lines(f"{WATCH}?prefix=a") as line:
+        begun = await line()
+        for number in range(20):
+            await face.put(f"{K}b{number}", "other")
+        await face.put(K + "a1", "one")
+        told = await line()
+        assert shown(told) == [("put", "a1", "one")]
+        assert pulled == [b"a1"]
+        assert [tail.keys for tail in single.watching._tails] == [with_prefix(b"a")]
+        async with face.lines(f"{WATCH}?key=a1&from={begun['cursor']}") as other:
+            await other()
+            assert shown(await other()) == [("put", "a1", "one")]
+        assert len(single.watching._tails) == 1
+    # Its cursor is a time for all keys, whoever goes on from it.
+    answer = await face.get(f"{WATCH}?prefix=b&poll=5&from={begun['cursor']}")
+    seen = {key for page in answer.body["events"] for _, key, _ in shown(page)}
+    assert seen <= {f"b{number}" for number in range(20)}
+    assert seen
+
+
+async def test_many_watches_of_some_keys_share_one_of_everything(single: Single) -> None:
+    tails = {
+        (await single.watching.begin(single.space, None, encoder_of(single.face), keys))[0]
+        for keys in (with_prefix(b"%d" % number) for number in range(9))
+    }
+    assert len(tails) == watching.NARROW_MAX + 1
+    assert sum(tail.keys == EVERYTHING for tail in tails) == 1
 
 
 async def test_server_sent_events_carry_the_cursor(face: Rest) -> None:

@@ -27,7 +27,7 @@ class Asked:
 def _node(state: str, *replicas: int) -> dict[str, Any]:
     return {"node_id": "id-a", "name": "a", "address": "http://h:1", "peer_address": "h:2",
             "state": state, "rack": "r", "dc": "", "weight": 1.0, "replicas": list(replicas),
-            "leading": 0, "reachable": True}  # fmt: skip
+            "leading": 0, "reachable": True, "ring": None}  # fmt: skip
 
 
 MOVES = {"moves": [], "waiting": 1}
@@ -60,6 +60,37 @@ def test_a_dead_node_is_removed_once_its_replicas_are_elsewhere() -> None:
     ]
 
 
+def _on_ring(state: str, standing: str, *replicas: int, lacking: float = 0.0) -> dict[str, Any]:
+    ring = {"standing": standing, "lacking": lacking, "hints": 3, "foreign": 4}
+    return {**_node(state, *replicas), "ring": ring}
+
+
+def test_a_drain_waits_until_the_node_has_left_the_ring(capsys: pytest.CaptureFixture[str]) -> None:
+    others = {"nodes": [_on_ring("active", "normal", lacking=0.25), _node("active")]}
+    client = Asked(
+        _on_ring("draining", "normal", 1),
+        _on_ring("draining", "leaving", 1),
+        MOVES,
+        others,
+        _on_ring("draining", "leaving"),
+        others,
+        _on_ring("draining", "left"),
+        others,
+    )
+    assert _run(NodeCommand(), client, "drain", "a") == 0
+    assert not client.answers
+    late = [x for _ in range(9) for x in (_on_ring("draining", "leaving"), others)]
+    client = Asked(_on_ring("draining", "leaving"), *late)
+    assert _run(NodeCommand(), client, "drain", "--timeout", "0.01", "a") == 1
+    assert "leaving; 3 hints and 4 copies to hand over" in capsys.readouterr().err
+
+
+def test_a_dead_node_is_removed_once_the_ring_has_heard_of_it() -> None:
+    client = Asked(_on_ring("dead", "away"), _node("removed"))
+    assert _run(NodeCommand(), client, "remove", "--dead", "a") == 0
+    assert not client.answers
+
+
 def test_waiting_ends_with_the_time_that_was_given(capsys: pytest.CaptureFixture[str]) -> None:
     answers = [_node("draining", 1), *(x for _ in range(9) for x in (_node("draining", 1), MOVES))]
     client = Asked(*answers)
@@ -73,7 +104,7 @@ def test_the_list_tells_states_and_places(capsys: pytest.CaptureFixture[str]) ->
     assert _run(NodeCommand(), Asked({"nodes": [away]}), "list") == 0
     shown = capsys.readouterr().out
     assert "active, away" in shown
-    assert shown.splitlines()[0].split()[-2:] == ["REPLICAS", "LEADS"]
+    assert shown.splitlines()[0].split()[-2:] == ["LEADS", "RING"]
 
 
 @pytest.mark.parametrize("words", [[], ["drain"], ["move", "a"], ["remove"]])

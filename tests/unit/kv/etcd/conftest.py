@@ -100,6 +100,8 @@ class DirectReader:
             return None
         return LeaseSeen(lease, found.ttl_s, found.deadline_ms - self._clock_ms())
 
+    lease_epoch = 0
+
     def leases(self) -> list[int]:
         return self._machine.leases.ids()
 
@@ -183,6 +185,9 @@ class DirectStrong:
         return DirectReader(self)
 
     single = True
+
+    def ground(self, watches: object, page: object) -> None:
+        """One shard for ever."""
 
     def shard_of(self, key: bytes) -> int:
         return PLACE.shard

@@ -22,6 +22,7 @@ from aiohttp import web
 from kv.api import app as rest
 from kv.api.context import Api, ApiSettings
 from kv.api.guard import Access
+from kv.errors import KeyspaceNotFoundError
 from kv.etcd.context import GatewayContext, GatewayLimits, StatusNumbers
 from kv.etcd.gateway import add_routes
 from kv.lane.assemble import make_lane
@@ -126,6 +127,9 @@ class Direct:
 
     single = True
 
+    def ground(self, watches: object, page: object) -> None:
+        """One shard for ever."""
+
     def shard_of(self, key: bytes) -> int:
         return PLACE.shard
 
@@ -222,7 +226,14 @@ class Server:
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
         settings = ApiSettings(access, REQUEST_MAX_BYTES)
         node: Any = None
-        self.api = Api(self.strong, node, clock=self.clock, rng=Random(1), settings=settings)
+        self.api = Api(
+            self.strong,
+            node,
+            clock=self.clock,
+            rng=Random(1),
+            settings=settings,
+            others=self._keyspace,
+        )
         self.context = GatewayContext(
             strong=self.strong,
             cluster_id=11,
@@ -266,6 +277,12 @@ class Server:
             )
             self.lane.start()
             self._hand_over, self.lane.hand_over = self.lane.hand_over, self._handed  # type: ignore
+
+    def _keyspace(self, name: str) -> Any:
+        """One more there is, with the keys of the first."""
+        if name != "other":
+            raise KeyspaceNotFoundError(f"there is no keyspace {name!a}")
+        return self.strong
 
     def _handed(self, connection: Any, transport: Any, data: bytes, *, paused: bool) -> None:
         self.handed = range(self.given - len(data), self.given)

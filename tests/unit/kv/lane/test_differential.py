@@ -57,6 +57,18 @@ def write(key: bytes = b"a", value: str = "v", *headers: bytes, **fields: Any) -
     return request("PUT", b"/api/v1/keys/" + key, body, *headers)
 
 
+def of_keyspace(name: str) -> bytes:
+    """Each kind of call, of one keyspace."""
+    query = b"?keyspace=" + name.encode()
+    return (
+        request("PUT", b"/api/v1/keys/a" + query, b'{"value":"1"}')
+        + request("GET", b"/api/v1/keys/a" + query, None)
+        + request("POST", b"/api/v1/keys/a/cas" + query, b'{"expected_version":0,"new_value":"2"}')
+        + request("DELETE", b"/api/v1/keys/a" + query, None)
+        + request("GET", b"/api/v1/keys/a" + query, None)
+    )
+
+
 def cas(key: bytes, *headers: bytes, **fields: Any) -> bytes:
     return request("POST", b"/api/v1/keys/" + key + b"/cas", json.dumps(fields).encode(), *headers)
 
@@ -123,6 +135,16 @@ GATEWAY = {
 }
 
 KEYS = {
+    "of another keyspace": of_keyspace("other"),
+    "of default by its name": of_keyspace("default") + get(),
+    "of no keyspace": of_keyspace("none") + get(),
+    "keyspace and more": get(b"a?keyspace=other&revision=1"),
+    "keyspace twice": get(b"a?keyspace=other&keyspace=other"),
+    "keyspace without a name": get(b"a?keyspace="),
+    "keyspace encoded": get(b"a?keyspace=oth%65r"),
+    "keyspace beside a plain one": write() + of_keyspace("other") + get(),
+    "a mark and nothing": get(b"a?"),
+    "cas of a keyspace, cut": request("POST", b"/api/v1/keys/a?keyspace=other/cas", b"{}"),
     "get nothing": get(),
     "put and get": write() + get(),
     "put twice": write() + write(),
@@ -404,6 +426,7 @@ async def test_the_good_ones_are_answered_by_the_lane(make_pair: Any) -> None:
         PIPELINES["errors between"],
         GATEWAY["bad json"],
         put(value=b"x" * 12_000),
+        of_keyspace("other"),
     ]
     for raw in hot:
         outcome = await pair.same(raw)

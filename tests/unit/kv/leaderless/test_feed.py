@@ -34,6 +34,19 @@ def test_pages_go_on_where_the_last_one_ended() -> None:
     assert feed.page(Position(7, 0), max_entries=9, max_bytes=1).number == 1
 
 
+def test_what_nobody_wants_stays_and_costs_no_page() -> None:
+    feed = feed_of(50)
+    page = feed.page(
+        Position(7, 0), max_entries=2, max_bytes=10_000, wanted=lambda each: each.key[:1] == b"4"
+    )
+    assert [each.key for each in page.items] == [b"4", b"40"]
+    assert page.number == 40
+    page = feed.page(
+        Position(7, 0), max_entries=9, max_bytes=10_000, wanted=lambda _: False, max_looked=30
+    )
+    assert (page.items, page.number, page.lost) == ([], 30, False)
+
+
 def test_what_is_lost_is_said() -> None:
     feed = feed_of(5, entries_max=3)
     assert keys(feed, Position(7, 2)) == ([b"3", b"4", b"5"], False)

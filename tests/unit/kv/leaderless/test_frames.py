@@ -30,6 +30,7 @@ from kv.leaderless.frames import (
     encode_body,
     encode_context,
     encode_frames,
+    encode_written,
 )
 from kv.leaderless.quorum import WriteQuorumError
 from kv.leaderless.wire_errors import body_of, error_of
@@ -122,4 +123,8 @@ def test_an_unknown_error_has_an_unknown_outcome() -> None:
 
 def test_bodies() -> None:
     body = WrittenBody(b"c", ["a", "b"], ["b"])
-    assert decode_written(encode_body(body)) == body
+    assert decode_written(encode_written(body)) == body
+    # What an older program reads, and writes.
+    assert encode_written(body) == encode_body([b"c", ["a", "b"], ["b"]])
+    missed = WrittenBody(b"c", ["a", "b"], ["b"], [("c", "its disk is full")])
+    assert decode_written(encode_written(missed)) == missed

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv.leaderless.put_core import Failed, PutCore, Send, Stored, first_absent
+from kv.leaderless.put_core import AWAY, Failed, PutCore, Send, Stored, first_absent
 from kv.leaderless.quorum import Level, Quorum, WriteQuorumError
 from raftgroups.transport import NodeId
 from storage.errors import Outcome
@@ -49,6 +49,17 @@ def test_the_minter_is_the_first_of_w() -> None:
     assert put.done()
     assert put.response().level is Level.ALL
     assert put.final_action() == []
+
+
+def test_owners_that_get_it_later_are_named_with_the_reason() -> None:
+    put = core(3, unreachable=(C,))
+    assert put.start() == [Send(B), Send(D, C)]
+    assert put.add_result(Send(B), Failed("its disk is full")) == [Send(E, B)]
+    put.add_result(Send(D, C), Stored())
+    put.add_result(Send(E, B), Stored())
+    assert put.response().missed == ((B, "its disk is full"), (C, AWAY))
+    put.add_result(Send(B), Stored())
+    assert put.response().missed == ((C, AWAY),)
 
 
 def test_w_of_one_is_reached_before_anything_is_sent() -> None:

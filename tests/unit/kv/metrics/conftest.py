@@ -10,7 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kv.cluster.link_config import ChannelStatus, LinkStatus, PeerStatus
 from kv.metrics import Metrics, NodeInfo
-from kv.metrics.from_leaderless import HintFigures, LeaderlessFigures
+from kv.metrics.from_leaderless import (
+    GossipFigures,
+    HintFigures,
+    LeaderlessFigures,
+    RepairFigures,
+)
 from kv.metrics.from_process import ProcessFigures
 from kv.metrics.from_store import ShardFigures
 from kv.watch.roster import HubStatistics
@@ -92,6 +97,16 @@ def metrics() -> Metrics:
         alarms={"damaged_record": 1},
         hints={"n2": HintFigures(5, 500, 6)},
         connected={"n2": True},
+        phi={"n2": 0.5},
+        gossip=GossipFigures(10, 2_000, 1.5),
+        repair=RepairFigures(2, 6, 4, 7, 8, 900, 1),
+        tombstones=11,
+        oldest_tombstone_s=12.5,
+        reaped=13,
+        sibling_refusals=14,
+        lacking=0.25,
+        foreign=15,
+        tails=1,
     )
     sources.process = lambda: ProcessFigures(cpu_s=1.5, resident_bytes=9, open_fds=3)
     sources.etcd_shard = lambda: 5

@@ -83,3 +83,12 @@ def test_bytes_that_are_no_query_are_refused(body: bytes) -> None:
 def test_an_answer_of_another_kind_is_refused() -> None:
     with pytest.raises(MalformedQueryError):
         decode_answer(CountQuery(b"", None), b"\xc0")
+
+
+def test_locks_of_the_whole_range_concern_a_part_of_it() -> None:
+    """A part begins at one key, and reads on from there."""
+    assert PartQuery(PAGE).reads() == (PAGE.start, PAGE.end)
+    assert CountQuery(b"b", b"d").reads() == (b"b", b"d")
+    assert CountQuery(b"b", b"d").scope() == (b"b", b"b\x00")
+    assert KeyQuery(b"k").reads() == KeyQuery(b"k").scope()
+    assert LeaseQuery(7, with_keys=True).reads() == (b"", None)

@@ -26,7 +26,7 @@ def pair(shards: ShardCluster) -> ShardCluster:
     shards.put(1, b"w")
     shards.split(1, b"m", 2)
     shards.until(lambda: bool(shards.leaders(2)))
-    assert isinstance(shards.do(2, UnderLease(0, Put(b"x", lease=7))), PutResult)
+    assert isinstance(shards.do(2, UnderLease(1, Put(b"x", lease=7))), PutResult)
     return shards
 
 
@@ -34,7 +34,7 @@ def test_an_end_is_driven_to_every_shard(pair: ShardCluster) -> None:
     assert pair.shard(pair.lead(1), 1).ended_elsewhere() is None
     pair.do(1, LeaseRevoke(7))
     end = pair.shard(pair.lead(1), 1).ended_elsewhere()
-    assert end == LeaseEnd((7,), 1)
+    assert end == LeaseEnd((7,), 2)
     assert read_all(pair.shard(pair.lead(2), 2)) == {b"w": b"", b"x": b""}
     assert pair.do(1, LeaseGrant(7, 60)).code == "lease_exists"
     for node in list(pair.ids):
@@ -50,7 +50,7 @@ def test_an_end_is_driven_to_every_shard(pair: ShardCluster) -> None:
     pair.settle(2)
     for node in pair.ids:
         assert read_all(pair.shard(node, 2)) == {b"w": b""}
-        assert pair.shard(node, 2).leases.epoch == 1
+        assert pair.shard(node, 2).leases.epoch == 2
 
 
 def test_a_write_under_a_lease_that_ended_meanwhile_is_refused(pair: ShardCluster) -> None:
@@ -61,9 +61,9 @@ def test_a_write_under_a_lease_that_ended_meanwhile_is_refused(pair: ShardCluste
     pair.do(1, LeaseRevoke(7))
     late = UnderLease(epoch, Put(b"z", lease=7))
     assert isinstance(pair.do(2, late), PutResult), "before the end came here"
-    assert pair.do(2, LeaseEnd((7,), 1)).keys == 3
+    assert pair.do(2, LeaseEnd((7,), 2)).keys == 3
     assert pair.do(2, late, Token(b"c", 1)).code == "lease_fenced"
-    assert pair.do(2, UnderLease(1, Put(b"z")), Token(b"c", 1)).revision > 0
+    assert pair.do(2, UnderLease(2, Put(b"z")), Token(b"c", 1)).revision > 0
     # Children of the fenced shard, and what it is merged into, are fenced alike.
     pair.split(2, b"t", 3)
     pair.until(lambda: bool(pair.leaders(3)))
@@ -95,3 +95,26 @@ def test_nothing_of_an_absorbed_shard_stays(pair: ShardCluster) -> None:
         for key, _ in pair.rows(node):
             of_group = key[0] in (*range(0x10, 0x16), 0x20, 0x26, 0x27)
             assert not (of_group and key[1:9] == (3).to_bytes(8, "big")), key
+
+
+def test_a_split_leaves_keys_with_their_leases_and_fences_who_looked_before(
+    shards: ShardCluster,
+) -> None:
+    """While the keyspace was one shard an end left no mark, so what was seen then says nothing."""
+    shards.do(1, LeaseGrant(7, 60))
+    shards.put(1, b"a", lease=7)
+    shards.put(1, b"x", lease=7)
+    seen = shards.shard(shards.lead(1), 1).leases.epoch
+    shards.split(1, b"m", 2)
+    shards.until(lambda: bool(shards.leaders(2)))
+    assert shards.do(2, UnderLease(seen, Put(b"y", lease=7))).code == "lease_fenced"
+    assert isinstance(shards.do(2, UnderLease(seen + 1, Put(b"y", lease=7))), PutResult)
+    shards.settle(2)
+    for node in shards.ids:
+        assert shards.shard(node, 1).lease_keys(7) == [b"a"]
+        assert shards.shard(node, 2).lease_keys(7) == [b"x", b"y"]
+    shards.do(1, LeaseRevoke(7))
+    end = shards.shard(shards.lead(1), 1).ended_elsewhere()
+    assert end is not None
+    assert shards.do(2, end).keys == 2
+    assert read_all(shards.shard(shards.lead(2), 2)) == {}

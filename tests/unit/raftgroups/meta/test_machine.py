@@ -6,6 +6,7 @@ import pytest
 
 from raftgroups.meta.commands import (
     AllocateIds,
+    CreateLeaderless,
     Ids,
     PutNode,
     RemoveNode,
@@ -14,6 +15,7 @@ from raftgroups.meta.commands import (
     encode,
 )
 from raftgroups.meta.machine import REMEMBERED_MAX, MetaMachine
+from raftgroups.meta.records import KeyspaceOptions, RingRecord, RingSeat
 from raftgroups.meta.view import MetaView
 from raftgroups.refusals import NewerCommandError
 from raftgroups.results import Failure, MetaAnswer, decode_result, encode_result
@@ -54,6 +56,10 @@ def test_what_was_committed_is_there_after_a_restart() -> None:
     bench.apply(encode(bootstrap(3)))
     bench.apply(encode(PutNode(node("d", 14))))
     bench.commit()
+    bench.apply(encode(CreateLeaderless("x", KeyspaceOptions(), (RingSeat("a", 16),))))
+    assert bench.open().view.ring is None
+    bench.commit()
+    assert bench.open().view.ring == RingRecord((RingSeat("a", 16),))
     bench.apply(encode(RemoveNode("d")))
     assert bench.open().view.nodes.keys() == {"a", "b", "c", "d"}
     bench.commit()

@@ -9,7 +9,9 @@ from raftgroups.meta.commands import (
     AllocateIds,
     AlterKeyspace,
     BeginOperation,
+    BootstrapLeaderless,
     CreateKeyspace,
+    CreateLeaderless,
     DropKeyspace,
     EndOperation,
     Ids,
@@ -29,6 +31,8 @@ from raftgroups.meta.records import (
     OperationRecord,
     Quotas,
     Regime,
+    RingRecord,
+    RingSeat,
     ShardState,
 )
 from raftgroups.meta.refusals import (
@@ -45,7 +49,7 @@ from raftgroups.meta.refusals import (
 )
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import MetaView
-from tests.unit.raftgroups.meta.conftest import after, bootstrap, new_shards, node
+from tests.unit.raftgroups.meta.conftest import FOUNDERS, after, bootstrap, new_shards, node
 
 SPLIT = OperationRecord(0, "split", "begin", shards=(2,), key=b"9")
 
@@ -146,6 +150,76 @@ def test_names_that_no_url_could_take(begun: MetaView, name: str) -> None:
 def test_options_that_cannot_be(begun: MetaView, options: KeyspaceOptions) -> None:
     with pytest.raises(InvalidKeyspaceError):
         execute(begun, CreateKeyspace("x", Regime.STRONG, options, new_shards(1)), 0)
+
+
+SEATS = tuple(RingSeat(name, 16) for name in "abc")
+
+
+def test_the_first_leaderless_keyspace_founds_the_ring_and_later_ones_go_by_theirs(
+    begun: MetaView,
+) -> None:
+    assert begun.ring is None
+    view = after(begun, CreateLeaderless("x", KeyspaceOptions(rule="lww"), SEATS))
+    assert view.ring == RingRecord(SEATS)
+    view = after(view, CreateLeaderless("y", KeyspaceOptions(), SEATS[:2]))
+    assert view.ring == RingRecord(SEATS)
+    assert [(each.name, each.ring) for each in view.leaderless] == [("x", SEATS), ("y", SEATS[:2])]
+    assert not view.shards_of(view.leaderless[0].keyspace)
+    view = after(view, DropKeyspace("x"), DropKeyspace("y"))
+    assert not view.leaderless
+    assert view.ring == RingRecord(SEATS)
+    assert view.next.keyspace == 4
+
+
+def test_a_cluster_can_begin_leaderless() -> None:
+    nodes = tuple(node(*each) for each in FOUNDERS)
+    command = BootstrapLeaderless(nodes, ("a", "b", "c"), KeyspaceOptions(), SEATS)
+    view = after(MetaView(), command)
+    assert view.keyspaces[1].regime is Regime.LEADERLESS
+    assert set(view.shards) == {0}
+    assert view.ring == RingRecord(SEATS)
+    again = after(view, command)
+    assert again is view
+    strong = after(view, CreateKeyspace("s", Regime.STRONG, KeyspaceOptions(), new_shards(2)))
+    assert [each.shard for each in strong.shards_of(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (KeyspaceOptions(read_quorum=4), "R is 4"),
+        (KeyspaceOptions(write_quorum=4), "W is 4"),
+        (KeyspaceOptions(rule="newest"), "give one of siblings"),
+        (KeyspaceOptions(siblings=0), "siblings is 0"),
+        (KeyspaceOptions(quotas=Quotas(keys=5)), "strong keyspaces"),
+        (KeyspaceOptions(shards_max=5), "strong keyspaces"),
+    ],
+)
+def test_options_that_a_leaderless_keyspace_cannot_have(
+    begun: MetaView, options: KeyspaceOptions, message: str
+) -> None:
+    with pytest.raises(InvalidKeyspaceError, match=message):
+        execute(begun, CreateLeaderless("x", options, SEATS), 0)
+
+
+def test_a_ring_needs_nodes_that_are_there(begun: MetaView) -> None:
+    with pytest.raises(InvalidKeyspaceError, match="no node"):
+        execute(begun, CreateLeaderless("x", KeyspaceOptions(), ()), 0)
+    with pytest.raises(UnknownNodeError):
+        execute(begun, CreateLeaderless("x", KeyspaceOptions(), (RingSeat("z", 1),)), 0)
+
+
+def test_what_a_leaderless_keyspace_holds_fixes_its_copies_and_its_rule(begun: MetaView) -> None:
+    first = KeyspaceOptions()
+    view = after(begun, CreateLeaderless("x", first, SEATS))
+    view = after(view, AlterKeyspace("x", first, KeyspaceOptions(rule="lww", read_quorum=1)))
+    now = KeyspaceOptions(rule="lww", read_quorum=1)
+    for options in (
+        KeyspaceOptions(rule="max", read_quorum=1),
+        KeyspaceOptions(rule="lww", read_quorum=1, replication=5),
+    ):
+        with pytest.raises(InvalidKeyspaceError):
+            execute(view, AlterKeyspace("x", now, options), 0)
 
 
 def test_ranges_with_a_gap_are_refused(begun: MetaView) -> None:
