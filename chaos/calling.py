@@ -35,6 +35,8 @@ AVOID_S: Final = 0.3
 """A client leaves a node alone for so long after a broken connection."""
 REFUSALS: Final = frozenset({429, 503, 507})
 """Statuses that any call may be refused with, surely undone."""
+NOT_KEPT: Final = (409, "answer_not_kept", "unknown")
+"""Of a transaction over several shards, whose coordinator lost sight of what it was told."""
 DEFECTS_KEPT: Final = 50
 
 
@@ -165,6 +167,8 @@ class Caller:
             return Told(Result.FAILED, door, asked, now, note, answer)
         if told["error"] in self.books.foreseen_errors and outcome == "none":
             return Told(Result.FAILED, door, asked, now, note)
+        if (answer.status, told["error"], outcome) == NOT_KEPT:
+            return Told(Result.UNKNOWN, door, asked, now, note)
         if answer.status not in (*REFUSALS, 504) or (answer.status == 504) != (outcome != "none"):
             self.books.defect(f"an answer that nobody foresaw at {door}: {note} ({outcome})")
         result = Result.FAILED if outcome == "none" else Result.UNKNOWN

@@ -55,7 +55,7 @@ class SimCommand:
         parser.add_argument(
             "--faults", default="all", metavar="LIST",
             help=f"comma-separated: {', '.join(sorted(MENU))}; or all, or none (all). Beside them "
-            f"{' and '.join(sorted(shards.FAULTS))}: then the groups are shards",
+            f"{', '.join(sorted(shards.FAULTS))}: then the groups are shards",
         )  # fmt: skip
         parser.add_argument(
             "--canary", metavar="NAME", choices=[*sorted(CANARIES), *sorted(LEADERLESS), "all"],

@@ -73,6 +73,7 @@ class ShardNode(SimNode):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.installed_level = self.level = FEATURE_LEVEL
+        self.removals_are_tidied_here = True
         self._forgetting: set[int] = set()
 
     def shard(self, group_id: int) -> SimShard | None:
@@ -139,7 +140,7 @@ class ShardNode(SimNode):
         """Forget what this node was removed from, and what nobody has any more."""
         assert self.host is not None
         for group_id, group in list(self.groups()):
-            if group.role is Role.REMOVED:
+            if group.role is Role.REMOVED and self.removals_are_tidied_here:
                 self.forget(group_id)
             elif group_id in self.cluster.gone and not self.host.awaited(group_id):
                 self.world.trace(f"{self.label} g{group_id} is over")

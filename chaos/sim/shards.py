@@ -1,6 +1,8 @@
 """Shards that split and merge, in the simulator, while all other faults strike.
 
-`januskv sim --faults all,splits,merges` comes here. Judged are: every key linearizable, every write
+`januskv sim --faults all,splits,merges` comes here; with `moves` replicas move meanwhile, as the
+production planner has it (chaos/sim/moves.py), in place of the faults that change members by
+themselves. Judged are: every key linearizable, every write
 once (its token is repeated across splits, merges and changes of leaders), nothing lost, the same
 results and states on all replicas, the shards of a keyspace without gap or overlap, cursors exact.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from chaos.checkers.linearizability import check_history
@@ -17,6 +20,7 @@ from chaos.checkers.violation import Violation
 from chaos.history import Kind, Operation
 from chaos.sim.bank import Bank
 from chaos.sim.faults import MENU, FaultInjector
+from chaos.sim.moves import MOVES, MovingCluster
 from chaos.sim.node import SimNode
 from chaos.sim.settings import SimConfig, draw
 from chaos.sim.shard_clients import KEYS, ShardWorkload
@@ -36,8 +40,12 @@ SPLITS: Final = "splits"
 MERGES: Final = "merges"
 BANK: Final = "bank"
 """No fault: tellers move money between shards meanwhile (bank.py)."""
-FAULTS: Final = frozenset({SPLITS, MERGES, BANK})
+FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK})
+CHANGE_MEMBERS: Final = frozenset({"membership", "newdisk"})
 SETTLE_S: Final = 10.0
+SETTLE_MOVES_S: Final = 40.0
+"""With moves, which are taken one after the other."""
+FINAL_READS_S: Final = 4.0
 PLAN_S: Final = 0.1
 
 
@@ -178,12 +186,15 @@ class Planner:
 class ShardInjector(FaultInjector):
     def __init__(self, *args: Any, planner: Planner) -> None:
         super().__init__(*args)
+        cluster = self.cluster
         self.menu = {
             **MENU,
             SPLITS: lambda _: planner.split(),
             MERGES: lambda _: planner.merge(),
             BANK: lambda _: None,
         }
+        if isinstance(cluster, MovingCluster):
+            self.menu[MOVES] = lambda _: cluster.map.operate()
 
 
 class ShardSimulation(Simulation):
@@ -194,6 +205,7 @@ class ShardSimulation(Simulation):
         super().__init__(cluster)
         drawn = cluster.drawn
         self.workload = ShardWorkload(cluster)
+        self.map = cluster.map if isinstance(cluster, MovingCluster) else None
         self.bank = Bank(cluster) if BANK in cluster.config.faults else None
         if self.bank is not None:
             self.bank.start()
@@ -204,10 +216,12 @@ class ShardSimulation(Simulation):
 
     def _await_recovery(self) -> None:
         world = self.world
-        until = world.now + SETTLE_S
+        until = world.now + (SETTLE_S if self.map is None else SETTLE_MOVES_S)
         why: str | None = "it was not looked at"
         while world.now < until and not world.stop_reason:
             self.planner.settle()
+            if self.map is not None:
+                self.map.settle()
             self.cluster.admin.repair()
             world.run(world.now + POLL_S)
             why = self._unsettled()
@@ -215,8 +229,9 @@ class ShardSimulation(Simulation):
                 self.result.recovered_s = world.now - self.config.calm_at
                 return
         if not world.stop_reason:
+            passed_s = world.now - self.config.calm_at
             self.result.stuck.append(
-                Violation("liveness", f"not at rest {SETTLE_S:g} s after the last fault: {why}")
+                Violation("liveness", f"not at rest {passed_s:.0f} s after the last fault: {why}")
             )
 
     def _unsettled(self) -> str | None:
@@ -238,7 +253,7 @@ class ShardSimulation(Simulation):
                 strange = node.label not in cluster.members(group_id) or group_id in cluster.gone
                 if strange and not found.replica.waiting:
                     return f"{node.label} still has group {group_id}"
-        return self.planner.busy()
+        return self.planner.busy() or (None if self.map is None else self.map.busy())
 
     # --- the verdict ---------------------------------------------------------------------------
 
@@ -287,7 +302,7 @@ class ShardSimulation(Simulation):
             for node in self.cluster.shard_nodes:
                 if node.label in members:
                     reads += self._read_keys(node, group)
-        self.world.run(self.config.seconds)
+        self.world.run(max(self.config.seconds, self.world.now + FINAL_READS_S))
         waiting = sorted(f"{op.key} on {op.node}" for op in reads if op.completed is None)
         if waiting and not self.world.stop_reason:
             what = Violation("liveness", "final reads are not answered", tuple(waiting[:5]))
@@ -343,6 +358,9 @@ def _digest(shard: Any) -> ShardDigest:
 def run_shard_seed(
     config: SimConfig, *, memory: int = 60, sink: Callable[[str], None] | None = None
 ) -> SeedResult:
+    moving = MOVES in config.faults
+    if moving:
+        config = replace(config, faults=config.faults - CHANGE_MEMBERS)
     drawn = draw(config, World(config.seed).rng("settings"))
     drawn.born_in_storm = False
     rest = sum(weight for name, weight in drawn.weights.items() if name not in FAULTS)
@@ -350,7 +368,8 @@ def run_shard_seed(
     for name in config.faults & (FAULTS - {BANK}):  # as often as all others together, or nearly
         drawn.weights[name] = max(1.0, rest / len(FAULTS))
     drawn.fault_every_s /= 2
-    cluster = ShardCluster(config, drawn, memory=memory, sink=sink)
+    make = MovingCluster if moving else ShardCluster
+    cluster = make(config, drawn, memory=memory, sink=sink)
     return ShardSimulation(cluster).run()
 
 

@@ -122,8 +122,9 @@ class Coordinator:
         self.under_way += 1
         deadline_s = self._deadline(wish)
         simple = not (must_cover or quorum.owners)
-        if simple and self._parts.rng.random() >= self._parts.settings.read_all_share:
-            self._together.add(SimpleRead(space, key, quorum, place, deadline_s, done))
+        if simple:
+            of_all = self._parts.rng.random() < self._parts.settings.read_all_share
+            self._together.add(SimpleRead(space, key, quorum, place, deadline_s, done, of_all))
             return
         GetOperation(
             self._parts,
@@ -135,7 +136,6 @@ class Coordinator:
             done,
             self._over,
             must_cover=must_cover,
-            of_all=simple,
         ).start()
 
     def _read_anew(self, read: SimpleRead, done: Done[GetResult], of_all: bool) -> None:

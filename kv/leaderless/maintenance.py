@@ -41,6 +41,7 @@ from kv.leaderless.roots import Roots
 from kv.leaderless.upkeep import ClearOverflow, DropForeign, MoveHint
 from raftgroups.transport import NodeId
 from storage.buckets import BUCKETS, DIGEST_BYTES, bucket_of
+from storage.engine import Reader
 from storage.errors import CorruptRecordError
 from storage.hints import Hint, key_has_hints
 from storage.objects import bucket_keys, read_digest, scan_leaves
@@ -51,6 +52,7 @@ JOBS_MAX: Final = 64
 MEND_S: Final = 600.0
 """How long one waits for a peer that mends itself; then it is asked again."""
 PAGE: Final = 256
+GIVEN_MAX: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,9 @@ class Maintenance:
         self._repair_at_s = 0.0
         self._tidy = False
         """Whether the last look found no foreign copy, and none can have come since."""
+        self._given: dict[tuple[int, bytes], int] = {}
+        """Digests of foreign copies that all holders of this ring were given, and that stay until
+        their hints are delivered."""
         self._leaving = self.left = False
         self.repairs = 0
         """With everybody, that came to their end or were broken off."""
@@ -146,6 +151,7 @@ class Maintenance:
         for roots in self.roots.values():
             roots.load()
         self.reaper.view_changed()
+        self._given.clear()
         self._tidy = False
 
     def _leaves_changed(self, changes: list[LeafChange]) -> None:
@@ -454,9 +460,7 @@ class Maintenance:
         for key in bucket_keys(reader, keyspace, bucket, limit=PAGE).items:
             try:
                 digest = read_digest(reader, keyspace, key)
-                if digest is not None and key_has_hints(reader, keyspace, key):
-                    # It goes with its last hint. Until then its holders, who know more, would be
-                    # sent it again with each look.
+                if digest is not None and self._waits(reader, keyspace, key, digest):
                     waiting += 1
                     continue
             except CorruptRecordError:
@@ -473,8 +477,25 @@ class Maintenance:
         for key, digest in keys:
             if all([await self._give(peer, keyspace, key) for peer in lacking[key]]):
                 self._drop_foreign(keyspace, bucket, key, digest)
+                self._note_given(keyspace, key, digest)
         await self._procedures.pause(self._settings.exchange.pause_s)
         return waiting + len(keys)
+
+    def _waits(self, reader: Reader, keyspace: int, key: bytes, digest: int) -> bool:
+        """Whether all holders were given it, and it stays only until its last hint is delivered:
+        they know more by now, and would be sent it again with each look."""
+        if self._given.get((keyspace, key)) != digest:
+            return False
+        if key_has_hints(reader, keyspace, key):
+            return True
+        del self._given[keyspace, key]
+        return False
+
+    def _note_given(self, keyspace: int, key: bytes, digest: int) -> None:
+        if len(self._given) >= GIVEN_MAX:
+            self._given.clear()
+        if key_has_hints(self._parts.replica.reader(), keyspace, key):
+            self._given[keyspace, key] = digest
 
     async def _ask_holder(
         self,

@@ -114,6 +114,8 @@ class Messenger:
         self._outbox: dict[NodeId, list[Message]] = {}
         self._serving: dict[NodeId, int] = {}
         self._flush_scheduled = False
+        self._held = False
+        """Somebody asks many questions in a row and will `release` them."""
         self._sweeper: Timer | None = None
         self._stopped = False
         self.sent_messages = 0
@@ -147,12 +149,26 @@ class Messenger:
 
     def _queue(self, peer: NodeId, message: Message) -> None:
         self._outbox.setdefault(peer, []).append(message)
-        if not self._flush_scheduled:
+        if not (self._flush_scheduled or self._held):
             self._flush_scheduled = True
             self._scheduler.call_soon(self._flush)
 
+    def hold(self) -> None:
+        """Until `release`, in the same call of the loop."""
+        self._held = True
+
+    def release(self) -> None:
+        """What was asked since leaves at once instead of with the next pass. What the link does
+        not take is answered inside this call."""
+        self._held = False
+        if self._outbox and not self._flush_scheduled:
+            self._send_all()
+
     def _flush(self) -> None:
         self._flush_scheduled = False
+        self._send_all()
+
+    def _send_all(self) -> None:
         outbox, self._outbox = self._outbox, {}
         for peer, messages in outbox.items():
             for frame, part in encode_frames(self._ring(), messages):
@@ -219,14 +235,18 @@ class Messenger:
             self._said.warn(f"peer {peer}", "malformed_replica_frame", str(error))
             return
         same_ring = ring == self._ring()
-        for message in messages:
-            if isinstance(message, Reply):
-                self._replied(peer, message)
-            elif same_ring:
-                self._take(peer, message)
-            else:
-                self.foreign_rings += 1
-                self._queue(peer, Reply(message.number, Status.OTHER_RING, b""))
+        self.hold()
+        try:
+            for message in messages:
+                if isinstance(message, Reply):
+                    self._replied(peer, message)
+                elif same_ring:
+                    self._take(peer, message)
+                else:
+                    self.foreign_rings += 1
+                    self._queue(peer, Reply(message.number, Status.OTHER_RING, b""))
+        finally:
+            self.release()
         if not same_ring:
             self._other_ring(peer)
 

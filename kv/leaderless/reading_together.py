@@ -9,7 +9,11 @@ or to decode, and this is all that happens. Whatever else is found, or a hedge i
 handed to a GetOperation that knows nothing of this one's answers: a read has no effect, and nothing
 that was learned here is sent on to anybody (so the ledger of reap.py need not know of it).
 
-Invariant: each read is answered once, here or by the operation it was handed to.
+Some reads ask all owners, so that repair sees those that R leaves out: they are answered with the
+first R, and one that then holds something else has the read begun anew, for its repair alone.
+
+Invariants: each read is answered once, here or by the operation it was handed to; `over` is told of
+it once, when nothing is waited for here, unless it was handed over.
 """
 
 from __future__ import annotations
@@ -49,14 +53,18 @@ class SimpleRead:
     """One read. `left`: how many have not answered yet; 0 once it is over here."""
 
     __slots__ = (
+        "answered",
         "deadline_s",
         "done",
         "found",
+        "heard",
         "hedged",
         "key",
         "keyspace",
         "left",
+        "needed",
         "nodes",
+        "of_all",
         "place",
         "quorum",
     )
@@ -69,7 +77,12 @@ class SimpleRead:
         place: Place,
         deadline_s: float,
         done: Done[GetResult],
+        of_all: bool,
     ) -> None:
+        self.of_all = of_all
+        self.answered = False
+        self.needed = quorum.nodes
+        """So many answers more, and it is answered."""
         self.keyspace = keyspace
         self.key = key
         self.quorum = quorum
@@ -77,6 +90,8 @@ class SimpleRead:
         self.deadline_s = deadline_s
         self.done = done
         self.nodes: tuple[NodeId, ...] = ()
+        self.heard: tuple[NodeId, ...] = ()
+        """Who has answered, in this order."""
         self.found: object = _NOBODY
         self.left = 0
         self.hedged = False
@@ -122,12 +137,12 @@ class ReadingTogether:
         chosen: dict[tuple[int, int], tuple[NodeId, ...]] = {}
         outbox: dict[tuple[NodeId, int], list[SimpleRead]] = {}
         for read in reads:
-            count = read.quorum.nodes
+            count = len(read.place.owners) if read.of_all else read.needed
             choice = id(read.place), count  # a view gives the same place again
             nodes = chosen.get(choice)
             if nodes is None:
                 nodes = chosen[choice] = self._choose(read.place, count)
-            if len(nodes) < count:
+            if len(nodes) < read.needed:
                 self._hand_over(read, False)
                 continue
             read.nodes = nodes
@@ -143,9 +158,11 @@ class ReadingTogether:
             if nodes[0] == parts.node:
                 self._read_here(read)
         batch = _Batch(reads)
+        parts.messenger.hold()
         for (node, number), asked in outbox.items():
             for at in range(0, len(asked), READS_MAX):
                 self._ask(batch, node, number, asked[at : at + READS_MAX])
+        parts.messenger.release()
         if batch.under_way:
             hedge_s = parts.settings.hedge_s
             batch.timer = parts.scheduler.call_later(hedge_s, self._hedge, batch)
@@ -164,7 +181,7 @@ class ReadingTogether:
         if parts.may_read(number, read.key):
             answer = parts.replica.read_encoded(number, read.key)
             if not isinstance(answer, Failed):
-                self._answer_of(read, answer)
+                self._answer_of(read, parts.node, answer)
                 return
         self._hand_over(read, False)
 
@@ -179,23 +196,23 @@ class ReadingTogether:
                 min(
                     parts.clock.monotonic() + parts.settings.replica_timeout_s, asked[0].deadline_s
                 ),
-                partial(self._told, batch, asked),
+                partial(self._told, batch, node, asked),
             )
 
     # --- answers --------------------------------------------------------------------------
 
-    def _told(self, batch: _Batch, reads: list[SimpleRead], outcome: Outcome) -> None:
+    def _told(self, batch: _Batch, node: NodeId, reads: list[SimpleRead], outcome: Outcome) -> None:
         batch.under_way -= 1
         if not batch.under_way and batch.timer is not None:
             batch.timer.cancel()
             batch.timer = None
         for read, answer in zip(reads, _answers(outcome, len(reads)), strict=True):
             if isinstance(answer, tuple):
-                self._hand_over(read, False)
+                self._failed(read)
             else:
-                self._answer_of(read, answer)
+                self._answer_of(read, node, answer)
 
-    def _answer_of(self, read: SimpleRead, encoded: bytes | None) -> None:
+    def _answer_of(self, read: SimpleRead, node: NodeId, encoded: bytes | None) -> None:
         if not read.left:
             return  # handed over
         if read.found is _NOBODY:
@@ -203,17 +220,22 @@ class ReadingTogether:
         elif read.found != encoded:
             self._hand_over(read, False)
             return
+        read.heard += (node,)
+        read.needed -= 1
+        if not (read.needed or read.hedged):
+            try:
+                result = _result(read, encoded)
+            except MalformedSetError:
+                self._hand_over(read, False)
+                return
+            read.answered = True
+            read.done(result)
+        self._answer_came(read)
+
+    def _answer_came(self, read: SimpleRead) -> None:
         read.left -= 1
-        if read.left or read.hedged:
-            return
-        try:
-            result = _result(read, encoded)
-        except MalformedSetError:
-            read.left = 1
-            self._hand_over(read, False)
-            return
-        read.done(result)
-        self._over()
+        if not (read.left or read.hedged):
+            self._over()
 
     # --- what is not simple ---------------------------------------------------------------
 
@@ -226,12 +248,18 @@ class ReadingTogether:
             self._slow(read, partial(self._hedged, read), True)
         elif read.left or not read.nodes:
             read.left = 0
-            self._slow(read, read.done, False)
+            self._slow(read, _nobody if read.answered else read.done, read.of_all)
+
+    def _failed(self, read: SimpleRead) -> None:
+        if read.answered and read.left:
+            self._answer_came(read)  # one more than was needed
+        else:
+            self._hand_over(read, False)
 
     def _hedge(self, batch: _Batch) -> None:
         batch.timer = None
         for read in batch.reads:
-            if read.left and not read.hedged and self.budget.take():
+            if read.left and not (read.answered or read.hedged) and self.budget.take():
                 self._parts.counts["hedged"] += 1
                 self._hand_over(read, True)
 
@@ -242,8 +270,12 @@ class ReadingTogether:
         read.done(answer)
 
 
+def _nobody(answer: GetResult | JanusError) -> None:
+    """It was answered already."""
+
+
 def _result(read: SimpleRead, encoded: bytes | None) -> GetResult:
-    nodes = read.nodes
+    nodes = read.heard
     level = level_met(read.quorum.n, len(nodes))
     if encoded is None:
         return GetResult(SiblingSet(), nodes, (), level)

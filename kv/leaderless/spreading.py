@@ -60,6 +60,7 @@ class Spreader:
         if not self._outbox:
             return
         outbox, self._outbox = self._outbox, {}
+        self._messenger.hold()
         for (node, keyspace), spreads in outbox.items():
             part: list[Spread] = []
             size_bytes = 0
@@ -71,6 +72,7 @@ class Spreader:
                     part, size_bytes = [], 0
             if part:
                 self._send(node, keyspace, part)
+        self._messenger.release()
 
     def _send(self, node: NodeId, keyspace: int, spreads: list[Spread]) -> None:
         message = Copies(

@@ -1,5 +1,5 @@
 """The slice of the simulation of splits and merges; the whole is
-`januskv sim --faults all,splits,merges`."""
+`januskv sim --faults all,splits,merges`, and with `moves`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 
 from chaos.sim.faults import MENU
 from chaos.sim.settings import SimConfig
-from chaos.sim.shards import FAULTS, play_seed
+from chaos.sim.shards import MERGES, MOVES, SPLITS, play_seed
 
 pytestmark = pytest.mark.sim
+SHARDS = frozenset({SPLITS, MERGES})
 
 
 def test_all_faults(rounds: int) -> None:
     done: dict[str, int] = {}
     for seed in range(6 * rounds):
-        result = play_seed(SimConfig(seed=seed, seconds=26.0, faults=frozenset(MENU) | FAULTS))
+        result = play_seed(SimConfig(seed=seed, seconds=26.0, faults=frozenset(MENU) | SHARDS))
         assert result.ok, "\n".join(
             [*map(str, result.violations), *map(str, result.stuck), *result.recent[-30:]]
         )
@@ -24,6 +25,13 @@ def test_all_faults(rounds: int) -> None:
     assert min(done["split"], done["merge"], done["cursor in a new segment"]) > 0
 
 
+def test_replicas_move_while_their_shards_split_and_merge() -> None:
+    """By the production planner, under all faults."""
+    result = play_seed(SimConfig(seed=19, seconds=26.0, faults=frozenset(MENU) | SHARDS | {MOVES}))
+    assert result.ok, [str(each) for each in (*result.violations, *result.stuck)]
+    assert min(result.changes[name] for name in ("split", "merge", "move", "step promote")) > 0
+
+
 def test_the_same_seed_is_the_same_run() -> None:
-    config = SimConfig(seed=3, seconds=20.0, faults=frozenset({"crash", "partition"}) | FAULTS)
+    config = SimConfig(seed=3, seconds=20.0, faults=frozenset({"crash", "partition"}) | SHARDS)
     assert play_seed(config).trace_hash == play_seed(config).trace_hash
