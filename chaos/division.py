@@ -209,7 +209,11 @@ async def move(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
             filled_s = CLOCK.monotonic() - began
             (guest,) = servers.guests
             servers.start(guest)
-            await _until(operator, NODES, lambda told: len(told["nodes"]) == 4)
+            await _until(
+                operator,
+                NODES,
+                lambda told: [node["state"] for node in told["nodes"]] == ["active"] * 4,
+            )
             await _until(operator, MOVES, lambda told: told["settled"])
             (shard,) = (await operator.admin("GET", SHARDS))["shards"]
             nodes = (await operator.admin("GET", NODES))["nodes"]
@@ -218,14 +222,14 @@ async def move(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
             began = CLOCK.monotonic()
             path, wanted = f"{SHARDS}/{shard['shard']}/move", {"source": source, "target": target}
             await operator.admin("POST", path, wanted)
-            await _until(
-                operator,
-                SHARDS,
-                lambda told: (
-                    target in told["shards"][0]["replicas"]
-                    and source not in told["shards"][0]["replicas"]
-                ),
-            )
+            streamed = 0
+
+            def is_there(told: dict[str, Any]) -> bool:
+                nonlocal streamed
+                streamed = max([streamed, *(each["bytes"] for each in told["moves"])])
+                return bool(told["settled"] and streamed)
+
+            await _until(operator, MOVES, is_there)
             moved_s = CLOCK.monotonic() - began
     megabytes = args.keys * VALUE_BYTES / 1e6
     return {
@@ -233,6 +237,7 @@ async def move(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "filled_s": round(filled_s, 1),
         "moved_s": round(moved_s, 2),
         "megabytes_a_second": round(megabytes / moved_s, 1),
+        "streamed_megabytes_a_second": round(streamed / 1e6 / moved_s, 1),
         "held": megabytes / moved_s >= MOVE_MB_S,
     }
 

@@ -65,6 +65,9 @@ Handler = Callable[[NodeId, int, Any], None]
 
 APPLY_ENTRIES: Final = 512
 APPLY_BYTES: Final = 4 * 1024 * 1024
+RUSH_S: Final = 0.3
+RUSH_BEAT_S: Final = 0.01
+"""A leader from birth sends heartbeats so often, for so long at most, until a majority answers."""
 
 
 class Replica:
@@ -86,6 +89,8 @@ class Replica:
         self._divided = False
         """Groups began or ended with what was applied: it must go with this turn's batch."""
         self._birthright = False
+        self._rush_until = 0.0
+        """This group was born a moment ago, and its leader is not heard by a majority yet."""
         self._owner = owner
         self._ack_next: int | None = None
         self._quiet = False
@@ -342,8 +347,21 @@ class Replica:
             idle = self.raft.leader is None and not self.raft.leads
             if self.raft.term == BIRTH_TERM and idle and self.may_campaign():
                 self.raft.lead_from_birth()
+                self._rush_until = self.now() + RUSH_S
         self._commit_floor = self.raft.commit_index
         self.raft.tick()
+        if self._rush_until:
+            self._rush()
+
+    def _rush(self) -> None:
+        """What the others were sent before they had made their replicas was dropped; a heartbeat
+        later would be a long time for the keys of a shard that was split."""
+        now = self.now()
+        if now >= self._rush_until or not self.raft.leads or self.own_term_committed():
+            self._rush_until = 0.0
+        else:
+            soon = now + RUSH_BEAT_S
+            self.raft.heartbeat_deadline = min(self.raft.heartbeat_deadline, soon)
 
     def stand_down(self) -> None:
         """Our disk stood still: somebody else should lead."""
@@ -484,6 +502,9 @@ class Replica:
         if change is None:
             return
         self._divided = True
+        if change.born and self.raft.leads:  # the others may apply it as soon as they know
+            self.raft.heartbeat_deadline = self.now() - 1.0
+            self.services.wake(self.group_id)
         config = self.journal.config_at(index)[1]
         founders = [node for node in config.voters if origin.startswith(f"{node}/")]
         for group in change.born:

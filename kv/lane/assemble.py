@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp.http import SERVER_SOFTWARE
@@ -16,8 +17,8 @@ from kv.etcd.gateway import Gateway
 from kv.etcd.hot import HotCall
 from kv.etcd.http import Heads as EtcdHeads
 from kv.lane.answers import Answers
-from kv.lane.heads import Heads, ParserLimits
-from kv.lane.keys import KeyCall, KeyCalls, KeyspaceKeyCalls, ParseOptions, parse_options
+from kv.lane.heads import Heads, KeysOf, ParserLimits
+from kv.lane.keys import KeyCall, KeyCalls, ParseOptions, calls_of_keyspace, parse_options
 from kv.lane.lane import Lane, LaneLimits
 from kv.lane.leaderless_keys import LeaderlessKeyCalls
 from kv.lane.leaderless_keys import parse_options as parse_leaderless_options
@@ -49,7 +50,7 @@ def make_lane(
         etcd_headers=(etcd_heads.headers_of(200), etcd_heads.headers_of(400)),
         keys=KeyCalls(api.strong, api.shard).by_method,
         parse=parse_options,
-        keys_of=lambda name: KeyspaceKeyCalls(api, name).by_method,
+        keys_of=partial(calls_of_keyspace, api),
     )
 
 
@@ -89,7 +90,7 @@ def _make_lane(
     etcd_headers: tuple[Mapping[str, str], Mapping[str, str]],
     keys: Mapping[str, KeyCall],
     parse: ParseOptions,
-    keys_of: Callable[[str], Mapping[str, KeyCall]] | None = None,
+    keys_of: KeysOf | None = None,
 ) -> Lane:
     sample = server()
     good, bad = etcd_headers

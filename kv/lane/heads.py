@@ -74,6 +74,10 @@ WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
 """Calls of the gateway that surely write: several of one connection may be under way."""
 
 
+KeysOf = Callable[[str, Callable[[], None]], Mapping[str, KeyCall] | None]
+"""(name, what to call when it is not that keyspace any more)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     length: int
@@ -109,11 +113,11 @@ class Heads:
         etcd_body_max_bytes: int,
         keys: Mapping[str, KeyCall],
         parse: ParseOptions = parse_options,
-        keys_of: Callable[[str], Mapping[str, KeyCall]] | None = None,
+        keys_of: KeysOf | None = None,
         key_body_max_bytes: int,
         endpoint: Callable[[str, str], Endpoint],
     ) -> None:
-        """`keys_of`: the calls of a keyspace that a query names; None: aiohttp's lane has them."""
+        """`keys_of`: the calls of a keyspace that a query names, or None: they are aiohttp's."""
         self._loop = loop
         self._access = access
         self._keys_of = keys_of
@@ -214,7 +218,10 @@ class Heads:
         calls = self._keys
         if query:
             assert self._keys_of is not None
-            calls = self._keys_of(query.removeprefix(KEYSPACE).decode())
+            found = self._keys_of(query.removeprefix(KEYSPACE).decode(), self.known.clear)
+            if found is None:
+                return None
+            calls = found
         call = calls[method]
         return Head(length, method == GET, endpoint, endpoint.at(MET), None, call, options)
 

@@ -119,6 +119,8 @@ class Keyspace:
         self._first: StrongShard | None = None
         """Of those here, for what is asked with every answer."""
         self._stopped = False
+        self._lost: dict[Later, None] = {}
+        """Refused by a shard that does not hold their keys any more, and waiting for news."""
         self._lease_ends = LeaseEnds(self, tasks)
         self.crossings: Final = Crossings(self, clock, scheduler)
         meta.map.on_change(self._remap)
@@ -133,6 +135,7 @@ class Keyspace:
         nodes = max(1, len(view.nodes))
         self._allowance.set_rate(self._quotas.operations_a_second / nodes)
         self._rebind()
+        self._wake_lost()
 
     def served(self, shard: StrongShard) -> None:
         group = shard.group.group_id
@@ -145,6 +148,7 @@ class Keyspace:
         for watches, encoding in self._watches:
             watches.attach(group, partial(shard.watches, encoding))
         self._rebind()
+        self._wake_lost()
 
     def left(self, shard: StrongShard) -> None:
         self._local.pop(shard.group.group_id, None)
@@ -371,9 +375,11 @@ class Keyspace:
         if self._stopped:
             self.soon(operation.give_up, StoppingError(f"this node is stopping: {operation.why}"))
         elif look:
+            self._lost[operation] = None
             try:
                 self._tasks.spawn(self._look_and_start(delay_s, operation), "routing anew")
             except TasksClosedError as error:
+                del self._lost[operation]
                 self.soon(operation.give_up, StoppingError(str(error)))
         else:
             self._scheduler.call_later(delay_s, operation.start)
@@ -383,7 +389,15 @@ class Keyspace:
         await self._meta.refresh()
         if self._meta.map.view.version == version:
             await asyncio.sleep(delay_s)
-        operation.start()
+        if operation in self._lost:
+            del self._lost[operation]
+            operation.start()
+
+    def _wake_lost(self) -> None:
+        """A shard came, or a newer map: whoever did not find its keys looks at once."""
+        lost, self._lost = self._lost, {}
+        for operation in lost:
+            self._scheduler.call_soon(operation.start)
 
     def answered(self, operation: Routed, answer: object) -> None:
         try:
