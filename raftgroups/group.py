@@ -9,6 +9,7 @@ that waits as ONE entry, send, answer reads. Invariant: what is Refused was neve
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +26,8 @@ from raftgroups.seams import CANDIDATE
 from raftgroups.services import Services
 from raftgroups.status import GroupStatus, LogRecord, PeerStatus, Role
 from raftgroups.transport import NodeId
+
+_logger = logging.getLogger(__name__)
 
 
 class Group:
@@ -49,19 +52,18 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        proposals = self._proposals
-        if proposals.full(payload) and self.replica.raft.leads:
-            reason = f"{len(proposals)} operations wait already; slow down"
-            self._services.answer(partial(done, Refused(reason, busy=True)))
-            return
+        services = self._services
         why_not = self._why_not(payload)
         if why_not is not None:
-            self._services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
+            services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
             return
-        deadline = self.replica.now() + self._services.config.propose_timeout_s
-        if not proposals.queued:
-            self._services.wake(self.group_id)  # else it is awake for those before
-        proposals.queue(payload, done, deadline)
+        deadline = services.clock.monotonic() + services.config.propose_timeout_s
+        queued = self._proposals.queue(payload, done, deadline)
+        if queued == 1:
+            services.wake(self.group_id)  # else it is awake for those before
+        elif not queued:
+            reason = f"{len(self._proposals)} operations wait already; slow down"
+            services.answer(partial(done, Refused(reason, busy=True)))
 
     def _why_not(self, payload: bytes) -> str | None:
         if self._stopped:
@@ -235,10 +237,9 @@ class Group:
     def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None:
         if origin != self._services.origin:
             return
-        for seq, result in enumerate(results, first_seq):
-            done = self._proposals.applied(seq)
-            if done is not None:
-                self._services.answer(partial(done, Applied(index, result)))
+        told = self._proposals.applied(first_seq, results)
+        if told:
+            self._services.answer(partial(_tell, index, told))
 
     def leadership_won(self) -> None:
         self._services.wake(self.group_id)
@@ -391,3 +392,13 @@ class Group:
             )
             for peer, progress in replica.replication.progress.items()
         }
+
+
+def _tell(index: int, told: list[tuple[Done, object]]) -> None:
+    """Everybody who waited for an operation of one entry."""
+    for done, result in told:
+        try:
+            done(Applied(index, result))
+        except Exception:
+            # A defect of whoever asked must not take the answers of all others with it.
+            _logger.exception("a done callback raised; its defect, the node goes on")

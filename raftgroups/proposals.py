@@ -11,18 +11,15 @@ sequence number that travels in the entry together with the node and boot that p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from raftgroups.outcomes import ProposeResult
 
 Done = Callable[[ProposeResult], None]
 
 
-class _Waiting(NamedTuple):
-    payload: bytes
-    done: Done
-    deadline: float
+_Waiting = tuple[bytes, Done, float]
+"""(payload, done, deadline)"""
 
 
 class Proposals:
@@ -43,39 +40,44 @@ class Proposals:
     def queued(self) -> int:
         return len(self._queue)
 
-    def full(self, payload: bytes) -> bool:
-        return (
-            len(self) >= self._max_operations or self._queue_bytes + len(payload) > self._max_bytes
-        )
-
-    def queue(self, payload: bytes, done: Done, deadline: float) -> None:
-        self._queue.append(_Waiting(payload, done, deadline))
-        self._queue_bytes += len(payload)
+    def queue(self, payload: bytes, done: Done, deadline: float) -> int:
+        """Returns how many are queued now; 0 if there is no room for it."""
+        queue, size = self._queue, self._queue_bytes + len(payload)
+        count = len(queue) + 1
+        if count + len(self._appended) > self._max_operations or size > self._max_bytes:
+            return 0
+        queue.append((payload, done, deadline))
+        self._queue_bytes = size
+        return count
 
     def take(self, max_bytes: int) -> tuple[int, list[bytes]]:
         """The operations of one entry, at least one, now counted as appended; and the first one's
         number."""
-        first = self._next_seq
-        payloads: list[bytes] = []
-        size = 0
-        while self._queue:
-            waiting = self._queue[0]
-            size += len(waiting.payload)
-            if payloads and size > max_bytes:
-                break
-            self._queue.popleft()
-            self._queue_bytes -= len(waiting.payload)
-            payloads.append(waiting.payload)
-            self._appended[self._next_seq] = (waiting.done, waiting.deadline)
-            self._next_seq += 1
+        first, queue = self._next_seq, self._queue
+        count, size = len(queue), self._queue_bytes
+        if size > max_bytes:
+            count = size = 0
+            for waiting in queue:
+                larger = size + len(waiting[0])
+                if count and larger > max_bytes:
+                    break
+                count, size = count + 1, larger
+        taken = [queue.popleft() for _ in range(count)]
+        self._queue_bytes -= size
+        self._next_seq = first + count
+        payloads = [payload for payload, _, _ in taken]
+        waiting_for = [(done, deadline) for _, done, deadline in taken]
+        self._appended.update(zip(range(first, first + count), waiting_for, strict=True))
         return first, payloads
 
-    def applied(self, seq: int) -> Done | None:
-        waiting = self._appended.pop(seq, None)
-        return None if waiting is None else waiting[0]
+    def applied(self, first: int, results: Sequence[object]) -> list[tuple[Done, object]]:
+        """Operations from this number on were applied, with these results: whom to tell."""
+        pop = self._appended.pop
+        found = [(pop(seq, None), result) for seq, result in enumerate(results, first)]
+        return [(waiting[0], result) for waiting, result in found if waiting is not None]
 
     def drop_queued(self) -> list[Done]:
-        dropped = [waiting.done for waiting in self._queue]
+        dropped = [done for _, done, _ in self._queue]
         self._queue.clear()
         self._queue_bytes = 0
         return dropped
@@ -89,7 +91,7 @@ class Proposals:
         """When the oldest operation will have waited too long; infinity if none waits."""
         if self._appended:
             return next(iter(self._appended.values()))[1]
-        return self._queue[0].deadline if self._queue else float("inf")
+        return self._queue[0][2] if self._queue else float("inf")
 
     def expire(self, now: float) -> tuple[list[Done], list[Done]]:
         """(queued, appended) operations that have waited too long."""
@@ -102,8 +104,8 @@ class Proposals:
             del self._appended[seq]
             appended.append(done)
         queued: list[Done] = []
-        while self._queue and self._queue[0].deadline <= now:
-            waiting = self._queue.popleft()
-            self._queue_bytes -= len(waiting.payload)
-            queued.append(waiting.done)
+        while self._queue and self._queue[0][2] <= now:
+            payload, done, _ = self._queue.popleft()
+            self._queue_bytes -= len(payload)
+            queued.append(done)
         return queued, appended

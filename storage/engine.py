@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from itertools import repeat
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -84,8 +85,10 @@ class Batch:
 
     def put_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
-        self.operations += [(_PUT, key, value) for key, value in rows]
-        self.size_bytes += sum([len(key) + len(value) for key, value in rows])
+        if rows:
+            keys, values = zip(*rows, strict=True)
+            self.operations += zip(repeat(_PUT), keys, values)
+            self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
 
     def delete(self, key: bytes) -> None:
         if not 0 < len(key) <= ENGINE_KEY_MAX_BYTES:

@@ -41,7 +41,15 @@ from storage.engine import Batch
 from storage.errors import CorruptRecordError
 from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pending
 from storage.mvcc_overlay import Layer
-from storage.mvcc_records import TOMBSTONE, KeyValue, key_value, lease_of, put_record
+from storage.mvcc_recent import Recent
+from storage.mvcc_records import (
+    LEASE,
+    NO_LEASE,
+    TOMBSTONE,
+    KeyValue,
+    key_value,
+    put_record,
+)
 from storage.mvcc_scope import WriteScope
 from storage.mvcc_state import (
     ABSORBED_MAX,
@@ -72,6 +80,7 @@ class Shard:
         "_scope",
         "_sealed",
         "_segments_dirty",
+        "recent",
         "source",
         "state",
         "view",
@@ -88,7 +97,8 @@ class Shard:
         """These two newest first."""
         self._scope: WriteScope | None = None
         self._dirty = self._segments_dirty = not stored
-        self.view = View(source, (self._active,), state, segments)
+        self.recent: Final = Recent()
+        self.view = View(source, (self._active,), state, segments, self.recent)
         """Reads of everything applied. Take it anew for each read: it changes with each turn."""
 
     @classmethod
@@ -147,7 +157,7 @@ class Shard:
         view, state = self.view, self.state
         view.check_owned(key)
         previous = view.newest(key)
-        if previous is not None and lease_of(previous):
+        if previous is not None and previous[LEASE] != NO_LEASE:
             with self.begin(wall_ms) as scope:
                 return scope.put(key, value, want_previous=want_previous)
         revision = state.revision + 1
@@ -222,12 +232,15 @@ class Shard:
 
     def after_commit(self) -> None:
         """The batch of the last prepare is on the disk."""
+        for layer in reversed(self._frozen):
+            self.recent.written(layer.current)
         self._frozen = ()
         self._restack()
 
     def _restack(self, segments: Segments | None = None) -> None:
         layers = (self._active, *self._sealed, *self._frozen)
-        self.view = View(self.source, layers, self.state, segments or self.view.segments)
+        segments = segments or self.view.segments
+        self.view = View(self.source, layers, self.state, segments, self.recent)
 
     def _set_segments(self, segments: Segments) -> None:
         self._segments_dirty = True
@@ -285,7 +298,8 @@ class Shard:
         self._enter(Segments(own, tuple(before)))
 
     def _enter(self, segments: Segments) -> None:
-        """Go on in another segment."""
+        """Go on in another segment, with other keys."""
+        self.recent.forget()
         if self._active.starts:
             self._sealed = (self._active, *self._sealed)
         self.state.segment = segments.own.segment

@@ -40,6 +40,9 @@ HEAD: Final = Struct(">BQQIQQIQ")
 HEAD_BYTES: Final = HEAD.size
 _PREVIOUS: Final = Struct(">BQQIQ8xI")
 """What the next record needs of the head: flags, create, mod, sub, version, depth."""
+LEASE: Final = slice(29, 37)
+"""Where a record has its lease."""
+NO_LEASE: Final = bytes(8)
 LOCATION: Final = Struct(">QI")
 LOCATION_BYTES: Final = LOCATION.size
 EVENT_HEAD: Final = Struct(">HI")
@@ -97,7 +100,7 @@ def mod_of(body: bytes) -> int:
 
 
 def lease_of(body: bytes) -> int:
-    return int.from_bytes(body[29:37], "big")
+    return int.from_bytes(body[LEASE], "big")
 
 
 def key_value(key: bytes, body: bytes, keys_only: bool = False) -> KeyValue:
@@ -135,6 +138,8 @@ def put_record(
         create = mod
     if prev_mod <= compact_revision:
         return HEAD.pack(0, create, mod, sub, version + 1, lease, 2, modified_ms) + value
+    if not flags & JUMP_COUNT and depth % JUMP_BASE:  # without any: most keys
+        return HEAD.pack(0, create, mod, sub, version + 1, lease, depth + 1, modified_ms) + value
     count, jumps = _jumps_after(previous, flags, prev_mod, prev_sub, depth)
     head = HEAD.pack(count, create, mod, sub, version + 1, lease, depth + 1, modified_ms)
     return head + jumps + value

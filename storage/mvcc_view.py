@@ -35,6 +35,7 @@ from storage.engine import Reader
 from storage.errors import CorruptRecordError, KeyRange, WrongShardError
 from storage.mvcc_history import record_at
 from storage.mvcc_overlay import Layer
+from storage.mvcc_recent import Recent
 from storage.mvcc_records import (
     TOMBSTONE,
     KeyValue,
@@ -78,7 +79,7 @@ class RangeResult(NamedTuple):
 
 
 class View:
-    __slots__ = ("_end", "_prefix", "_start", "layers", "segments", "source", "state")
+    __slots__ = ("_end", "_prefix", "_recent", "_start", "layers", "segments", "source", "state")
 
     def __init__(
         self,
@@ -86,8 +87,10 @@ class View:
         layers: tuple[Layer, ...],
         state: ShardState,
         segments: Segments,
+        recent: Recent,
     ) -> None:
         self.source = source
+        self._recent = recent
         self.layers = layers
         """Newest first."""
         self.state = state
@@ -120,11 +123,15 @@ class View:
             if body is not None:
                 break
         else:
-            stored = self._prefix + key
-            record = self.source().get(stored)
-            if record is None:
-                return None
-            body = unseal(stored, record)
+            recent = self._recent
+            body = recent.young.get(key) or recent.old.get(key)
+            if body is None:
+                stored = self._prefix + key
+                record = self.source().get(stored)
+                if record is None:
+                    return None
+                body = unseal(stored, record)
+                recent.learn(key, body)
         if body[0] >= TOMBSTONE and mod_of(body) <= self.state.compact_revision:
             return None
         return body

@@ -49,7 +49,8 @@ class LeaderDuties:
         self.shard_clock = ShardClock(clock.monotonic(), machine.clock_ms)
         self._seen_clock_ms = -1
         self._seen_revision = 0
-        self._settled = False
+        self.leading = False
+        """This node leads and its clock goes on from where the shard's stood."""
         self._timer: Timer | None = None
         self._timer_at_s = 0.0
         self._compaction_timer: Timer | None = None
@@ -57,11 +58,6 @@ class LeaderDuties:
         self._stopped = False
         self.expired_proposals = 0
         self.compact_proposals = 0
-
-    @property
-    def leading(self) -> bool:
-        """This node leads and its clock goes on from where the shard's stood."""
-        return self._settled
 
     def now_ms(self) -> int:
         """The shard's time as this node knows it."""
@@ -71,8 +67,8 @@ class LeaderDuties:
         """After every turn."""
         machine = self._machine
         now_s = self._clock.monotonic()
-        if settled != self._settled:
-            self._settled = settled
+        if settled != self.leading:
+            self.leading = settled
             self.shard_clock.lead(now_s, machine.clock_ms)
             self._compaction = AutoCompaction(self._policy)
         clock_ms = machine.clock_ms
@@ -113,7 +109,7 @@ class LeaderDuties:
     def _look_at_deadlines(self) -> None:
         self._timer = None
         machine = self._machine
-        if not (self._settled and machine.alive):
+        if not (self.leading and machine.alive):
             return
         now_s = self._clock.monotonic()
         clock_ms = self.shard_clock.now(now_s)
@@ -133,7 +129,7 @@ class LeaderDuties:
     def _expired(self, result: ProposeResult) -> None:
         """Done or not: what is still over is named again."""
         self._expiring = False
-        if self._settled and self._machine.alive:
+        if self.leading and self._machine.alive:
             delay_s = 0.0 if _ended_something(result) else LOOK_AGAIN_S
             self._arm(self._clock.monotonic() + delay_s)
 
@@ -142,7 +138,7 @@ class LeaderDuties:
     def _look_at_history(self) -> None:
         self._compaction_timer = None
         machine = self._machine
-        if not self._settled or self._stopped:
+        if not self.leading or self._stopped:
             return
         now_s, revision = self._clock.monotonic(), machine.revision
         self._compaction.sample(now_s, revision)

@@ -152,7 +152,8 @@ class Forwarder:
         self._next_number += 1
         self._waiting[number] = waiting
         self._counts[peer] = count + 1
-        self._flush_soon()
+        if not self._flush_scheduled:
+            self._flush_soon()
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
         return number
@@ -292,8 +293,12 @@ class Forwarder:
         self._reply(peer, answer)
 
     def _reply(self, peer: NodeId, answer: Reply) -> None:
-        self._replies.setdefault(peer, []).append(answer)
-        self._flush_soon()
+        waiting = self._replies.get(peer)
+        if waiting is None:
+            self._replies[peer] = [answer]
+            self._flush_soon()
+        else:
+            waiting.append(answer)
 
     @property
     def waiting(self) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
+from operator import attrgetter
 from typing import Final, TypeVar
 
 import msgspec
@@ -71,17 +72,17 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unkno
 
 class _Requests(msgspec.Struct, array_like=True, gc=False, tag=1, forbid_unknown_fields=True):
     version: int
-    items: list[Request]
+    items: Sequence[Request]
 
 
 class _Replies(msgspec.Struct, array_like=True, gc=False, tag=2, forbid_unknown_fields=True):
     version: int
-    items: list[Reply]
+    items: Sequence[Reply]
 
 
 class _Questions(msgspec.Struct, array_like=True, gc=False, tag=3, forbid_unknown_fields=True):
     version: int
-    items: list[Question]
+    items: Sequence[Question]
 
 
 class _Refusal(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -92,25 +93,28 @@ class _Refusal(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Requests | _Replies | _Questions).decode
+_command: Final[Callable[[Request], bytes]] = attrgetter("command")
+_query: Final[Callable[[Question], bytes]] = attrgetter("query")
+_body: Final[Callable[[Reply], bytes]] = attrgetter("body")
 _decode_refusal: Final = msgspec.msgpack.Decoder(_Refusal).decode
 
 
 def encode_requests(items: Sequence[Request]) -> list[tuple[bytes, int]]:
     """As few frames as their sizes allow, each with the number of requests in it."""
-    parts = _cut(items, lambda item: item.command)
+    parts = _cut(items, _command)
     return [(_encode(_Requests(VERSION, part)), len(part)) for part in parts]
 
 
 def encode_questions(items: Sequence[Question]) -> list[tuple[bytes, int]]:
-    parts = _cut(items, lambda item: item.query)
+    parts = _cut(items, _query)
     return [(_encode(_Questions(VERSION, part)), len(part)) for part in parts]
 
 
 def encode_replies(items: Sequence[Reply]) -> list[bytes]:
-    return [_encode(_Replies(VERSION, part)) for part in _cut(items, lambda item: item.body)]
+    return [_encode(_Replies(VERSION, part)) for part in _cut(items, _body)]
 
 
-def decode_frame(frame: bytes) -> list[Request] | list[Reply] | list[Question]:
+def decode_frame(frame: bytes) -> Sequence[Request] | Sequence[Reply] | Sequence[Question]:
     """Raises MalformedFrameError, and nothing else, for any bytes."""
     try:
         decoded = _decode(frame)
@@ -118,7 +122,7 @@ def decode_frame(frame: bytes) -> list[Request] | list[Reply] | list[Question]:
         raise MalformedFrameError(f"a frame of {len(frame)} bytes is none of ours") from error
     if decoded.version != VERSION:
         raise MalformedFrameError(f"a frame of version {decoded.version}; this program has 1")
-    items: list[Request] | list[Reply] | list[Question] = decoded.items
+    items: Sequence[Request] | Sequence[Reply] | Sequence[Question] = decoded.items
     return items
 
 
@@ -135,7 +139,10 @@ def refused_of(body: bytes) -> Refused:
     return Refused(said.reason, None if said.leader is None else NodeId(said.leader), said.busy)
 
 
-def _cut(items: Sequence[T], body: Callable[[T], bytes]) -> Iterator[list[T]]:
+def _cut(items: Sequence[T], body: Callable[[T], bytes]) -> Iterator[Sequence[T]]:
+    if items and sum(map(len, map(body, items))) < FRAME_BYTES:  # nearly always
+        yield items
+        return
     part: list[T] = []
     size = 0
     for item in items:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kv.errors import OverloadedError
 from kv.strong.admission import purpose_of
-from raftgroups.commands import Command
+from raftgroups.commands import Command, Put
 from storage.engine import WritePressure
 from storage.errors import NoSpaceError
 from storage.space import Purpose, SpaceGuard
@@ -36,7 +36,7 @@ class Gate:
                 "again in a second, or write less",
                 BACKLOG_RETRY_S,
             )
-        purpose = purpose_of(command)
+        purpose = Purpose.GROW if type(command) is Put else purpose_of(command)
         if self.full_peers and purpose is Purpose.GROW:
             raise NoSpaceError(
                 f"the disk of {', '.join(self.full_peers)} is nearly full, and every member stores "

@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
@@ -36,6 +36,7 @@ from kv.strong.admission import CROSS, LINEAGE, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
+from kv.strong.hubs import ShardHubs
 from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
 from kv.strong.noting import key_of_read
@@ -59,7 +60,6 @@ from storage.clock import Clock, Scheduler
 from storage.committer import Need
 from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
-from storage.mvcc_events import EventPage, read_events
 from storage.mvcc_policy import CompactionPolicy
 
 if TYPE_CHECKING:
@@ -68,12 +68,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-EXAMINED_A_STEP: Final = 1_000
-NARROWED: Final = (
-    "the shard was split or merged: read these keys and watch anew, in each of the shards that "
-    "hold them now, or with GET /api/v1/watch, which follows them without a gap"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +131,9 @@ class StrongShard:
             parked_max=settings.parked_max,
             session_waits_max=settings.session_waits_max,
         )
-        self._hubs: list[ShardWatches] = []
-        self._compact_seen = machine.shard.state.compact_revision
-        self._seen_own = machine.shard.view.segments.own
+        self._watched = ShardHubs(
+            machine, scheduler=scheduler, clock=clock, limits=settings.watch_limits
+        )
         self._led_term = 0
         self._seen_leader: NodeId | None = None
         self.on_proposed: Callable[[ProposeResult], None] | None = None
@@ -154,7 +148,6 @@ class StrongShard:
         """Its keys are another shard's now: whoever knows the map takes the operation over."""
         self.crossings: Crossings | None = None
         """Of its keyspace: who finds out about locks that are met here."""
-        machine.on_restored = self._restored
 
     single = True
 
@@ -458,67 +451,10 @@ class StrongShard:
     # --- watches ----------------------------------------------------------------------------
 
     def watches(self, encode: Encode, first_identity: int = 0) -> ShardWatches:
-        state = self.machine.shard.state
-        hub = ShardWatches(
-            encode,
-            self._read_events,
-            revision=state.revision,
-            compact_revision=state.compact_revision,
-            scheduler=self._scheduler,
-            clock=self._clock,
-            limits=self._settings.watch_limits,
-            first_identity=first_identity,
-        )
-        self._hubs.append(hub)
-        self.machine.observe(self._observe_revision)
-        return hub
+        return self._watched.make(encode, first_identity)
 
     def ground(self, watches: Watches, page: object) -> None:
         """A shard by itself is never more than one."""
-
-    def _read_events(
-        self,
-        from_revision: int,
-        start: bytes,
-        end: bytes | None,
-        *,
-        max_events: int,
-        max_bytes: int,
-    ) -> EventPage:
-        return read_events(
-            self.machine.shard.view,
-            from_revision,
-            start,
-            end,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            max_examined=EXAMINED_A_STEP,
-        )
-
-    def _observe_revision(self, revision: int, bodies: Sequence[bytes]) -> None:
-        if self.machine.shard.view.segments.own is not self._seen_own:
-            self._note_range(revision - 1)  # made in this very turn, before the revision
-        for hub in self._hubs:
-            hub.committed(revision, bodies)
-
-    def _note_range(self, revision: int) -> None:
-        """The shard may have got other keys, by a split or a merge. `revision`: its newest since
-        then that watchers were not told of."""
-        own, seen = self.machine.shard.view.segments.own, self._seen_own
-        self._seen_own = own
-        if (own.segment, own.start, own.end) == (seen.segment, seen.start, seen.end):
-            return  # compaction has swept it
-        for hub in self._hubs:
-            hub.narrowed(own.start, own.end, NARROWED)
-            if revision > hub.revision:
-                hub.skipped(revision)
-
-    def _restored(self) -> None:
-        state = self.machine.shard.state
-        self._note_range(0)  # what follows is caught up with from the log
-        self._compact_seen = state.compact_revision
-        for hub in self._hubs:
-            hub.jumped(state.revision, state.compact_revision)
 
     # --- storage.committer.Participant --------------------------------------------------------
 
@@ -526,13 +462,8 @@ class StrongShard:
         group = self.group
         self._note_leadership(group)
         self.duties.observe(settled=group.settled)
-        if self.machine.shard.view.segments.own is not self._seen_own and group.readable:
-            self._note_range(self.machine.revision)
-        compact_revision = self.machine.shard.state.compact_revision
-        if compact_revision != self._compact_seen and group.readable:
-            self._compact_seen = compact_revision
-            for hub in self._hubs:
-                hub.compacted(compact_revision)
+        if group.readable:
+            self._watched.after_turn()
         if self.machine.leases.ended and group.settled and self.on_lease_ends is not None:
             self.on_lease_ends(self)
         if self.waiting.has_sessions and group.readable:
@@ -568,27 +499,24 @@ class StrongShard:
 
     @property
     def term(self) -> int:
-        return self.group.term
+        return self.group.replica.raft.term  # each answer asks; the group's own is a call more
 
     @property
     def hubs(self) -> Sequence[ShardWatches]:
-        return self._hubs
+        return self._watched.hubs
 
     def drain(self, message: str) -> None:
         """No new work; watchers are told the end."""
         self.waiting.stopped = True
-        for hub in self._hubs:
-            hub.close(message)
+        self._watched.close(message)
 
     def leave(self, message: str) -> None:
         """It is not served here any more. What it was asked goes on where its keys are now."""
-        for hub in self._hubs:
-            hub.close(message)
+        self._watched.close(message)
         self.waiting.leave(lambda each: self._move(each, WrongShardError(message)))
         self.stop()
 
     def stop(self) -> None:
         self.duties.stop()
         self.waiting.stop()
-        for hub in self._hubs:
-            hub.stop()
+        self._watched.stop()

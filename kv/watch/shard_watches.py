@@ -37,6 +37,12 @@ from storage.clock import Clock, Scheduler, Timer
 _log = logging.getLogger(__name__)
 
 Wake = Callable[[], None]
+
+
+def _nothing() -> None:
+    """Nobody needs to know."""
+
+
 STEPS_A_PASS: Final = 2
 SLICE_S: Final = 0.004
 LOT: Final = 32
@@ -62,7 +68,11 @@ class ShardWatches:
         clock: Clock,
         limits: WatchLimits | None = None,
         first_identity: int = 0,
+        attend: Callable[[], None] = _nothing,
     ) -> None:
+        """`attend` is called before each watcher is made: from then on every revision must be told
+        (`committed`), until the hub is `idle` again."""
+        self._attend = attend
         self._hub = WatchHub(
             encode,
             revision=revision,
@@ -86,6 +96,7 @@ class ShardWatches:
 
     def create(self, request: WatchRequest, wake: Wake) -> Created | Cancelled:
         """Cancelled if there can be no such watcher."""
+        self._attend()
         made = self._hub.create(request, self._clock.monotonic())
         if isinstance(made, Created):
             self._wakes[made.identity] = wake
@@ -141,6 +152,14 @@ class ShardWatches:
         self._timer = self._rest = None
 
     # --- fed by the shard ---
+
+    @property
+    def idle(self) -> bool:
+        return self._hub.idle
+
+    def passed(self, revision: int) -> None:
+        """Instead of `committed`, as long as it is idle."""
+        self._hub.passed(revision)
 
     def committed(self, revision: int, bodies: Sequence[bytes]) -> None:
         self._hub.committed(revision, bodies)
