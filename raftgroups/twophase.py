@@ -329,8 +329,8 @@ def _resolve_here(
         return result
     # A part of a shard that was merged into this one was resolved there, before.
     machine.dedupe.replace(token, joined_answers(_kept(result), before))
-    known = decode_result(before)
-    return result.joined(known) if isinstance(known, ResolveResult) else result
+    earlier = decode_result(before)
+    return result.joined(earlier) if isinstance(earlier, ResolveResult) else result
 
 
 def _answer(operations: Operations, piece: Piece) -> PartAnswer:

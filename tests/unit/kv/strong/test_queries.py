@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kv.api import listing
+from kv.api import listing, lock_queries, lockplan, watch_queries
 from kv.api.bodies import BatchGetResult, Listed
 from kv.api.hot import Forms
 from kv.api.queries import (
@@ -24,7 +24,7 @@ from kv.api.queries import (
 )
 from kv.api.reply import Reply
 from kv.etcd import queries as etcd
-from kv.strong import queries
+from kv.strong import lease_queries, queries
 from kv.strong.queries import (
     MalformedQueryError,
     Query,
@@ -33,6 +33,7 @@ from kv.strong.queries import (
     encode_answer,
     encode_query,
 )
+from kv.watch.merged import Pulled, PulledRevision
 from raftgroups.commands import Put, Range, Txn
 from raftgroups.results import PutResult, RangeAnswer, TxnResult
 from storage.mvcc_records import KeyValue
@@ -57,6 +58,17 @@ CASES: list[tuple[Query[Any], Any]] = [
     (etcd.LeaseQuery(3, True), etcd.LeaseRead(4, -1, 0, [b"k"])),
     (etcd.LeasesQuery(), etcd.LeasesRead(4, [1, 2])),
     (etcd.HomeQuery(), 7),
+    (lock_queries.LockLook(b"deploy", b"k", 3), lockplan.Look(True, b"before", 9)),
+    (lock_queries.LockQuery(b"deploy"), Reply(200, b"{}")),
+    (lock_queries.LeaseTtl(5), None),
+    (lock_queries.IsThere(b"k"), True),
+    (lease_queries.LeaseLook((3, 4)), lease_queries.Looked(2, 4)),
+    (lease_queries.LeaseKeysQuery(5, b"a"), lease_queries.LeaseKeys([b"a", b"b"], None)),
+    (
+        watch_queries.EventsQuery(b"a", None, 3, 9, whole_end=b"z"),
+        Pulled(9, [PulledRevision(4, [b"{}"], [(b"a", b"c"), (b"m", None)])]),
+    ),
+    (watch_queries.OriginQuery(b"a", None, 4), watch_queries.Origin(4, (1, 7))),
 ]
 
 
