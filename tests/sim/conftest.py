@@ -68,7 +68,8 @@ class OracleGroup:
     @property
     def replica(self) -> Any:
         """As much of one as the observer looks at."""
-        return SimpleNamespace(raft=SimpleNamespace(leads=self.role is Role.LEADER))
+        raft = SimpleNamespace(leads=self.role is Role.LEADER)
+        return SimpleNamespace(raft=raft, waiting=False)
 
     def log(self, first: int, last: int) -> list[Record]:
         return self.log_list[first - 1 : last]

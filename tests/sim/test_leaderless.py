@@ -345,14 +345,14 @@ def test_a_node_with_a_full_disk_lets_others_take_its_clients_writes() -> None:
     assert isinstance(written, Written)
     assert full.node not in written.replicas
     assert len(written.replicas) == 2
-    later = put(cluster, cluster.machines[1], b"k", b"later", written.context, nodes=2)
-    assert isinstance(later, Written)
-    cluster.run(2.0)
-    keeper = next(
-        m.regime
+    keeping, keeper = next(
+        (m, m.regime)
         for m in cluster.running
         if m.regime and full.node in m.regime.replica.hint_usages()
     )
+    later = put(cluster, keeping, b"k", b"later", written.context, nodes=2)
+    assert isinstance(later, Written)
+    cluster.run(2.0)
     assert "kept in reserve" in keeper.handoff.troubles[full.node]
     hints = [m.regime.replica.hint_usages() for m in cluster.running if m.regime]
     assert [usage[full.node].count for usage in hints if full.node in usage] == [1]

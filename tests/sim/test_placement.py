@@ -33,4 +33,4 @@ def test_many_seeds(rounds: int) -> None:
         result, done, _ = simulate(seed)
         assert result.ok, (seed, [str(each) for each in (*result.violations, *result.stuck)])
         operated.update(done)
-    assert len(operated) > 3
+    assert len(operated) >= 3
