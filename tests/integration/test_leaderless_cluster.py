@@ -237,7 +237,7 @@ def test_a_killed_node_costs_nothing_and_gets_all_back(
             written = two.put(f"d{number}", str(number))
             assert len(set(written.replicas)) >= 2
         with pytest.raises(UnavailableError, match="3 are required"):
-            two.put("d", "1", level="ALL", timeout_s=1.0)
+            two.put("d", "1", level="ALL", timeout_s=5.0)
         state = until(lambda: two.get("d7"), "it is read")
         assert state.value == b"7"
         until(
