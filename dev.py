@@ -81,7 +81,11 @@ def test(rest: list[str]) -> int:
         run(PYTHON, "-m", "coverage", "combine", "-q")
         below = run(PYTHON, "-m", "coverage", "report", "--fail-under=90", "--skip-covered")
         return code or below
-    parallel = [] if any(word in ("-n", "--pdb", "-s") for word in rest) else ["-n", "2", "--dist", "worksteal"]
+    parallel = (
+        []
+        if any(word in ("-n", "--pdb", "-s") for word in rest)
+        else ["-n", "2", "--dist", "worksteal"]
+    )
     return run(PYTHON, "-m", "pytest", *parallel, *rest)
 
 
