@@ -28,7 +28,8 @@ obstacle for longer than `lifetime_ms`, whoever died: push at the anchor, resolv
 Exactly once. Prepare and Decide carry an idempotency token of the coordinator, each try of Prepare
 another one; so a late copy of one that was executed finds its answer, and none makes a record anew.
 Resolve, Push and Finish may come as often as they like. What a part answered is remembered under
-(client, number) of the transaction, whoever resolved it.
+(client, number) of the transaction, whoever resolved it. Where one shard absorbs another, what
+both remember of one transaction is joined, so that half an answer never passes for the whole.
 
 A client's own token is looked up with the first Prepare. While the transaction holds its locks no
 second try of the client gets past the anchor; Decide remembers that it was done, Finish the answer.

@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 from msgspec.structs import replace as with_fields
 
 from chaos.checkers.violation import Violation
-from chaos.sim.map_node import MapNode
+from chaos.sim.map_node import MapNode, bootstrap_of, planner_of
 from chaos.sim.placement import FAULTS, MAP_ENTRY_BYTES
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
 from chaos.sim.shard_clients import KEYS
@@ -40,13 +40,12 @@ from kv.strong.forward import Forwarder
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.machine import ShardPlace
-from raftgroups.meta.commands import AlterKeyspace, Bootstrap, MetaCommand, NewShard, encode
+from raftgroups.meta.commands import AlterKeyspace, Bootstrap, MetaCommand, encode
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     META_SHARD,
     KeyspaceOptions,
-    NodeState,
 )
 from raftgroups.meta.view import even_ranges
 from raftgroups.outcomes import ProposeResult, Refused
@@ -155,20 +154,10 @@ class DividedCluster(ShardCluster):
         return cast(list[DividedNode], self.nodes)
 
     def planner(self) -> DividedNode | None:
-        leading = [n for n in self.divided if n.leads and not n.frozen]
-        return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+        return planner_of(self.divided)
 
     def bootstrap(self) -> Bootstrap:
-        bound = tuple((node.node_id, node.incarnation) for node in self.divided)
-        active = [with_fields(node.record(), state=NodeState.ACTIVE) for node in self.divided]
-        ranges = even_ranges(self.config.groups)
-        return Bootstrap(
-            tuple(active),
-            tuple(node.node_id for node in self.divided),
-            KeyspaceOptions(),
-            tuple(NewShard(start, end, bound) for start, end in ranges),
-            formed=True,
-        )
+        return bootstrap_of(self.divided, self.config.groups)
 
 
 class Restless:

@@ -6,23 +6,28 @@ Who hosts no replica of group 0 is told the map by those who do; that is all tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, cast
+
+from msgspec.structs import replace as with_fields
 
 from chaos.sim.node import SimNode
 from kv.cluster.mail import Mail
 from raftgroups.group import Group
 from raftgroups.machine_api import StateMachine
-from raftgroups.meta.commands import MetaCommand, encode
+from raftgroups.meta.commands import Bootstrap, MetaCommand, NewShard, encode
 from raftgroups.meta.machine import META_GROUP, MetaMachine
-from raftgroups.meta.records import NodeRecord, NodeState
-from raftgroups.meta.view import MetaView, decode_view, encode_view
+from raftgroups.meta.records import KeyspaceOptions, NodeRecord, NodeState
+from raftgroups.meta.view import MetaView, decode_view, encode_view, even_ranges
 from raftgroups.outcomes import Applied, ProposeResult
 from raftgroups.results import Failure
 from raftgroups.transport import Link, NodeId
 from storage.latest import Latest
 
 MAP: Final = "sim-map"
+
+
+Node = TypeVar("Node", bound="MapNode")
 
 
 class MapNode(SimNode):
@@ -99,3 +104,21 @@ class MapNode(SimNode):
         return NodeRecord(
             self.node_id, self.incarnation, self.label, ("sim", 1), state=NodeState.JOINING
         )
+
+
+def planner_of(nodes: Sequence[Node]) -> Node | None:
+    """Whoever leads group 0 and runs; of two the one of the higher term."""
+    leading = [node for node in nodes if node.leads and not node.frozen]
+    return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+
+
+def bootstrap_of(founders: Sequence[MapNode], shards: int) -> Bootstrap:
+    """The first map: all founders are active, and each shard is on all of them."""
+    bound = tuple((node.node_id, node.incarnation) for node in founders)
+    return Bootstrap(
+        tuple(with_fields(node.record(), state=NodeState.ACTIVE) for node in founders),
+        tuple(node.node_id for node in founders),
+        KeyspaceOptions(),
+        tuple(NewShard(start, end, bound) for start, end in even_ranges(shards)),
+        formed=True,
+    )

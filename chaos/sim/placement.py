@@ -17,13 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from msgspec.structs import replace as with_fields
-
 from chaos.checkers.liveness import unconverged
 from chaos.checkers.violation import Violation
 from chaos.sim.cluster import Cluster
 from chaos.sim.faults import MENU, FaultInjector
-from chaos.sim.map_node import MapNode
+from chaos.sim.map_node import MapNode, bootstrap_of, planner_of
 from chaos.sim.node import SimNode
 from chaos.sim.operator import Operator
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
@@ -35,17 +33,14 @@ from kv.placement.plan import Limits, Step
 from raftgroups.host import GroupHost
 from raftgroups.meta.commands import (
     Bootstrap,
-    NewShard,
     encode,
 )
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
-    KeyspaceOptions,
     NodeState,
     ShardRecord,
 )
-from raftgroups.meta.view import even_ranges
 from raftgroups.outcomes import ProposeResult
 from raftgroups.transport import Link
 
@@ -137,20 +132,10 @@ class PlacedCluster(Cluster):
         return cast(list[PlacedNode], self.nodes)
 
     def planner(self) -> PlacedNode | None:
-        leading = [n for n in self.placed if n.leads and not n.frozen]
-        return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+        return planner_of(self.placed)
 
     def bootstrap(self) -> Bootstrap:
-        founders = self.placed[: self.config.nodes]
-        bound = tuple((node.node_id, node.incarnation) for node in founders)
-        active = [with_fields(node.record(), state=NodeState.ACTIVE) for node in founders]
-        return Bootstrap(
-            tuple(active),
-            tuple(node.node_id for node in founders),
-            KeyspaceOptions(),
-            tuple(NewShard(start, end, bound) for start, end in even_ranges(len(self.groups))),
-            formed=True,
-        )
+        return bootstrap_of(self.placed[: self.config.nodes], len(self.groups))
 
     def _restart_after_failure(self, node: SimNode) -> None:
         if not cast(PlacedNode, node).gone:
