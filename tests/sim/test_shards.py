@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from chaos.sim.faults import MENU
+from chaos.sim.play import play_seed
 from chaos.sim.settings import SimConfig
-from chaos.sim.shards import MERGES, MOVES, SPLITS, play_seed
+from chaos.sim.shards import MERGES, MOVES, SPLITS
 
 pytestmark = pytest.mark.sim
 SHARDS = frozenset({SPLITS, MERGES})
