@@ -159,7 +159,7 @@ def _pin(
     leaders: Mapping[int, tuple[NodeId, ReplicaReport]],
 ) -> tuple[NodeId, NodeId] | None:
     """What an operator asked for; or, of the right one of two that are to be merged, a replica that
-    is not on a node of the left one's, and one of those that it has to go to."""
+    is not on a node of the left one's, and one of those that it has to go to, or has gone to."""
     if operation is None:
         return None
     if operation.kind == MOVE:
@@ -171,11 +171,12 @@ def _pin(
         return None
     left, right = ({node for node, _ in told.voters} for _, told in (there, here))
     begun = {node for node, _ in here[1].learners}
-    missing = sorted(left - right, key=lambda node: (node not in begun, node))
     leaving = sorted(right - left)
-    if not missing or not leaving:
+    if not leaving:
         return None
-    return NodeId(leaving[0]), NodeId(missing[0])
+    missing = sorted(left - right, key=lambda node: (node not in begun, node))
+    # Once the last one has come, it is still the wish that lets the right one go.
+    return NodeId(leaving[0]), NodeId((missing or sorted(left & right))[0])
 
 
 # --- what the map must be told ----------------------------------------------------------------
