@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from chaos.sim.crossing_canary import CROSSING_CANARIES
 from chaos.sim.directed import SCRIPTS
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
@@ -42,6 +43,11 @@ HUNTS: Final[dict[str, Hunt]] = {
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
 }
 
+
+_BANK: Final = frozenset({"bank", "splits", "merges"})
+HUNTS |= {
+    name: Hunt(_BANK | {"crash"}, seconds=25.0, stuck_counts=True) for name in CROSSING_CANARIES
+}
 
 CANARIES: Final = frozenset(HUNTS) | frozenset(SCRIPTS)
 

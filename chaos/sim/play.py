@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from chaos.sim.crossing_canary import sabotaged
 from chaos.sim.governed import GovernedCluster, GovernedSimulation
 from chaos.sim.map_node import draw_with_map
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
@@ -21,6 +22,11 @@ Sink = Callable[[str], None]
 
 
 def play_seed(config: SimConfig, *, memory: int = 60, sink: Sink | None = None) -> SeedResult:
+    with sabotaged(config.canaries):
+        return _play(config, memory, sink)
+
+
+def _play(config: SimConfig, memory: int, sink: Sink | None) -> SeedResult:
     if not config.faults & FAULTS:
         return run_seed(config, memory=memory, sink=sink)
     if MOVES in config.faults:
