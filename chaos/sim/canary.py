@@ -31,6 +31,8 @@ class Hunt:
     """Whether a run that gets stuck is what this bug does."""
 
 
+_BANK: Final = frozenset({"bank", "splits", "merges", "crash"})
+
 HUNTS: Final[dict[str, Hunt]] = {
     "no-write-barrier": Hunt(CRASHES | NETWORK),
     "no-suffix-filter": Hunt(CRASHES | NETWORK),
@@ -41,13 +43,9 @@ HUNTS: Final[dict[str, Hunt]] = {
     "level-before-all": Hunt(CRASHES | {"upgrade"}),
     "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}),
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
+    **dict.fromkeys(CROSSING_CANARIES, Hunt(_BANK, seconds=25.0, stuck_counts=True)),
 }
 
-
-_BANK: Final = frozenset({"bank", "splits", "merges"})
-HUNTS |= {
-    name: Hunt(_BANK | {"crash"}, seconds=25.0, stuck_counts=True) for name in CROSSING_CANARIES
-}
 
 CANARIES: Final = frozenset(HUNTS) | frozenset(SCRIPTS)
 

@@ -127,7 +127,7 @@ class Lister:
 
     def _take(self, part: Part) -> None:
         for each in part.keys:
-            assert each.value is not None, "values were asked for"
+            assert isinstance(each.value, str), "values were asked for"
             self._listed.append((each.key.encode(), each.value))
         if part.rest is None:
             self._judge()
