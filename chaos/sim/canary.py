@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from chaos.sim.crossing_canary import CROSSING_CANARIES
 from chaos.sim.directed import SCRIPTS
+from chaos.sim.patches import PATCHED
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
@@ -27,6 +27,8 @@ class Hunt:
     seeds: int = 300
     nodes: int = 3
     seconds: float = 30.0
+    groups: int = 2
+    dense: bool = False
     stuck_counts: bool = False
     """Whether a run that gets stuck is what this bug does."""
 
@@ -43,7 +45,7 @@ HUNTS: Final[dict[str, Hunt]] = {
     "level-before-all": Hunt(CRASHES | {"upgrade"}),
     "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}),
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
-    **dict.fromkeys(CROSSING_CANARIES, Hunt(_BANK, seconds=25.0, stuck_counts=True)),
+    **{name: Hunt(_BANK, 20, 3, 18.0, 1, True, stuck_counts=True) for name in PATCHED},
 }
 
 
@@ -83,6 +85,8 @@ def _hunt(canary: str, jobs: int) -> CanaryVerdict:
     config = SimConfig(
         seed=0,
         nodes=hunt.nodes,
+        groups=hunt.groups,
+        dense=hunt.dense,
         seconds=hunt.seconds,
         faults=hunt.faults,
         canaries=frozenset({canary}),

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from chaos.sim.crossing_canary import sabotaged
 from chaos.sim.governed import GovernedCluster, GovernedSimulation
 from chaos.sim.map_node import draw_with_map
+from chaos.sim.patches import sabotaged
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
 from chaos.sim.shard_node import ShardCluster
 from chaos.sim.shards import BANK, FAULTS, MOVES, ShardSimulation

@@ -1,7 +1,7 @@
-"""Known bugs of transactions over several shards, put back one at a time; the bank notices each.
+"""Known bugs of transactions and listings over shards, put back one at a time; each is noticed.
 
 A canary changes names of modules for as long as one run lasts; nothing in the shipped code knows of
-it. What each breaks is a sentence of raftgroups/twophase.py or intents.py.
+it. What those of transactions break is a sentence of raftgroups/twophase.py or intents.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from chaos.sim import lister
+from kv.api.listing import Page, Part
+from kv.reading import ShardReader
 from raftgroups import machine, twophase
 from raftgroups.commands import Decide, Prepare, Push
 from raftgroups.footprint import Span, spans_of_part
 from raftgroups.intents import Intents
 from raftgroups.results import DecideResult, PushResult, TxnStatus
+from storage.errors import WrongShardError
 
 Patch = tuple[Any, Any, Any]
 """(a class, module or dict, a name in it, what stands there meanwhile)"""
@@ -106,7 +110,25 @@ def _committed_pushed_away() -> list[Patch]:
     return [(machine._HANDLERS, Push, push)]
 
 
-CROSSING_CANARIES: Final[dict[str, Callable[[], list[Patch]]]] = {
+def _listed_elsewhere() -> list[Patch]:
+    """A part of a listing whose keys are another shard's now counts as empty."""
+    true = lister.part_of
+
+    def part_of(reader: ShardReader, page: Page) -> Part:
+        try:
+            return true(reader, page)
+        except WrongShardError:
+            edge = reader.view.segments.own.end
+            if edge is None or page.reverse:
+                raise
+            rest = page._replace(start=edge, revision=0)
+            return Part([], rest, False, reader.shard, reader.revision, reader.revision)
+
+    return [(lister, "part_of", part_of)]
+
+
+PATCHED: Final[dict[str, Callable[[], list[Patch]]]] = {
+    "listed-elsewhere": _listed_elsewhere,
     "no-txn-locks": _no_locks,
     "phantoms-not-locked": _phantoms,
     "locks-dropped-at-split": _dropped_at_split,
@@ -122,8 +144,8 @@ CROSSING_CANARIES: Final[dict[str, Callable[[], list[Patch]]]] = {
 def sabotaged(canaries: Collection[str]) -> Iterator[None]:
     done: list[Patch] = []
     try:
-        for name in sorted(canaries & CROSSING_CANARIES.keys()):
-            for place, key, value in CROSSING_CANARIES[name]():
+        for name in sorted(canaries & PATCHED.keys()):
+            for place, key, value in PATCHED[name]():
                 done.append((place, key, _set(place, key, value)))
         yield
     finally:
