@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from chaos.sim import lister
+from kv.api import listing
 from kv.api.listing import Page, Part
 from kv.reading import ShardReader
 from raftgroups import machine, twophase
@@ -112,7 +113,7 @@ def _committed_pushed_away() -> list[Patch]:
 
 def _listed_elsewhere() -> list[Patch]:
     """A part of a listing whose keys are another shard's now counts as empty."""
-    true = lister.part_of
+    true = listing.part_of
 
     def part_of(reader: ShardReader, page: Page) -> Part:
         try:
