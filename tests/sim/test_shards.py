@@ -16,7 +16,7 @@ SHARDS = frozenset({SPLITS, MERGES})
 
 def test_all_faults(rounds: int) -> None:
     done: dict[str, int] = {}
-    for seed in range(6 * rounds):
+    for seed in range(3 * rounds):
         result = play_seed(SimConfig(seed=seed, seconds=26.0, faults=frozenset(MENU) | SHARDS))
         assert result.ok, "\n".join(
             [*map(str, result.violations), *map(str, result.stuck), *result.recent[-30:]]
