@@ -192,11 +192,11 @@ class Holder:
         if isinstance(answer, JanusError):
             self._end("not kept")
             return
-        if asked < self._sure_until:  # else it may have ended, and its keys be gone
-            self._sure_until = max(self._sure_until, asked + SURE_PART * self._ttl_s)
-            self._look()
-        else:
-            self._end("late")
+        if not all(answer.ttls_s):
+            self._end("over")  # when this was executed: it had been on its way for too long
+            return
+        self._sure_until = max(self._sure_until, asked + SURE_PART * self._ttl_s)
+        self._look()
 
     def _look(self) -> None:
         key = self.rng.choice(self._keys)

@@ -111,14 +111,17 @@ class ServedNode(GovernedNode):
             DEFAULT_KEYSPACE_ID,
             meta=cast(Any, self.meta),
             forwarder=self._forwarder,
-            scheduler=self.loop,
+            scheduler=self.loop.as_loop,
             clock=self.clock,
-            tasks=Tasks(self.loop, lambda name, error: self._defect({"task": name, "is": error})),
+            tasks=Tasks(self.loop.as_loop, self._task_failed),
             gate=cast(Any, SimpleNamespace(admit=lambda command, size_bytes: None)),
             settings=SETTINGS,
         )
         self.watches = self.keyspace.watches(encode_event)
         scheduler.call_soon(self._look)
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self._defect({"task": name, "exception": error})
 
     def _defect(self, context: dict[str, Any]) -> None:
         self.observer.report([Violation("task", f"{self.label}: {context}")])
