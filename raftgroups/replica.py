@@ -370,7 +370,7 @@ class Replica:
             self.raft.step_down()
 
     def need(self) -> Need:
-        if self._divided:
+        if self._divided or self.sender.waits_for_write:
             return Need.NOW
         return max(self.journal.need(), self.receiver.need())
 

@@ -59,8 +59,8 @@ from storage.slices import Range, remove
 if TYPE_CHECKING:
     from raftgroups.replica import Replica
 
-MOVE_BYTES: Final = 1024 * 1024
-BATCH_BYTES: Final = 1024 * 1024
+MOVE_BYTES: Final = 2 * 1024 * 1024
+BATCH_BYTES: Final = 2 * 1024 * 1024
 """With one batch go chunks of so much at least, if they are there."""
 WAITING_BYTES: Final = 16 * 1024 * 1024
 """A leader whose window is larger is told to send again what comes beyond this."""
@@ -224,9 +224,7 @@ class SnapshotReceiver:
 
     def _refuse(self, peer: NodeId, snapshot: int) -> None:
         replica = self._replica
-        replica.services.send(
-            peer, OfferReply(replica.group_id, replica.raft.term, snapshot, None)
-        )
+        replica.services.send(peer, OfferReply(replica.group_id, replica.raft.term, snapshot, None))
 
     def on_chunk(self, peer: NodeId, _: int, chunk: Chunk) -> None:
         replica, incoming = self._replica, self.incoming

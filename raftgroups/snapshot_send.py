@@ -6,10 +6,11 @@ side's connection broke, after the receiver's restart. If the engine snapshot gr
 leader changes, the next one begins anew.
 
 Bounded: `snapshot_window_chunks` under way a peer, one chunk a stream and turn, so that what else
-the node does never waits for more than that; `snapshot_streams_max` streams a node, in the order of their waiting (snapshot_slots.py). A receiver
-that cannot take the snapshot now may wait for one of another group, and that one for the place of
-this stream: so a stream that is refused ends, and is offered anew after `snapshot_retry_s`. The log
-is not compacted past a snapshot under way, or its receiver would need the next one (hazard h).
+the node does never waits for more than that; `snapshot_streams_max` streams a node, in the order of
+their waiting (snapshot_slots.py). A receiver that cannot take the snapshot now may wait for one of
+another group, and that one for the place of this stream: so a stream that is refused ends, and is
+offered anew after `snapshot_retry_s`. The log is not compacted past a snapshot under way, or its
+receiver would need the next one (hazard h).
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ class SnapshotSender:
         self._refused.pop(peer, None)
         self.wanted[peer] = None
         replica.services.snapshot_slots.wait((replica.group_id, peer), now)
+
+    @property
+    def waits_for_write(self) -> bool:
+        """What is applied must be written before a stream can begin."""
+        replica = self._replica
+        return bool(self.wanted) and (replica.journal.durable_applied != replica.raft.applied_index)
 
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
@@ -225,12 +232,12 @@ class SnapshotSender:
         while at < len(ranges) and left > 0:
             page = rows.scan(key, ranges[at][1], max_bytes=left)
             owned, items = read_range(*ranges[at]), page.items
-            left -= sum(map(len, chain.from_iterable(items)))
             if isinstance(owned, Slice):
                 items = [row for row in items if owned.holds(*row)]
             found += items
             if page.more:
                 return found, (at, page.items[-1][0] + b"\x00")
+            left -= sum(map(len, chain.from_iterable(page.items)))
             at += 1
             key = ranges[at][0] if at < len(ranges) else b""
         return found, (at, key)

@@ -39,6 +39,7 @@ from storage.engine import Batch, Engine
 
 INLINE_BELOW_S: Final = 0.002
 THREAD_ABOVE_S: Final = 0.003
+LARGE_BYTES: Final = 256 * 1024
 SAMPLES: Final = 31
 
 
@@ -148,7 +149,8 @@ class AdaptiveWriter:
 
     The two thresholds differ so that a disk near the border does not flip at every write. An engine
     `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
-    thread whatever the median is.
+    thread whatever the median is. So does a large batch, rows of a snapshot say: it takes long on
+    any disk, and tells nothing of how long the others will.
     """
 
     def __init__(
@@ -165,6 +167,10 @@ class AdaptiveWriter:
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        if batch.size_bytes > LARGE_BYTES:
+            self._thread.submit(engine, batch, done)
+            return
+
         def measured(failure: BaseException | None, seconds: float) -> None:
             self._observe(seconds)
             done(failure, seconds)
