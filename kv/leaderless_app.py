@@ -99,7 +99,7 @@ class LeaderlessParts:
             reaped=regime.replica.reaped,
             sibling_refusals=regime.replica.sibling_refusals,
             lacking=0.0 if standing is None else standing.lacking,
-            foreign=regime.maintenance.foreign,
+            foreign=regime.maintenance.house.foreign,
             tails=self.watching.tails,
         )
 

@@ -17,8 +17,9 @@ chooses values to collide could hide a difference from repair in his own keys on
 key covers the key, read repair compares sets and not leaves, and keys of others are not his.
 
 Leaves of several buckets add up in the same way, so the sum over any set of buckets is the root of
-a tree over them, and nodes that share a different set with each peer need no tree on disk. This
-file is pure.
+a tree over them, and nodes that share a different set with each peer need no tree on disk. Nor do
+they need leaves there: a leaf is added up from the digests of its keys (scan_index of objects.py)
+when somebody asks. This file is pure.
 """
 
 from __future__ import annotations
@@ -61,18 +62,11 @@ def plain_digest(key: bytes, encoded: bytes) -> int:
 
 
 class Leaf(NamedTuple):
-    """What a bucket holds, summed up. Equal leaves of two nodes mean equal keys and sets. A named
-    tuple because two are made with every write, at a third of a frozen dataclass's cost."""
+    """What a bucket holds, summed up. Equal leaves of two nodes mean equal keys and sets."""
 
     keys: int = 0
     total: int = 0
     """The sum of the keys' digests modulo 2^128."""
-
-    def changed(self, old_digest: int | None, new_digest: int | None) -> Leaf:
-        """The leaf after one key went from the old digest to the new; None is an absent key."""
-        keys = self.keys - (old_digest is not None) + (new_digest is not None)
-        assert keys >= 0, "a key left a bucket that held none"
-        return Leaf(keys, (self.total - (old_digest or 0) + (new_digest or 0)) & _MASK)
 
     def plus(self, keys: int, total: int) -> Leaf:
         """The sum with a difference of leaves, which may be negative."""

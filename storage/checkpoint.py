@@ -35,7 +35,10 @@ from storage.errors import (
     UnknownDirectoryFormatError,
 )
 
-CHECKPOINT_FORMAT: Final = 1
+CHECKPOINT_FORMAT: Final = 2
+"""2: the leaderless rows are those of environment format 3, which whoever knows only 1 would open
+as if sums stood beside them. Without such rows it is 1."""
+CHECKPOINT_FORMAT_STRONG: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 UNFINISHED_NAME: Final = "unfinished"
 _WRITE: Final = "write a checkpoint to"
@@ -103,7 +106,9 @@ def write_checkpoint(
             engines=names,
             files=tuple(_hash_files(target, progress)),
         )
-        stamps.write_stamp(target / MANIFEST_NAME, CHECKPOINT_FORMAT, asdict(manifest))
+        ring = RegimeName.LEADERLESS in names
+        version = CHECKPOINT_FORMAT if ring else CHECKPOINT_FORMAT_STRONG
+        stamps.write_stamp(target / MANIFEST_NAME, version, asdict(manifest))
         (target / UNFINISHED_NAME).unlink()
         files.sync_directory(target)
     except BaseException as error:

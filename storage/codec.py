@@ -104,7 +104,7 @@ class Table(IntEnum):
     """keyspace u32, bucket u32, raw key -> nothing."""
     HINT = 0x32
     """target node, sequence u64 -> the record held for it."""
-    MERKLE_LEAF = 0x33
+    MERKLE_LEAF = 0x33  # of earlier versions; storage/upgrades.py removes it
     """keyspace u32, bucket u32 -> 128-bit combination."""
     COUNTER = 0x34
     """name -> persisted node-wide counter (key epochs, hint sequences)."""

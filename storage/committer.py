@@ -347,7 +347,10 @@ class Committer:
 
 class SyncWatchdog:
     """Ends the process when one write lasts too long, from a thread of its own, because an inline
-    sync that hangs takes the loop with it."""
+    sync that hangs takes the loop with it.
+
+    Time in which this thread did not run either is no fault of the disk: the process was stopped
+    (SIGSTOP, a frozen container) or the whole machine stood still, and goes on where it was."""
 
     def __init__(
         self,
@@ -357,12 +360,16 @@ class SyncWatchdog:
         *,
         fatal_after_s: float = 10.0,
         poll_s: float = 0.5,
+        late_s: float = 1.0,
     ) -> None:
+        """`late_s`: a look that comes so long after the one before is of a busy machine; what goes
+        beyond is time that stood still."""
         self._committer = committer
         self._clock = clock
         self._on_fatal = on_fatal
         self._fatal_after_s = fatal_after_s
         self._poll_s = poll_s
+        self._late_s = late_s
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janus-watchdog", daemon=True)
 
@@ -375,11 +382,15 @@ class SyncWatchdog:
             self._thread.join()
 
     def _run(self) -> None:
+        looked_s, stood_s, of = self._clock.monotonic(), 0.0, None
         while not self._closing.wait(self._poll_s):
-            since = self._committer.in_flight_since
-            if since is None:
-                continue
-            lasted = self._clock.monotonic() - since
-            if lasted >= self._fatal_after_s:
-                self._on_fatal(lasted)
-                return
+            now_s, since = self._clock.monotonic(), self._committer.in_flight_since
+            if since != of:
+                of, stood_s = since, 0.0
+            if since is not None:
+                stood_s += max(0.0, now_s - max(looked_s, since) - self._late_s)
+                lasted_s = now_s - since - stood_s
+                if lasted_s >= self._fatal_after_s:
+                    self._on_fatal(lasted_s)
+                    return
+            looked_s = now_s

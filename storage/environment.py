@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage import files, stamps
 from storage.clock import Clock
@@ -27,12 +27,16 @@ from storage.engine import Engine, WritePressure
 from storage.errors import DataDirectoryError, ForeignDirectoryError, InvalidOptionError
 from storage.lmdb_file import LOG_DIRECTORY_NAME, OWN_NAMES
 from storage.rocks_options import RocksOptions
+from storage.upgrades import forget_leaves
 
 if TYPE_CHECKING:
     from storage.rocks_engine import BlockCache
 
-ENVIRONMENT_FORMAT: Final = 2
-"""1 has no log; 2 says that there is one, which whoever knows only 1 would pass over."""
+ENVIRONMENT_FORMAT: Final = 3
+"""1 has no log; 2 says that there is one, which whoever knows only 1 would pass over; 3, only of
+the leaderless regime, that digests stand in the token index, and no sums beside it, which whoever
+knows only 2 would go by."""
+ENVIRONMENT_FORMAT_WITHOUT_DIGESTS: Final = 2
 ENVIRONMENT_FORMAT_WITHOUT_LOG: Final = 1
 ENVIRONMENT_STAMP_NAME: Final = "environment.json"
 ENGINE_DIRECTORY_NAME: Final = "engine"
@@ -40,6 +44,13 @@ MEMORY: Final = "memory"
 LMDB: Final = "lmdb"
 ROCKSDB: Final = "rocksdb"
 ENGINE_NAMES: Final = (MEMORY, LMDB, ROCKSDB)
+
+
+class _Stamp(NamedTuple):
+    engine: str
+    logged: bool
+    digests: bool
+    """Of the leaderless regime: they stand in the token index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +75,11 @@ def open_engine(
     stamp_path = environment / ENVIRONMENT_STAMP_NAME
     home = environment / ENGINE_DIRECTORY_NAME
     begun = stamp_path.exists()
-    logged = False
+    logged, current = False, True
+    digests = regime is RegimeName.LEADERLESS
     if begun:
-        logged = _check_stamp(environment, regime, engine_name)
+        stamp = _check_stamp(environment, regime, engine_name)
+        logged, current = stamp.logged, stamp.digests == digests
         if engine_name != MEMORY and not _names_in(home):
             raise DataDirectoryError(
                 f"the {regime} data in {home} is gone, and this node promised to keep it; restore "
@@ -86,8 +99,12 @@ def open_engine(
     files.make_directory(environment, "open the environment in")
     engine = _open(home, engine_name, clock, settings or EngineSettings(), rocks_cache)
     try:
-        if not begun or (engine_name == LMDB and not logged):
-            write_environment_stamp(environment, regime, engine_name, logged=engine_name == LMDB)
+        if digests and not current:
+            forget_leaves(engine)
+        if not begun or not current or (engine_name == LMDB and not logged):
+            write_environment_stamp(
+                environment, regime, engine_name, logged=engine_name == LMDB, digests=digests
+            )
         elif engine_name == MEMORY:
             directory.new_incarnation()
     except BaseException:
@@ -105,7 +122,7 @@ def check_engine_name(name: str) -> None:
 
 def engine_name_of(directory: DataDirectory, regime: RegimeName) -> str:
     """What the environment was written by."""
-    return _read_stamp(directory.environment_path(regime), regime)[0]
+    return _read_stamp(directory.environment_path(regime), regime).engine
 
 
 def pressure_of(engine: Engine) -> WritePressure:
@@ -142,9 +159,15 @@ def _open(
 
 
 def write_environment_stamp(
-    environment: Path, regime: RegimeName, engine_name: str, *, logged: bool = False
+    environment: Path,
+    regime: RegimeName,
+    engine_name: str,
+    *,
+    logged: bool = False,
+    digests: bool = False,
 ) -> None:
-    """`logged`: engine/log is there, and from now on the tree alone is not all of the data."""
+    """`logged`: engine/log is there, and from now on the tree alone is not all of the data.
+    `digests`: no leaves are kept any more."""
     members: dict[str, str | bool] = {
         "regime": regime.value,
         "engine": engine_name,
@@ -152,26 +175,28 @@ def write_environment_stamp(
     }
     if logged:
         members["log"] = True
-    version = ENVIRONMENT_FORMAT if logged else ENVIRONMENT_FORMAT_WITHOUT_LOG
+    version = ENVIRONMENT_FORMAT_WITHOUT_DIGESTS if logged else ENVIRONMENT_FORMAT_WITHOUT_LOG
+    if digests:
+        members["digests"] = True
+        version = ENVIRONMENT_FORMAT
     try:
         stamps.write_stamp(environment / ENVIRONMENT_STAMP_NAME, version, members)
     except OSError as error:
         raise files.directory_error("stamp", environment, error.errno, str(error)) from error
 
 
-def _check_stamp(environment: Path, regime: RegimeName, engine_name: str) -> bool:
-    """Whether there is a log."""
-    written, logged = _read_stamp(environment, regime)
-    if written != engine_name:
+def _check_stamp(environment: Path, regime: RegimeName, engine_name: str) -> _Stamp:
+    stamp = _read_stamp(environment, regime)
+    if stamp.engine != engine_name:
         raise ForeignDirectoryError(
-            f"the {regime} data in {environment} was written by {written} and cannot be opened as "
-            f"{engine_name}; configure {written} for it or name another data directory"
+            f"the {regime} data in {environment} was written by {stamp.engine} and cannot be "
+            f"opened as {engine_name}; configure {stamp.engine} for it or name another data "
+            "directory"
         )
-    return logged
+    return stamp
 
 
-def _read_stamp(environment: Path, regime: RegimeName) -> tuple[str, bool]:
-    """The engine's name, and whether it has a log."""
+def _read_stamp(environment: Path, regime: RegimeName) -> _Stamp:
     path = environment / ENVIRONMENT_STAMP_NAME
     members = read_directory_stamp(path, ENVIRONMENT_FORMAT)
     if members.get("regime") != regime.value:
@@ -184,7 +209,7 @@ def _read_stamp(environment: Path, regime: RegimeName) -> tuple[str, bool]:
         raise DataDirectoryError(
             f"the stamp {path} is damaged: it names the engine {written!r}; restore a backup"
         )
-    return str(written), members.get("log") is True
+    return _Stamp(str(written), members.get("log") is True, members.get("digests") is True)
 
 
 def _names_in(home: Path) -> set[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from storage.buckets import DIGEST_BYTES, EMPTY_LEAF, Leaf, bucket_of, set_digest
+from storage.buckets import BUCKETS, DIGEST_BYTES, EMPTY_LEAF, Leaf, bucket_of, set_digest
 from storage.codec import Table, key_u32, prefix_end, unseal
 from storage.engine import Reader, iterate
 from storage.errors import CorruptRecordError
@@ -31,8 +31,8 @@ _PLACE: Final = Struct(">BII")
 _KEYSPACE: Final = Struct(">BI")
 _OBJECT: Final = int(Table.OBJECT)
 _TOKEN_INDEX: Final = int(Table.TOKEN_INDEX)
-_MERKLE_LEAF: Final = int(Table.MERKLE_LEAF)
 """As plain numbers: packing a member of an enumeration takes twice as long."""
+_INDEXED_KEY_AT: Final = _PLACE.size
 _DUE: Final = Struct(">BIQ")
 T = TypeVar("T")
 
@@ -66,20 +66,16 @@ def token_key(keyspace: int, bucket: int, key: bytes) -> bytes:
     return _PLACE.pack(_TOKEN_INDEX, keyspace, bucket) + key
 
 
-def leaf_key(keyspace: int, bucket: int) -> bytes:
-    return _PLACE.pack(_MERKLE_LEAF, keyspace, bucket)
-
-
-def leaf_bucket(row_key: bytes) -> int:
-    bucket: int = _PLACE.unpack(row_key)[2]
-    return bucket
+def digest_body(digest: int) -> bytes:
+    """Of an index row. Those that were written before there were digests in them are empty."""
+    return digest.to_bytes(DIGEST_BYTES, "big")
 
 
 def reap_key(keyspace: int, due_ms: int, key: bytes) -> bytes:
     return _DUE.pack(Table.REAP, keyspace, due_ms) + key
 
 
-_OF_KEYSPACES: Final = (Table.OBJECT, Table.TOKEN_INDEX, Table.MERKLE_LEAF, Table.REAP)
+_OF_KEYSPACES: Final = (Table.OBJECT, Table.TOKEN_INDEX, Table.REAP)
 
 
 def keyspace_rows(keyspace: int) -> list[tuple[bytes, bytes | None]]:
@@ -189,33 +185,77 @@ def scan_objects(
     return Page(items, page.more, damaged)
 
 
-def bucket_keys(
-    reader: Reader, keyspace: int, bucket: int, *, after: bytes = b"", limit: int = 1_000
-) -> Page[bytes]:
-    """The keys of a bucket above `after`, in order."""
-    prefix = token_key(keyspace, bucket, b"")
-    start = token_key(keyspace, bucket, after) + b"\x00" if after else prefix
-    page = reader.scan(start, prefix_end(prefix), limit=limit)
-    for row_key, record in page.items:
-        unseal(row_key, record)
-    return Page([row_key[len(prefix) :] for row_key, _ in page.items], page.more)
+class Indexed(NamedTuple):
+    """One key as the token index has it."""
+
+    bucket: int
+    key: bytes
+    digest: int
 
 
-def scan_leaves(
-    reader: Reader, keyspace: int, first: int, last: int, *, limit: int = 10_000
-) -> Page[tuple[int, Leaf]]:
-    """Leaves of the buckets first..last that hold keys, in order. `damaged` has row keys, for
-    `leaf_bucket` and `Turn.rebuild_leaf`."""
-    end = prefix_end(leaf_key(keyspace, last))
-    page = reader.scan(leaf_key(keyspace, first), end, limit=limit)
-    leaves, damaged = [], []
-    for row_key, record in page.items:
+@dataclass(frozen=True, slots=True)
+class IndexPage:
+    items: list[Indexed]
+    next: int | None
+    """The bucket to go on with; None: this was all of it."""
+    damaged: list[bytes]
+    """Keys whose index row cannot be read, for `Turn.mend_index`. Those whose object can be read
+    are among the items all the same."""
+
+
+def scan_index(
+    reader: Reader, keyspace: int, first: int, last: int, *, limit: int = 1_000
+) -> IndexPage:
+    """Keys and digests of the buckets first..last, in order: about `limit`, and whole buckets."""
+    end = prefix_end(token_key(keyspace, last, b""))
+    page = reader.scan(token_key(keyspace, first, b""), end, limit=limit)
+    rows = list(page.items)
+    following: int | None = None
+    if page.more:
+        ending = _bucket_of_row(rows[-1][0])
+        if _bucket_of_row(rows[0][0]) < ending:
+            following = ending
+            while _bucket_of_row(rows[-1][0]) == ending:
+                rows.pop()
+        else:
+            bucket_end = prefix_end(token_key(keyspace, ending, b""))
+            rows += iterate(reader, rows[-1][0] + b"\x00", bucket_end)
+            following = ending + 1 if ending < last else None
+    items: list[Indexed] = []
+    damaged: list[bytes] = []
+    for row_key, record in rows:
+        key = row_key[_INDEXED_KEY_AT:]
         try:
-            leaf = Leaf.from_bytes(unseal(row_key, record))
-            leaves.append((leaf_bucket(row_key), leaf))
+            body = unseal(row_key, record)
         except CorruptRecordError:
-            damaged.append(row_key)
-    return Page(leaves, page.more, damaged)
+            damaged.append(key)
+            body = b""
+        digest = int.from_bytes(body, "big") if body else _digest_of_object(reader, keyspace, key)
+        if digest is not None:
+            items.append(Indexed(_bucket_of_row(row_key), key, digest))
+    return IndexPage(items, following, damaged)
+
+
+def _bucket_of_row(row_key: bytes) -> int:
+    return int.from_bytes(row_key[5:_INDEXED_KEY_AT], "big")
+
+
+def _digest_of_object(reader: Reader, keyspace: int, key: bytes) -> int | None:
+    """For an index row without one. A record that cannot be read counts as none."""
+    try:
+        return read_digest(reader, keyspace, key)
+    except CorruptRecordError:
+        return None
+
+
+def indexed_digest(reader: Reader, keyspace: int, bucket: int, key: bytes) -> int | None:
+    """What the key is counted with; None if it is not indexed. Raises CorruptRecordError."""
+    row_key = token_key(keyspace, bucket, key)
+    record = reader.get(row_key)
+    if record is None:
+        return None
+    body = unseal(row_key, record)
+    return int.from_bytes(body, "big") if body else read_digest(reader, keyspace, key)
 
 
 def scan_reapable(
@@ -236,8 +276,20 @@ def scan_reapable(
     return Page(items, page.more)
 
 
+def index_leaves(reader: Reader, keyspace: int) -> dict[int, Leaf]:
+    """All leaves that the index adds up to."""
+    leaves: dict[int, Leaf] = {}
+    following: int | None = 0
+    while following is not None:
+        page = scan_index(reader, keyspace, following, BUCKETS - 1)
+        for bucket, _, digest in page.items:
+            leaves[bucket] = leaves.get(bucket, EMPTY_LEAF).plus(1, digest)
+        following = page.next
+    return leaves
+
+
 def compute_leaves(reader: Reader, keyspace: int) -> dict[int, Leaf]:
-    """All leaves from nothing but the objects: what the stored ones must equal (a scrub)."""
+    """The same from nothing but the objects: a scrub."""
     leaves: dict[int, Leaf] = {}
     table = key_u32(Table.OBJECT, keyspace)
     for row_key, stored in iterate(reader, table, prefix_end(table)):
@@ -245,5 +297,5 @@ def compute_leaves(reader: Reader, keyspace: int) -> dict[int, Leaf]:
         key, siblings = row_key[len(table) :], decode_object(row_key, body)[0].siblings
         bucket = bucket_of(key)
         digest = set_digest(key, siblings)
-        leaves[bucket] = leaves.get(bucket, EMPTY_LEAF).changed(None, digest)
+        leaves[bucket] = leaves.get(bucket, EMPTY_LEAF).plus(1, digest)
     return leaves

@@ -3,8 +3,7 @@
 Tables (objects.py reads them, hints.py has those of the hints):
 
     OBJECT       keyspace, key          -> epoch, digest, sibling set
-    TOKEN_INDEX  keyspace, bucket, key  -> nothing; written when a key appears or goes
-    MERKLE_LEAF  keyspace, bucket       -> number of keys, sum of their digests
+    TOKEN_INDEX  keyspace, bucket, key  -> the same digest: what anti-entropy adds up and lists
     REAP         keyspace, due, key     -> nothing; keys of which no version lives from `due` on
     COUNTER      "key-epoch"            -> the last epoch that this node used
 
@@ -17,14 +16,17 @@ many requests for one key in one turn work one after the other. Scans are functi
 and see what is committed. A key that changes often in one turn is encoded and written once.
 
 Invariants
-- an object row and its index row, its reap row and its share of the leaf change in one batch;
-- a leaf is exactly the sum over its bucket's objects (`compute_leaves` builds it from nothing);
+- an object row, its index row and its reap row change in one batch;
+- an index row has its object's digest, so the leaf of a bucket, which is kept nowhere, is the sum
+  over its index rows (`index_leaves`) and over its objects (`compute_leaves`) alike;
+- `leaf_changes` are what the batch does to these sums: whoever keeps one adds them;
 - an epoch given out by `next_epoch` is in the same batch as the record that uses it.
 
 Damage. A record that fails its checksum raises CorruptRecordError that names its key, from `get`
-and `put` alike; `discard_damaged` removes it so that repair can fetch it anew. A leaf is derived,
-so one that is damaged, or cannot be right, is built again from its bucket. This file is pure and
-knows no merge rule.
+and `put` alike; `discard_damaged` removes it so that repair can fetch it anew: what it was counted
+with stands in its index row. That one is derived, so one that is damaged is written again from the
+object (`mend_index`). If both are, nobody knows what the sums had of the key: `unsummed` says so.
+This file is pure and knows no merge rule.
 """
 
 from __future__ import annotations
@@ -33,17 +35,17 @@ from enum import StrEnum
 from struct import Struct
 from typing import Final, NamedTuple
 
-from storage.buckets import EMPTY_LEAF, Leaf, bucket_of, plain_digest, set_digest
-from storage.codec import Table, check_key, prefix_end, seal, unseal
-from storage.engine import Batch, Reader, iterate
+from storage.buckets import bucket_of, plain_digest, set_digest
+from storage.codec import Table, check_key, seal
+from storage.engine import Batch, Reader
 from storage.errors import CorruptRecordError
 from storage.hints import HintChanges, HintLimits, Merge
 from storage.objects import (
     Record,
-    leaf_key,
+    digest_body,
+    indexed_digest,
     object_body,
     object_key,
-    read_digest,
     reap_key,
     split_object,
     token_key,
@@ -56,9 +58,6 @@ from storage.siblings import MalformedSetError, SiblingSet, decode_set, encode_s
 KEY_EPOCH: Final = bytes((Table.COUNTER,)) + b"key-epoch"
 _U64: Final = Struct(">Q")
 _NOTHING: Final = b""
-_Delta = tuple[int, int, int]
-"""What a turn does to a leaf: keys that go or change, that come or change, the sum of digests."""
-_NO_CHANGE: Final[_Delta] = (0, 0, 0)
 
 
 class StorageCanary(StrEnum):
@@ -69,13 +68,15 @@ class StorageCanary(StrEnum):
 
 
 class LeafChange(NamedTuple):
-    """What a turn did to one leaf, for sums over leaves that are kept in memory."""
+    """What a change of one key does to its bucket's leaf, and so to every sum over it. A named
+    tuple because one is made with every write."""
 
     keyspace: int
     bucket: int
-    old: Leaf | None
-    """None: it was built again and nobody knows what it was; sums over it start again too."""
-    new: Leaf
+    keys: int
+    """1: it appeared; -1: it went."""
+    total: int
+    """The new digest without the old one; may be negative."""
 
 
 class _Slot:
@@ -88,6 +89,7 @@ class _Slot:
         "encoded",
         "epoch",
         "lasting",
+        "mended",
         "old_digest",
         "old_encoded",
         "old_epoch",
@@ -108,6 +110,8 @@ class _Slot:
         """What `encoded` is, if anybody asked; None, and `encoded` too: there is no record."""
         self.changed = False
         self.damaged = False
+        self.mended = False
+        """Its index row is written in any case."""
         self.lasting = False
         """`encoded` is known to be a plain set: of no version that ends."""
 
@@ -157,13 +161,13 @@ class Turn:
         self._reader = reader
         self._rows = RowChanges(reader)
         self._slots: dict[tuple[int, bytes], _Slot] = {}
-        self._rebuild: set[tuple[int, int]] = set()
         self._canaries = canaries
         self._collected = False
         self.hints = HintChanges(self._rows, hint_limits or HintLimits(), merge)
-        self.leaves_rebuilt = 0
         self.leaf_changes: list[LeafChange] = []
         """Filled by `collect`; true once the batch is on the disk."""
+        self.unsummed: set[int] = set()
+        """Keyspaces of which sums have to be added up anew; likewise."""
         self.changed: list[tuple[int, bytes, bytes]] = []
         """(keyspace, key, its set's bytes) of every record that is not only dropped; likewise."""
 
@@ -199,14 +203,15 @@ class Turn:
         slot.drop()
 
     def discard_damaged(self, keyspace: int, key: bytes) -> None:
-        """Remove a record that cannot be read; its leaf is built again. The node then holds no
-        record of the key, so its next dot is of a new epoch, and repair brings the rest."""
+        """Remove a record that cannot be read. The node then holds no record of the key, so its
+        next dot is of a new epoch, and repair brings the rest."""
         slot = self._slots[keyspace, key] = _Slot()
         slot.damaged = True
 
-    def rebuild_leaf(self, keyspace: int, bucket: int) -> None:
-        """Build a leaf from its bucket again: it was damaged, or a scrub found it wrong."""
-        self._rebuild.add((keyspace, bucket))
+    def mend_index(self, keyspace: int, key: bytes) -> None:
+        """Write the key's index row again: it was damaged. Raises CorruptRecordError if the object
+        is, too: then it stays as it is until the key comes from elsewhere."""
+        self._slot(keyspace, key).mended = True
 
     def forget_reapable(self, keyspace: int, due_ms: int, key: bytes) -> None:
         """Remove a row that `scan_reapable` gave and the record does not bear out."""
@@ -229,29 +234,35 @@ class Turn:
         """Add every change to the batch. Nothing in here refuses: what could was refused before."""
         assert not self._collected, "a turn is collected once"
         self._collected = True
-        deltas: dict[tuple[int, int], _Delta] = {}
-        digests: dict[tuple[int, bytes], int | None] = {}
         for (keyspace, key), slot in self._slots.items():
             encoded = slot.written()
-            if slot.same and not slot.damaged:
+            if slot.same and not (slot.damaged or slot.mended):
                 continue
-            place = keyspace, bucket_of(key)
-            digest = self._write_object(batch, place, key, slot, encoded)
-            digests[keyspace, key] = digest
-            gone, come, total = deltas.get(place, _NO_CHANGE)
-            if slot.old_digest is not None:
-                gone, total = gone + 1, total - slot.old_digest
-            if digest is not None:
-                come, total = come + 1, total + digest
-            deltas[place] = gone, come, total
+            bucket = bucket_of(key)
             if slot.damaged:
-                self._rebuild.add(place)
-        if StorageCanary.LEAF_NOT_UPDATED not in self._canaries:
-            for place in sorted(deltas.keys() | self._rebuild):
-                self._write_leaf(batch, place, deltas.get(place, _NO_CHANGE), digests)
+                self._look_at_index(keyspace, bucket, key, slot)
+            old = slot.old_digest
+            new = self._write_object(batch, (keyspace, bucket), key, slot, encoded)
+            if old != new and not self._leaves_left_out:
+                keys = (new is not None) - (old is not None)
+                self.leaf_changes.append(
+                    LeafChange(keyspace, bucket, keys, (new or 0) - (old or 0))
+                )
         if StorageCanary.EPOCH_NOT_KEPT in self._canaries:
             self._rows.forget(KEY_EPOCH)
         self._rows.collect(batch)
+
+    @property
+    def _leaves_left_out(self) -> bool:
+        return StorageCanary.LEAF_NOT_UPDATED in self._canaries
+
+    def _look_at_index(self, keyspace: int, bucket: int, key: bytes, slot: _Slot) -> None:
+        """What a record that cannot be read was counted with."""
+        try:
+            slot.old_digest = indexed_digest(self._reader, keyspace, bucket, key)
+        except CorruptRecordError:
+            slot.mended = True
+            self.unsummed.add(keyspace)
 
     def _slot(self, keyspace: int, key: bytes) -> _Slot:
         slot = self._slots.get((keyspace, key))
@@ -293,75 +304,17 @@ class Turn:
             delete_row(batch, row_key, slot.old_parts)
             batch.delete(index)
             return None
-        self.changed.append((keyspace, key, encoded))
+        if slot.changed:
+            self.changed.append((keyspace, key, encoded))
         digest = (
             plain_digest(key, encoded) if siblings is None else set_digest(key, siblings, encoded)
         )
-        put_row(batch, row_key, object_body(slot.epoch, digest, encoded), slot.old_parts)
-        if slot.old_encoded is None:
-            batch.put(index, seal(index, _NOTHING))
+        if slot.changed:
+            put_row(batch, row_key, object_body(slot.epoch, digest, encoded), slot.old_parts)
+        appears = slot.old_digest is None
+        if appears or slot.mended or not (digest == slot.old_digest or self._leaves_left_out):
+            batch.put(index, seal(index, digest_body(digest)))
         return digest
-
-    def _write_leaf(
-        self,
-        batch: Batch,
-        place: tuple[int, int],
-        delta: _Delta,
-        digests: dict[tuple[int, bytes], int | None],
-    ) -> None:
-        row_key = leaf_key(*place)
-        leaf: Leaf | None = None
-        old: Leaf | None = None
-        if place not in self._rebuild:
-            try:
-                stored = self._reader.get(row_key)
-                old = EMPTY_LEAF
-                if stored is not None:
-                    old = Leaf.from_bytes(unseal(row_key, stored))
-                leaf = old
-            except CorruptRecordError:
-                pass  # derived data: built again below
-        if leaf is not None:
-            leaf = _after(leaf, delta)
-        if leaf is None:
-            old, leaf = None, self._rebuilt_leaf(place, digests)
-        self.leaf_changes.append(LeafChange(*place, old, leaf))
-        if leaf.keys:
-            batch.put(row_key, seal(row_key, leaf.to_bytes()))
-        else:
-            batch.delete(row_key)
-
-    def _rebuilt_leaf(
-        self, place: tuple[int, int], digests: dict[tuple[int, bytes], int | None]
-    ) -> Leaf:
-        """A leaf from the records of its bucket. Keys that cannot be read are left out: the leaf
-        then differs from the other replicas', and repair comes to them."""
-        self.leaves_rebuilt += 1
-        keyspace, bucket = place
-        changed = {key for space, key in digests if (space, bucket_of(key)) == place}
-        found = [digests[keyspace, key] for key in changed]
-        prefix = token_key(keyspace, bucket, b"")
-        for row_key, _ in iterate(self._reader, prefix, prefix_end(prefix)):
-            key = row_key[len(prefix) :]
-            if key not in changed:
-                try:
-                    found.append(read_digest(self._reader, keyspace, key))
-                except CorruptRecordError:
-                    continue
-        leaf = EMPTY_LEAF
-        for digest in found:
-            if digest is not None:
-                leaf = leaf.changed(None, digest)
-        return leaf
-
-
-def _after(leaf: Leaf, delta: _Delta) -> Leaf | None:
-    """The leaf after the changes; None if it cannot have been the sum of its bucket."""
-    gone, come, total = delta
-    if leaf.keys < gone:
-        return None
-    leaf = leaf.plus(come - gone, total)
-    return None if leaf.total and not leaf.keys else leaf
 
 
 def _due_ms(keyspace: int, key: bytes, encoded: bytes) -> int | None:

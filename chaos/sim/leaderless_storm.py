@@ -301,7 +301,7 @@ def settle(cluster: LeaderlessCluster) -> None:
         wait(cluster, lambda reports=reports: bool(reports))  # type: ignore[misc]
         assert not reports[0].broken_off, reports[0].broken_off
     if hinting:
-        wait(cluster, lambda: not any(live(m).maintenance.foreign for m in cluster.running))
+        wait(cluster, lambda: not any(live(m).maintenance.house.foreign for m in cluster.running))
     cluster.run(2.0)
 
 

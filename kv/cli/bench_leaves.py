@@ -16,13 +16,14 @@ from kv.cli.bench_shared import DataDirectories, about
 from kv.cli.command import whole_number
 from kv.cli.peers_shared import seconds
 from kv.cli.show import table
-from kv.peers.leaves import LeafCost, leaf_cost, put_costs
+from kv.peers.leaves import NEW, OLD, LeafCost, leaf_cost, put_costs
 from kv.peers.regimes import ENGINES
 from storage.files import make_directory
 
 HELP: Final = "the share of a leaderless put that incremental Merkle leaves cost"
 DESCRIPTION: Final = (
-    "Measure a leaf's processor time on a replica, with and without it in turns, and a whole put's "
+    "Measure a leaf's processor time on a replica, with and without it in turns, for new keys and "
+    "for old ones, and a whole put's "
     "on three leaderless nodes. Ends with code 1 if the share is not below 10 %, or a put failed."
 )
 OUT: Final = Path("bench-results/leaves.json")
@@ -46,11 +47,17 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="januskv-bench-", dir=args.dir) as scratch:
         with DataDirectories() as directories:
             engine = directories.engine(args.engine, Path(scratch) / "copies")
-            leaf_us, copy_us = leaf_cost(engine, turns=args.turns)
+            copies = {
+                keys: leaf_cost(engine, turns=args.turns, fresh=keys == NEW) for keys in (NEW, OLD)
+            }
         nodes = Path(scratch) / "nodes"
         nodes.mkdir()
         puts = put_costs(nodes, args.engine, (64, 256), args.seconds, lambda _: None)
-    costs = [LeafCost(count, leaf_us, copy_us, put_us, errors) for count, put_us, errors in puts]
+    costs = [
+        LeafCost(keys, count, *copies[keys], put_us, errors)
+        for keys in copies
+        for count, put_us, errors in puts
+    ]
     document = {**about(), "costs": [{**asdict(cost), "share": cost.share} for cost in costs]}
     args.out.write_text(json.dumps(document, indent=2) + "\n")
     if args.json:
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def text(costs: list[LeafCost]) -> str:
     rows = [
         (
+            cost.keys,
             cost.connections,
             f"{cost.leaf_us:.1f} us",
             f"{cost.copy_us:.1f} us",
@@ -75,5 +83,5 @@ def text(costs: list[LeafCost]) -> str:
         )
         for cost in costs
     ]
-    head = ("CONNECTIONS", "LEAF", "COPY", "PUT", "THREE LEAVES", "WISHED BELOW", "ERRORS")
-    return table(head, rows, right=" ".join(head[:1]))
+    head = ("KEYS", "CONNECTIONS", "LEAF", "COPY", "PUT", "THREE LEAVES", "WISHED BELOW", "ERRORS")
+    return table(head, rows, right=" ".join(head[1:2]))

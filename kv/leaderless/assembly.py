@@ -176,7 +176,7 @@ class Leaderless:
         for key in keys:
             if space is None or self.node not in view.holders(bucket_of(key), space.n):
                 self.ledger.took(keyspace, key)
-                self.maintenance.took_foreign()
+                self.maintenance.house.took_foreign()
             elif hinted:
                 self.ledger.took(keyspace, key)
 

@@ -1,6 +1,6 @@
 """Anti-entropy between two nodes: what merkle.py decides, asked, scanned, paced and transferred.
 
-    initiator (Exchanger.with_peer)                   responder (Exchanger.serve)
+    initiator (Exchanger.with_peer)                   responder (answering.py)
       root from memory ------------ Compare --------> root from memory: equal, done
       sums of segments, a slice     Compare           sums of segments, a slice a pass
         a pass                        ...
@@ -14,8 +14,7 @@ that was listed for it (a write may have changed it meanwhile); what is still di
 the sums of whoever repairs next.
 
 Pace. Scans go in slices with a pause after each, transfers pay for their bytes, and the receiver of
-a set may say LATER; so a repair of any size leaves the loop and the disk to the clients. The
-responder keeps nothing between questions, and works on a bounded number of them.
+a set may say LATER; so a repair of any size leaves the loop and the disk to the clients.
 
 Writes go on meanwhile. A key that is under way looks different on both sides for a moment; sending
 it once more does no harm. A key under transfer counts as `sending`, for reap.py.
@@ -23,7 +22,7 @@ it once more does no harm. A key under transfer counts as `sending`, for reap.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,28 +34,21 @@ from kv.leaderless.merkle import (
     Difference,
     Exchange,
     Segment,
-    SegmentSums,
     SharedBuckets,
-    answer_compare,
     difference,
 )
-from kv.leaderless.messenger import Outcome, SendReply
+from kv.leaderless.messenger import Outcome
 from kv.leaderless.parts import Parts
 from kv.leaderless.procedure import Procedures, Signal
 from kv.leaderless.put_core import Answer, Stored
-from kv.leaderless.roots import Roots
+from kv.leaderless.scanning import Scanner
 from kv.leaderless.view import RingView
 from raftgroups.transport import NodeId
-from storage.buckets import DIGEST_BYTES, LEAF_BYTES, Leaf
-from storage.errors import CorruptRecordError, JanusError
-from storage.objects import bucket_keys, read_digest, scan_leaves
+from storage.buckets import Leaf
+from storage.errors import JanusError
 from storage.siblings import MalformedSetError, decode_set
 
-SERVING_MAX: Final = 8
-"""Compares and listings of all peers that are worked on at once; the next is put off."""
 LATER_TRIES: Final = 200
-LISTED_MAX: Final = 4_096
-"""Keys in one answer, beyond which it ends with the bucket."""
 
 
 class ExchangeError(JanusError):
@@ -70,7 +62,7 @@ class ExchangeError(JanusError):
 class ExchangeSettings:
     question_s: float = 10.0
     slice: int = 2_000
-    """Leaves or keys that are scanned in one pass of the loop."""
+    """Keys that are scanned in one pass of the loop."""
     pause_s: float = 0.002
     """After each slice."""
     keys: int = 256
@@ -112,14 +104,13 @@ class Exchanger:
         self,
         parts: Parts,
         procedures: Procedures,
-        roots: Mapping[int, Roots],
+        scanner: Scanner,
         settings: ExchangeSettings | None = None,
     ) -> None:
         self._parts = parts
         self._procedures = procedures
-        self._roots = roots
+        self._scanner = scanner
         self._settings = settings or ExchangeSettings()
-        self._serving = 0
         self.totals = Report()
 
     # --- asking ---------------------------------------------------------------------------
@@ -154,7 +145,9 @@ class Exchanger:
         exchange = Exchange(shared)
         try:
             while segments := exchange.next_segments():
-                ours = await self._sums(keyspace, shared, segments, peer)
+                ours = await self._scanner.sums(keyspace, shared, segments, peer)
+                if ours is None:
+                    raise ExchangeError("its own sums are still being added up")
                 theirs = await self._compare(peer, keyspace, view, segments, ours)
                 exchange.on_compared(ours, theirs)
             report.equal = int(exchange.done)
@@ -201,7 +194,7 @@ class Exchanger:
             if until <= segments[0].first or view is not self._parts.view():
                 raise ExchangeError("the ring has changed meanwhile")
             covered, segments = _cut(segments, until)
-            ours, _ = await self._list(keyspace, shared, covered, limit=None)
+            ours, _ = await self._scanner.keys(keyspace, shared, covered, limit=None)
             theirs = [(key, int.from_bytes(digest, "big")) for key, digest in listed]
             report.listed += len(theirs)
             await self._transfer(peer, keyspace, difference(ours, theirs), report)
@@ -300,176 +293,9 @@ class Exchanger:
         seconds = size_bytes / self._settings.bytes_per_s
         await self._procedures.pause(max(self._settings.pause_s, seconds))
 
-    # --- scanning, on both sides ----------------------------------------------------------
-
-    async def _sums(
-        self, keyspace: int, shared: SharedBuckets, segments: Sequence[Segment], peer: NodeId
-    ) -> list[Leaf]:
-        if list(segments) == [shared.root]:
-            return [await self._root(keyspace, peer)]
-        sums, scanned = SegmentSums(shared, segments), 0
-        for part in sums.ranges():
-            first = part.first
-            while first <= part.last:
-                page = scan_leaves(
-                    self._parts.replica.reader(),
-                    keyspace,
-                    first,
-                    part.last,
-                    limit=self._settings.slice,
-                )
-                for bucket, leaf in page.items:
-                    sums.add(bucket, leaf)
-                if page.damaged:
-                    self._parts.replica.rebuild_leaves(keyspace, page.damaged)
-                scanned += len(page.items) + 20  # a scan costs something, empty or not
-                if scanned >= self._settings.slice:
-                    scanned = 0
-                    await self._procedures.pause(self._settings.pause_s)
-                first = page.items[-1][0] + 1 if page.more and page.items else part.last + 1
-        return sums.sums
-
-    async def _root(self, keyspace: int, peer: NodeId) -> Leaf:
-        for _ in range(LATER_TRIES):
-            root = self._roots[keyspace].root(peer)
-            if root is not None:
-                return root
-            await self._procedures.pause(0.1)
-        raise ExchangeError("its own sums are still being added up")
-
-    async def _list(
-        self,
-        keyspace: int,
-        shared: SharedBuckets,
-        segments: Sequence[Segment],
-        *,
-        limit: int | None,
-    ) -> tuple[list[tuple[bytes, int]], int]:
-        """Keys and digests of whole buckets, at most about `limit`, and the number up to which."""
-        found: list[tuple[bytes, int]] = []
-        scanned = 0
-        for segment in segments:
-            for part in shared.ranges_of(segment):
-                first = part.first
-                while first <= part.last:
-                    page = scan_leaves(
-                        self._parts.replica.reader(), keyspace, first, part.last, limit=100
-                    )
-                    for bucket, _ in page.items:
-                        keys = self._keys_of(keyspace, bucket)
-                        found += keys
-                        scanned += len(keys) + 5
-                        if limit is not None and len(found) >= limit:
-                            number = shared.number_of(bucket)
-                            assert number is not None, "a bucket of a shared range"
-                            return found, number + 1
-                        if scanned >= self._settings.slice:
-                            scanned = 0
-                            await self._procedures.pause(self._settings.pause_s)
-                    first = page.items[-1][0] + 1 if page.more and page.items else part.last + 1
-        return found, segments[-1].end if segments else 0
-
-    def _keys_of(self, keyspace: int, bucket: int) -> list[tuple[bytes, int]]:
-        """A record that cannot be read is left out: the other side sends it."""
-        reader = self._parts.replica.reader()
-        found: list[tuple[bytes, int]] = []
-        after, more = b"", True
-        while more:
-            page = bucket_keys(reader, keyspace, bucket, after=after)
-            for key in page.items:
-                try:
-                    digest = read_digest(reader, keyspace, key)
-                except CorruptRecordError:
-                    continue
-                if digest is not None:
-                    found.append((key, digest))
-            more = page.more
-            after = page.items[-1] if page.items else b""
-        return found
-
-    # --- the responder --------------------------------------------------------------------
-
-    def serve(self, peer: NodeId, request: Compare | ListKeys, reply: SendReply) -> None:
-        if request.ring != self._parts.view().epoch:
-            reply(Status.OTHER_RING, b"")
-        elif request.keyspace not in self._roots:
-            reply(Status.FAILED, b"it does not know this keyspace")
-        elif self._serving >= SERVING_MAX:
-            reply(Status.LATER, b"50")
-        else:
-            n = self._parts.keyspaces.n_of(request.keyspace)
-            shared = SharedBuckets(self._parts.view().shared(self._parts.node, peer, n))
-            segments = [Segment(first, end) for first, end in request.segments]
-            if not _fit(segments, shared.root.end):
-                reply(Status.FAILED, b"these are no segments of what is shared")
-                return
-            self._serving += 1
-            steps = self._served(peer, request, shared, segments, reply)
-            self._procedures.start(steps, f"compare with {peer}")
-
-    async def _served(
-        self,
-        peer: NodeId,
-        request: Compare | ListKeys,
-        shared: SharedBuckets,
-        segments: list[Segment],
-        reply: SendReply,
-    ) -> None:
-        try:
-            if isinstance(request, ListKeys):
-                found, until = await self._list(
-                    request.keyspace, shared, segments, limit=LISTED_MAX
-                )
-                listed = [(key, digest.to_bytes(DIGEST_BYTES, "big")) for key, digest in found]
-                reply(Status.LISTED, frames.encode_body((listed, until)))
-                return
-            theirs = [Leaf.from_bytes(each) for each in request.sums if len(each) == LEAF_BYTES]
-            if len(theirs) != len(segments):
-                reply(Status.FAILED, b"it takes one sum a segment")
-                return
-            ours = await self._sums(request.keyspace, shared, segments, peer)
-            reply(Status.COMPARED, frames.encode_body(answer_compare(theirs, ours)))
-        except ExchangeError:
-            reply(Status.LATER, b"100")
-        finally:
-            self._serving -= 1
-
-    def fetch(self, request: Fetch, reply: SendReply) -> None:
-        """As many sets as fit, at least one."""
-        sets: list[bytes] = []
-        size = 0
-        for key in request.keys:
-            encoded = self._parts.replica.read_encoded(request.keyspace, key)
-            sets.append(encoded if isinstance(encoded, bytes) else b"")
-            size += len(sets[-1])
-            if size >= self._settings.fetch_bytes:
-                break
-        reply(Status.FETCHED, frames.encode_body(sets))
-
-    def holds(self, request: frames.Holds, reply: SendReply) -> None:
-        reader = self._parts.replica.reader()
-        answers: list[int] = []
-        for key, digest in zip(request.keys, request.digests, strict=False):
-            try:
-                held = read_digest(reader, request.keyspace, key)
-            except CorruptRecordError:
-                held = None
-            answers.append(held is not None and held == int.from_bytes(digest, "big"))
-        reply(Status.HOLDS, frames.encode_body([int(each) for each in answers]))
-
 
 def _pairs(segments: Iterable[Segment]) -> list[tuple[int, int]]:
     return [(segment.first, segment.end) for segment in segments]
-
-
-def _fit(segments: Sequence[Segment], end: int) -> bool:
-    """In order, apart, not empty, within what is shared."""
-    last = 0
-    for segment in segments:
-        if segment.first < last or segment.end <= segment.first:
-            return False
-        last = segment.end
-    return bool(segments) and last <= end
 
 
 def _cut(segments: Sequence[Segment], until: int) -> tuple[list[Segment], list[Segment]]:

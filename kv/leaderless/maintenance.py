@@ -1,6 +1,6 @@
 """What a node does by itself, beside requests: two loops of named work, never two of one kind.
 
-    mending, a look every look_s              housekeeping, a look every look_s
+    mending, a look every look_s              housekeeping (housekeeping.py), likewise
       fill       what it lacks (filling.py)     foreign   copies that belong elsewhere go there
       step       joining -> normal, or leave    orphaned  hints whose target is gone
       jobs       repairs that were asked for    reap      every reap_s (reaper.py)
@@ -25,34 +25,26 @@ from functools import partial
 from typing import Final
 
 from kv.cluster.membership import Status as MemberStatus
-from kv.cluster.ring import BucketRange
 from kv.leaderless import frames
+from kv.leaderless.answering import Answering
 from kv.leaderless.exchange import ExchangeError, Exchanger, ExchangeSettings, Report
-from kv.leaderless.frames import Holds, MalformedFrameError, Mend, Reply, Settled, Status, Store
+from kv.leaderless.frames import MalformedFrameError, Mend, Reply, Settled, Status
+from kv.leaderless.housekeeping import Housekeeping
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.members import Members
 from kv.leaderless.messenger import Outcome, SendReply
 from kv.leaderless.parts import Parts
 from kv.leaderless.procedure import Procedures, Signal
-from kv.leaderless.put_core import Answer, Stored
-from kv.leaderless.ranges import Ranges, joined, without
 from kv.leaderless.reaper import Reaper, ReapSettings
 from kv.leaderless.roots import Roots
-from kv.leaderless.upkeep import ClearOverflow, DropForeign, MoveHint
+from kv.leaderless.scanning import Scanner
+from kv.leaderless.upkeep import ClearOverflow
 from raftgroups.transport import NodeId
-from storage.buckets import BUCKETS, DIGEST_BYTES, bucket_of
-from storage.engine import Reader
-from storage.errors import CorruptRecordError
-from storage.hints import Hint, key_has_hints
-from storage.objects import bucket_keys, read_digest, scan_leaves
-from storage.siblings import encode_set
 from storage.versions import LeafChange
 
 JOBS_MAX: Final = 64
 MEND_S: Final = 600.0
 """How long one waits for a peer that mends itself; then it is asked again."""
-PAGE: Final = 256
-GIVEN_MAX: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +88,14 @@ class Maintenance:
         self.roots: dict[int, Roots] = {}
         for keyspace in parts.keyspaces.values():
             self._make_roots(keyspace)
-        self.exchanger = Exchanger(parts, procedures, self.roots, self._settings.exchange)
+        pace = self._settings.exchange
+        scanner = Scanner(
+            parts, procedures, self.roots, slice_rows=pace.slice, pause_s=pace.pause_s
+        )
+        self.exchanger = Exchanger(parts, procedures, scanner, pace)
+        self.answering = Answering(
+            parts, procedures, scanner, self.roots, fetch_bytes=pace.fetch_bytes
+        )
         self.reaper = Reaper(
             parts,
             procedures,
@@ -108,17 +107,19 @@ class Maintenance:
         self._mending: set[NodeId] = set()
         """Peers that were asked to mend themselves and have not answered."""
         self._repair_at_s = 0.0
-        self._tidy = False
-        """Whether the last look found no foreign copy, and none can have come since."""
-        self._given: dict[tuple[int, bytes], int] = {}
-        """Digests of foreign copies that all holders of this ring were given, and that stay until
-        their hints are delivered."""
+        self.house = Housekeeping(
+            parts,
+            members,
+            procedures,
+            self.exchanger,
+            self.reaper,
+            look_s=self._settings.look_s,
+            pause_s=pace.pause_s,
+        )
         self._leaving = self.left = False
         self.repairs = 0
         """With everybody, that came to their end or were broken off."""
         self.last_repair: Report | None = None
-        self.foreign = 0
-        """Copies that this node should not have, as the last look counted them."""
         parts.replica.on_leaves = self._leaves_changed
 
     def _make_roots(self, keyspace: Keyspace) -> Roots:
@@ -133,7 +134,7 @@ class Maintenance:
 
     def add_keyspace(self, keyspace: Keyspace) -> None:
         self._make_roots(keyspace).load()
-        self._tidy = False
+        self.house.took_foreign()
 
     def drop_keyspace(self, number: int) -> None:
         self.roots.pop(number, None)
@@ -141,22 +142,20 @@ class Maintenance:
     def start(self) -> None:
         self._repair_at_s = self._next_repair_s()
         self._procedures.start(self._mend(), "mending")
-        self._procedures.start(self._keep_house(), "housekeeping")
-
-    def took_foreign(self) -> None:
-        """This node stands in for somebody; what is left of it is to be looked for."""
-        self._tidy = False
+        self.house.start()
 
     def view_changed(self) -> None:
         for roots in self.roots.values():
             roots.load()
         self.reaper.view_changed()
-        self._given.clear()
-        self._tidy = False
+        self.house.view_changed()
 
-    def _leaves_changed(self, changes: list[LeafChange]) -> None:
-        for roots in self.roots.values():
-            roots.changed(changes)
+    def _leaves_changed(self, changes: list[LeafChange], unsummed: set[int]) -> None:
+        for number, roots in self.roots.items():
+            if number in unsummed:
+                roots.load()
+            else:
+                roots.changed([change[1:] for change in changes if change.keyspace == number])
 
     def _next_repair_s(self) -> float:
         # Not all nodes at once.
@@ -332,7 +331,7 @@ class Maintenance:
             if arriving is None or not arriving.members:
                 return  # nobody is there to take it over
             usages = self._parts.replica.hint_usages().values()
-            if not self._tidy or any(usage.count for usage in usages):
+            if not self.house.tidy or any(usage.count for usage in usages):
                 return
             if await self._all_settled(need_filled=True):
                 self.left = True
@@ -373,165 +372,3 @@ class Maintenance:
         hints = 0 if usage is None else usage.count + usage.overflowed
         told = frames.SettledBody(self._members.lacking, hints, sorted(self._parts.keyspaces))
         reply(Status.SETTLED, frames.encode_body(told))
-
-    # --- housekeeping ---------------------------------------------------------------------
-
-    async def _keep_house(self) -> None:
-        settings = self._settings.reap
-        reap_at_s = self._parts.clock.monotonic() + settings.reap_s
-        while True:
-            await self._procedures.pause(self._settings.look_s)
-            await self._send_orphans()
-            if not self._tidy:
-                await self._send_foreign()
-            now_s = self._parts.clock.monotonic()
-            if settings.enabled and now_s >= reap_at_s:
-                reap_at_s = now_s + settings.reap_s
-                if not self._members.lacking:
-                    await self.reaper.round()
-
-    async def _send_orphans(self) -> None:
-        """Hints for nodes that are gone, and all hints of a node that leaves: their sets go to the
-        owners of today."""
-        leaving = self._members.status is MemberStatus.LEAVING
-        for target in self._parts.replica.hint_usages():
-            node = NodeId(target)
-            gone = node not in self._parts.view().members
-            if gone or leaving:
-                await self._send_hints(node)
-
-    async def _send_hints(self, target: NodeId) -> None:
-        after, more = 0, True
-        while more:
-            page = self._parts.replica.hints(target, after=after, limit=PAGE, max_bytes=1 << 20)
-            for sequence in page.damaged:
-                self._parts.replica.discard_hint(target, sequence)
-            after = max([after, *page.damaged, *(hint.sequence for hint in page.hints)])
-            more = page.more
-            for hint in page.hints:
-                if await self._with_owners(hint):
-                    self._parts.replica.submit(MoveHint(target, hint.sequence))
-            await self._procedures.pause(self._settings.exchange.pause_s)
-
-    async def _with_owners(self, hint: Hint) -> bool:
-        """Whether all holders have the hint's set now, but for a target that is away."""
-        keyspace = self._parts.keyspaces.get(hint.keyspace)
-        if keyspace is None:
-            return True
-        holders = self._parts.view().holders(bucket_of(hint.key), keyspace.n)
-        encoded = encode_set(hint.siblings)
-        signals: list[Signal[Answer]] = []
-        for node in holders:
-            if node != hint.target or self._parts.reachable(node):
-                signal: Signal[Answer] = Signal()
-                self._parts.store(node, hint.keyspace, hint.key, hint.siblings, encoded, signal.set)
-                signals.append(signal)
-        answers = [await signal for signal in signals]
-        return bool(answers) and all(isinstance(answer, Stored) for answer in answers)
-
-    async def _send_foreign(self) -> None:
-        """Copies of keys that this node is not to have: their holders get them, then they go."""
-        view = self._parts.view()
-        found = 0
-        for number, keyspace in list(self._parts.keyspaces.items()):
-            held = view.held(self._parts.node, keyspace.n)
-            foreign = without(joined([BucketRange(0, BUCKETS - 1)]), held)
-            found += await self._send_foreign_of(number, foreign)
-        self.foreign = found
-        self._tidy = not found and view is self._parts.view()
-
-    async def _send_foreign_of(self, keyspace: int, foreign: Ranges) -> int:
-        found = 0
-        for part in foreign:
-            first = part.first
-            while first <= part.last:
-                page = scan_leaves(
-                    self._parts.replica.reader(), keyspace, first, part.last, limit=PAGE
-                )
-                for bucket, _ in page.items:
-                    found += await self._send_bucket(keyspace, bucket)
-                first = page.items[-1][0] + 1 if page.more and page.items else part.last + 1
-        return found
-
-    async def _send_bucket(self, keyspace: int, bucket: int) -> int:
-        reader = self._parts.replica.reader()
-        keys: list[tuple[bytes, int]] = []
-        waiting = 0
-        for key in bucket_keys(reader, keyspace, bucket, limit=PAGE).items:
-            try:
-                digest = read_digest(reader, keyspace, key)
-                if digest is not None and self._waits(reader, keyspace, key, digest):
-                    waiting += 1
-                    continue
-            except CorruptRecordError:
-                digest = None
-            if digest is not None:
-                keys.append((key, digest))
-        if not keys:
-            return waiting
-        n = self._parts.keyspaces.n_of(keyspace)
-        lacking: dict[bytes, list[NodeId]] = {key: [] for key, _ in keys}
-        for peer in self._parts.view().holders(bucket, n):
-            if not await self._ask_holder(peer, keyspace, keys, lacking):
-                return waiting + len(keys)
-        for key, digest in keys:
-            if all([await self._give(peer, keyspace, key) for peer in lacking[key]]):
-                self._drop_foreign(keyspace, bucket, key, digest)
-                self._note_given(keyspace, key, digest)
-        await self._procedures.pause(self._settings.exchange.pause_s)
-        return waiting + len(keys)
-
-    def _waits(self, reader: Reader, keyspace: int, key: bytes, digest: int) -> bool:
-        """Whether all holders were given it, and it stays only until its last hint is delivered:
-        they know more by now, and would be sent it again with each look."""
-        if self._given.get((keyspace, key)) != digest:
-            return False
-        if key_has_hints(reader, keyspace, key):
-            return True
-        del self._given[keyspace, key]
-        return False
-
-    def _note_given(self, keyspace: int, key: bytes, digest: int) -> None:
-        if len(self._given) >= GIVEN_MAX:
-            self._given.clear()
-        if key_has_hints(self._parts.replica.reader(), keyspace, key):
-            self._given[keyspace, key] = digest
-
-    async def _ask_holder(
-        self,
-        peer: NodeId,
-        keyspace: int,
-        keys: Sequence[tuple[bytes, int]],
-        lacking: dict[bytes, list[NodeId]],
-    ) -> bool:
-        digests = [digest.to_bytes(DIGEST_BYTES, "big") for _, digest in keys]
-        request = Holds(0, keyspace, [key for key, _ in keys], digests)
-        outcome = await self.exchanger.ask(peer, request)
-        if not isinstance(outcome, Reply) or outcome.status is not Status.HOLDS:
-            return False
-        try:
-            answers = frames.decode_body(frames.holds_decoder, outcome.body)
-        except MalformedFrameError:
-            return False
-        for (key, _), has in zip(keys, answers, strict=False):
-            if not has:
-                lacking[key].append(peer)
-        return len(answers) == len(keys)
-
-    async def _give(self, peer: NodeId, keyspace: int, key: bytes) -> bool:
-        """Whether the peer has, synced, what this node holds of the key."""
-        encoded = self._parts.replica.read_encoded(keyspace, key)
-        if not isinstance(encoded, bytes):
-            return False
-        outcome = await self.exchanger.ask(peer, Store(0, keyspace, key, encoded, "", True))
-        return isinstance(outcome, Reply) and outcome.status is Status.STORED
-
-    def _drop_foreign(self, keyspace: int, bucket: int, key: bytes, digest: int) -> None:
-        n = self._parts.keyspaces.n_of(keyspace)
-
-        def is_foreign() -> bool:
-            holders = self._parts.view().holders(bucket, n)
-            return bool(holders) and self._parts.node not in holders
-
-        replica = self._parts.replica
-        replica.submit(DropForeign(replica, keyspace, key, digest, is_foreign))

@@ -9,8 +9,9 @@ the comparison stands on the numbers, not on the ring:
        [..)[..) ...
          bucket                                            few keys: ask for keys and digests
 
-Leaves add up (storage/buckets.py), so the sum of any part is the sum of its buckets' leaves and no
-inner node is stored. Two equal nodes compare one sum, whatever the ring looks like.
+Leaves add up (storage/buckets.py), so the sum of any part is the sum of its keys' digests, and
+neither leaves nor inner nodes are stored. Two equal nodes compare one sum, whatever the ring looks
+like.
 
     initiator                                   responder
     exchange = Exchange(shared)
@@ -33,7 +34,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 from typing import Final
 
 from kv.cluster.ring import BucketRange, Ring
@@ -100,7 +102,7 @@ class SharedBuckets:
 
 
 class SegmentSums:
-    """Sums of some segments, fed leaf by leaf, so that a long scan can be done in pieces."""
+    """Sums of some segments, fed a page at a time, so that a long scan can be done in pieces."""
 
     def __init__(self, shared: SharedBuckets, segments: Sequence[Segment]) -> None:
         assert all(a.end <= b.first for a, b in pairwise(segments)), (
@@ -115,14 +117,21 @@ class SegmentSums:
         """What to scan."""
         return [part for segment in self._segments for part in self._shared.ranges_of(segment)]
 
-    def add(self, bucket: int, leaf: Leaf) -> None:
-        """Leaves outside the segments are passed over."""
+    def add_keys(self, keys: Iterable[tuple[int, bytes, int]]) -> None:
+        """(bucket, key, digest) in the order of buckets. Keys outside the segments are passed
+        over."""
+        for bucket, same in groupby(keys, itemgetter(0)):
+            place = self._place(bucket)
+            if place is not None:
+                digests = [digest for _, _, digest in same]
+                self.sums[place] = self.sums[place].plus(len(digests), sum(digests))
+
+    def _place(self, bucket: int) -> int | None:
         number = self._shared.number_of(bucket)
         if number is None:
-            return
+            return None
         place = bisect_right(self._firsts, number) - 1
-        if place >= 0 and number < self._segments[place].end:
-            self.sums[place] += leaf
+        return place if place >= 0 and number < self._segments[place].end else None
 
 
 def answer_compare(theirs: Sequence[Leaf], ours: Sequence[Leaf]) -> list[int | None]:
@@ -213,7 +222,7 @@ class PeerRoots:
     """The root with each peer, kept as leaves change: what two equal nodes compare.
 
     Invariant: `roots[peer]` is the sum of this node's leaves of all buckets that it shares with the
-    peer. A new ring needs a new one, loaded from the leaves.
+    peer. A new ring needs a new one, added up from the index.
     """
 
     def __init__(self, holders: Callable[[int], tuple[NodeId, ...]], me: NodeId) -> None:
@@ -222,19 +231,16 @@ class PeerRoots:
         self._me = me
         self.roots: dict[NodeId, Leaf] = {}
 
-    def change(self, bucket: int, old: Leaf, new: Leaf) -> None:
-        """A leaf went from old to new; loading begins from EMPTY_LEAF. Buckets that this node does
-        not store (it holds them for others) belong to no root."""
-        self.change_all([(bucket, old, new)])
-
-    def change_all(self, changes: Iterable[tuple[int, Leaf, Leaf]]) -> None:
-        """(bucket, old, new) of many leaves: those of the same owners are added up first."""
+    def change_all(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """(bucket, keys, total) that come to many leaves, or go if they are negative; those of the
+        same owners are added up first. Buckets that this node does not store (it holds them for
+        others) belong to no root."""
         sums: dict[tuple[NodeId, ...], tuple[int, int]] = {}
         holders = self._holders
-        for bucket, (old_keys, old_total), (new_keys, new_total) in changes:
+        for bucket, more_keys, more in changes:
             owners = holders(bucket)
             keys, total = sums.get(owners, (0, 0))
-            sums[owners] = keys + new_keys - old_keys, total + new_total - old_total
+            sums[owners] = keys + more_keys, total + more
         for owners, (keys, total) in sums.items():
             if self._me not in owners:
                 continue

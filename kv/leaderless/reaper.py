@@ -67,7 +67,7 @@ class Reaper:
         self._procedures = procedures
         self._boot = boot
         self._lacks = lacks
-        self._settings = settings or ReapSettings()
+        self.settings = settings or ReapSettings()
         self._proof: ReapProof | None = None
         self.held = 0
         """Dead keys that are not forgotten yet, as the last round counted them."""
@@ -102,10 +102,10 @@ class Reaper:
                 more = page.more
                 if candidates:
                     await self._prove(candidates)
-                await self._procedures.pause(self._settings.pause_s)
+                await self._procedures.pause(self.settings.pause_s)
         self.held = held
         self.oldest_s = max(0.0, (self._parts.replica.now_ms() - oldest_ms) / 1000) if held else 0.0
-        if self.oldest_s > self._settings.alarm_s:
+        if self.oldest_s > self.settings.alarm_s:
             self._parts.replica.alarm(
                 "old_tombstones",
                 f"{held} deleted keys are held, the oldest for {self.oldest_s:.0f} s: a node is "
@@ -135,7 +135,7 @@ class Reaper:
         candidates: dict[Candidate, tuple[NodeId, ...]],
     ) -> None:
         owners = self._parts.view().ring.preference(bucket_of(key), self._n(keyspace))
-        rested_ms = self._parts.replica.now_ms() - self._settings.rest_s * 1000
+        rested_ms = self._parts.replica.now_ms() - self.settings.rest_s * 1000
         if not owners or owners[0] != self._parts.node or died_ms > rested_ms:
             return
         digest = read_digest(self._parts.replica.reader(), keyspace, key)
@@ -148,12 +148,12 @@ class Reaper:
     async def _prove(self, candidates: Mapping[Candidate, tuple[NodeId, ...]]) -> None:
         view = self._parts.view()
         calm = view.arriving is None and all(map(self._parts.reachable, view.members))
-        if not calm and not self._settings.canaries:
+        if not calm and not self.settings.canaries:
             self.last_failure = "members change, or one of them is not in reach"
             return
         self.proofs += 1
         proof = ReapProof(
-            view.epoch_number, candidates, view.members, canaries=self._settings.canaries
+            view.epoch_number, candidates, view.members, canaries=self.settings.canaries
         )
         self._proof = proof
         while proof.phase < Phase.DROP:
@@ -212,7 +212,7 @@ class Reaper:
         if node == self._parts.node:
             self.serve(request, lambda status, body: signal.set(Reply(0, status, body)))
         else:
-            deadline_s = self._parts.clock.monotonic() + self._settings.question_s
+            deadline_s = self._parts.clock.monotonic() + self.settings.question_s
             self._parts.messenger.ask(node, request, deadline_s, signal.set)
         return signal
 

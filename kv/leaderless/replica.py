@@ -5,7 +5,7 @@
     done <----------------------------------- after_commit <-------------------------'
 
 All changes of a turn, whoever asked for them, share one batch and one sync: objects, token index,
-Merkle leaves, hints, epochs and the incarnation (storage/versions.py). They are worked off one
+hints, epochs and the incarnation (storage/versions.py). They are worked off one
 after the other, so many writes of one key in one turn see each other.
 
 Invariants
@@ -50,7 +50,7 @@ from kv.leaderless.incarnation import draw_incarnation, read_incarnation, write_
 from kv.leaderless.keyspace import Keyspace
 from kv.leaderless.put_core import Answer, Failed
 from kv.leaderless.rules import Increment, Write, apply_write
-from kv.leaderless.upkeep import EraseKeyspace, RebuildLeaves
+from kv.leaderless.upkeep import EraseKeyspace, MendIndex
 from kv.regime import Done
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng, Scheduler
@@ -129,12 +129,14 @@ class Replica:
         self._inbox_bytes = self._inbox_keys = 0
         self._answers: list[tuple[Change, Any]] = []
         self._leaf_changes: list[LeafChange] = []
+        self._unsummed: set[int] = set()
         self._changed: list[tuple[int, bytes, bytes]] = []
         self.feed: Feed | None = None
         """Told of what each commit changed, for watches."""
         self._stopped = False
-        self.on_leaves: Callable[[list[LeafChange]], None] | None = None
-        """Told of what each commit did to the leaves, for sums that are kept in memory."""
+        self.on_leaves: Callable[[list[LeafChange], set[int]], None] | None = None
+        """Told of what each commit did to the leaves, for sums that are kept in memory, and of
+        which keyspaces these have to be added up anew."""
         self.took: Callable[[int, Sequence[bytes], bool], None] = lambda *_: None
         """(keyspace, keys, with a hint): sets are stored; for the ledger of reap.py."""
         self.told: Callable[[], None] = lambda: None
@@ -285,9 +287,9 @@ class Replica:
         """For EraseKeyspace: the rows go with this turn's batch, those it puts itself included."""
         self._erase.append(keyspace)
 
-    def rebuild_leaves(self, keyspace: int, row_keys: Sequence[bytes]) -> None:
-        self.alarm("damaged_leaves", f"{len(row_keys)} sums cannot be read; they are built again")
-        self._submit(RebuildLeaves(keyspace, row_keys))
+    def mend_index(self, keyspace: int, keys: Sequence[bytes]) -> None:
+        self.alarm("damaged_index", f"{len(keys)} rows cannot be read; they are written again")
+        self._submit(MendIndex(keyspace, keys))
 
     def _refusal(self, keyspace: int, size_bytes: int, purpose: Purpose) -> JanusError | None:
         if self._stopped:
@@ -345,7 +347,7 @@ class Replica:
             for start, end in keyspace_rows(keyspace):
                 batch.delete_range(start, end)
         self._erase.clear()
-        self._leaf_changes = turn.leaf_changes
+        self._leaf_changes, self._unsummed = turn.leaf_changes, turn.unsummed
         self._changed = turn.changed
         if not self._incarnation_kept:
             write_incarnation(batch, self.incarnation, self._directory)
@@ -363,9 +365,9 @@ class Replica:
         self.turns += 1
         self._latest.renew()
         answers, self._answers = self._answers, []
-        if self.on_leaves is not None and self._leaf_changes:
-            self.on_leaves(self._leaf_changes)
-        self._leaf_changes = []
+        if self.on_leaves is not None and (self._leaf_changes or self._unsummed):
+            self.on_leaves(self._leaf_changes, self._unsummed)
+        self._leaf_changes, self._unsummed = [], set()
         if self.feed is not None:
             self.feed.add(self._changed)
         self._changed = []

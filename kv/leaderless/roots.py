@@ -1,11 +1,12 @@
 """The sums with each peer, in memory, so that two equal nodes compare one number.
 
     leaf changes of each commit --> PeerRoots of the keyspace     merkle.py
-    a new ring, a rebuilt leaf  --> load: add up all leaves anew, a slice a pass
+    a new ring, damage          --> load: add up the index anew, a slice a pass
 
-A load goes over one snapshot while writes go on: what they change after the snapshot is added as it
-comes, and since leaves add up, the order does not matter. Until it is done there is no root and
-whoever wants to compare waits (`root` gives None).
+A load goes bucket by bucket while writes go on. `_summed` says how far it is: a change below it is
+added as it comes, one beyond it will be found in the index, which a slice sees as of the last
+commit that was told. So a load needs no snapshot, however long it takes. Until it is done there is
+no root and whoever wants to compare waits (`root` gives None).
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from kv.leaderless.procedure import Procedures
 from kv.leaderless.replica import Replica
 from kv.leaderless.view import RingView
 from raftgroups.transport import NodeId
-from storage.buckets import BUCKETS, EMPTY_LEAF, Leaf
-from storage.engine import Reader
-from storage.objects import scan_leaves
-from storage.versions import LeafChange
+from storage.buckets import BUCKETS, Leaf
+from storage.objects import scan_index
 
 SLICE: Final = 2_000
 PAUSE_S: Final = 0.002
@@ -47,61 +46,39 @@ class Roots:
         self._replica = replica
         self._procedures = procedures
         self._sums: PeerRoots | None = None
-        self._loaded = False
+        self._summed = 0
+        """Buckets below this one are in the sums."""
         self.loads = 0
 
     def load(self) -> None:
-        """Begin anew: the ring changed, or a leaf was built again."""
+        """Begin anew: the ring changed, or what was lost is in no sum."""
         self.loads += 1
-        n = self._keyspace.n
-        view = self._view()
-        sums = self._sums = PeerRoots(partial(view.holders, n=n), self._node)
-        self._loaded = False
+        sums = self._sums = PeerRoots(partial(self._view().holders, n=self._keyspace.n), self._node)
+        self._summed = 0
         name = f"load the roots of keyspace {self._keyspace.number}"
-        self._procedures.start(self._load(sums), name)
+        self._procedures.start(self._add_up(sums), name)
 
-    async def _load(self, sums: PeerRoots) -> None:
-        reader = self._replica.open_snapshot()
-        if self._sums is not sums:
-            reader.close()
-            return
-        try:
-            await self._add_up(sums, reader)
-        finally:
-            reader.close()
-
-    async def _add_up(self, sums: PeerRoots, reader: Reader) -> None:
-        first = 0
-        while first < BUCKETS:
-            page = scan_leaves(reader, self._keyspace.number, first, BUCKETS - 1, limit=SLICE)
-            if self._sums is not sums:
-                return
-            for bucket, leaf in page.items:
-                sums.change(bucket, EMPTY_LEAF, leaf)
-            if page.damaged:
-                self._replica.rebuild_leaves(self._keyspace.number, page.damaged)
-                return  # the changes that this makes begin a load of their own
-            if not page.more:
-                break
-            first = page.items[-1][0] + 1
-            await self._procedures.pause(PAUSE_S)
-        if self._sums is sums:
-            self._loaded = True
-
-    def changed(self, changes: Iterable[LeafChange]) -> None:
-        """What one commit did."""
+    async def _add_up(self, sums: PeerRoots) -> None:
         number = self._keyspace.number
-        known: list[tuple[int, Leaf, Leaf]] = []
-        for keyspace, bucket, old, new in changes:
-            if keyspace == number:
-                if old is None:
-                    self.load()
-                    return
-                known.append((bucket, old, new))
+        while self._sums is sums:
+            page = scan_index(
+                self._replica.reader(), number, self._summed, BUCKETS - 1, limit=SLICE
+            )
+            if page.damaged:
+                self._replica.mend_index(number, page.damaged)
+            sums.change_all([(bucket, 1, digest) for bucket, _, digest in page.items])
+            self._summed = BUCKETS if page.next is None else page.next
+            if page.next is None:
+                return
+            await self._procedures.pause(PAUSE_S)
+
+    def changed(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """(bucket, keys, total): what one commit did."""
         if self._sums is not None:
-            self._sums.change_all(known)
+            summed = self._summed
+            self._sums.change_all([change for change in changes if change[0] < summed])
 
     def root(self, peer: NodeId) -> Leaf | None:
-        if self._sums is None or not self._loaded:
+        if self._sums is None or self._summed < BUCKETS:
             return None
         return self._sums.root(peer)

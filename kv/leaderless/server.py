@@ -89,13 +89,13 @@ class Server:
         reply: SendReply,
     ) -> None:
         if isinstance(request, Compare | ListKeys):
-            self._maintenance.exchanger.serve(peer, request, reply)
+            self._maintenance.answering.serve(peer, request, reply)
         elif isinstance(request, Fetch):
             for key in request.keys:
                 check_key(key)
-            self._maintenance.exchanger.fetch(request, reply)
+            self._maintenance.answering.fetch(request, reply)
         elif isinstance(request, Holds):
-            self._maintenance.exchanger.holds(request, reply)
+            self._maintenance.answering.holds(request, reply)
         elif isinstance(request, Prove):
             self._maintenance.reaper.serve(request, reply)
         elif isinstance(request, Settled):

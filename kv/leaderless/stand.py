@@ -353,7 +353,7 @@ class LeaderlessStand:
             "left" if left else members.status.value,
             round(lacking / max(1, held), 4),
             sum(usage.count for usage in regime.replica.hint_usages().values()),
-            regime.maintenance.foreign,
+            regime.maintenance.house.foreign,
         )
 
     def _asked(self, peer: NodeId, body: bytes) -> bytes:

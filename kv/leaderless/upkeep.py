@@ -1,6 +1,6 @@
 """What maintenance changes in a replica's turn (changes.py has what requests change).
 
-    RebuildLeaves   leaves that cannot be read or are wrong
+    MendIndex       rows of the token index that cannot be read
     ClearOverflow   a repair with the target of hints has ended
     MoveHint        a hint whose target is gone: its set is with the owners now
     ShedExpired     the values of versions whose time is over
@@ -17,14 +17,15 @@ is checked in the turn, not when it was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kv.leaderless.dvv import shed_expired
 from kv.leaderless.reap import Candidate, holds_exactly
 from storage.buckets import set_digest
-from storage.errors import JanusError
+from storage.errors import CorruptRecordError, JanusError
 from storage.hints import key_has_hints
-from storage.objects import Record, leaf_bucket
+from storage.objects import Record
 from storage.versions import Turn
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ class _Upkeep:
         """Nobody waits."""
 
 
-class RebuildLeaves(_Upkeep):
-    def __init__(self, keyspace: int, row_keys: Sequence[bytes]) -> None:
+class MendIndex(_Upkeep):
+    def __init__(self, keyspace: int, keys: Sequence[bytes]) -> None:
         self._keyspace = keyspace
-        self._row_keys = row_keys
+        self._keys = keys
 
     def run(self, turn: Turn) -> None:
-        for row_key in self._row_keys:
-            turn.rebuild_leaf(self._keyspace, leaf_bucket(row_key))
+        for key in self._keys:
+            with suppress(CorruptRecordError):  # the object, too: another node has to send it
+                turn.mend_index(self._keyspace, key)
 
 
 class ClearOverflow(_Upkeep):

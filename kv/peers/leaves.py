@@ -1,10 +1,13 @@
-"""What the Merkle leaf costs of a put: its processor time on every replica, in a whole put's.
+"""What Merkle sums cost of a put: their processor time on every replica, in a whole put's.
 
-    a copy     turns of new keys on an engine of its own, every other one with the leaf left out (a
-               canary's switch): read, add, seal, write, and the sums with each peer. The median
-               difference is a leaf's cost.
-    a put      three leaderless nodes under REST puts of new keys: processor time of all nodes
+    a copy     turns of copies on an engine of its own, every other one with the sums left out (a
+               canary's switch): the digest in the index row, or the row itself if the key is there
+               already, and the sums with each peer. The median difference, and the hash that both
+               compute, are what a leaf costs.
+    a put      three leaderless nodes under REST puts: processor time of all nodes
 
+A copy once of a new key and once of a later change of a key that is there; a put of new keys in
+both cases, since blind puts of old ones make siblings, and one that is not blind costs no less.
 Both are processor time on this machine in one run, so that other work weighs on them alike.
 """
 
@@ -25,18 +28,24 @@ from kv.load.plan import Load, Operation, Speech
 from kv.peers.measuring import Meter
 from kv.peers.regimes import LEADERLESS, RegimePlan, systems
 from raftgroups.transport import NodeId
+from storage.buckets import plain_digest
 from storage.engine import Batch, Engine
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version, encode_set
 from storage.versions import StorageCanary, Turn
 
 COPIES: Final = 3
 TURN_KEYS: Final = 64
+OLD_KEYS: Final = 100 * TURN_KEYS
+NEW: Final = "new"
+OLD: Final = "old"
 _NODES: Final = tuple(NodeId(name) for name in ("a", "b", "c"))
 _LEFT_OUT: Final = frozenset((StorageCanary.LEAF_NOT_UPDATED,))
 
 
 @dataclass(frozen=True, slots=True)
 class LeafCost:
+    keys: str
+    """NEW or OLD."""
     connections: int
     leaf_us: float
     """On one replica."""
@@ -51,37 +60,51 @@ class LeafCost:
         return COPIES * self.leaf_us / self.put_us
 
 
-def leaf_cost(engine: Engine, *, turns: int, value_bytes: int = 100) -> tuple[float, float]:
+def leaf_cost(
+    engine: Engine, *, turns: int, fresh: bool = True, value_bytes: int = 100
+) -> tuple[float, float]:
     """(microseconds of a leaf, of a copy with it)"""
     dice = random.Random(1)
     roots = PeerRoots(lambda _: _NODES, _NODES[0])
     times: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(2 * turns + 20):
-        leaves = number % 2 == 0
-        rows = [_row(dice, value_bytes) for _ in range(TURN_KEYS)]
+    known = [] if fresh else [_key(dice) for _ in range(OLD_KEYS)]
+    hashing: list[float] = []
+    for number in range(-len(known) // TURN_KEYS, 2 * turns + 20):
+        leaves = number < 0 or number % 2 == 0  # negative: every old key is put once
+        if fresh:
+            keys = [_key(dice) for _ in range(TURN_KEYS)]
+        else:
+            at = number * TURN_KEYS % len(known)
+            keys = known[at : at + TURN_KEYS]
+        rows = [(key, _set(dice, value_bytes)) for key in keys]
         begun = process_time()
         with engine.snapshot() as reader:
             turn = Turn(reader, merge, canaries=frozenset() if leaves else _LEFT_OUT)
             for key, encoded in rows:
-                if turn.get_encoded(1, key) is None:
-                    turn.put_encoded(1, key, encoded)
+                turn.get_encoded(1, key)
+                turn.put_encoded(1, key, encoded)
             batch = Batch()
             turn.collect(batch)
         engine.write(batch, sync=True)
-        roots.change_all(
-            [(each.bucket, each.old, each.new) for each in turn.leaf_changes if each.old]
-        )
+        roots.change_all([change[1:] for change in turn.leaf_changes])
+        ended = process_time()
         if number >= 20:  # the first ones are slower
-            times[leaves].append((process_time() - begun) * 1e6 / TURN_KEYS)
+            times[leaves].append((ended - begun) * 1e6 / TURN_KEYS)
+            for key, encoded in rows:
+                plain_digest(key, encoded)
+            hashing.append((process_time() - ended) * 1e6 / TURN_KEYS)
     with_it, without = median(times[True]), median(times[False])
-    return max(0.0, with_it - without), with_it
+    return max(0.0, with_it - without) + median(hashing), with_it
 
 
-def _row(dice: random.Random, value_bytes: int) -> tuple[bytes, bytes]:
+def _key(dice: random.Random) -> bytes:
+    return b"bench/%010d" % dice.randrange(10**9)
+
+
+def _set(dice: random.Random, value_bytes: int) -> bytes:
     actor = Actor("a" * 16, 1, dice.randrange(1, 1 << 20))
     version = Version(Dot(*actor, 1), dice.randbytes(value_bytes), 7 << 16)
-    key = b"bench/%010d" % dice.randrange(10**9)
-    return key, encode_set(SiblingSet((version,), Clock({actor: 1})))
+    return encode_set(SiblingSet((version,), Clock({actor: 1})))
 
 
 def put_costs(

@@ -27,7 +27,7 @@ from storage.latest import Latest
 from storage.mvcc import Shard
 from storage.mvcc_events import read_events
 from storage.mvcc_records import KeyValue
-from storage.objects import scan_leaves, scan_objects, scan_reapable
+from storage.objects import index_leaves, scan_objects, scan_reapable
 from storage.siblings import SiblingSet
 from storage.system_clock import SystemClock
 
@@ -227,7 +227,7 @@ def dump_objects(engine: Engine) -> dict[str, Any]:
                     },
                     "leaves": {
                         str(bucket): [leaf.keys, str(leaf.total)]
-                        for bucket, leaf in scan_leaves(rows, keyspace, 0, LAST_BUCKET).items
+                        for bucket, leaf in sorted(index_leaves(rows, keyspace).items())
                     },
                     "reapable": [
                         [due, _text(key)]

@@ -19,16 +19,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from storage.buckets import BUCKETS, bucket_of
+from storage.buckets import bucket_of
 from storage.engine import Batch, Engine
 from storage.hints import HintLimits, HintOutcome, HintUsage, hint_usages, read_hints
 from storage.lmdb_engine import LmdbEngine
 from storage.memory import MemoryEngine
 from storage.objects import (
     Record,
-    bucket_keys,
     compute_leaves,
-    scan_leaves,
+    index_leaves,
+    scan_index,
     scan_objects,
     scan_reapable,
 )
@@ -177,13 +177,14 @@ class TablesMachine(RuleBasedStateMachine):
                 page = scan_objects(reader, space)
                 assert page.items == sorted(expected.items())
                 assert page.damaged == []
-                leaves = dict(scan_leaves(reader, space, 0, BUCKETS - 1).items)
+                leaves = index_leaves(reader, space)
                 assert leaves == compute_leaves(reader, space)
                 buckets = {bucket_of(key) for key in expected}
                 assert set(leaves) == buckets
                 for bucket in buckets:
                     keys = sorted(key for key in expected if bucket_of(key) == bucket)
-                    assert bucket_keys(reader, space, bucket).items == keys
+                    found = scan_index(reader, space, bucket, bucket).items
+                    assert [key for _, key, _ in found] == keys
                 due = [(r.siblings.reapable_from_ms(), key) for key, r in expected.items()]
                 assert scan_reapable(reader, space, 1 << 50).items == sorted(
                     (at, key) for at, key in due if at is not None

@@ -50,4 +50,4 @@ def test_a_copy_that_waits_for_its_hint_is_not_sent_again_with_each_look() -> No
     before = cluster.network.sent_bytes["replica"]
     cluster.run(10.0)
     assert cluster.network.sent_bytes["replica"] - before < 20_000
-    assert live(alone).maintenance.foreign >= len(strange)
+    assert live(alone).maintenance.house.foreign >= len(strange)

@@ -258,8 +258,8 @@ def test_a_damaged_or_foreign_manifest_is_refused(tmp_path: Path, backup: Path) 
     with pytest.raises(DamagedCheckpointError, match=r"its hash does not match.*; use another"):
         verify(backup)
     manifest.write_bytes(whole)
-    rewrite(backup, format=2)
-    with pytest.raises(UnknownDirectoryFormatError, match="format 2, written by januskv"):
+    rewrite(backup, format=3)
+    with pytest.raises(UnknownDirectoryFormatError, match="format 3, written by januskv"):
         restore(backup, tmp_path / "again")
     manifest.unlink()
     with pytest.raises(DamagedCheckpointError, match=r"no manifest\.json; name the directory that"):

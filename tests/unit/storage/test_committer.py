@@ -649,7 +649,9 @@ def watched(world: World) -> Iterator[tuple[World, SyncWatchdog, list[float], th
         calls.append(lasted_s)
         called.set()
 
-    watchdog = SyncWatchdog(world.committer, world.clock, on_fatal, fatal_after_s=10, poll_s=0.001)
+    watchdog = SyncWatchdog(
+        world.committer, world.clock, on_fatal, fatal_after_s=10, poll_s=0.001, late_s=1e9
+    )
     yield world, watchdog, calls, called
     watchdog.close()
 
@@ -665,6 +667,29 @@ def test_the_watchdog_ends_a_write_that_lasts_too_long(watched: Any) -> None:
     assert called.wait(30)
     watchdog.close()
     assert calls == [10.0], "once, and with the time that it lasted"
+
+
+def test_the_watchdog_does_not_count_time_in_which_everything_stood_still(world: World) -> None:
+    """A frozen container, a machine that was suspended: two minutes that no disk has taken."""
+    clock = world.clock
+    looks = iter([0.5] * 4 + [120.0] + [0.5] * 14)
+
+    class Turns:
+        """Whenever the watchdog waits, so much time passes."""
+
+        def wait(self, poll_s: float) -> bool:
+            clock.advance(next(looks))
+            return False
+
+    calls: list[float] = []
+    watchdog = SyncWatchdog(world.committer, clock, calls.append)
+    watchdog._closing = Turns()  # type: ignore[assignment]
+    world.a.put(b"1")
+    world.kick()
+    began_s = clock.monotonic()
+    watchdog._run()
+    assert clock.monotonic() - began_s == 2.0 + 120.0 + 7.0
+    assert calls == [2.0 + 1.0 + 7.0]
 
 
 def test_the_watchdog_leaves_quick_writes_and_idle_times_alone(watched: Any) -> None:

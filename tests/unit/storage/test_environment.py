@@ -11,6 +11,7 @@ import pytest
 
 from storage import stamps
 from storage.clock import ManualClock
+from storage.codec import Table
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Batch, Engine, WritePressure
 from storage.environment import (
@@ -147,6 +148,32 @@ def test_an_environment_of_before_the_log_gets_one_and_says_so(directory: DataDi
         assert json.loads(stamp.read_text())["format"] == 1
 
 
+@pytest.mark.parametrize("engine_name", ["lmdb", "rocksdb"])
+def test_leaves_of_an_earlier_version_go_and_the_stamp_says_so(
+    directory: DataDirectory, engine_name: str
+) -> None:
+    """Whoever knows only format 2 must not open it any more: it would go by sums that nobody
+    keeps."""
+    leaf, row = bytes((Table.MERKLE_LEAF,)) + b"leaf", bytes((Table.COUNTER,)) + b"row"
+    engine = opened(directory, LEADERLESS, engine_name)
+    put(engine, leaf, b"sum")
+    put(engine, row, b"value")
+    engine.close()
+    environment = directory.environment_path(LEADERLESS)
+    stamp = environment / "environment.json"
+    logged = engine_name == "lmdb"
+    write_environment_stamp(environment, LEADERLESS, engine_name, logged=logged)
+    assert json.loads(stamp.read_text())["format"] == 1 + logged
+    engine = opened(directory, LEADERLESS, engine_name)
+    assert (get(engine, leaf), get(engine, row)) == (None, b"value")
+    engine.close()
+    written = json.loads(stamp.read_text())
+    assert (written["format"], written["digests"]) == (3, True)
+    assert written.get("log", False) == logged
+    with pytest.raises(stamps.NewerStampError, match="format 3"):
+        stamps.read_stamp(stamp, 2)
+
+
 def test_a_log_that_is_gone_is_not_replaced_by_an_empty_one(directory: DataDirectory) -> None:
     engine = opened(directory, STRONG, "lmdb")
     put(engine, b"key", b"value")
@@ -185,8 +212,8 @@ def test_stamps_of_environments_are_judged(directory: DataDirectory) -> None:
         opened(directory, STRONG, "memory")
     stamp = strong / "environment.json"
     members = json.loads(stamp.read_text())
-    stamps.write_stamp(stamp, 3, {"created_by": "januskv 9.9"})
-    with pytest.raises(UnknownDirectoryFormatError, match=r"format 3, written by januskv 9\.9"):
+    stamps.write_stamp(stamp, 4, {"created_by": "januskv 9.9"})
+    with pytest.raises(UnknownDirectoryFormatError, match=r"format 4, written by januskv 9\.9"):
         opened(directory, STRONG, "memory")
     stamp.write_text(json.dumps({**members, "engine": "lmdb"}))
     with pytest.raises(DataDirectoryError, match="its hash does not match"):

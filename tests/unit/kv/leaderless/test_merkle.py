@@ -38,30 +38,30 @@ def _digest(number: int) -> int:
 
 
 class Store:
-    """Keys with digests, and the leaves over them."""
+    """Keys with digests, as the token index has them."""
 
     def __init__(self) -> None:
         self.digests: dict[bytes, int] = {}
-        self.leaves: dict[int, Leaf] = {}
         self.scanned = 0
 
-    def put(self, key: bytes, digest: int | None) -> tuple[int, Leaf, Leaf]:
-        bucket = bucket_of(key)
-        old = self.leaves.get(bucket, EMPTY_LEAF)
-        new = self.leaves[bucket] = old.changed(self.digests.get(key), digest)
-        if digest is None:
-            self.digests.pop(key, None)
-        else:
+    def put(self, key: bytes, digest: int | None) -> tuple[int, int, int]:
+        """What it does to the leaf of its bucket."""
+        old = self.digests.pop(key, None)
+        if digest is not None:
             self.digests[key] = digest
-        return bucket, old, new
+        keys = (digest is not None) - (old is not None)
+        return bucket_of(key), keys, (digest or 0) - (old or 0)
 
     def sums(self, shared: SharedBuckets, segments: list[Segment]) -> list[Leaf]:
         sums = SegmentSums(shared, segments)
         for part in sums.ranges():
-            for bucket, leaf in self.leaves.items():
-                if part.first <= bucket <= part.last:
-                    self.scanned += 1
-                    sums.add(bucket, leaf)
+            found = [
+                (bucket_of(key), key, digest)
+                for key, digest in self.digests.items()
+                if part.first <= bucket_of(key) <= part.last
+            ]
+            self.scanned += len(found)
+            sums.add_keys(sorted(found))
         return sums.sums
 
     def listed(self, shared: SharedBuckets, segments: list[Segment]) -> list[tuple[bytes, int]]:
@@ -212,7 +212,7 @@ def test_roots_follow_the_leaves() -> None:
     for number in range(400):
         key = b"%d" % rng.randrange(150)
         digest = None if key in store.digests and rng.random() < 0.3 else number
-        roots.change(*store.put(key, digest))
+        roots.change_all([store.put(key, digest)])
     for peer in ring.members:
         if peer != A:
             shared = SharedBuckets.of(ring, A, peer, n)

@@ -22,7 +22,7 @@ from storage.errors import CorruptRecordError
 from storage.faulty import FaultyEngine
 from storage.hints import HintLimits, usage_key
 from storage.memory import MemoryEngine
-from storage.objects import compute_leaves, object_key, scan_leaves
+from storage.objects import compute_leaves, index_leaves, object_key
 from storage.siblings import Actor, Clock, Dot, SiblingSet, Version, encode_set
 from storage.space import SpaceGuard
 
@@ -134,7 +134,7 @@ def test_objects_leaves_hints_and_epoch_are_in_the_same_batch() -> None:
     machine = Machine()
     machine.put(b"k", b"1", hint_for=OWNERS[0])
     with machine.engine.snapshot() as rows:
-        leaves = dict(scan_leaves(rows, 1, 0, (1 << 20) - 1).items)
+        leaves = index_leaves(rows, 1)
         assert leaves == compute_leaves(rows, 1)
     (hint,) = machine.replica.hints(OWNERS[0], after=0, limit=9, max_bytes=1 << 20).hints
     assert hint.siblings == machine.replica.read(1, b"k").siblings
