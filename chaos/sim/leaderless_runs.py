@@ -42,7 +42,9 @@ class StormResult:
     recent: tuple[str, ...] = ()
 
 
-def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) -> StormResult:
+def run_storm(
+    seed: int, *, seconds: float = 20.0, canary: str | None = None, hints: bool | None = None
+) -> StormResult:
     result = StormResult(seed)
     started = time.process_time()
     clusters: list[LeaderlessCluster] = []
@@ -53,6 +55,7 @@ def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) ->
                 seconds=seconds,
                 drawn=True,
                 members=True,
+                hints=hints,
                 canaries=reaping,
                 began=clusters.append,
             )

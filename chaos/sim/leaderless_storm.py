@@ -226,18 +226,24 @@ def storm(
     seconds: float = 20.0,
     drawn: bool = False,
     members: bool = False,
+    hints: bool | None = None,
     canaries: frozenset[Canary] = frozenset(),
     began: Callable[[LeaderlessCluster], object] = lambda _: None,
 ) -> Workload:
-    """`drawn`: the seed decides the number of nodes, whether there are hints, and some writes
-    delete; `members`: nodes join and leave too. `began` is told of the cluster at once."""
+    """`drawn`: the seed decides the number of nodes, whether hints are replayed (unless `hints`
+    says so), and some writes delete; `members`: nodes join and leave too. `began` is told of the
+    cluster at once."""
     dice = LeaderlessCluster.dice(seed)
+    nodes = dice.randrange(NODES_MIN, NODES_MAX) if drawn else nodes
+    replayed = not drawn or dice.random() < 0.7
+    if hints is not None:
+        replayed = hints
     cluster = LeaderlessCluster(
         seed,
-        dice.randrange(NODES_MIN, NODES_MAX) if drawn else nodes,
+        nodes,
         keyspaces={1: ROOMY},
         settings=CoordinatorSettings(deadline_s=2.0, replica_timeout_s=0.5),
-        handoff=HandoffSettings(enabled=not drawn or dice.random() < 0.7),
+        handoff=HandoffSettings(enabled=replayed),
         maintenance=MaintenanceSettings(
             repair_s=0.0, reap=ReapSettings(reap_s=0.5, rest_s=0.5, canaries=canaries)
         ),
