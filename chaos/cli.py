@@ -21,9 +21,9 @@ from chaos.sim import leaderless_runs, shards
 from chaos.sim.canary import CANARIES, catch
 from chaos.sim.faults import MENU
 from chaos.sim.leaderless_canary import CANARIES as LEADERLESS
+from chaos.sim.play import play_seed
 from chaos.sim.runner import Progress, Summary, describe, run_seeds
 from chaos.sim.settings import CALM_MIN_S, SimConfig
-from chaos.sim.shards import play_seed
 from chaos.sim.simulation import SeedResult
 
 TRACE_LINES: Final = 40

@@ -182,6 +182,7 @@ class Node:
             clock,
             loop.call_soon_threadsafe,
             under_pressure=lambda: self._pressure() is not WritePressure.NONE,
+            sync_apart=True,
         )
         self.committer = Committer(
             self.engine,

@@ -1,6 +1,7 @@
 """What a run must have done to prove anything, and how the cluster must stand at its end. Pure.
 
 rate        a run that did too little is no pass
+division    where shards are to be split and merged, they were
 recovery    after the calm every node answers a write and a read within a bound
 replicas    all replicas hold the same at the same point
 nodes       no process ended that no fault was to end
@@ -19,6 +20,17 @@ def check_rate(done: int, seconds: float, minimum: float) -> list[Violation]:
         return []
     message = f"{rate:.1f} operations a second were answered, and at least {minimum:g} are needed"
     return [Violation("rate", message)]
+
+
+def check_division(splits: int, merges: int, least: tuple[int, int]) -> list[Violation]:
+    """`least`: so many of both are needed."""
+    if splits >= least[0] and merges >= least[1]:
+        return []
+    message = (
+        f"{splits} splits and {merges} merges of shards were seen, and at least {least[0]} and "
+        f"{least[1]} are needed"
+    )
+    return [Violation("division", message)]
 
 
 def check_recovery(answered_s: Mapping[str, float | None], within_s: float) -> list[Violation]:

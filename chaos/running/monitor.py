@@ -1,17 +1,23 @@
-"""Watches the nodes during a run: who leads, who is down, whose process ended unasked."""
+"""Watches the nodes during a run: who leads, who is down, whose process ended unasked, and into how
+many shards the keys lie."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from chaos.calling import CLOCK
+from chaos.faults.operating import SHARDS
 from chaos.http import HttpClient, LostError, NotSentError
+from chaos.running.ranges import Ranges
 from chaos.servers import Servers
 
 EVERY_S: Final = 0.25
+SHARDS_EVERY: Final = 4
+"""Looks."""
 ANSWER_S: Final = 0.5
 MARKS: Final = {"leader": "leads", "follower": "follows", "candidate": "asks for votes"}
 
@@ -25,6 +31,7 @@ class Monitor:
         self.states: dict[str, str] = dict.fromkeys(servers.nodes, "starts")
         self.leaders: list[tuple[float, str]] = []
         self.ended: list[str] = []
+        self.ranges = Ranges()
         self._terms: dict[str, int] = {}
         self._seen_ended: set[int] = set()
 
@@ -38,11 +45,13 @@ class Monitor:
             for name, server in self._servers.nodes.items()
         }
         try:
-            while True:
+            for number in itertools.count():
                 await asyncio.gather(
                     *(self._look(name, client) for name, client in clients.items())
                 )
                 self._note_leader()
+                if number % SHARDS_EVERY == 0 and self.leaders:
+                    await self._look_at_shards(clients)
                 await asyncio.sleep(EVERY_S)
         finally:
             for client in clients.values():
@@ -74,6 +83,17 @@ class Monitor:
             return
         self.states[name] = str(status.get("role") or "serves")
         self._terms[name] = int(status.get("term") or 0)
+
+    async def _look_at_shards(self, clients: Mapping[str, HttpClient]) -> None:
+        """As the node shows them that answers first, beginning with the leader."""
+        for name in sorted(clients, key=lambda name: self.states[name] != "leader"):
+            with suppress(NotSentError, LostError, ValueError):
+                answer = await clients[name].call("GET", SHARDS, timeout_s=ANSWER_S)
+                if answer.status == 200:
+                    found = answer.json()["shards"]
+                    epochs = {each["shard"]: each["epoch"] for each in found}
+                    self.ranges.look(CLOCK.monotonic(), epochs)
+                    return
 
     def _note_leader(self) -> None:
         leading = [name for name, state in self.states.items() if state == "leader"]

@@ -79,6 +79,10 @@ class Outcome:
     a slow cluster."""
     machine_load: float = 0.0
     """Processes that wanted a core, on average over the last minutes of the run."""
+    shards: list[tuple[float, int]] = field(default_factory=list)
+    """When their number was seen to change, and to what."""
+    splits: int = 0
+    merges: int = 0
 
     @property
     def operations(self) -> int:
@@ -123,6 +127,7 @@ class Outcome:
         values["faults"] = [FaultSpan(**each) for each in table["faults"]]
         values["seconds"] = [Second(**each) for each in table["seconds"]]
         values["leaders"] = [(float(at), str(node)) for at, node in table["leaders"]]
+        values["shards"] = [(float(at), int(number)) for at, number in table.get("shards", ())]
         return Outcome(**values)
 
 

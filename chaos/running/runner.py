@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.calling import CLOCK, Books, Caller
-from chaos.checkers.gates import check_nodes, check_rate, check_recovery
+from chaos.checkers.gates import check_division, check_nodes, check_rate, check_recovery
 from chaos.checkers.violation import Violation
 from chaos.faults.stage import Stage
 from chaos.history import Result
@@ -56,7 +56,6 @@ NODES_NAME: Final = "nodes"
 CLIENTS_END_S: Final = 30.0
 SHOWN: Final = 10
 PAUSE_S: Final = 0.1
-CROSS_SHARD: Final = frozenset({"cross_shard"})
 MEASURED: Final = ("toxiproxy-python", "aiohttp", "lmdb", "rocksdict", "pysyncobj", "uvloop")
 
 
@@ -157,9 +156,7 @@ class _Run:
         self, plan: Plan, servers: Servers, links: Links, outcome: Outcome, show: Show
     ) -> None:
         self._plan, self._servers, self._outcome, self._show = plan, servers, outcome, show
-        holds = any(load.kind in ("lock", "lease") for load in plan.scenario.loads)
-        bound = plan.scenario.is_sharded and holds  # leases are those of the first shard
-        self._books = Books(foreseen_errors=CROSS_SHARD if bound else frozenset())
+        self._books = Books()
         self._doors = servers.doors()
         drift = [float(each.options.get("drift", 0)) for each in plan.scenario.faults]
         self._works = [
@@ -262,6 +259,8 @@ class _Run:
         found += check_rate(books.counts[Result.DONE], outcome.load_s, checks.minimum_rate)
         found += check_recovery(outcome.recovery_s, checks.answers_within_s)
         found += check_nodes(self._monitor.ended)
+        ranges = self._monitor.ranges
+        found += check_division(ranges.splits, ranges.merges, (checks.splits, checks.merges))
         outcome.violations += [str(each) for each in found]
         outcome.violations += [f"defect: {each}" for each in books.defects[:SHOWN]]
         self._compare_replicas()
@@ -295,6 +294,9 @@ class _Run:
             span.at_s, span.lasted_s = round(span.at_s - began, 3), round(span.lasted_s, 3)
             span.in_force_s = round(span.in_force_s - began, 3)
         outcome.leaders = [(round(at - began, 3), name) for at, name in self._monitor.leaders]
+        ranges = self._monitor.ranges
+        outcome.shards = [(round(at - began, 3), number) for at, number in ranges.shards]
+        outcome.splits, outcome.merges = ranges.splits, ranges.merges
         outcome.seconds = timeline(books.calls, began)[:-1]  # the last one is not whole
         took = [took_s for _, took_s, result in books.calls if result is Result.DONE]
         outcome.p50_ms, outcome.p99_ms = percentiles(took)

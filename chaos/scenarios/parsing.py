@@ -20,6 +20,7 @@ lasts_s = 3
 [checks]
 minimum_rate = 20
 answers_within_s = 20
+splits = 3                                # of shards, at least
 
 [node.limits]                             # added to the nodes' configuration
 queue_operations = 512
@@ -46,7 +47,7 @@ _TOP: Final = frozenset(
 )  # fmt: skip
 _FAULT: Final = frozenset({"kind", "target", "first_s", "every_s", "lasts_s"})
 _LOAD: Final = frozenset({"kind", "clients"})
-_CHECKS: Final = frozenset({"minimum_rate", "answers_within_s"})
+_CHECKS: Final = frozenset({"minimum_rate", "answers_within_s", "splits", "merges"})
 
 
 class BadScenarioError(ValueError):
@@ -92,6 +93,8 @@ class _Reader:
             checks=Checks(
                 self._number(checks, "minimum_rate", 20.0, 0.1, 1e6),
                 self._number(checks, "answers_within_s", 20.0, 0.1, 3600),
+                int(self._number(checks, "splits", 0, 0, 1000)),
+                int(self._number(checks, "merges", 0, 0, 1000)),
             ),
             settings=self._settings(table),
         )

@@ -49,6 +49,9 @@ class Checks:
     """Answered operations a second over the whole load, below which a run proves nothing."""
     answers_within_s: float = 20.0
     """After the calm every node must have answered a write and a read by then."""
+    splits: int = 0
+    merges: int = 0
+    """At least so many must have come about, or the run proves nothing about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,11 @@ class Scenario:
 
     @property
     def is_sharded(self) -> bool:
-        return self.shards > 1 or any(fault.kind == "split" for fault in self.faults)
+        """The keyspace lies in several shards, at some moment at least."""
+        if self.shards > 1 or any(fault.kind == "split" for fault in self.faults):
+            return True
+        strong = self.settings.get(STRONG, {})
+        return bool(strong.get("split_bytes") or strong.get("split_operations"))
 
     @property
     def changes_places(self) -> bool:

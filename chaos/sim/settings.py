@@ -41,7 +41,7 @@ class SimConfig:
     @property
     def spare_nodes(self) -> int:
         """Nodes that begin outside every group, for membership changes."""
-        return 1 if self.faults & {"membership", "moves"} else 0
+        return 2 if "moves" in self.faults else 1 if "membership" in self.faults else 0
 
 
 @dataclass(slots=True)

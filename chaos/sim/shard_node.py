@@ -42,6 +42,8 @@ BORN_FROM: Final = 100
 """Shards and segments made by splits have numbers from here on."""
 
 Applied = Callable[[int, int, bytes, Result], None]
+Piece = tuple[bytes, bytes | None, int]
+"""From start to end, a segment."""
 
 
 class SimShard(ShardMachine):
@@ -179,8 +181,11 @@ class ShardCluster(Cluster):
     def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
         self.events = ShardEvents(ACCOUNTS)
         self.gone: set[int] = set()
-        super().__init__(config, drawn, make_node=self._make_node, **options)
+        super().__init__(config, drawn, **options)
         self.keyspaces = list(self.groups)
+        self.first_pieces: dict[int, list[Piece]] = {
+            keyspace: [(b"", None, keyspace)] for keyspace in self.keyspaces
+        }
         self._numbers = BORN_FROM
         self.world.after(DISMISS_S, self._dismiss)
 

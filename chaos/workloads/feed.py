@@ -14,11 +14,12 @@ from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import quote
 
-from chaos.calling import Caller, Told
+from chaos.calling import CLOCK, SURE_S, Caller, Told
 from chaos.checkers.feeds import Change, Wrote, check_feeds
 from chaos.checkers.violation import Violation
 from chaos.http import HttpClient, LostError, NotSentError
 from chaos.links import Door
+from chaos.raftcluster import StuckError
 from chaos.workloads.work import Setting, Work
 
 PREFIX: Final = "feed/"
@@ -132,6 +133,7 @@ class FeedWork(Work):
 
     async def _write_last(self, caller: Caller, key: str) -> None:
         """Tries without an outcome are written down, too: each has a value of its own."""
+        end = CLOCK.monotonic() + SURE_S
         while True:
             value = f"last-{self.number()}"
             told = await caller.call(
@@ -141,6 +143,8 @@ class FeedWork(Work):
             self._written.append(Wrote(key, value, told.result, version))
             if told.done:
                 break
+            if CLOCK.monotonic() > end:
+                raise StuckError(f"within {SURE_S:g} s {key} could not be written ({told.note})")
             await asyncio.sleep(0.1)
         read = await caller.sure("GET", f"/api/v1/keys/{key}", what=f"read {key}")
         self._final[key] = read.json()["value"] if read.status == 200 else None

@@ -72,10 +72,9 @@ class AttachedWrite(RoutedWrite):
             self.take_here(shard, self._answered_here, stays=True)
 
     def _answered_here(self, answer: Any) -> None:
-        if isinstance(answer, LeaseFencedError):
-            self.try_again(str(answer))
-        elif isinstance(answer, WrongShardError):
-            self.try_again(str(answer), look=True)
+        if isinstance(answer, LeaseFencedError | WrongShardError):
+            self.unsure = self.unsure or self.repeatable
+            self.try_again(str(answer), look=isinstance(answer, WrongShardError))
         else:
             self.answer(answer)
 

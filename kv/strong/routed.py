@@ -200,7 +200,8 @@ class RoutedWrite(Routed):
         self.take_here(shard, self.answer)
 
     def take_here(self, shard: StrongShard, done: Done[Any], *, stays: bool = False) -> None:
-        """`stays`: what the shard does not hold comes back to `done`, and not to the keyspace."""
+        """`stays`: what the shard does not hold comes back to `done`, and not to the keyspace; of a
+        repeatable write an earlier try in the shard may have been lost on its way."""
         asked_s = self._options.deadline_s and max(0.001, self.deadline_s - self._keyspace.now_s())
         shard.take(
             self._payload,

@@ -251,8 +251,7 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-                stays = operation.stays or not isinstance(answer, WrongShardError)
-                if not stays and self._move(operation, answer):
+                if isinstance(answer, WrongShardError) and self._move(operation, answer):
                     return
                 if isinstance(answer, LockedError):
                     self._wait_for_locks(operation, answer)
@@ -414,6 +413,10 @@ class StrongShard:
         return self._vouch(Read(self, done, deadline_s, evaluate=evaluate), answer)
 
     def _move(self, operation: Operation, error: WrongShardError) -> bool:
+        """Whether it is taken care of."""
+        if isinstance(operation, Write) and operation.stays:
+            self.waiting.answer(operation, error)
+            return True
         if self.on_moved is None or not self.waiting.take(operation):
             return False
         self.on_moved(operation, error)

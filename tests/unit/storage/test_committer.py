@@ -12,6 +12,7 @@ import pytest
 
 from storage.clock import ManualClock
 from storage.committer import (
+    SYNC_APART_BYTES,
     AdaptiveWriter,
     Committer,
     Done,
@@ -459,13 +460,18 @@ class TimedEngine(MemoryEngine):
         self.manual = clock
         self.sync_s = 0.0
         self.fails: Exception | None = None
+        self.fails_sync: Exception | None = None
         self.threads: list[str] = []
+        self.writes: list[tuple[int, bool]] = []
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.threads.append(threading.current_thread().name)
+        self.writes.append((len(batch), sync))
         self.manual.advance(self.sync_s)
         if self.fails is not None:
             raise self.fails
+        if sync and self.fails_sync is not None:
+            raise self.fails_sync
         super().write(batch, sync=sync)
 
 
@@ -589,6 +595,56 @@ def test_a_write_under_pressure_never_runs_on_the_loop() -> None:
     writer.close()
 
 
+def test_a_large_batch_is_written_here_and_synced_by_the_thread() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    done: list[tuple[object, ...]] = []
+    engine.sync_s = 0.0005
+    small, large = batch_of(b"small"), batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    writer.submit(engine, small, partial(_keep, done))
+    assert done == [(None, 0.0005)]
+    writer.submit(engine, large, partial(_keep, done))
+    assert len(done) == 1, "not safe yet"
+    mailbox.run_next()
+    writer.close()
+    assert done == [(None, 0.0005), (None, 0.001)]
+    here = threading.current_thread().name
+    assert engine.threads == [here, here, "janus-writer"]
+    assert engine.writes == [(1, True), (2, False), (0, True)]
+
+
+def test_without_sync_apart_a_large_batch_is_synced_where_it_is_written() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post)
+    large = batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    done: list[tuple[object, ...]] = []
+    writer.submit(engine, large, partial(_keep, done))
+    writer.close()
+    assert engine.writes == [(2, True)]
+    assert done == [(None, 0.0)]
+
+
+@pytest.mark.parametrize("failing", ["the write", "the sync"])
+def test_whichever_half_of_a_write_fails_is_told(failing: str) -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    large = batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    done: list[tuple[object, ...]] = []
+    failure = WriteFailedError("no")
+    if failing == "the write":
+        engine.fails = failure
+        writer.submit(engine, large, partial(_keep, done))
+    else:
+        engine.fails_sync = failure
+        writer.submit(engine, large, partial(_keep, done))
+        mailbox.run_next()
+    writer.close()
+    assert done == [(failure, 0.0)]
+
+
 async def test_a_committer_on_a_real_loop_with_a_writer_thread() -> None:
     loop = asyncio.get_running_loop()
     engine = MemoryEngine(clock=SystemClock())
@@ -649,7 +705,9 @@ def watched(world: World) -> Iterator[tuple[World, SyncWatchdog, list[float], th
         calls.append(lasted_s)
         called.set()
 
-    watchdog = SyncWatchdog(world.committer, world.clock, on_fatal, fatal_after_s=10, poll_s=0.001)
+    watchdog = SyncWatchdog(
+        world.committer, world.clock, on_fatal, fatal_after_s=10, poll_s=0.001, late_s=1e9
+    )
     yield world, watchdog, calls, called
     watchdog.close()
 
@@ -665,6 +723,29 @@ def test_the_watchdog_ends_a_write_that_lasts_too_long(watched: Any) -> None:
     assert called.wait(30)
     watchdog.close()
     assert calls == [10.0], "once, and with the time that it lasted"
+
+
+def test_the_watchdog_does_not_count_time_in_which_everything_stood_still(world: World) -> None:
+    """A frozen container, a machine that was suspended: two minutes that no disk has taken."""
+    clock = world.clock
+    looks = iter([0.5] * 4 + [120.0] + [0.5] * 14)
+
+    class Turns:
+        """Whenever the watchdog waits, so much time passes."""
+
+        def wait(self, poll_s: float) -> bool:
+            clock.advance(next(looks))
+            return False
+
+    calls: list[float] = []
+    watchdog = SyncWatchdog(world.committer, clock, calls.append)
+    watchdog._closing = Turns()  # type: ignore[assignment]
+    world.a.put(b"1")
+    world.kick()
+    began_s = clock.monotonic()
+    watchdog._run()
+    assert clock.monotonic() - began_s == 2.0 + 120.0 + 7.0
+    assert calls == [2.0 + 1.0 + 7.0]
 
 
 def test_the_watchdog_leaves_quick_writes_and_idle_times_alone(watched: Any) -> None:
