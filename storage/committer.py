@@ -44,6 +44,8 @@ SYNC_APART_BYTES: Final = 2048
 """A batch of this size is one of many operations, or of a value that takes its time."""
 INLINE_BELOW_S: Final = 0.002
 THREAD_ABOVE_S: Final = 0.003
+APART_BYTES: Final = 256 * 1024
+"""A batch of this size is written by the thread, not only synced."""
 SAMPLES: Final = 31
 
 
@@ -146,7 +148,9 @@ class AdaptiveWriter:
     The two thresholds differ so that a disk near the border does not flip at every write. An engine
     `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
     thread whatever the median is. With `sync_apart` the thread also syncs large batches that were
-    written inline: snapshots see them a moment before they are safe.
+    written inline: snapshots see them a moment before they are safe. Very large ones, rows of a
+    snapshot say, are written by the thread: they take long on any disk, and tell nothing of how
+    long the others will.
     """
 
     def __init__(
@@ -166,7 +170,9 @@ class AdaptiveWriter:
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        if self.threaded or self._under_pressure():
+        if batch.size_bytes > APART_BYTES:
+            self._thread.submit(engine, batch, done)
+        elif self.threaded or self._under_pressure():
             self._thread.submit(engine, batch, self._measured(done))
         elif self._sync_apart and batch.size_bytes >= SYNC_APART_BYTES:
             self._write_then_sync(engine, batch, done)

@@ -268,9 +268,9 @@ class StrongSection:
         Size(0, GIB), 8 * MIB, "Fewer are kept if they are larger than this."
     )
     snapshot_chunk_bytes: int = setting(
-        Size(4 * KIB, MIB), 256 * KIB, "A snapshot travels in pieces of this size."
+        Size(4 * KIB, MIB), 512 * KIB, "A snapshot travels in pieces of this size."
     )
-    snapshot_window: int = setting(Whole(1, 256), 4, "So many pieces are under way at a time.")
+    snapshot_window: int = setting(Whole(1, 256), 12, "So many pieces are under way at a time.")
     snapshot_streams: int = setting(
         Whole(1, 64), 2, "Snapshots that a node sends at the same time."
     )

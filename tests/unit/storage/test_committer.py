@@ -12,7 +12,9 @@ import pytest
 
 from storage.clock import ManualClock
 from storage.committer import (
+    APART_BYTES,
     SYNC_APART_BYTES,
+    THREAD_ABOVE_S,
     AdaptiveWriter,
     Committer,
     Done,
@@ -612,6 +614,21 @@ def test_a_large_batch_is_written_here_and_synced_by_the_thread() -> None:
     here = threading.current_thread().name
     assert engine.threads == [here, here, "janus-writer"]
     assert engine.writes == [(1, True), (2, False), (0, True)]
+
+
+def test_a_very_large_batch_is_written_by_the_thread_and_says_nothing_of_others() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    engine.sync_s = 2 * THREAD_ABOVE_S
+    for number in range(9):
+        large = batch_of(b"%d" % number)
+        large.put(b"more", bytes(APART_BYTES))
+        writer.submit(engine, large, lambda failure, seconds: None)
+        mailbox.run_next()
+    assert not writer.threaded
+    writer.close()
+    assert set(engine.threads) == {"janus-writer"}
+    assert engine.writes == [(2, True)] * 9
 
 
 def test_without_sync_apart_a_large_batch_is_synced_where_it_is_written() -> None:
