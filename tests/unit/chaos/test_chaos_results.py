@@ -16,7 +16,6 @@ from chaos.running.results import (
     FaultSpan,
     Outcome,
     gaps,
-    markdown_table,
     percentiles,
     summary_line,
     timeline,
@@ -66,7 +65,7 @@ def test_an_outcome_is_read_as_it_was_written() -> None:
 
 def test_only_faults_that_take_a_leader_away_count_as_failovers() -> None:
     assert outcome().failovers_s == [0.25]
-    assert "0.25 s" in markdown_table([outcome()])
+    assert outcome().failover_text() == "0.25 s, 0.25 s"
     assert "all held; 3 operations (1 a second done), 2 faults" in summary_line(outcome())
 
 
