@@ -1,14 +1,17 @@
 """Nodes that come, go and die under load, on real processes: figures, and proof that nothing fails.
 
-    python -m chaos.placement [--shards 8] [--seconds 6] [--rate 200] [--keys 0] [--json]
+    python -m chaos.placement [--shards 8] [--seconds 8] [--rate 0] [--keys 20000] [--json]
 
-calm    puts at a fixed rate from retrying clients: their p99
+peak    puts from retrying clients, as fast as they get them done
+calm    half of that from here on (or --rate): their p99
 join    a fourth node joins; until every replica is where it should be
 drain   the first node is drained, removed, and ends by itself
 kill    the second node is killed for good; after `--dead-after` all replicas are made anew
 
-With --keys N, so many keys of 200 bytes are written first, and the join tells MB/s of the copies.
-Exit codes: 0 all held; 1 a client failed, or replicas are not even in the end; 3 it got stuck.
+--keys of 200 bytes are written first; the join tells MB/s of the copies. Held: nothing failed; p99
+during the join is under three times that of the calm; nodes have as many replicas as each other, or
+one more, after the join and in the end; after the kill no shard is short of a replica.
+Exit codes: 0 all held; 1 something did not; 3 it got stuck.
 """
 
 from __future__ import annotations
@@ -34,9 +37,14 @@ from kv.peers.cluster import free_ports
 from storage.errors import JanusError
 
 CLUSTER: Final = "/api/v1/admin/cluster"
+SHARDS: Final = "/api/v1/admin/shards"
+COPIES: Final = 3
 SETTLE_S: Final = 60.0
 VALUE: Final = "v" * 200
 BATCH: Final = 100
+FLIGHT_MAX: Final = 256
+PEAK_FLIGHT: Final = 64
+P99_RATIO: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -46,32 +54,65 @@ class Phase:
     latencies_s: list[float] = field(default_factory=list)
     failures: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    skipped: int = 0
+    """Not sent, because so many were under way."""
+    replicas: list[int] = field(default_factory=list)
+    """Of each active node, at its end."""
+    streamed: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Bytes of (shard, node), as far as was seen."""
+
+    def at_s(self, part: float) -> float:
         times = sorted(self.latencies_s)
-        at = {name: times[int(len(times) * part)] * 1000 if times else 0.0
-              for name, part in (("p50_ms", 0.5), ("p99_ms", 0.99))}  # fmt: skip
-        return {"phase": self.name, "seconds": self.seconds, "puts": len(times),
-                "failures": self.failures, **at}  # fmt: skip
+        return times[int(len(times) * part)] if times else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        megabytes = sum(self.streamed.values()) / 1e6
+        return {
+            "phase": self.name,
+            "seconds": round(self.seconds, 2),
+            "puts": len(self.latencies_s),
+            "puts_a_second": round(len(self.latencies_s) / self.seconds) if self.seconds else 0,
+            "failures": self.failures,
+            "skipped": self.skipped,
+            "p50_ms": round(self.at_s(0.5) * 1000, 1),
+            "p99_ms": round(self.at_s(0.99) * 1000, 1),
+            "replicas": self.replicas,
+            "streamed_megabytes": round(megabytes, 1),
+            "megabytes_a_second": round(megabytes / self.seconds, 1) if self.seconds else 0.0,
+        }
 
 
 class Load:
-    """Puts at a fixed rate, each retried by the client until its deadline."""
+    """Puts at a fixed rate, each retried by the client until its deadline; without a rate, some at
+    a time as fast as they are done."""
 
-    def __init__(self, urls: list[str], rate: float) -> None:
+    def __init__(self, urls: list[str]) -> None:
         self._client = Client(",".join(urls), timeout_s=30.0)
-        self._rate = rate
+        self.rate: float | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self.phase = Phase("")
 
     async def run(self) -> None:
-        began, number = CLOCK.monotonic(), 0
+        number = 0
+        while self.rate is None:
+            number += 1
+            if len(self._under_way) >= PEAK_FLIGHT:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            self._begin(number)
+        began, first = CLOCK.monotonic(), number
         while True:
             number += 1
-            await asyncio.sleep(max(0.0, began + number / self._rate - CLOCK.monotonic()))
-            if len(self._under_way) < 256:
-                task = asyncio.get_running_loop().create_task(self._put(number))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+            due = began + (number - first) / self.rate
+            await asyncio.sleep(max(0.0, due - CLOCK.monotonic()))
+            if len(self._under_way) < FLIGHT_MAX:
+                self._begin(number)
+            else:
+                self.phase.skipped += 1
+
+    def _begin(self, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._put(number))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _put(self, number: int) -> None:
         phase, began = self.phase, CLOCK.monotonic()
@@ -94,7 +135,7 @@ async def scenario(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
         urls = [server.member.url for server in servers.nodes.values()]
         async with Client(",".join(urls), timeout_s=30.0) as operator:
             await _fill(operator, args.keys)
-            load = Load(urls, args.rate)
+            load = Load(urls)
             running = asyncio.get_running_loop().create_task(load.run())
             try:
                 phases = await _phases(args, servers, fourth, operator, load)
@@ -102,8 +143,34 @@ async def scenario(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
                 running.cancel()
                 await load.close()
             nodes = (await operator.admin("GET", f"{CLUSTER}/nodes"))["nodes"]
-    counts = [len(n["replicas"]) for n in nodes if n["state"] == "active"]
-    return {"phases": [phase.as_json() for phase in phases], "replicas": counts}
+            shards = (await operator.admin("GET", SHARDS))["shards"]
+    counts = _counts(nodes)
+    active = {node["node_id"] for node in nodes if node["state"] == "active"}
+    whole = all(len(active.intersection(each["replicas"])) == COPIES for each in shards)
+    return {
+        "rate": round(load.rate or 0),
+        "dead_after_s": args.dead_after,
+        "phases": [phase.as_json() for phase in phases],
+        "replicas": counts,
+        "verdicts": _verdicts({phase.name: phase for phase in phases}, counts, whole),
+    }
+
+
+def _counts(nodes: list[dict[str, Any]]) -> list[int]:
+    return [len(node["replicas"]) for node in nodes if node["state"] == "active"]
+
+
+def _verdicts(phases: dict[str, Phase], counts: list[int], whole: bool) -> dict[str, bool]:
+    calm, join = phases["calm"], phases["join"]
+    even = [phase.replicas for phase in (join, phases["drain, remove, come back empty"])]
+    return {
+        f"p99 of the join ({join.at_s(0.99) * 1000:.1f} ms) under {P99_RATIO:g} times that of the "
+        f"calm ({calm.at_s(0.99) * 1000:.1f} ms)": join.at_s(0.99) < P99_RATIO * calm.at_s(0.99),
+        "no put failed": not any(phase.failures for phase in phases.values()),
+        "the load was kept up": not any(phase.skipped for phase in (calm, join)),
+        "replicas even, but for one": all(max(c) - min(c) <= 1 for c in (*even, counts)),
+        "every shard whole on living nodes after the kill": whole,
+    }
 
 
 def _fourth(servers: Servers, directory: Path) -> Server:
@@ -146,31 +213,36 @@ async def _phases(
         began = CLOCK.monotonic()
         await work()
         load.phase.seconds = CLOCK.monotonic() - began
+        nodes = (await operator.admin("GET", f"{CLUSTER}/nodes"))["nodes"]
+        load.phase.replicas = _counts(nodes)
+
+    async def settled(done: Callable[[list[dict[str, Any]]], bool]) -> None:
+        await _settled(operator, done, load.phase)
 
     async def join() -> None:
         servers.nodes["n4"] = fourth
         servers.start("n4")
-        await _settled(
-            operator, lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes)
-        )
+        await settled(lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes))
 
     async def drain() -> None:
         await operator.admin("POST", f"{CLUSTER}/drain", {"node_address": "n1"})
-        await _settled(operator, lambda nodes: not _named(nodes, "n1")["replicas"])
+        await settled(lambda nodes: not _named(nodes, "n1")["replicas"])
         await operator.admin("DELETE", f"{CLUSTER}/nodes", {"node_address": "n1"})
         await asyncio.to_thread(servers.wait, lambda: not servers.nodes["n1"].running, "n1 ends")
         first = servers.nodes.pop("n1")
         fresh = _again(first, list(servers.nodes.values()))
         servers.nodes["n1"] = fresh
         servers.start("n1")
-        await _settled(
-            operator, lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes)
-        )
+        await settled(lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes))
 
     async def kill() -> None:
         servers.kill("n2")
-        await _settled(operator, lambda nodes: not _named(nodes, "n2")["replicas"])
+        await settled(lambda nodes: not _named(nodes, "n2")["replicas"])
 
+    await phase("peak", lambda: asyncio.sleep(args.seconds))
+    peak = load.phase
+    load.rate = args.rate or len(peak.latencies_s) / peak.seconds / 2
+    await asyncio.sleep(1.0)
     await phase("calm", lambda: asyncio.sleep(args.seconds))
     await phase("join", join)
     await phase("drain, remove, come back empty", drain)
@@ -191,26 +263,33 @@ def _named(nodes: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(node for node in nodes if node["name"] == name)
 
 
-async def _settled(operator: Client, done: Callable[[list[dict[str, Any]]], bool]) -> None:
+async def _settled(
+    operator: Client, done: Callable[[list[dict[str, Any]]], bool], phase: Phase
+) -> None:
     until = CLOCK.monotonic() + SETTLE_S
     nodes: list[dict[str, Any]] = []
     while CLOCK.monotonic() < until:
         try:
-            nodes = (await operator.admin("GET", f"{CLUSTER}/nodes"))["nodes"]
-            if done(nodes) and (await operator.admin("GET", f"{CLUSTER}/moves"))["settled"]:
-                return
+            moves = await operator.admin("GET", f"{CLUSTER}/moves")
+            for each in moves["moves"]:
+                place = (each["shard"], each["node"])
+                phase.streamed[place] = max(phase.streamed.get(place, 0), each["bytes"])
+            if moves["settled"] and not moves["short"]:
+                nodes = (await operator.admin("GET", f"{CLUSTER}/nodes"))["nodes"]
+                if done(nodes):
+                    return
         except JanusError:
             pass
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
     raise StuckError(f"not settled within {SETTLE_S:g} s: {nodes}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Join, drain and kill nodes under load.")
     parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of the calm phase")
-    parser.add_argument("--rate", type=float, default=200.0, help="puts a second")
-    parser.add_argument("--keys", type=int, default=0, help="written before, 200 bytes each")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of peak and calm")
+    parser.add_argument("--rate", type=float, default=0.0, help="puts a second; 0: half the peak")
+    parser.add_argument("--keys", type=int, default=20_000, help="written before, 200 bytes each")
     parser.add_argument("--dead-after", type=int, default=5, help="seconds of silence")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -223,16 +302,24 @@ def main() -> int:
     if args.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        for phase in result["phases"]:
-            sys.stdout.write(
-                f"{phase['phase']:<32}{phase['seconds']:7.1f} s {phase['puts']:6} puts "
-                f"p50 {phase['p50_ms']:7.1f} ms  p99 {phase['p99_ms']:7.1f} ms  "
-                f"{phase['failures']} failed\n"
-            )
-        sys.stdout.write(f"replicas of the active nodes: {result['replicas']}\n")
-    counts = result["replicas"]
-    held = max(counts) - min(counts) <= 1 and not any(p["failures"] for p in result["phases"])
-    return 0 if held else 1
+        sys.stdout.write(_table(result))
+    return 0 if all(result["verdicts"].values()) else 1
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{result['rate']} puts a second; dead after {result['dead_after_s']} s of silence"]
+    lines += [
+        f"{phase['phase']:<32}{phase['seconds']:7.1f} s {phase['puts_a_second']:6} puts/s  "
+        f"p50 {phase['p50_ms']:7.1f} ms  p99 {phase['p99_ms']:7.1f} ms  "
+        f"{phase['failures']} failed  replicas {phase['replicas']}  "
+        f"{phase['streamed_megabytes']:.1f} MB streamed, {phase['megabytes_a_second']:.1f} MB/s"
+        for phase in result["phases"]
+    ]
+    lines.append(f"replicas of the active nodes in the end: {result['replicas']}")
+    lines += [
+        f"{'held  ' if held else 'MISSED'} {what}" for what, held in result["verdicts"].items()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class RaftNode:
             incarnation = self.directory.identity.incarnation
             strong = self.directory.environment_path(RegimeName.STRONG)
             self.engine = LoggedEngine(LmdbEngine(strong, clock=self.clock))
-        self.writer = AdaptiveWriter(self.clock, loop.call_soon_threadsafe)
+        self.writer = AdaptiveWriter(self.clock, loop.call_soon_threadsafe, sync_apart=True)
         self.committer = Committer(
             self.engine,
             self.writer,

@@ -70,8 +70,8 @@ class HostConfig:
     """The tail kept for slow followers when the log is compacted."""
     keep_bytes: int = 8 * 1024 * 1024
     """Fewer entries are kept if they are larger than this; at most `window_bytes` counts."""
-    snapshot_chunk_bytes: int = 256 * 1024
-    snapshot_window_chunks: int = 4
+    snapshot_chunk_bytes: int = 512 * 1024
+    snapshot_window_chunks: int = 12
     """Chunks of a snapshot sent and not yet acknowledged."""
     snapshot_retry_s: float = 1.0
     snapshot_abandon_s: float = 30.0

@@ -40,6 +40,7 @@ from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
 from raftgroups.records import HardState
 from raftgroups.services import Birth, Counters
+from raftgroups.snapshot_receive import throw_away_placed
 from raftgroups.snapshot_slots import SnapshotSlots
 from raftgroups.soon import Soon
 from raftgroups.status import HostStatus, Role
@@ -144,6 +145,7 @@ class GroupHost:
     def start(self) -> None:
         """Reopen every group that the engine holds and begin. Raises NewerLevelError if one of them
         has reached a feature level that this program does not support."""
+        throw_away_placed(self.engine)
         with self.engine.snapshot() as rows:
             known = [key for key, _ in iterate(rows, *table_range(Table.HARD_STATE))]
         for key in known:
@@ -240,7 +242,7 @@ class GroupHost:
         """If a replica of the group waits here for a snapshot, it is born after all."""
         before, there = NOT_YET, self._groups.get(birth.group)
         if there is not None:
-            if not there.replica.waiting:
+            if not there.replica.waiting or there.replica.receiver.placed_ranges:
                 raise BrokenLogError(
                     f"group {birth.group} is to begin with a split and is here already"
                 )

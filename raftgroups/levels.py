@@ -25,7 +25,7 @@ from typing import Final
 from raftgroups.errors import NewerLevelError
 from raftgroups.transport import NodeId
 
-FEATURE_LEVEL: Final = 3
+FEATURE_LEVEL: Final = 4
 """What this version of the package supports."""
 
 FIRST_LEVEL: Final = 1
@@ -39,6 +39,10 @@ TXN_LEVEL: Final = 3
 
 RING_LEVEL: Final = 3
 """From here on the meta group makes keyspaces that live on the ring (meta/commands.py)."""
+
+PACKED_LEVEL: Final = 4
+"""From here on a program reads packed chunks of snapshots (snapshot.py). Only its own level counts,
+not its group's."""
 
 NOT_HEARD: Final = 0
 """Stands for the level of a node that has not said it yet."""

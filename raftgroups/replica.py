@@ -168,7 +168,7 @@ class Replica:
         """What of the engine is this replica's: the machine's rows, and those that a snapshot is
         about to put in their places."""
         if self.waiting:
-            return []
+            return list(self.receiver.placed_ranges)
         owned = list(self.machine.owned_ranges())
         if self.receiver.incoming is not None and self.installing:
             owned += self.receiver.incoming.ranges
@@ -350,6 +350,7 @@ class Replica:
                 self._rush_until = self.now() + RUSH_S
         self._commit_floor = self.raft.commit_index
         self.raft.tick()
+        self.receiver.step()
         if self._rush_until:
             self._rush()
 
@@ -369,7 +370,7 @@ class Replica:
             self.raft.step_down()
 
     def need(self) -> Need:
-        if self._divided:
+        if self._divided or self.sender.waits_for_write:
             return Need.NOW
         return max(self.journal.need(), self.receiver.need())
 
@@ -387,7 +388,7 @@ class Replica:
 
     def prepare(self, batch: Batch, *, fold: bool = True) -> None:
         """`fold`: with what was applied, else that waits for a later batch."""
-        self._folded = fold and not self.installing
+        self._folded = fold and not (self.installing or self.receiver.placing)
         if self._folded:
             self.machine.prepare(batch)
             self._unfolded_operations = self._unfolded_bytes = 0

@@ -1,15 +1,26 @@
-"""The follower's side of snapshots: stage, switch, move (hazards n2, i).
+"""The follower's side of snapshots: stage or place, switch, move (hazards n2, i).
 
-    staging   chunks are checked and stored under SNAPSHOT_STATE; the replica lives on as it was
+    staging   a replica with a state: chunks are checked and stored under SNAPSHOT_STATE; it lives
+              on as it was
+    placing   one that has none and waits for its first: rows go to their places at once
     switch    one batch: the log gives way, applied = snapshot's index, configuration, MOVING
-    moving    in bounded batches: the old rows go, staged rows take their places
+    moving    in bounded batches: the old rows go, staged rows take their places; nothing to do
+              where they were placed
     done      the last batch removes the meta row; the machine is told, applying goes on
 
-A crash at any point is survived: while staging the old state is whole (and chunks on the disk are
-not sent again), from the switch on the staged rows are complete and moving them is idempotent:
+A crash at any point is survived. Staging: the old state is whole (and chunks on the disk are not
+sent again). Placing: the meta row, which is in the batch of the first rows, says that the rows of
+these ranges are worth nothing, and the next start removes them before anything looks at them
+(`throw_away_placed`). From the switch on the rows are complete, and moving them is idempotent:
 `moved` and the removal of a chunk are in the batch that puts its rows. The switch throws nothing
 away that counts: entries below the snapshot are committed elsewhere, by a majority without us, and
 if our log still holds the snapshot's last entry the snapshot is refused and the log kept.
+
+While it is placing the ranges are this replica's (`Replica.owned_ranges`), so nobody else's rows
+are ever among them; if the snapshot has absorbed groups that are here, it is staged.
+
+What came waits in memory, `BATCH_BYTES` go with a turn's batch, and the leader is told when they
+are on the disk; so a turn is short, and the leader's window bounds the memory.
 
 Until the move is done the replica neither applies, nor answers reads, nor stands for election; it
 takes entries and acknowledges them.
@@ -17,9 +28,12 @@ takes entries and acknowledges them.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from raftgroups.errors import BrokenLogError
 from raftgroups.levels import refuse_below
 from raftgroups.membership import UNBOUND, Config
 from raftgroups.messages import Ack, Chunk, MalformedError, OfferReply
@@ -27,7 +41,8 @@ from raftgroups.snapshot import (
     AnyOffer,
     Incoming,
     Phase,
-    chunk_fault,
+    Row,
+    checked_rows,
     chunk_row,
     decode_rows,
     meta_row,
@@ -36,26 +51,57 @@ from raftgroups.snapshot import (
     parts,
 )
 from raftgroups.transport import NodeId
-from storage.codec import seal, unseal
+from storage.codec import Table, seal, table_range, unseal
 from storage.committer import Need
-from storage.engine import Batch, iterate
-from storage.slices import remove
+from storage.engine import Batch, Engine, iterate
+from storage.slices import Range, remove
 
 if TYPE_CHECKING:
     from raftgroups.replica import Replica
 
-MOVE_BYTES: Final = 4 * 1024 * 1024
+MOVE_BYTES: Final = 2 * 1024 * 1024
+BATCH_BYTES: Final = 2 * 1024 * 1024
+"""With one batch go chunks of so much at least, if they are there."""
+WAITING_BYTES: Final = 16 * 1024 * 1024
+"""A leader whose window is larger is told to send again what comes beyond this."""
+
+
+def throw_away_placed(engine: Engine) -> None:
+    """At the start, before anything is read: rows that were placed and never switched to."""
+    batch = Batch()
+    with engine.snapshot() as rows:
+        for key, record in iterate(rows, *table_range(Table.SNAPSHOT_STATE)):
+            if len(key) == len(meta_row(0)):
+                incoming = Incoming.decode(unseal(key, record))
+                if incoming.phase is Phase.PLACING:
+                    remove(batch, rows, incoming.ranges)
+                    batch.delete(key)
+    if batch:
+        engine.write(batch, sync=True)
 
 
 class SnapshotReceiver:
-    """Invariant: `next_chunk` counts what is staged, on the disk or in the turn's batch."""
+    """Invariant: chunks below `written` are on the disk or in the turn's batch, those from there to
+    `next_chunk` are in `_waiting`."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.incoming: Incoming | None = None
         self.next_chunk = 0
+        self.written = 0
         self.installed = 0
-        self._staged: list[tuple[int, bytes]] = []
+        self._waiting: deque[tuple[int, bytes, Sequence[Row]]] = deque()
+        self._waiting_bytes = 0
+        self._last_came = False
+        """The last chunk is among those that have come."""
+        self._leader: NodeId | None = None
+        """Who sends."""
+        self._told = 0
+        """The number that the leader was told last."""
+        self._asked_again = -1
+        """The gap that it was told of."""
+        self._leftover: tuple[Range, ...] = ()
+        """Rows of a snapshot that was being placed and is given up; they go with the next batch."""
         self._clear_staging = False
         self._dirty_meta = False
         self._finished = False
@@ -63,6 +109,16 @@ class SnapshotReceiver:
     @property
     def moving(self) -> bool:
         return self.incoming is not None and self.incoming.phase is Phase.MOVING
+
+    @property
+    def placing(self) -> bool:
+        return self.incoming is not None and self.incoming.phase is Phase.PLACING
+
+    @property
+    def placed_ranges(self) -> tuple[Range, ...]:
+        """Where there are, or may be in a moment, rows that were placed."""
+        placing = self.incoming.ranges if self.incoming is not None and self.placing else ()
+        return (*self._leftover, *placing)
 
     def load(self) -> None:
         """Go on where the process ended."""
@@ -73,11 +129,13 @@ class SnapshotReceiver:
             if record is None:
                 return
             self.incoming = Incoming.decode(unseal(key, record))
-            staged = list(iterate(rows, chunk_row(group, 0), meta_row(group + 1)))
-        numbers = {int.from_bytes(key[-6:-2], "big") for key, _ in staged}
+            staged = iterate(rows, chunk_row(group, 0), meta_row(group + 1))
+            numbers = {int.from_bytes(key[-6:-2], "big") for key, _ in staged}
         self.next_chunk = self.incoming.moved
         while self.next_chunk in numbers:
             self.next_chunk += 1
+        self.written = self._told = self.next_chunk
+        self._last_came = 0 < self.incoming.chunks == self.written
 
     # --- staging -------------------------------------------------------------------------
 
@@ -96,13 +154,27 @@ class SnapshotReceiver:
             fault = "snapshot-overlaps"
         if fault is not None:
             replica.drop(peer, fault)
-            return self._reply(peer, offer.snapshot, None)
+            return self._refuse(peer, offer.snapshot)
         if self.incoming is None or self.incoming.snapshot != offer.snapshot:
-            self.incoming = Incoming.of(offer)
-            self.next_chunk = 0
-            self._staged.clear()
-            self._clear_staging = self._dirty_meta = True
-        return self._reply(peer, offer.snapshot, self.next_chunk)
+            self._give_up()
+            incoming = Incoming.of(offer)
+            if replica.waiting and not self._subsumed(incoming):
+                incoming = replace(incoming, phase=Phase.PLACING)
+            self.incoming = incoming
+            self._dirty_meta = True
+        self._leader = peer
+        return self._reply(peer, offer.snapshot)
+
+    def _give_up(self) -> None:
+        """What has come of a snapshot so far is worth nothing."""
+        self._leftover = self.placed_ranges
+        self.incoming = None
+        self.next_chunk = self.written = self._told = 0
+        self._asked_again = -1
+        self._last_came = False
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._clear_staging = True
 
     def _subsumed(self, incoming: Incoming) -> list[int] | None:
         """The other groups here that the snapshot puts an end to: its shard has absorbed theirs, so
@@ -144,10 +216,15 @@ class SnapshotReceiver:
             return offer.last_index
         return None
 
-    def _reply(self, peer: NodeId, snapshot: int, next_chunk: int | None) -> None:
+    def _reply(self, peer: NodeId, snapshot: int) -> None:
         replica = self._replica
-        reply = OfferReply(replica.group_id, replica.raft.term, snapshot, next_chunk)
+        self._told = self.written
+        reply = OfferReply(replica.group_id, replica.raft.term, snapshot, self.written)
         replica.services.send(peer, reply)
+
+    def _refuse(self, peer: NodeId, snapshot: int) -> None:
+        replica = self._replica
+        replica.services.send(peer, OfferReply(replica.group_id, replica.raft.term, snapshot, None))
 
     def on_chunk(self, peer: NodeId, _: int, chunk: Chunk) -> None:
         replica, incoming = self._replica, self.incoming
@@ -159,39 +236,61 @@ class SnapshotReceiver:
             or replica.raft.leader != peer
         ):
             return replica.drop(peer, "late-snapshot")
+        if chunk.number < self.next_chunk:
+            return None  # it is there, or waits: the leader is told when it is on the disk
+        fault = "snapshot-chunk-out-of-order"
         if chunk.number == self.next_chunk:
-            fault = chunk_fault(chunk.rows, chunk.checksum, incoming.ranges)
-            if fault is None:
-                self._staged.append((chunk.number, chunk.rows))
-                self.next_chunk += 1
-                if chunk.last:
-                    return self._switch(peer, incoming)
+            rows = checked_rows(chunk.rows, chunk.checksum, incoming.ranges)
+            if isinstance(rows, str):
+                fault = rows
+            elif self._waiting_bytes > WAITING_BYTES:
+                fault = "snapshot-too-fast"
             else:
-                replica.drop(peer, fault)
-        elif chunk.number > self.next_chunk:
-            replica.drop(peer, "snapshot-chunk-out-of-order")
-        return self._reply(peer, chunk.snapshot, self.next_chunk)
+                return self._take(peer, chunk, rows)
+        replica.drop(peer, fault)
+        if self._asked_again == self.next_chunk:  # all that was sent behind it comes here, too
+            return None
+        self._asked_again = self.next_chunk
+        return self._reply(peer, chunk.snapshot)
+
+    def _take(self, peer: NodeId, chunk: Chunk, rows: Sequence[Row]) -> None:
+        self._waiting.append((chunk.number, chunk.rows, rows))
+        self._waiting_bytes += len(chunk.rows)
+        self.next_chunk += 1
+        self._last_came = chunk.last
+        self._leader = peer
 
     # --- switching and moving -------------------------------------------------------------
+
+    def step(self) -> None:
+        """In each turn: if all is on the disk, switch to it. If the leader that sent it does not
+        lead any more, the next one offers its own."""
+        incoming, raft = self.incoming, self._replica.raft
+        if incoming is None or self.moving or self._waiting or not self._last_came:
+            return
+        if self._leader is not None and raft.leader == self._leader:
+            self._switch(self._leader, incoming)
 
     def _switch(self, peer: NodeId, incoming: Incoming) -> None:
         """Everything is there and checked. What was applied meanwhile may be newer still."""
         replica = self._replica
         raft, journal = replica.raft, replica.journal
         if incoming.last_index <= raft.commit_index:
-            self.incoming = None
-            self._clear_staging = True
+            self._give_up()
             ack = Ack(replica.group_id, raft.term, raft.commit_index + 1, success=True, reset=False)
             return replica.services.send(peer, ack)
         ends = self._subsumed(incoming)
+        if self.placing and ends != []:
+            raise BrokenLogError(
+                f"group {replica.group_id}: rows of another group came where its snapshot was put"
+            )
         if ends is None:  # another replica has come since it was offered
-            self.incoming = None
-            self._clear_staging = True
-            self.next_chunk = 0
+            self._give_up()
             return replica.drop(peer, "snapshot-overlaps")
         for group in ends:
             replica.services.end(group, with_data=True)
-        self.incoming = replace(incoming, phase=Phase.MOVING, chunks=self.next_chunk)
+        moved = self.written if self.placing else 0
+        self.incoming = replace(incoming, phase=Phase.MOVING, chunks=self.written, moved=moved)
         self._dirty_meta = True
         replica.machine.reset()
         journal.install(
@@ -206,7 +305,7 @@ class SnapshotReceiver:
         return replica.services.send(peer, ack)
 
     def need(self) -> Need:
-        if self._staged or self._clear_staging or self._dirty_meta or self.moving:
+        if self._waiting or self._clear_staging or self._dirty_meta or self.moving:
             return Need.NOW
         return Need.NOTHING
 
@@ -215,20 +314,36 @@ class SnapshotReceiver:
         if self._clear_staging:
             batch.delete_range(meta_row(group), meta_row(group + 1))
             self._clear_staging = False
-        for number, rows in self._staged:
-            for part, data in enumerate(parts(rows)):
-                key = chunk_row(group, number, part)
-                batch.put(key, seal(key, data))
-        just_staged, self._staged = self._staged, []
-        if self.moving and not just_staged:
-            self._move(batch)
-        elif self._dirty_meta and self.incoming is not None:
+            with self._replica.services.engine.snapshot() as rows:
+                remove(batch, rows, self.placed_ranges)
+            self._leftover = ()
+        self._write_waiting(batch)
+        if self._dirty_meta and self.incoming is not None:
             key = meta_row(group)
             batch.put(key, seal(key, self.incoming.encode()))
+        elif self.moving:
+            self._move(batch)
         self._dirty_meta = False
 
+    def _write_waiting(self, batch: Batch) -> None:
+        size = 0
+        while self._waiting and size < BATCH_BYTES:
+            number, data, rows = self._waiting.popleft()
+            if self.placing:
+                batch.put_rows(rows)
+            else:
+                for part, piece in enumerate(parts(data)):
+                    key = chunk_row(self._replica.group_id, number, part)
+                    batch.put(key, seal(key, piece))
+            size += len(data)
+            self.written += 1
+        self._waiting_bytes -= size
+        if size and self._last_came and not self._waiting and self.incoming is not None:
+            self.incoming = replace(self.incoming, chunks=self.written)
+            self._dirty_meta = True
+
     def _move(self, batch: Batch) -> None:
-        """Put some staged chunks in place; the chunks of this batch are on the disk already."""
+        """Put some staged chunks in place; they are on the disk."""
         incoming, group = self.incoming, self._replica.group_id
         assert incoming is not None
         if incoming.moved == 0:
@@ -243,8 +358,7 @@ class SnapshotReceiver:
                         rows, chunk_row(group, moved), chunk_row(group, moved + 1)
                     )
                 )
-                for key, value in decode_rows(data):
-                    batch.put(key, value)
+                batch.put_rows(decode_rows(data))
                 batch.delete_range(chunk_row(group, moved), chunk_row(group, moved + 1))
                 size += len(data)
                 moved += 1
@@ -261,9 +375,17 @@ class SnapshotReceiver:
         if self._finished:
             self._finished = False
             self.incoming = None
-            self.next_chunk = 0
+            self.next_chunk = self.written = 0
+            self._last_came = False
             self.installed += 1
             replica.machine.restored(replica.raft.applied_index)
             replica.services.wake(replica.group_id)
+        elif self.incoming is None:
+            return
         elif self.moving:
             replica.services.wake(replica.group_id)
+        else:
+            if self._leader is not None and self.written > self._told:
+                self._reply(self._leader, self.incoming.snapshot)
+            if self._waiting or self._last_came:
+                replica.services.wake(replica.group_id)

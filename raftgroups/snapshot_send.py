@@ -5,20 +5,23 @@ writes go on. It is repeated from where the receiver says that it stands: after 
 side's connection broke, after the receiver's restart. If the engine snapshot grows too old, or the
 leader changes, the next one begins anew.
 
-Bounded: `snapshot_window_chunks` under way a peer, one chunk's rows in memory at a time,
-`snapshot_streams_max` streams a node, in the order of their waiting (snapshot_slots.py). A receiver
-that cannot take the snapshot now may wait for one of another group, and that one for the place of
-this stream: so a stream that is refused ends, and is offered anew after `snapshot_retry_s`. The log
-is not compacted past a snapshot under way, or its receiver would need the next one (hazard h).
+Bounded: `snapshot_window_chunks` under way a peer, one chunk a stream and turn, so that what else
+the node does never waits for more than that; `snapshot_streams_max` streams a node, in the order of
+their waiting (snapshot_slots.py). A receiver that cannot take the snapshot now may wait for one of
+another group, and that one for the place of this stream: so a stream that is refused ends, and is
+offered anew after `snapshot_retry_s`. The log is not compacted past a snapshot under way, or its
+receiver would need the next one (hazard h).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from raftgroups.filters import l2_member
+from raftgroups.levels import PACKED_LEVEL
 from raftgroups.lineage import DividingMachine
 from raftgroups.messages import Chunk, LineageOffer, Offer, OfferReply
 from raftgroups.records import meta_key, unpack_pair
@@ -40,6 +43,8 @@ Position = tuple[int, bytes]
 class Stream:
     rows: Snapshot
     offer: AnyOffer
+    asked: bool = False
+    """The receiver has said from where on."""
     acknowledged: int = 0
     sent: int = 0
     """Chunks sent; those from `acknowledged` on are under way."""
@@ -76,6 +81,12 @@ class SnapshotSender:
         self._refused.pop(peer, None)
         self.wanted[peer] = None
         replica.services.snapshot_slots.wait((replica.group_id, peer), now)
+
+    @property
+    def waits_for_write(self) -> bool:
+        """What is applied must be written before a stream can begin."""
+        replica = self._replica
+        return bool(self.wanted) and (replica.journal.durable_applied != replica.raft.applied_index)
 
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
@@ -139,6 +150,7 @@ class SnapshotSender:
 
     def _offer(self, peer: NodeId, stream: Stream) -> None:
         replica = self._replica
+        stream.asked = False
         stream.retry_at = replica.now() + replica.services.config.snapshot_retry_s
         replica.services.send(peer, stream.offer)
 
@@ -168,22 +180,30 @@ class SnapshotSender:
             stream.sent = reply.next_chunk
         stream.sent = max(stream.sent, stream.acknowledged)
         stream.retry_at = self._replica.now() + self._replica.services.config.snapshot_retry_s
-        return self._pump(peer, stream)
+        stream.asked = True
+        return None
+
+    def _may_send(self, stream: Stream) -> bool:
+        window = self._replica.services.config.snapshot_window_chunks
+        room = stream.sent < stream.acknowledged + window
+        return stream.asked and room and stream.sent != stream.end
 
     def _pump(self, peer: NodeId, stream: Stream) -> None:
-        window = self._replica.services.config.snapshot_window_chunks
         try:
-            while stream.sent < stream.acknowledged + window and stream.sent != stream.end:
-                self._send_chunk(peer, stream)
+            self._send_chunk(peer, stream)
         except SnapshotExpiredError:
             self._abort(peer, "snapshot-too-slow")
+        else:
+            if self._may_send(stream):
+                self._replica.services.wake(self._replica.group_id)
 
     def _send_chunk(self, peer: NodeId, stream: Stream) -> None:
         replica = self._replica
         at, key = stream.positions[stream.sent]
         ranges = stream.offer.ranges
         rows, after = self._read(stream.rows, ranges, at, key)
-        data, checksum = encode_rows(rows)
+        packed = replica.services.level_of(peer) >= PACKED_LEVEL
+        data, checksum = encode_rows(rows, packed=packed)
         number = stream.sent
         last = after[0] >= len(ranges)
         message = Chunk(
@@ -205,18 +225,22 @@ class SnapshotSender:
     def _read(
         self, rows: Snapshot, ranges: Sequence[Range], at: int, key: bytes
     ) -> tuple[list[tuple[bytes, bytes]], Position]:
-        """The rows of one chunk, of one range, and where the next one begins."""
-        if at >= len(ranges):
-            return [], (at, b"")
-        limit = self._replica.services.config.snapshot_chunk_bytes
-        page = rows.scan(key, ranges[at][1], max_bytes=limit)
-        owned, items = read_range(*ranges[at]), page.items
-        if isinstance(owned, Slice):
-            items = [row for row in items if owned.holds(*row)]
-        if page.more:
-            return items, (at, page.items[-1][0] + b"\x00")
-        following = at + 1
-        return items, (following, ranges[following][0] if following < len(ranges) else b"")
+        """The rows of one chunk, of as many ranges as it takes, and where the next one begins.
+        Rows that are looked at and left out count, too, so that a chunk is a bounded work."""
+        left = self._replica.services.config.snapshot_chunk_bytes
+        found: list[tuple[bytes, bytes]] = []
+        while at < len(ranges) and left > 0:
+            page = rows.scan(key, ranges[at][1], max_bytes=left)
+            owned, items = read_range(*ranges[at]), page.items
+            if isinstance(owned, Slice):
+                items = [row for row in items if owned.holds(*row)]
+            found += items
+            if page.more:
+                return found, (at, page.items[-1][0] + b"\x00")
+            left -= sum(map(len, chain.from_iterable(page.items)))
+            at += 1
+            key = ranges[at][0] if at < len(ranges) else b""
+        return found, (at, key)
 
     def there(self, peer: NodeId) -> tuple[int, int]:
         """(rows, bytes) of the snapshot under way that the peer has."""
@@ -224,7 +248,7 @@ class SnapshotSender:
         return (0, 0) if stream is None else (stream.rows_there, stream.bytes_there)
 
     def step(self, now: float) -> None:
-        """Each turn: end what is done or lost, ask again where nothing came back."""
+        """Each turn: end what is done or lost, ask again where nothing came back, send a chunk."""
         for peer, stream in list(self.streams.items()):
             progress = self._replica.replication.progress.get(peer)
             if progress is None:
@@ -237,6 +261,8 @@ class SnapshotSender:
             elif now >= stream.retry_at:
                 stream.sent = stream.acknowledged
                 self._offer(peer, stream)
+            elif self._may_send(stream):
+                self._pump(peer, stream)
 
     def deadline(self) -> float:
         return min((stream.retry_at for stream in self.streams.values()), default=float("inf"))

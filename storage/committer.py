@@ -15,7 +15,9 @@ the next NOW turn, or is written after `lazy_limit_s`.
 
 The write runs inline on the loop while syncs are quick (median under 2 ms) and on a dedicated
 writer thread while they are slow: handing a quick write to a thread costs more than it saves, and a
-slow one inline freezes the loop. A stall is told to the participants before anything that queued
+slow one inline freezes the loop. Where readers may see what is not synced yet, a large batch, that
+of a loop with much to do, is written inline and synced by the thread, while the loop hears the next
+requests. A stall is told to the participants before anything that queued
 up during it is handled, so that a leader whose disk stood still steps down first. A write that
 fails, or that lasts `fatal_after_s`, is fatal: `on_fatal` is called, nothing is acknowledged, and
 no turn ever begins again. So is an exception out of a participant: an event loop would log it and
@@ -32,13 +34,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
+from queue import SimpleQueue
 from typing import Final, Protocol
 
 from storage.clock import Clock, Scheduler, Timer
 from storage.engine import Batch, Engine
 
+SYNC_APART_BYTES: Final = 2048
+"""A batch of this size is one of many operations, or of a value that takes its time."""
 INLINE_BELOW_S: Final = 0.002
 THREAD_ABOVE_S: Final = 0.003
+APART_BYTES: Final = 256 * 1024
+"""A batch of this size is written by the thread, not only synced."""
 SAMPLES: Final = 31
 
 
@@ -110,26 +117,19 @@ class ThreadWriter:
     def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
         self._inline = InlineWriter(clock)
         self._post = call_soon_threadsafe
-        self._work: deque[tuple[Engine, Batch, Done]] = deque(maxlen=1)
-        self._wake = threading.Semaphore(0)
-        self._closing = False
+        self._work: SimpleQueue[tuple[Engine, Batch, Done] | None] = SimpleQueue()
+        """One write at a time, which the committer sees to; None: no more."""
         self._thread: threading.Thread | None = None
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        assert not self._work, "one write at a time"
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="janus-writer", daemon=True)
             self._thread.start()
-        self._work.append((engine, batch, done))
-        self._wake.release()
+        self._work.put((engine, batch, done))
 
     def _run(self) -> None:
-        while True:
-            self._wake.acquire()
-            if not self._work:
-                assert self._closing
-                return
-            engine, batch, done = self._work.popleft()
+        while (work := self._work.get()) is not None:
+            engine, batch, done = work
             self._inline.submit(engine, batch, partial(self._report, done))
 
     def _report(self, done: Done, failure: BaseException | None, seconds: float) -> None:
@@ -137,8 +137,7 @@ class ThreadWriter:
 
     def close(self) -> None:
         """Waits for the write in flight."""
-        self._closing = True
-        self._wake.release()
+        self._work.put(None)
         if self._thread is not None:
             self._thread.join()
 
@@ -148,7 +147,10 @@ class AdaptiveWriter:
 
     The two thresholds differ so that a disk near the border does not flip at every write. An engine
     `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
-    thread whatever the median is.
+    thread whatever the median is. With `sync_apart` the thread also syncs large batches that were
+    written inline: snapshots see them a moment before they are safe. Very large ones, rows of a
+    snapshot say, are written by the thread: they take long on any disk, and tell nothing of how
+    long the others will.
     """
 
     def __init__(
@@ -157,20 +159,42 @@ class AdaptiveWriter:
         call_soon_threadsafe: Callable[..., object],
         *,
         under_pressure: Callable[[], bool] = lambda: False,
+        sync_apart: bool = False,
     ) -> None:
+        self._clock = clock
         self._inline = InlineWriter(clock)
         self._thread = ThreadWriter(clock, call_soon_threadsafe)
         self._samples: deque[float] = deque(maxlen=SAMPLES)
         self._under_pressure = under_pressure
+        self._sync_apart = sync_apart
         self.threaded = False
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        def measured(failure: BaseException | None, seconds: float) -> None:
-            self._observe(seconds)
-            done(failure, seconds)
+        if batch.size_bytes > APART_BYTES:
+            self._thread.submit(engine, batch, done)
+        elif self.threaded or self._under_pressure():
+            self._thread.submit(engine, batch, self._measured(done))
+        elif self._sync_apart and batch.size_bytes >= SYNC_APART_BYTES:
+            self._write_then_sync(engine, batch, done)
+        else:
+            self._inline.submit(engine, batch, self._measured(done))
 
-        threaded = self.threaded or self._under_pressure()
-        (self._thread if threaded else self._inline).submit(engine, batch, measured)
+    def _write_then_sync(self, engine: Engine, batch: Batch, done: Done) -> None:
+        started = self._clock.monotonic()
+        try:
+            engine.write(batch, sync=False)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the committer must see it
+            done(error, self._clock.monotonic() - started)
+            return
+        written_s = self._clock.monotonic() - started
+        self._thread.submit(engine, Batch(), self._measured(done, written_s))
+
+    def _measured(self, done: Done, before_s: float = 0.0) -> Done:
+        def measured(failure: BaseException | None, seconds: float) -> None:
+            self._observe(before_s + seconds)
+            done(failure, before_s + seconds)
+
+        return measured
 
     def _observe(self, seconds: float) -> None:
         self._samples.append(seconds)

@@ -35,7 +35,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 
@@ -73,6 +73,8 @@ CHECKPOINTS: Final = 8
 """Reader slots beside the snapshots', for copies that run at the same time."""
 READER_CHECK_INTERVAL_S: Final = 60.0
 _ABOVE_ALL_KEYS: Final = b"\xff" * (ENGINE_KEY_MAX_BYTES + 1)
+_FIRST_ROWS: Final = 4
+_BLOCK_ROWS: Final = 1_024
 _PUT: Final = Op.PUT
 _DELETE: Final = Op.DELETE
 
@@ -436,9 +438,11 @@ class LmdbEngine:
 def _page(
     cursor: _Cursor, start: bytes, end: bytes | None, reverse: bool, limit: int, max_bytes: int
 ) -> ScanPage:
-    """Reads at most one pair more than it gives: the first one over a bound.
+    """Blocks of pairs, as many as take a quarter of what is left of the page if they are like those
+    before: a pair of a block costs a third of one that is looked at by itself.
 
-    The size of that one decides `more` for the byte bound; for the count bound, its key.
+    The size of the first pair left out decides `more` for the byte bound; for the count bound, its
+    key.
     """
     if end is None:
         end = _ABOVE_ALL_KEYS
@@ -446,16 +450,23 @@ def _page(
         return ScanPage([], more=False)
     bound = start if reverse else end
     items: list[tuple[bytes, bytes]] = []
-    size = 0
+    size, many = 0, _FIRST_ROWS
     pairs: Iterator[tuple[bytes, bytes]] = cursor.iterprev() if reverse else cursor.iternext()
-    for pair in islice(pairs, limit):
-        key, value = pair
-        if (key < bound) is reverse:
-            return ScanPage(items, more=False)
-        size += len(key) + len(value)
-        if size > max_bytes and items:
-            return ScanPage(items, more=True)
-        items.append(pair)
+    while block := list(islice(pairs, min(many, limit - len(items)))):
+        whole = size + sum(map(len, chain.from_iterable(block)))
+        if whole > max_bytes or (block[-1][0] < bound) is reverse:
+            for pair in block:
+                key, value = pair
+                if (key < bound) is reverse:
+                    return ScanPage(items, more=False)
+                size += len(key) + len(value)
+                if size > max_bytes and items:
+                    return ScanPage(items, more=True)
+                items.append(pair)
+            continue  # its only pair was larger than a page
+        items += block
+        size = whole
+        many = max(1, min(_BLOCK_ROWS, (max_bytes - size) * len(items) // (4 * max(1, size))))
     if len(items) < limit or not (cursor.prev() if reverse else cursor.next()):
         return ScanPage(items, more=False)
     return ScanPage(items, more=(cursor.key() < bound) is not reverse)

@@ -31,6 +31,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,7 @@ from storage.engine import (
 from storage.errors import EngineClosedError, WriteFailedError
 from storage.lmdb_engine import LmdbEngine, LmdbSnapshot
 from storage.lmdb_file import LOG_DIRECTORY_NAME
-from storage.memtable import Table, merged, overlaid, stack
+from storage.memtable import Table, changed, merged, overlaid, stack
 from storage.wal import SEGMENT_BYTES, WriteAheadLog
 
 FOLD_BYTES: Final = 8 * 1024 * 1024
@@ -86,9 +87,10 @@ class LoggedSnapshot:
         limit: int = DEFAULT_SCAN_LIMIT,
         max_bytes: int = DEFAULT_SCAN_BYTES,
     ) -> ScanPage:
-        tables = [table for table in self._tables if table.touches(start, end)]
-        if not tables:
+        if not any(table.touches(start, end) for table in self._tables):
             return self._tree.scan(start, end, reverse=reverse, limit=limit, max_bytes=max_bytes)
+        if not reverse:
+            return self._scan_pages(start, end, max(limit, 1), max_bytes)
         below = iterate(
             self._tree,
             start,
@@ -99,12 +101,36 @@ class LoggedSnapshot:
         )
         items: list[tuple[bytes, bytes]] = []
         size = 0
-        for key, value in overlaid(tables, below, start, end, reverse=reverse):
+        for key, value in overlaid(self._tables, below, start, end, reverse=reverse):
             size += len(key) + len(value)
             if items and (len(items) >= limit or size > max_bytes):
                 return ScanPage(items, more=True)
             items.append((key, value))
         return ScanPage(items, more=False)
+
+    def _scan_pages(self, start: bytes, end: bytes | None, limit: int, max_bytes: int) -> ScanPage:
+        """A page of the tree and what the tables change of it, as a whole: a row that no table
+        changed costs 0.3 us, where taking it out of a merge costs 2."""
+        items: list[tuple[bytes, bytes]] = []
+        size = 0
+        while True:
+            page = self._tree.scan(start, end, limit=limit, max_bytes=max_bytes)
+            behind = page.items[-1][0] + b"\x00" if page.more else end
+            rows = changed(self._tables, page.items, start, behind)
+            whole = size + sum(map(len, chain.from_iterable(rows)))
+            if len(items) + len(rows) > limit or whole > max_bytes:
+                for row in rows:
+                    size += len(row[0]) + len(row[1])
+                    if items and (len(items) >= limit or size > max_bytes):
+                        return ScanPage(items, more=True)
+                    items.append(row)
+            else:
+                items += rows
+            size = whole
+            if not page.more:
+                return ScanPage(items, more=False)
+            assert behind is not None
+            start = behind
 
     def close(self) -> None:
         self._tree.close()

@@ -159,6 +159,30 @@ def stack(tables: Sequence[Table], sealed: Table) -> tuple[Table, ...]:
     return tuple(found)
 
 
+def changed(
+    tables: Sequence[Table],
+    items: list[tuple[bytes, bytes]],
+    start: bytes,
+    end: bytes | None,
+) -> list[tuple[bytes, bytes]]:
+    """What these pairs of the tree, all that it has between these bounds, are with the tables over
+    them."""
+    rows: dict[bytes, bytes | None] | None = None
+    for table in reversed(tables):
+        if not table.touches(start, end):
+            continue
+        if rows is None:
+            rows = dict(items)
+        if any((end is None or a < end) and (b is None or start < b) for a, b in table.ranges):
+            rows = {key: value for key, value in rows.items() if not table.covers(key)}
+        found = table.rows
+        for key in table.window(start, end, reverse=False):
+            rows[key] = found[key]
+    if rows is None:
+        return items
+    return [(key, value) for key, value in sorted(rows.items()) if value is not None]
+
+
 def overlaid(
     tables: Sequence[Table],
     below: Iterator[tuple[bytes, bytes]],

@@ -228,7 +228,8 @@ class Teller:
 
     def _compose(self) -> Txn | BatchWrite:
         if self.rng.random() < 0.3:
-            return Txn((), tuple(Range(account) for account in ACCOUNTS))
+            ranged = self.rng.random() < 0.5
+            return Txn((), tuple(Range(key, key + b"0" if ranged else b"") for key in ACCOUNTS))
         giver, taker = self.rng.sample(ACCOUNTS, 2)
         amount = self.rng.randrange(1, 9)
         return BatchWrite((Increment(giver, -amount), Increment(taker, amount)))

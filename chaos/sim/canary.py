@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.sim.directed import SCRIPTS
+from chaos.sim.patches import PATCHED, SERVED
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
@@ -26,9 +27,23 @@ class Hunt:
     seeds: int = 300
     nodes: int = 3
     seconds: float = 30.0
+    first: int = 0
+    """Seed."""
+    groups: int = 2
+    dense: bool = False
     stuck_counts: bool = False
     """Whether a run that gets stuck is what this bug does."""
 
+
+_BANK: Final = frozenset({"bank", "splits", "merges", "crash"})
+
+_SERVED: Final = frozenset({"leases", "moves", "splits", "crash"})
+_SOON: Final = {
+    "listed-elsewhere": 2,
+    "locks-dropped-at-split": 2,
+    "phantoms-not-locked": 1,
+}
+"""Which seed shows it first, where that is not 0."""
 
 HUNTS: Final[dict[str, Hunt]] = {
     "no-write-barrier": Hunt(CRASHES | NETWORK),
@@ -40,6 +55,20 @@ HUNTS: Final[dict[str, Hunt]] = {
     "level-before-all": Hunt(CRASHES | {"upgrade"}),
     "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}),
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
+    **{
+        name: Hunt(
+            _BANK,
+            seeds=20,
+            seconds=18.0,
+            first=_SOON.get(name, 0),
+            groups=1,
+            dense=True,
+            stuck_counts=True,
+        )
+        for name in PATCHED.keys() - SERVED.keys()
+    },
+    **{name: Hunt(_SERVED, seeds=20, seconds=20.0, stuck_counts=True) for name in SERVED},
+    "locks-dropped-at-merge": Hunt(_BANK, seconds=25.0, first=2, stuck_counts=True),
 }
 
 
@@ -79,6 +108,8 @@ def _hunt(canary: str, jobs: int) -> CanaryVerdict:
     config = SimConfig(
         seed=0,
         nodes=hunt.nodes,
+        groups=hunt.groups,
+        dense=hunt.dense,
         seconds=hunt.seconds,
         faults=hunt.faults,
         canaries=frozenset({canary}),
@@ -90,7 +121,7 @@ def _hunt(canary: str, jobs: int) -> CanaryVerdict:
             caught.append(result)
         return not caught
 
-    summary = run_seeds(config, range(hunt.seeds), jobs=jobs, each=each)
+    summary = run_seeds(config, range(hunt.first, hunt.first + hunt.seeds), jobs=jobs, each=each)
     if not caught:
         text = f"{canary}: NOT CAUGHT in {summary.seeds} seeds ({summary.wall_s:.1f} s)"
         return CanaryVerdict(canary, False, None, text)

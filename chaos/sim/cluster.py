@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from chaos.checkers.liveness import ReplicaView
 from chaos.sim.admin import Admin
@@ -28,7 +29,6 @@ class Cluster:
         memory: int = 60,
         sink: Callable[[str], None] | None = None,
         make_host: Callable[..., GroupHost] = GroupHost,
-        make_node: Callable[..., SimNode] = SimNode,
     ) -> None:
         self.config = config
         self.drawn = drawn
@@ -37,7 +37,7 @@ class Cluster:
         self.observer = Observer(self.world)
         self.groups = list(range(FIRST_GROUP, FIRST_GROUP + config.groups))
         self.nodes = [
-            make_node(
+            self._make_node(
                 self.world,
                 self.network,
                 self.observer,
@@ -57,6 +57,9 @@ class Cluster:
             node.on_death = self._restart_after_failure
             if node.node_id in founders:
                 node.to_form = dict.fromkeys(self.groups, founders)
+
+    def _make_node(self, *args: Any) -> SimNode:
+        return SimNode(*args)
 
     def start(self) -> None:
         for node in self.nodes:

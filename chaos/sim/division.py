@@ -16,44 +16,42 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from msgspec.structs import replace as with_fields
 
 from chaos.checkers.violation import Violation
-from chaos.sim.map_node import MapNode, bootstrap_of, planner_of
-from chaos.sim.placement import FAULTS, MAP_ENTRY_BYTES
-from chaos.sim.settings import DrawnSettings, SimConfig, draw
+from chaos.sim.map_node import Bounds, MapCluster, MapNode, draw_with_map
+from chaos.sim.placement import FAULTS
+from chaos.sim.settings import DrawnSettings, SimConfig
 from chaos.sim.shard_clients import KEYS
 from chaos.sim.shard_node import ShardCluster, ShardNode, SimShard
 from chaos.sim.shards import ShardSimulation
-from chaos.sim.simulation import POLL_S, SeedResult
-from chaos.sim.world import NodeScheduler, World
+from chaos.sim.simulation import SeedResult
+from chaos.sim.world import NodeScheduler
 from kv.division.attendant import Attendant
 from kv.division.divider import Divider, DividerSettings, begin
 from kv.division.figures import Shown
 from kv.division.limits import Due, Pace
 from kv.division.words import MERGE, SPLIT
 from kv.strong.forward import Forwarder
+from kv.strong.frames import Question
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.machine import ShardPlace
-from raftgroups.meta.commands import AlterKeyspace, Bootstrap, MetaCommand, encode
+from raftgroups.meta.commands import AlterKeyspace, MetaCommand
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     META_SHARD,
     KeyspaceOptions,
 )
-from raftgroups.meta.view import even_ranges
 from raftgroups.outcomes import ProposeResult, Refused
 from raftgroups.transport import Link, NodeId
 
 PACE: Final = Pace(at_once=2, apart_s=0.5, split_after_s=0.5, merge_after_s=1.0, again_after_s=1.0)
 OPERATE_EVERY_S: Final = 1.5
-BEGIN_S: Final = 60.0
 
 
 class DividedNode(MapNode, ShardNode):
@@ -63,18 +61,25 @@ class DividedNode(MapNode, ShardNode):
         super().__init__(*args)
         self.divider: Divider | None = None
         self._forwarder: Forwarder | None = None
+        self.meters: Attendant | None = None
 
     def shard(self, group_id: int) -> SimShard | None:
         return None if group_id == META_GROUP else super().shard(group_id)
 
     def _first_place(self, group_id: int) -> ShardPlace:
-        start, end = even_ranges(self.cluster.config.groups)[group_id - 1]
+        start, end = self.cluster.first_ranges()[group_id - 1]
         return ShardPlace(group_id, group_id, DEFAULT_KEYSPACE_ID, group_id, start, end)
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         super()._assembled(host, link, scheduler)
-        mail = self.keep_map(link)
-        self._forwarder = Forwarder(link, scheduler=scheduler, clock=self.clock, execute=self._lead)
+        mail = self.mail
+        self._forwarder = Forwarder(
+            link,
+            scheduler=scheduler,
+            clock=self.clock,
+            execute=self._lead,
+            evaluate=self._evaluate,
+        )
         attendant = Attendant(
             host=host,
             notes=mail,
@@ -93,6 +98,7 @@ class DividedNode(MapNode, ShardNode):
             clock=self.clock,
             settings=DividerSettings(pace=PACE, idle_s=0.5),
         )
+        self.meters = attendant
         attendant.start()
         self.divider.start()
 
@@ -131,18 +137,21 @@ class DividedNode(MapNode, ShardNode):
         else:
             group.propose(payload, done)
 
+    def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
+        """For nodes without a replica. (chaos/sim/served_node.py serves them.)"""
+        done(Refused("it is not served here"))
+
     @property
     def shard_groups(self) -> list[Group]:
         return [group for group_id, group in self.groups() if group_id != META_GROUP]
 
 
-class DividedCluster(ShardCluster):
+class DividedCluster(MapCluster, ShardCluster):
     def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
         super().__init__(config, drawn, **options)
         self.keyspaces = [DEFAULT_KEYSPACE_ID]
-        founders = [node.node_id for node in self.nodes]
-        for node in self.nodes:
-            node.to_form = {META_GROUP: founders, **node.to_form}
+        pieces = [(*bounds, group) for group, bounds in enumerate(self.first_ranges(), 1)]
+        self.first_pieces = {DEFAULT_KEYSPACE_ID: pieces}
 
     def _make_node(self, *args: Any) -> DividedNode:
         node = DividedNode(*args)
@@ -150,14 +159,17 @@ class DividedCluster(ShardCluster):
         return node
 
     @property
-    def divided(self) -> list[DividedNode]:
+    def divided(self) -> Sequence[DividedNode]:
         return cast(list[DividedNode], self.nodes)
 
     def planner(self) -> DividedNode | None:
-        return planner_of(self.divided)
+        return cast(DividedNode | None, super().planner())
 
-    def bootstrap(self) -> Bootstrap:
-        return bootstrap_of(self.divided, self.config.groups)
+    def first_ranges(self) -> list[Bounds]:
+        """Cut evenly between the keys that are used."""
+        groups = self.config.groups
+        edges = [KEYS[len(KEYS) * place // groups][:1] for place in range(1, groups)]
+        return list(zip([b"", *edges], [*edges, None], strict=True))
 
 
 class Restless:
@@ -175,19 +187,24 @@ class Restless:
         self.world.after(self.rng.expovariate(1.0 / OPERATE_EVERY_S), self._act)
 
     def _act(self) -> None:
-        if self.stopped:
-            return
+        if not self.stopped:
+            self.rng.choice([self.options, self.split, self.merge])()
+            self.start()
+
+    @property
+    def _planner(self) -> DividedNode | None:
         planner = self.cluster.planner()
-        if planner is not None and planner.view.version:
-            self.rng.choice([self._options, self._split, self._merge])(planner)
-        self.start()
+        return planner if planner is not None and planner.view.version else None
 
     def _propose(self, planner: DividedNode, what: str, command: MetaCommand) -> None:
         self.world.trace(f"somebody: {what}")
         self.done[what] += 1
         planner.propose(command)
 
-    def _options(self, planner: DividedNode) -> None:
+    def options(self) -> None:
+        planner = self._planner
+        if planner is None:
+            return
         rng, known = self.rng, planner.view.keyspaces[DEFAULT_KEYSPACE_ID].options
         split_bytes = rng.choice((0, 100, 400))
         options = with_fields(
@@ -200,7 +217,10 @@ class Restless:
         if options != known:
             self._propose(planner, "options", AlterKeyspace("default", known, options))
 
-    def _split(self, planner: DividedNode) -> None:
+    def split(self) -> None:
+        planner = self._planner
+        if planner is None:
+            return
         view, key = planner.view, self.rng.choice(KEYS)
         shards = view.shards_of(DEFAULT_KEYSPACE_ID)
         shard = next((each for each in shards if each.holds(key) and key > each.start), None)
@@ -208,7 +228,10 @@ class Restless:
             due = Due(SPLIT, (shard.shard,), key, "by hand")
             self._propose(planner, "split by hand", begin(view, due, Shown()))
 
-    def _merge(self, planner: DividedNode) -> None:
+    def merge(self) -> None:
+        planner = self._planner
+        if planner is None:
+            return
         shards = planner.view.shards_of(DEFAULT_KEYSPACE_ID)
         if len(shards) > 1:
             place = self.rng.randrange(len(shards) - 1)
@@ -224,8 +247,10 @@ class Restless:
         known = None
         if planner is not None and planner.view.keyspaces:
             known = planner.view.keyspaces[DEFAULT_KEYSPACE_ID].options
-        if planner is not None and known is not None and known != KeyspaceOptions():
-            planner.propose(AlterKeyspace("default", known, KeyspaceOptions()))
+        if planner is not None and known is not None:
+            calm = KeyspaceOptions(replication=known.replication)
+            if known != calm:
+                planner.propose(AlterKeyspace("default", known, calm))
 
     def busy(self) -> str | None:
         planner = self.cluster.planner()
@@ -253,18 +278,12 @@ class DividedSimulation(ShardSimulation):
 
     def _await_forming(self) -> None:
         super()._await_forming()
-        world = self.world
-        begun: list[ProposeResult] = []
-        while world.now < BEGIN_S and not world.stop_reason:
-            if any(node.view.version for node in self.cluster.divided):
-                break
-            planner = self.cluster.planner()
-            if planner is not None and planner.meta_group is not None:
-                command = encode(self.cluster.bootstrap(), b"begin".ljust(16, b"\0"))
-                planner.meta_group.propose(command, begun.append)
-            world.run(world.now + POLL_S)
+        self.cluster.begin()
         for node in self.cluster.divided:
             node.to_form = {}  # what was merged away is not formed again
+        self._go()
+
+    def _go(self) -> None:
         self.restless.start()
 
     def _judge(self) -> None:
@@ -272,21 +291,30 @@ class DividedSimulation(ShardSimulation):
             self.cluster.observer.report(self._compare_maps())
         super()._judge()
 
+    def divisions(self) -> Counter[str]:
+        """That were done."""
+        cluster = self.cluster
+        seen = (*cluster.groups, *cluster.gone)
+        born = {group for group in seen if group > cluster.config.groups}
+        return Counter(splits=len(born), merges=len(cluster.gone))
+
     def _compare_maps(self) -> list[Violation]:
-        """What the map says of shards is what their groups say."""
-        view = self.cluster.divided[0].view
-        told = {
-            each.shard: (each.start, each.end, each.segment)
-            for each in view.shards.values()
-            if each.shard != META_SHARD
-        }
+        """What the map says of shards is what their groups say, wherever it says they are."""
+        planner = self.cluster.planner()
+        assert planner is not None, "somebody plans, or it would be stuck"
         found = []
         for node in self.cluster.divided:
+            told = {
+                each.shard: (each.start, each.end, each.segment)
+                for each in planner.view.shards_on(node.node_id)
+                if each.shard != META_SHARD
+            }
             true = {}
-            for group in node.shard_groups:
-                shard = cast(Any, group.machine).shard
-                own = shard.view.segments.own
-                true[group.group_id] = (own.start, own.end, own.segment)
+            for group in told:
+                shard = node.shard(group)
+                if shard is not None:
+                    own = shard.view.segments.own
+                    true[group] = (own.start, own.end, own.segment)
             if true != told:
                 found.append(Violation("map", f"{node.label} has {true}, the map has {told}"))
         return found
@@ -303,19 +331,11 @@ def simulate(
 ) -> tuple[SeedResult, dict[str, int], Counter[str]]:
     """(result, what somebody asked for, operations that ended in the map, by kind)."""
     config = SimConfig(seed, nodes, groups, seconds, faults)
-    drawn = draw(config, World(seed).rng("settings"))
-    drawn.born_in_storm = False
-    room = max(drawn.host.entry_max_bytes, MAP_ENTRY_BYTES)
-    drawn.host = replace(drawn.host, entry_max_bytes=room)
+    drawn = draw_with_map(config)
     cluster = DividedCluster(config, drawn, sink=sink)
     simulation = DividedSimulation(cluster)
     result = simulation.run()
-    return result, dict(simulation.restless.done), _divisions(cluster)
-
-
-def _divisions(cluster: DividedCluster) -> Counter[str]:
-    born = {group for group in (*cluster.groups, *cluster.gone) if group > cluster.config.groups}
-    return Counter(splits=len(born), merges=len(cluster.gone))
+    return result, dict(simulation.restless.done), simulation.divisions()
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""A simulated node that knows the map of the cluster: from its replica of group 0, or told.
+"""Simulated nodes that know the map of the cluster, from their replica of group 0 or told, and
+clusters of them.
 
 Who hosts no replica of group 0 is told the map by those who do; that is all that is made up here.
 """
@@ -7,41 +8,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar, cast
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from msgspec.structs import replace as with_fields
 
+from chaos.sim.cluster import Cluster
 from chaos.sim.node import SimNode
+from chaos.sim.settings import DrawnSettings, SimConfig, draw
+from chaos.sim.simulation import POLL_S
+from chaos.sim.world import NodeScheduler, World
 from kv.cluster.mail import Mail
 from raftgroups.group import Group
+from raftgroups.host import GroupHost
 from raftgroups.machine_api import StateMachine
 from raftgroups.meta.commands import Bootstrap, MetaCommand, NewShard, encode
 from raftgroups.meta.machine import META_GROUP, MetaMachine
 from raftgroups.meta.records import KeyspaceOptions, NodeRecord, NodeState
-from raftgroups.meta.view import MetaView, decode_view, encode_view, even_ranges
+from raftgroups.meta.view import MetaView, decode_view, encode_view
 from raftgroups.outcomes import Applied, ProposeResult
 from raftgroups.results import Failure
 from raftgroups.transport import Link, NodeId
 from storage.latest import Latest
 
 MAP: Final = "sim-map"
+MAP_ENTRY_BYTES: Final = 64 * 1024
+"""Commands of the meta group are larger than the registers' smallest limits."""
+BEGIN_S: Final = 60.0
+"""There is a map by then."""
 
-
-Node = TypeVar("Node", bound="MapNode")
+Bounds = tuple[bytes, bytes | None]
 
 
 class MapNode(SimNode):
-    """`view` is what it knows of the map. A subclass calls `keep_map` when it is assembled."""
+    """`view` is what it knows of the map, `mail` its post to the other nodes."""
 
     view = MetaView()
-    _mail: Mail | None = None
+    mail: Mail
 
-    def keep_map(self, link: Link) -> Mail:
+    def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
+        super()._assembled(host, link, scheduler)
         self.view = MetaView()
-        self._mail = Mail(link, cast(asyncio.AbstractEventLoop, None))  # it asks nobody
-        self._mail.on(MAP, self._told)
+        self.mail = Mail(link, cast(asyncio.AbstractEventLoop, None))  # it asks nobody
+        self.mail.on(MAP, self._told)
         link.on_peer_change(self._met)
-        return self._mail
 
     # --- kv.placement.mover.Meta, kv.division.divider.Meta -------------------------------------
 
@@ -90,8 +100,8 @@ class MapNode(SimNode):
                 self._tell(peer)
 
     def _tell(self, peer: NodeId) -> None:
-        if self._mail is not None and self.view.version:
-            self._mail.tell(peer, MAP, encode_view(self.view))
+        if self.view.version:
+            self.mail.tell(peer, MAP, encode_view(self.view))
 
     def _met(self, peer: NodeId, connected: bool) -> None:
         if connected:
@@ -106,19 +116,61 @@ class MapNode(SimNode):
         )
 
 
-def planner_of(nodes: Sequence[Node]) -> Node | None:
-    """Whoever leads group 0 and runs; of two the one of the higher term."""
-    leading = [node for node in nodes if node.leads and not node.frozen]
-    return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+class MapCluster(Cluster):
+    """Its founders form group 0, too."""
+
+    def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
+        super().__init__(config, drawn, **options)
+        founders = [node.node_id for node in self.founders]
+        for node in self.founders:
+            node.to_form = {META_GROUP: founders, **node.to_form}
+
+    @property
+    def map_nodes(self) -> Sequence[MapNode]:
+        return cast(list[MapNode], self.nodes)
+
+    @property
+    def founders(self) -> Sequence[MapNode]:
+        return self.map_nodes[: self.config.nodes]
+
+    def planner(self) -> MapNode | None:
+        """Whoever leads group 0 and runs; of two the one of the higher term."""
+        leading = [node for node in self.map_nodes if node.leads and not node.frozen]
+        return max(leading, key=lambda n: n.meta_group.term if n.meta_group else 0, default=None)
+
+    def first_ranges(self) -> list[Bounds]:
+        """Of the first shards, by group."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Make the first map: all founders are active, and each shard is on all of them."""
+        begun: list[ProposeResult] = []
+        world = self.world
+        while world.now < BEGIN_S and not world.stop_reason:
+            if any(node.view.version for node in self.map_nodes):
+                break
+            planner = self.planner()
+            if planner is not None and planner.meta_group is not None:
+                command = encode(self._bootstrap(), b"begin".ljust(16, b"\0"))
+                planner.meta_group.propose(command, begun.append)
+            world.run(world.now + POLL_S)
+
+    def _bootstrap(self) -> Bootstrap:
+        founders = self.founders
+        bound = tuple((node.node_id, node.incarnation) for node in founders)
+        return Bootstrap(
+            tuple(with_fields(node.record(), state=NodeState.ACTIVE) for node in founders),
+            tuple(node.node_id for node in founders),
+            KeyspaceOptions(),
+            tuple(NewShard(start, end, bound) for start, end in self.first_ranges()),
+            formed=True,
+        )
 
 
-def bootstrap_of(founders: Sequence[MapNode], shards: int) -> Bootstrap:
-    """The first map: all founders are active, and each shard is on all of them."""
-    bound = tuple((node.node_id, node.incarnation) for node in founders)
-    return Bootstrap(
-        tuple(with_fields(node.record(), state=NodeState.ACTIVE) for node in founders),
-        tuple(node.node_id for node in founders),
-        KeyspaceOptions(),
-        tuple(NewShard(start, end, bound) for start, end in even_ranges(shards)),
-        formed=True,
-    )
+def draw_with_map(config: SimConfig) -> DrawnSettings:
+    """As `draw`; entries have room for commands of the map, and storms wait until there is one."""
+    drawn = draw(config, World(config.seed).rng("settings"))
+    drawn.born_in_storm = False
+    room = max(drawn.host.entry_max_bytes, MAP_ENTRY_BYTES)
+    drawn.host = replace(drawn.host, entry_max_bytes=room)
+    return drawn

@@ -1,4 +1,5 @@
-"""An operator of simulated clusters whose replicas the planner moves (chaos/sim/placement.py).
+"""An operator of simulated clusters whose replicas the planner moves (chaos/sim/placement.py,
+chaos/sim/governed.py).
 
 It joins, drains and removes nodes, kills one for good, takes a disk away, asks for moves, changes
 the number of copies: whatever the dice say, every now and then, while faults strike. A disk is lost
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace as with_fields
 
 from kv.placement.observed import MOVE, MOVING
 from raftgroups.meta.commands import (
@@ -21,7 +24,6 @@ from raftgroups.meta.commands import (
 )
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
-    KeyspaceOptions,
     NodeState,
     OperationRecord,
     ShardState,
@@ -29,7 +31,7 @@ from raftgroups.meta.records import (
 from raftgroups.meta.view import MetaView
 
 if TYPE_CHECKING:
-    from chaos.sim.placement import PlacedCluster, PlacedNode
+    from chaos.sim.placed_node import PlacedCluster, PlacedNode
 
 OPERATE_EVERY_S: Final = 1.0
 
@@ -48,15 +50,17 @@ class Operator:
         self.world.after(self.rng.expovariate(1.0 / OPERATE_EVERY_S), self._act)
 
     def _act(self) -> None:
-        if self.stopped:
-            return
+        if not self.stopped:
+            self.act()
+            self.start()
+
+    def act(self) -> None:
         planner = self.cluster.planner()
         if planner is not None and planner.view.version:
             usual = [self._join, self._drain, self._undrain, self._remove, self._move, self._copies]
             losses = [self._die, self._lose_disk]
             # Losses are rarely bearable, so they are tried more often.
             self.rng.choice([*usual, *losses, *losses, *losses])(planner)
-        self.start()
 
     def _propose(self, planner: PlacedNode, what: str, command: MetaCommand) -> None:
         self.world.trace(f"operator: {what}")
@@ -100,7 +104,9 @@ class Operator:
 
     def _move(self, planner: PlacedNode) -> None:
         view = planner.view
-        shard = view.shards[self.rng.choice(self.cluster.groups)]
+        shard = view.shards.get(self.rng.choice(self.cluster.groups))
+        if shard is None or view.operation_of(shard.shard) is not None:
+            return  # it is being divided
         targets = [
             n.node_id
             for n in self._known(planner, NodeState.ACTIVE)
@@ -119,7 +125,7 @@ class Operator:
 
     def _copies(self, planner: PlacedNode) -> None:
         known = planner.view.keyspaces[DEFAULT_KEYSPACE_ID]
-        wanted = KeyspaceOptions(replication=self.rng.choice((3, 3, 5)))
+        wanted = with_fields(known.options, replication=self.rng.choice((3, 3, 5)))
         if wanted != known.options:
             self._propose(planner, "copies", AlterKeyspace(known.name, known.options, wanted))
 
@@ -148,7 +154,7 @@ class Operator:
         if len(active) > self._copies_wanted(planner.view) and self._bearable(planner):
             node = self.rng.choice([n for n in active if n is not planner])
             self._propose(planner, "die", SetNodeState(node.node_id, NodeState.DEAD))
-            node.gone = True
+            node.lost = True
             node.crash(power=True)
 
     def _lose_disk(self, planner: PlacedNode) -> None:

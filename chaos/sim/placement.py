@@ -15,142 +15,30 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final
 
 from chaos.checkers.liveness import unconverged
 from chaos.checkers.violation import Violation
-from chaos.sim.cluster import Cluster
-from chaos.sim.faults import MENU, FaultInjector
-from chaos.sim.map_node import MapNode, bootstrap_of, planner_of
-from chaos.sim.node import SimNode
+from chaos.sim.faults import MENU
+from chaos.sim.map_node import Bounds, draw_with_map
 from chaos.sim.operator import Operator
-from chaos.sim.settings import DrawnSettings, SimConfig, draw
+from chaos.sim.placed_node import PlacedCluster, PlacedInjector
+from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import POLL_S, SeedResult, Simulation
-from chaos.sim.world import NodeScheduler, World
-from kv.placement.attendant import Attendant
-from kv.placement.mover import Mover, MoverSettings
-from kv.placement.plan import Limits, Step
-from raftgroups.host import GroupHost
-from raftgroups.meta.commands import (
-    Bootstrap,
-    encode,
-)
-from raftgroups.meta.machine import META_GROUP
-from raftgroups.meta.records import (
-    DEFAULT_KEYSPACE_ID,
-    NodeState,
-    ShardRecord,
-)
-from raftgroups.outcomes import ProposeResult
-from raftgroups.transport import Link
+from raftgroups.meta.view import even_ranges
 
 SETTLE_S: Final = 60.0
 """From the last fault until every replica is where it should be, at most."""
 SPARES: Final = 3
-MAP_ENTRY_BYTES: Final = 64 * 1024
-"""Commands of the meta group are larger than the registers' smallest limits."""
 FAULTS: Final = frozenset(MENU) - {"membership", "newdisk", "upgrade"}
 """Those left out change members by themselves, or have nothing to do with it."""
 
 
-class PlacedNode(MapNode):
-    """A node with an attendant and a mover. `view` is what it knows of the map."""
+class RegisterCluster(PlacedCluster):
+    """Its groups hold registers, so the keys of its shards mean nothing."""
 
-    cluster: PlacedCluster
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.mover: Mover | None = None
-        self.gone = False
-        """It was killed for good."""
-        self._attendant: Attendant | None = None
-
-    def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
-        mail = self.keep_map(link)
-        self._attendant = Attendant(
-            host=host,
-            notes=mail,
-            replicas=self,
-            view=lambda: self.view,
-            full=lambda: False,
-            scheduler=scheduler,
-            clock=self.clock,
-        )
-        self.mover = Mover(
-            node_id=self.node_id,
-            meta=self,
-            notes=mail,
-            attendant=self._attendant,
-            scheduler=scheduler,
-            clock=self.clock,
-            settings=self.cluster.mover_settings,
-        )
-        self.mover.on_step = self._stepped
-        self._attendant.start()
-        self.mover.start()
-
-    def _stepped(self, step: Step) -> None:
-        self.cluster.steps[step.kind.value] = self.cluster.steps.get(step.kind.value, 0) + 1
-        self.world.trace(f"{self.label} orders {step.kind} g{step.group} {step.node} {step.why}")
-
-    # --- kv.placement.attendant.Replicas -------------------------------------------------------
-
-    def admit(self, shard: ShardRecord) -> None:
-        assert self.host is not None
-        self.host.join(shard.shard)
-
-    def release(self, group: int) -> None:
-        assert self.host is not None
-        self.to_form = {each: v for each, v in self.to_form.items() if each != group}
-        self.machines.pop(group, None)
-        self.host.forget(group, lambda: None)
-
-    def size_of(self, group: int) -> tuple[int, int]:
-        return (0, 0)
-
-    def recover(self) -> None:
-        self.gone = False  # whoever was killed for good comes back after all, with what it had
-        super().recover()
-
-
-class PlacedCluster(Cluster):
-    def __init__(self, config: SimConfig, drawn: DrawnSettings, **options: Any) -> None:
-        self.mover_settings = MoverSettings(Limits(streams=2, streams_a_node=1))
-        self.steps: dict[str, int] = {}
-        super().__init__(config, drawn, make_node=self._make_node, **options)
-        founders = [node.node_id for node in self.nodes[: config.nodes]]
-        for node in self.nodes[: config.nodes]:
-            node.to_form = {META_GROUP: founders, **node.to_form}
-
-    def _make_node(self, *args: Any) -> PlacedNode:
-        node = PlacedNode(*args)
-        node.cluster = self
-        return node
-
-    @property
-    def placed(self) -> list[PlacedNode]:
-        return cast(list[PlacedNode], self.nodes)
-
-    def planner(self) -> PlacedNode | None:
-        return planner_of(self.placed)
-
-    def bootstrap(self) -> Bootstrap:
-        return bootstrap_of(self.placed[: self.config.nodes], len(self.groups))
-
-    def _restart_after_failure(self, node: SimNode) -> None:
-        if not cast(PlacedNode, node).gone:
-            super()._restart_after_failure(node)
-
-
-class PlacedInjector(FaultInjector):
-    """Leaves alone whoever was killed for good."""
-
-    def node(self) -> SimNode:
-        return next(found for found in iter(super().node, None) if not cast(PlacedNode, found).gone)
-
-    def restart_later(self, node: SimNode, low_s: float, high_s: float) -> None:
-        if not cast(PlacedNode, node).gone:
-            super().restart_later(node, low_s, high_s)
+    def first_ranges(self) -> list[Bounds]:
+        return list(even_ranges(len(self.groups)))
 
 
 class PlacementSimulation(Simulation):
@@ -166,18 +54,8 @@ class PlacementSimulation(Simulation):
 
     def _await_forming(self) -> None:
         super()._await_forming()
-        begun: list[ProposeResult] = []
-        world = self.world
-        while not self._begun() and world.now < SETTLE_S and not world.stop_reason:
-            planner = self.cluster.planner()
-            if planner is not None and planner.meta_group is not None:
-                command = encode(self.cluster.bootstrap(), b"begin".ljust(16, b"\0"))
-                planner.meta_group.propose(command, begun.append)
-            world.run(world.now + POLL_S)
+        self.cluster.begin()
         self.operator.start()
-
-    def _begun(self) -> bool:
-        return any(node.view.version for node in self.cluster.placed)
 
     def _await_recovery(self) -> None:
         self.operator.stopped = True
@@ -200,28 +78,11 @@ class PlacementSimulation(Simulation):
         cluster = self.cluster
         if not self.workload.idle():
             return "clients wait"
-        planner = cluster.planner()
-        if planner is None or planner.mover is None or planner.mover.plan is None:
-            return "nobody plans"
-        if not planner.mover.plan.settled:
-            return f"the planner is not finished: {planner.mover.plan}"
-        view = planner.view
-        active = {n.node for n in view.nodes.values() if n.state is NodeState.ACTIVE}
         for group in cluster.groups:
             reason = unconverged(cluster.views(group), cluster.members(group))
             if reason is not None:
                 return f"group {group}: {reason}"
-            found = cluster.admin.leader(group)
-            if found is None:
-                return f"group {group} has a leader that stands still"
-            voters = set(found[1].status().voters)
-            copies = view.keyspaces[DEFAULT_KEYSPACE_ID].options.replication
-            wanted = min(copies, len(active))
-            if voters != set(view.shards[group].replicas):
-                return f"group {group} is on {voters}, and the map says something else"
-            if len(voters) < wanted or (len(active) >= wanted and not voters <= active):
-                return f"group {group} is on {sorted(voters)} of {sorted(active)}"
-        return None
+        return cluster.misplaced()
 
 
 def simulate(
@@ -235,13 +96,10 @@ def simulate(
 ) -> tuple[SeedResult, dict[str, int], dict[str, int]]:
     """(result, what operators did, what was ordered)."""
     config = SimConfig(seed, nodes, groups, seconds, faults)
-    drawn = draw(config, World(seed).rng("settings"))
+    drawn = draw_with_map(config)
     while len(drawn.disks) < nodes + SPARES:
         drawn.disks.append(replace(drawn.disks[0]))
-    drawn.born_in_storm = False
-    room = max(drawn.host.entry_max_bytes, MAP_ENTRY_BYTES)
-    drawn.host = replace(drawn.host, entry_max_bytes=room)
-    cluster = PlacedCluster(config, drawn, sink=sink)
+    cluster = RegisterCluster(config, drawn, sink=sink)
     simulation = PlacementSimulation(cluster)
     result = simulation.run()
     return result, simulation.operator.done, cluster.steps

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, TextIO
 
+from chaos.sim.play import play_seed
 from chaos.sim.settings import SimConfig
-from chaos.sim.shards import play_seed
 from chaos.sim.simulation import SeedResult
 from storage.system_clock import SystemClock
 

@@ -41,7 +41,7 @@ class SimConfig:
     @property
     def spare_nodes(self) -> int:
         """Nodes that begin outside every group, for membership changes."""
-        return 1 if self.faults & {"membership", "moves"} else 0
+        return 2 if "moves" in self.faults else 1 if "membership" in self.faults else 0
 
 
 @dataclass(slots=True)
@@ -117,8 +117,8 @@ def _draw_host(config: SimConfig, rng: random.Random) -> HostConfig:
         keep_entries=int(maybe(20, 0, 2)) if compacting else 5_000,
         compact_after_bytes=int(maybe(64 * 1024 * 1024, 4_000)),
         keep_bytes=int(maybe(8 * 1024 * 1024, 500)),
-        snapshot_chunk_bytes=int(maybe(256 * 1024, 300, 2_000)),
-        snapshot_window_chunks=int(maybe(4, 1, 2)),
+        snapshot_chunk_bytes=int(maybe(512 * 1024, 300, 2_000)),
+        snapshot_window_chunks=int(maybe(12, 1, 2)),
         snapshot_retry_s=maybe(1.0, 0.3),
         snapshot_abandon_s=maybe(30.0, 2.0),
         snapshot_max_age_s=maybe(600.0, 1.0),

@@ -3,7 +3,8 @@
 A write carries an idempotency token, and an attempt whose outcome is not known is repeated with it:
 across splits, merges and changes of leaders it must take effect once. A client that gives up after
 such an attempt says UNKNOWN. Watchers follow all changes of a keyspace with cursors, on any
-replica, through every segment; what they saw is compared with what happened.
+replica, through every segment; what they saw is compared with what happened. And all keys are
+listed page by page (lister.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos.history import History, Kind, Operation
+from chaos.sim.lister import Lister
 from raftgroups.commands import Cas, Command, Put, Token, encode
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.results import CasResult, Failure, PutResult
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 WIRE_S: Final = (0.0001, 0.003)
 KEYS: Final = tuple(b"%c%d" % (letter, n) for letter in b"bfjnrvz" for n in (1, 5))
 WATCH_S: Final = 0.2
+LISTERS: Final = 2
 
 
 class ShardWorkload:
@@ -38,11 +41,14 @@ class ShardWorkload:
         self.stopped = False
         self.served = cluster.served
         self.clients = [ShardClient(self, f"c{n}") for n in range(cluster.drawn.clients + 1)]
+        self.listers = [Lister(self, f"l{n}", KEYS) for n in range(LISTERS)]
         self.watchers = [Watcher(self, keyspace) for keyspace in cluster.keyspaces]
 
     def start(self) -> None:
         for client in self.clients:
             client.pause()
+        for lister in self.listers:
+            lister.pause()
         for watcher in self.watchers:
             self.world.after(WATCH_S, watcher.poll)
 
@@ -50,7 +56,8 @@ class ShardWorkload:
         self.stopped = True
 
     def idle(self) -> bool:
-        return all(client.waiting is None for client in self.clients)
+        waiting = any(client.waiting is not None for client in self.clients)
+        return not waiting and not any(lister.listing for lister in self.listers)
 
 
 class ShardClient:
@@ -253,7 +260,9 @@ class Watcher:
         self.keyspace = keyspace
         self.rng = workload.world.rng(f"watcher/{keyspace}")
         self.seen: list[tuple[bytes, int, bytes]] = []
-        self.entries: list[Entry] = [(b"", None, keyspace, 1)]
+        self.entries: list[Entry] = [
+            (*piece, 1) for piece in workload.cluster.first_pieces[keyspace]
+        ]
         self.hops = 0
         """How often a cursor went on in another segment."""
 

@@ -1,17 +1,15 @@
 """Shards that split and merge, in the simulator, while all other faults strike.
 
-`januskv sim --faults all,splits,merges` comes here; with `moves` replicas move meanwhile, as the
-production planner has it (chaos/sim/moves.py), in place of the faults that change members by
-themselves. Judged are: every key linearizable, every write
-once (its token is repeated across splits, merges and changes of leaders), nothing lost, the same
-results and states on all replicas, the shards of a keyspace without gap or overlap, cursors exact.
+`januskv sim --faults all,splits,merges` comes here, and with `moves` to governed.py, which has more
+above it. Judged are: every key linearizable, every write once (its token is repeated across splits,
+merges and changes of leaders), nothing lost, the same results and states on all replicas, the
+shards of a keyspace without gap or overlap, cursors of watches and of listings exact.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from chaos.checkers.linearizability import check_history
@@ -20,13 +18,10 @@ from chaos.checkers.violation import Violation
 from chaos.history import Kind, Operation
 from chaos.sim.bank import Bank
 from chaos.sim.faults import MENU, FaultInjector
-from chaos.sim.moves import MOVES, MovingCluster
 from chaos.sim.node import SimNode
-from chaos.sim.settings import SimConfig, draw
 from chaos.sim.shard_clients import KEYS, ShardWorkload
 from chaos.sim.shard_node import ShardCluster, ShardNode
-from chaos.sim.simulation import POLL_S, READ_AGAIN_S, SeedResult, Simulation, run_seed
-from chaos.sim.world import World
+from chaos.sim.simulation import POLL_S, READ_AGAIN_S, Simulation
 from raftgroups.commands import Command, Split, encode
 from raftgroups.group import Group
 from raftgroups.merging import Merge, Outcome, Seen
@@ -38,13 +33,13 @@ from storage.mvcc_hash import ShardDigest, ShardHash
 
 SPLITS: Final = "splits"
 MERGES: Final = "merges"
+MOVES: Final = "moves"
 BANK: Final = "bank"
 """No fault: tellers move money between shards meanwhile (bank.py)."""
-FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK})
-CHANGE_MEMBERS: Final = frozenset({"membership", "newdisk"})
-SETTLE_S: Final = 10.0
-SETTLE_MOVES_S: Final = 40.0
-"""With moves, which are taken one after the other."""
+LEASES: Final = "leases"
+"""No fault: leases and merged watches on nodes that serve (served.py); with `moves`."""
+FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK, LEASES})
+NO_FAULTS: Final = frozenset({BANK, LEASES})
 FINAL_READS_S: Final = 4.0
 PLAN_S: Final = 0.1
 
@@ -183,45 +178,37 @@ class Planner:
         return None
 
 
-class ShardInjector(FaultInjector):
-    def __init__(self, *args: Any, planner: Planner) -> None:
-        super().__init__(*args)
-        cluster = self.cluster
-        self.menu = {
-            **MENU,
-            SPLITS: lambda _: planner.split(),
-            MERGES: lambda _: planner.merge(),
-            BANK: lambda _: None,
-        }
-        if isinstance(cluster, MovingCluster):
-            self.menu[MOVES] = lambda _: cluster.map.operate()
-
-
 class ShardSimulation(Simulation):
     cluster: ShardCluster
     workload: ShardWorkload  # type: ignore[assignment]
+    settle_s = 10.0
 
     def __init__(self, cluster: ShardCluster) -> None:
         super().__init__(cluster)
-        drawn = cluster.drawn
         self.workload = ShardWorkload(cluster)
-        self.map = cluster.map if isinstance(cluster, MovingCluster) else None
         self.bank = Bank(cluster) if BANK in cluster.config.faults else None
         if self.bank is not None:
             self.bank.start()
         self.planner = Planner(cluster, cluster.world.rng("planner"))
-        self.injector = ShardInjector(
-            cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length, planner=self.planner
-        )
+        self.injector = self._make_injector()
+
+    def _make_injector(self) -> FaultInjector:
+        drawn = self.cluster.drawn
+        made = FaultInjector(self.cluster, drawn.weights, drawn.fault_every_s, drawn.fault_length)
+        made.menu = {
+            **MENU,
+            SPLITS: lambda _: self.planner.split(),
+            MERGES: lambda _: self.planner.merge(),
+            BANK: lambda _: None,
+        }
+        return made
 
     def _await_recovery(self) -> None:
         world = self.world
-        until = world.now + (SETTLE_S if self.map is None else SETTLE_MOVES_S)
+        until = world.now + self.settle_s
         why: str | None = "it was not looked at"
         while world.now < until and not world.stop_reason:
             self.planner.settle()
-            if self.map is not None:
-                self.map.settle()
             self.cluster.admin.repair()
             world.run(world.now + POLL_S)
             why = self._unsettled()
@@ -250,10 +237,13 @@ class ShardSimulation(Simulation):
                 return f"group {group}: {reason}"
         for node in cluster.shard_nodes:
             for group_id, found in node.groups():
-                strange = node.label not in cluster.members(group_id) or group_id in cluster.gone
-                if strange and not found.replica.waiting:
+                if not (found.replica.waiting or self._belongs(node.label, group_id)):
                     return f"{node.label} still has group {group_id}"
-        return self.planner.busy() or (None if self.map is None else self.map.busy())
+        return self.planner.busy()
+
+    def _belongs(self, label: str, group_id: int) -> bool:
+        gone = group_id in self.cluster.gone
+        return not gone and label in self.cluster.members(group_id)
 
     # --- the verdict ---------------------------------------------------------------------------
 
@@ -353,29 +343,3 @@ def _digest(shard: Any) -> ShardDigest:
     while (found := walk.step(shard.view)) is None:
         pass
     return found
-
-
-def run_shard_seed(
-    config: SimConfig, *, memory: int = 60, sink: Callable[[str], None] | None = None
-) -> SeedResult:
-    moving = MOVES in config.faults
-    if moving:
-        config = replace(config, faults=config.faults - CHANGE_MEMBERS)
-    drawn = draw(config, World(config.seed).rng("settings"))
-    drawn.born_in_storm = False
-    rest = sum(weight for name, weight in drawn.weights.items() if name not in FAULTS)
-    drawn.weights.pop(BANK, None)
-    for name in config.faults & (FAULTS - {BANK}):  # as often as all others together, or nearly
-        drawn.weights[name] = max(1.0, rest / len(FAULTS))
-    drawn.fault_every_s /= 2
-    make = MovingCluster if moving else ShardCluster
-    cluster = make(config, drawn, memory=memory, sink=sink)
-    return ShardSimulation(cluster).run()
-
-
-def play_seed(
-    config: SimConfig, *, memory: int = 60, sink: Callable[[str], None] | None = None
-) -> SeedResult:
-    """The simulation that the faults ask for."""
-    run = run_shard_seed if config.faults & FAULTS else run_seed
-    return run(config, memory=memory, sink=sink)

@@ -131,6 +131,17 @@ def part_of(reader: ShardReader, page: Page) -> Part:
     return Part(keys, rest, found.more, reader.shard, revision, now)
 
 
+def resumed(page: Page, cursor: Cursor) -> Page:
+    """The page of the same listing that goes on where the cursor says."""
+    return page._replace(
+        start=cursor.start,
+        end=cursor.end,
+        revision=cursor.revision,
+        reverse=cursor.reverse,
+        whole=(cursor.whole_start, cursor.whole_end),
+    )
+
+
 def cursor_of(kind: str, rest: Page) -> str:
     revision = rest.revision if kind == LISTING else 0
     return pack(Cursor(kind, revision, rest.start, rest.end, *rest.whole, rest.reverse))

@@ -115,7 +115,7 @@ def measure(
             rng=random.Random(),
             cpu_s=time.process_time,
             open_engine=lambda name: directories.engine(LMDB, scratch / name),
-            make_writer=lambda: AdaptiveWriter(clock, loop.call_soon_threadsafe),
+            make_writer=lambda: AdaptiveWriter(clock, loop.call_soon_threadsafe, sync_apart=True),
         )
         try:
             result = runner.run(_driven(bench.run(parts, plan, progress.advance)))

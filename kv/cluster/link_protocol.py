@@ -85,7 +85,7 @@ CHANNELS: Final = (
     Channel("forward", 4, 16 * MIB, 32 * MIB, 65_536, 256 * KIB),
     Channel("replica", 3, 16 * MIB, 32 * MIB, 65_536, 256 * KIB),
     Channel("look", 6, 8 * MIB, 16 * MIB, 4_096, 64 * KIB),
-    Channel("snapshot", 2, 4 * MIB, 8 * MIB, 256, 64 * KIB),
+    Channel("snapshot", 2, 4 * MIB, 16 * MIB, 256, 64 * KIB),
 )
 
 

@@ -32,7 +32,7 @@ from kv.config.values import (
 )
 from kv.config.web import HostName, Origin
 from kv.size_limits import TXN_OPERATIONS_MAX
-from raftgroups.meta.rules import REPLICATION_MAX
+from raftgroups.meta.keyspace_rules import REPLICATION_MAX
 from raftgroups.meta.view import SHARDS_MAX
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
 from storage.rocks_options import GIB, KIB, MIB, Compaction, Compression, WalRecovery
@@ -268,9 +268,9 @@ class StrongSection:
         Size(0, GIB), 8 * MIB, "Fewer are kept if they are larger than this."
     )
     snapshot_chunk_bytes: int = setting(
-        Size(4 * KIB, MIB), 256 * KIB, "A snapshot travels in pieces of this size."
+        Size(4 * KIB, MIB), 512 * KIB, "A snapshot travels in pieces of this size."
     )
-    snapshot_window: int = setting(Whole(1, 256), 4, "So many pieces are under way at a time.")
+    snapshot_window: int = setting(Whole(1, 256), 12, "So many pieces are under way at a time.")
     snapshot_streams: int = setting(
         Whole(1, 64), 2, "Snapshots that a node sends at the same time."
     )

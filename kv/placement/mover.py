@@ -1,6 +1,6 @@
 """The planner's shell: while this node leads the meta group, replicas go where they should be.
 
-    look (ten times a second while something moves, else once)
+    look (ten times a second while something moves, else once; and when a report has news)
       ask every node of the map for its report
       what was heard lately --> observed.py --> corrections of the map, proposed
                                            '--> plan.py --> steps: invitations and orders, sent
@@ -56,6 +56,8 @@ CORRECTIONS_MAX: Final = 16
 LEADERS_EVERY_S: Final = 2.0
 SUMMARY: Final = "placement-summary"
 WISH: Final = "placement-wish"
+NEWS_S: Final = 0.01
+"""A report that tells of another role, leader or member is acted on so soon."""
 CALM_S: Final = 5.0
 """Leaderships are balanced once this node has planned for so long: after a failure they are first
 where they could be."""
@@ -119,6 +121,8 @@ class Mover:
         self._ring: tuple[tuple[tuple[NodeId, float], ...], Ring] | None = None
         self._timer: Timer | None = None
         self._stopped = False
+        self._news = False
+        """What the next look is soon for."""
         self.seen: Observation | None = None
         self.plan: Plan | None = None
         """Of the last look; None while this node does not plan."""
@@ -142,11 +146,15 @@ class Mover:
 
     def hurry(self) -> None:
         """Something was asked for: look now."""
+        self._look_within(0.0)
+
+    def _look_within(self, delay_s: float) -> None:
         if self._timer is not None and not self._stopped:
             self._timer.cancel()
-            self._timer = self._scheduler.call_later(0.0, self._look_again)
+            self._timer = self._scheduler.call_later(delay_s, self._look_again)
 
     def _look_again(self) -> None:
+        self._news = False
         busy = self._look()
         delay_s = self.settings.busy_s if busy else self.settings.idle_s
         self._timer = self._scheduler.call_later(delay_s, self._look_again)
@@ -201,6 +209,9 @@ class Mover:
         if asked_s is not None and known is not None and asked_s >= known.at_s:
             # It was true at some moment since it was asked for: that counts, not when it came.
             self._heard[peer] = Heard(asked_s, report)
+            if not self._news and known.report and _standing(report) != _standing(known.report):
+                self._news = True
+                self._look_within(NEWS_S)
 
     def _fresh(self, now_s: float) -> dict[NodeId, Report]:
         return {
@@ -351,6 +362,22 @@ class Mover:
             return f"nobody here knows the wish {wish.kind!r}"
         self.hurry()
         return ""
+
+
+def _standing(report: Report) -> list[tuple[object, ...]]:
+    """What of it steps follow from, or nearly all."""
+    return [
+        (
+            each.group,
+            each.role,
+            each.voters,
+            each.learners,
+            each.config_index,
+            each.settled,
+            each.caught_up,
+        )
+        for each in report.replicas
+    ]
 
 
 def _replica(reports: dict[NodeId, Report], node: NodeId, group: int) -> ReplicaReport | None:

@@ -123,7 +123,8 @@ def _group(
     operation = view.operation_of(shard.shard)
     still = operation is not None and operation.step == GATHER
     fixed = operation is not None and operation.kind != MOVE and not still
-    pinned = _pin(operation, shard.shard, leaders)
+    beside = _beside(operation, shard.shard, leaders)
+    pinned = _pin(operation, beside, None if found is None else found[1])
     if found is None:
         known = tuple(NodeId(node) for node in shard.replicas)
         return GroupView(
@@ -150,32 +151,41 @@ def _group(
         fixed=fixed,
         still=still,
         pinned=pinned,
+        beside=beside,
     )
 
 
 def _pin(
-    operation: OperationRecord | None,
-    shard: int,
-    leaders: Mapping[int, tuple[NodeId, ReplicaReport]],
+    operation: OperationRecord | None, beside: frozenset[NodeId], right: ReplicaReport | None
 ) -> tuple[NodeId, NodeId] | None:
     """What an operator asked for; or, of the right one of two that are to be merged, a replica that
-    is not on a node of the left one's, and one of those that it has to go to."""
+    is not on a node of the left one's, and one of those that it has to go to, or has gone to."""
     if operation is None:
         return None
     if operation.kind == MOVE:
         return NodeId(operation.source), NodeId(operation.target)
-    if operation.step != GATHER or shard != operation.shards[-1]:
+    if not beside or right is None:
         return None
-    there, here = (leaders.get(each) for each in operation.shards)
-    if there is None or here is None:
+    here = {NodeId(node) for node, _ in right.voters}
+    begun = {node for node, _ in right.learners}
+    leaving = sorted(here - beside)
+    if not leaving:
         return None
-    left, right = ({node for node, _ in told.voters} for _, told in (there, here))
-    begun = {node for node, _ in here[1].learners}
-    missing = sorted(left - right, key=lambda node: (node not in begun, node))
-    leaving = sorted(right - left)
-    if not missing or not leaving:
-        return None
-    return NodeId(leaving[0]), NodeId(missing[0])
+    missing = sorted(beside - here, key=lambda node: (node not in begun, node))
+    # Once the last one has come, it is still the wish that lets the right one go.
+    return leaving[0], (missing or sorted(beside))[0]
+
+
+def _beside(
+    operation: OperationRecord | None,
+    shard: int,
+    leaders: Mapping[int, tuple[NodeId, ReplicaReport]],
+) -> frozenset[NodeId]:
+    """Of the right one of two that are to be merged: where the left one's replicas are."""
+    if operation is None or operation.step != GATHER or shard != operation.shards[-1]:
+        return frozenset()
+    there = leaders.get(operation.shards[0])
+    return frozenset() if there is None else frozenset(NodeId(n) for n, _ in there[1].voters)
 
 
 # --- what the map must be told ----------------------------------------------------------------

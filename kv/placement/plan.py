@@ -100,6 +100,8 @@ class GroupView:
     """It is about to be merged: what is begun is finished, nothing is moved for balance's sake."""
     pinned: tuple[NodeId, NodeId] | None = None
     """An operator's wish: (from, to)."""
+    beside: frozenset[NodeId] = frozenset()
+    """It is to be merged into a shard that has its replicas on these nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +261,7 @@ class _Planner:
                 tuple(n for n in self._members(group) if n not in group.lost),
                 fixed=group.fixed or group.still or group.leader is None or not group.settled,
                 pinned=group.pinned,
+                beside=group.beside,
             )
             for group in self.groups
         ]

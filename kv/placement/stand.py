@@ -81,6 +81,7 @@ class NodePlacement:
 
     def start(self) -> None:
         self._node.meta.map.on_change(self._check_membership)
+        self._node.meta.map.on_change(lambda _: self.mover.hurry())
         self.attendant.start()
         self.mover.start()
         self._follow()

@@ -65,6 +65,8 @@ class Placed:
     pinned: tuple[NodeId, NodeId] | None = None
     """(from, to): an operator's wish, done before anything is balanced; until it is, the shard is
     left alone by steps 3 and 4."""
+    beside: frozenset[NodeId] = frozenset()
+    """Nodes to which the replicas are to come together: those on them are not the ones too many."""
 
 
 class Board:
@@ -182,8 +184,9 @@ def _trim(board: Board, shard: Placed) -> None:
     nodes = board.sets[shard.group]
     while len(nodes) > board.wanted(shard):
         pinned = shard.pinned
+        others = [node for node in nodes if pinned is None or node != pinned[1]]
         victim = min(
-            (node for node in nodes if pinned is None or node != pinned[1]),
+            [node for node in others if node not in shard.beside] or others,
             key=lambda node: (
                 board.crowding(other for other in nodes if other != node),
                 -board.off(node),

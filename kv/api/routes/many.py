@@ -64,13 +64,7 @@ def _page_of(call: Call, kind: str, limit: int) -> listing.Page:
             "the cursor is of another range or revision than the query names; give the same ones, "
             "or the cursor alone"
         )
-    return page._replace(
-        start=cursor.start,
-        end=cursor.end,
-        revision=cursor.revision,
-        reverse=cursor.reverse,
-        whole=whole,
-    )
+    return listing.resumed(page, cursor)
 
 
 def _options_for(call: Call, page: listing.Page) -> ReadOptions:

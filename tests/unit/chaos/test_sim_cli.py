@@ -14,6 +14,7 @@ from chaos.checkers.violation import Violation
 from chaos.sim import runner
 from chaos.sim.canary import CANARIES, CanaryVerdict
 from chaos.sim.faults import MENU
+from chaos.sim.patches import PATCHED
 from chaos.sim.runner import Progress, Summary, describe
 from chaos.sim.settings import SimConfig
 from chaos.sim.shard_node import SHARD_CANARIES
@@ -140,7 +141,7 @@ def test_a_canary_must_be_caught(
 
 def test_every_known_bug_of_raftgroups_has_a_hunt() -> None:
     elsewhere = {"accept-overlap", "birth-without-base"}  # unit/raftgroups/lineage has them
-    assert set(CANARIES) | elsewhere == set(raft_config.CANARIES) | SHARD_CANARIES
+    assert set(CANARIES) | elsewhere == set(raft_config.CANARIES) | SHARD_CANARIES | set(PATCHED)
 
 
 def test_the_bar_is_drawn_on_a_terminal_and_taken_away() -> None:

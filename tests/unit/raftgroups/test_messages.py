@@ -16,12 +16,13 @@ from raftgroups.smallcbor import write
 from raftgroups.snapshot import (
     Incoming,
     Phase,
-    chunk_fault,
+    checked_rows,
     decode_rows,
     encode_rows,
     offer_fault,
     overlap,
 )
+from storage.slices import Slice
 
 ONE_OF_EACH = [
     m.Append(1, 2, 3, 2, 3, False, [(2, b"\x01"), (2, b"\x00x")]),
@@ -111,12 +112,33 @@ def test_incoming_survives_its_bytes() -> None:
     assert incoming.phase is Phase.STAGING
 
 
-def test_chunks_are_checked() -> None:
-    data, checksum = encode_rows([(b"a1", b"x"), (b"a2", b"y")])
-    assert decode_rows(data) == [(b"a1", b"x"), (b"a2", b"y")]
-    assert chunk_fault(data, checksum, [(b"a", b"b")]) is None
-    assert chunk_fault(data, checksum + 1, [(b"a", b"b")]) == "snapshot-chunk-damaged"
-    assert chunk_fault(data, checksum, [(b"a2", b"b")]) == "snapshot-row-out-of-range"
+@pytest.mark.parametrize("packed", [True, False])
+def test_chunks_are_checked(packed: bool) -> None:
+    rows = [(b"a1", b"x"), (b"a2", b"y")]
+    data, checksum = encode_rows(rows, packed=packed)
+    assert decode_rows(data) == rows
+    assert checked_rows(data, checksum, [(b"a", b"b")]) == rows
+    assert checked_rows(data, checksum, [(b"a2", b"b"), (b"a", b"a2")]) == rows
+    assert checked_rows(data, checksum + 1, [(b"a", b"b")]) == "snapshot-chunk-damaged"
+    assert checked_rows(data, checksum, [(b"a2", b"b")]) == "snapshot-row-out-of-range"
+    assert checked_rows(data, checksum, [(b"a", b"a2")]) == "snapshot-row-out-of-range"
+    assert checked_rows(data, checksum, [(b"a", b"a2"), (b"b", b"c")]) == (
+        "snapshot-row-out-of-range"
+    )
+
+
+def test_rows_out_of_order_and_those_of_slices_are_checked_one_by_one() -> None:
+    halves = [Slice(b"a", b"b", 2, b"", b"m"), Slice(b"a", b"b", 2, b"m", None)]
+    rows = [(b"a1x", b""), (b"a1c", b"")]
+    data, checksum = encode_rows(rows)
+    assert checked_rows(data, checksum, halves) == rows
+    assert checked_rows(data, checksum, halves[:1]) == "snapshot-row-out-of-range"
+
+
+def test_rows_that_no_engine_takes_are_refused() -> None:
+    for row in ((b"", b"x"), (b"a" * 512, b"x"), (b"a", b"x" * (4 * 1024 * 1024 + 1))):
+        data, checksum = encode_rows([row])
+        assert checked_rows(data, checksum, [(b"", b"z")]) == "snapshot-chunk-malformed"
 
 
 @given(st.binary(max_size=50))

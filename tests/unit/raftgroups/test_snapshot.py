@@ -10,6 +10,7 @@ from raftgroups.outcomes import Done, ReadReady
 from raftgroups.snapshot import Phase
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
+from storage.engine import Batch
 
 Make = Callable[..., Any]
 SMALL = {"snapshot_chunk_bytes": 64, "snapshot_window_chunks": 2}
@@ -212,6 +213,114 @@ def test_a_new_node_starts_from_a_snapshot_learns_and_becomes_a_voter(make_clust
     assert isinstance(read[0], ReadReady)
 
 
+def joining(cluster: Any, count: int = 60) -> Any:
+    """d is added as a learner and has got some of its first snapshot."""
+    cluster.create()
+    for number in range(count):
+        cluster.put(b"%04d" % number)
+    new = cluster.start(NodeId("d"))
+    new.host.join(1)
+    cluster.lead().group.add_learner(NodeId("d"), lambda result: None)
+    cluster.until(lambda: new.group.replica.receiver.written >= 4)
+    return new
+
+
+def rows_of_data(engine: Any) -> int:
+    with engine.snapshot() as rows:
+        return sum(1 for key, _ in rows.scan(limit=100_000).items if key[0] >= 0x20)
+
+
+def test_a_replica_without_a_state_gets_rows_put_in_place_at_once(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("raftgroups.snapshot_receive.BATCH_BYTES", 1)
+    cluster = make_cluster(3, **SMALL)
+    new = joining(cluster)
+    replica = new.group.replica
+    assert replica.receiver.placing
+    assert rows_of_data(new.host.engine)
+    assert list(replica.owned_ranges()) == list(replica.receiver.incoming.ranges)
+    assert not replica.may_campaign()
+    assert new.machine.applied == []
+    with new.host.engine.snapshot() as rows:
+        assert rows.get(b"\x15" + (1).to_bytes(8, "big")) is not None
+        assert not rows.scan(b"\x15" + (1).to_bytes(8, "big") + b"\x01", b"\x16").items
+    cluster.until(lambda: new.group.status().snapshots_received == 1)
+    cluster.converge()
+    assert len(new.machine.rows()) == 60
+    assert not new.host.engine.snapshot().get(b"\x15" + (1).to_bytes(8, "big"))
+
+
+def test_what_was_placed_and_not_switched_to_is_gone_after_a_restart(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("raftgroups.snapshot_receive.BATCH_BYTES", 1)
+    cluster = make_cluster(3, **SMALL)
+    new = joining(cluster)
+    assert rows_of_data(new.host.engine)
+    new = cluster.restart("d")
+    assert new.group.replica.receiver.incoming is None
+    assert new.group.replica.waiting
+    assert not rows_of_data(new.host.engine)
+    cluster.converge()
+    assert len(new.machine.rows()) == 60
+
+
+def test_what_was_placed_goes_when_the_next_leader_offers_its_own(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("raftgroups.snapshot_receive.BATCH_BYTES", 1)
+    cluster = make_cluster(3, **SMALL)
+    new = joining(cluster)
+    first = new.group.replica.receiver.incoming.snapshot
+    prefix = new.group.replica.receiver.incoming.ranges[0][0]
+    stray = Batch()
+    stray.put(prefix + b"zzz-of-the-first", b"x")
+    new.host.engine.write(stray, sync=True)
+    cluster.crash(cluster.lead().id)
+    receiver = new.group.replica.receiver
+    cluster.until(lambda: receiver.incoming is not None and receiver.incoming.snapshot != first)
+    cluster.converge()
+    assert len(new.machine.rows()) == 60
+    assert new.host.engine.snapshot().get(prefix + b"zzz-of-the-first") is None
+
+
+def test_a_replica_that_is_being_filled_is_erased_with_its_rows(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("raftgroups.snapshot_receive.BATCH_BYTES", 1)
+    cluster = make_cluster(3, **SMALL)
+    new = joining(cluster)
+    cluster.network.isolate("d", cluster.ids)
+    gone: list[bool] = []
+    new.host.forget(1, lambda: gone.append(True))
+    cluster.until(lambda: bool(gone))
+    assert not rows_of_data(new.host.engine)
+
+
+def test_all_was_on_the_disk_when_the_receiver_crashed(
+    make_cluster: Make, monkeypatch: Any
+) -> None:
+    """A staged snapshot without its switch: nothing more comes, and it is switched to."""
+    cluster = make_cluster(3, **SMALL)
+    follower = behind(cluster)
+    receiver = type(follower.group.replica.receiver)
+    step = receiver.step
+    monkeypatch.setattr(receiver, "step", lambda self: None)
+    cluster.network.heal()
+    replica = follower.group.replica
+    cluster.until(lambda: replica.receiver.incoming is not None and replica.receiver._last_came)
+    cluster.until(lambda: not replica.receiver._waiting)
+    cluster.run(0.1)
+    follower = cluster.restart("c")
+    assert follower.group.replica.receiver.incoming.chunks > 0
+    monkeypatch.setattr(receiver, "step", step)
+    cluster.network.log.clear()
+    cluster.converge()
+    assert not any(isinstance(m, Chunk) for _, _, m in cluster.network.log)
+    assert len(follower.machine.rows()) == 41
+
+
 def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
     cluster = make_cluster(3)
     cluster.create()
@@ -222,3 +331,22 @@ def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
     )
     assert leader.host.status().dropped["late-snapshot-reply"] == 1
     assert not any(isinstance(m, Offer) for _, _, m in cluster.network.log)
+
+
+def test_replies_that_come_more_than_once_do_not_multiply_chunks(make_cluster: Make) -> None:
+    """Each had the window sent again; every chunk of that was answered, and so on without end."""
+    cluster = make_cluster(3, **{**SMALL, "snapshot_window_chunks": 4})
+    follower = behind(cluster)
+    chunks: list[int] = []
+
+    def tap(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Chunk):
+            chunks.append(message.number)
+            assert len(chunks) < 1_000, "a storm"
+        return [message] * (4 if isinstance(message, OfferReply) else 1)
+
+    cluster.network.tap = tap
+    cluster.network.heal()
+    cluster.converge()
+    assert follower.group.status().snapshots_received == 1
+    assert len(chunks) <= 4 * len(set(chunks))

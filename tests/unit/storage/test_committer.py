@@ -12,6 +12,9 @@ import pytest
 
 from storage.clock import ManualClock
 from storage.committer import (
+    APART_BYTES,
+    SYNC_APART_BYTES,
+    THREAD_ABOVE_S,
     AdaptiveWriter,
     Committer,
     Done,
@@ -459,13 +462,18 @@ class TimedEngine(MemoryEngine):
         self.manual = clock
         self.sync_s = 0.0
         self.fails: Exception | None = None
+        self.fails_sync: Exception | None = None
         self.threads: list[str] = []
+        self.writes: list[tuple[int, bool]] = []
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.threads.append(threading.current_thread().name)
+        self.writes.append((len(batch), sync))
         self.manual.advance(self.sync_s)
         if self.fails is not None:
             raise self.fails
+        if sync and self.fails_sync is not None:
+            raise self.fails_sync
         super().write(batch, sync=sync)
 
 
@@ -587,6 +595,71 @@ def test_a_write_under_pressure_never_runs_on_the_loop() -> None:
     assert len(done) == 2
     assert not writer.threaded
     writer.close()
+
+
+def test_a_large_batch_is_written_here_and_synced_by_the_thread() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    done: list[tuple[object, ...]] = []
+    engine.sync_s = 0.0005
+    small, large = batch_of(b"small"), batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    writer.submit(engine, small, partial(_keep, done))
+    assert done == [(None, 0.0005)]
+    writer.submit(engine, large, partial(_keep, done))
+    assert len(done) == 1, "not safe yet"
+    mailbox.run_next()
+    writer.close()
+    assert done == [(None, 0.0005), (None, 0.001)]
+    here = threading.current_thread().name
+    assert engine.threads == [here, here, "janus-writer"]
+    assert engine.writes == [(1, True), (2, False), (0, True)]
+
+
+def test_a_very_large_batch_is_written_by_the_thread_and_says_nothing_of_others() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    engine.sync_s = 2 * THREAD_ABOVE_S
+    for number in range(9):
+        large = batch_of(b"%d" % number)
+        large.put(b"more", bytes(APART_BYTES))
+        writer.submit(engine, large, lambda failure, seconds: None)
+        mailbox.run_next()
+    assert not writer.threaded
+    writer.close()
+    assert set(engine.threads) == {"janus-writer"}
+    assert engine.writes == [(2, True)] * 9
+
+
+def test_without_sync_apart_a_large_batch_is_synced_where_it_is_written() -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post)
+    large = batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    done: list[tuple[object, ...]] = []
+    writer.submit(engine, large, partial(_keep, done))
+    writer.close()
+    assert engine.writes == [(2, True)]
+    assert done == [(None, 0.0)]
+
+
+@pytest.mark.parametrize("failing", ["the write", "the sync"])
+def test_whichever_half_of_a_write_fails_is_told(failing: str) -> None:
+    engine, mailbox = TimedEngine(ManualClock()), Mailbox()
+    writer = AdaptiveWriter(engine.manual, mailbox.post, sync_apart=True)
+    large = batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    done: list[tuple[object, ...]] = []
+    failure = WriteFailedError("no")
+    if failing == "the write":
+        engine.fails = failure
+        writer.submit(engine, large, partial(_keep, done))
+    else:
+        engine.fails_sync = failure
+        writer.submit(engine, large, partial(_keep, done))
+        mailbox.run_next()
+    writer.close()
+    assert done == [(failure, 0.0)]
 
 
 async def test_a_committer_on_a_real_loop_with_a_writer_thread() -> None:

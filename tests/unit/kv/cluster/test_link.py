@@ -88,7 +88,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_nobody_else_suffers(links,
         await asyncio.sleep(0)
         assert taken < 1000, "nothing bounds what is taken for a reader that stands still"
     status = a.peer(b).channels["snapshot"]
-    limit = 8 * KIB * KIB
+    limit = 16 * KIB * KIB
     assert limit - len(frame) <= status.queued_bytes <= limit
     assert status.dropped == {"full": 50}
     transport = a.link._peers.get(b.id).connection.transport

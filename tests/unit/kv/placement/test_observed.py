@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
+from kv.division.words import GATHER, MERGE
 from kv.placement.messages import REPORT_VERSION, Filling, ReplicaReport, ReplicaRole, Report
 from kv.placement.observed import MOVE, MOVING, Heard, corrections, observe
-from kv.placement.plan import Standing
+from kv.placement.plan import Kind, Limits, Standing, plan
 from raftgroups.meta.commands import EndOperation, MetaCommand, SetNodeState, SetReplicas
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
@@ -23,7 +25,7 @@ from raftgroups.meta.records import (
 from raftgroups.meta.view import MetaView, meta_shard
 from raftgroups.transport import NodeId
 
-A, B, C, D = (NodeId(name) for name in "abcd")
+A, B, C, D, E = (NodeId(name) for name in "abcde")
 
 
 def _view(*states: tuple[NodeId, NodeState], **shard: Any) -> MetaView:
@@ -126,6 +128,34 @@ def test_operations_pin_or_fix_a_shard() -> None:
         with_it = MetaView(5, view.nodes, view.keyspaces, view.shards, {1: operation})
         group = next(g for g in observe(with_it, _reports()).groups if g.group == 1)
         assert (group.pinned, group.fixed) == (pinned, fixed)
+
+
+@pytest.mark.parametrize(
+    ("right", "kind", "node"),
+    [
+        ((A, B, D), Kind.ADD, C),
+        ((A, B, D, E), Kind.ADD, C),
+        ((A, B, C, D, E), Kind.REMOVE, D),
+        ((A, B, C, E), Kind.REMOVE, E),
+        ((A, B, C), None, None),
+    ],
+)
+def test_what_gathers_replicas_for_a_merge_ends(
+    right: tuple[NodeId, ...], kind: Kind | None, node: NodeId | None
+) -> None:
+    """The right shard's last replica has come to where the left one's are: the old one goes, and
+    not the one that has just come."""
+    view = _view((D, NodeState.ACTIVE), (E, NodeState.ACTIVE))
+    second = ShardRecord(2, DEFAULT_KEYSPACE_ID, b"m", None, 2, replicas=right)
+    shards = {**view.shards, 1: replace(view.shards[1], end=b"m"), 2: second}
+    merge = OperationRecord(1, MERGE, GATHER, (1, 2))
+    reports = _reports(
+        _leader(A, B, C), _leader(*right, group=2), _leader(A, B, C, group=0), nodes=(A, B, C, D, E)
+    )
+    seen = observe(MetaView(5, view.nodes, view.keyspaces, shards, {1: merge}), reports)
+    steps = plan(seen.nodes, seen.groups, Limits(streams=8, streams_a_node=8)).steps
+    found = [(step.kind, step.node) for step in steps if step.group == 2]
+    assert found == ([] if kind is None else [(kind, node)])
 
 
 def test_copies_are_the_keyspaces_and_three_or_five_of_the_meta_group() -> None:
