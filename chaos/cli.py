@@ -4,6 +4,7 @@
     januskv sim --seed 17 --trace              one seed again, line by line
     januskv sim --canary no-write-barrier      a known bug is put back, and must be caught
     januskv sim --mode leaderless --seeds 0..500   storms over the leaderless regime
+    ... --faults all,keyspaces                     keyspaces come and go in them
 
 Exit codes: 0 all held (or the canary was caught), 1 a violation (or the canary was not caught),
 2 bad arguments, 3 something got stuck.
@@ -21,6 +22,7 @@ from chaos.sim import leaderless_runs, shards
 from chaos.sim.canary import CANARIES, catch
 from chaos.sim.faults import MENU
 from chaos.sim.leaderless_canary import CANARIES as LEADERLESS
+from chaos.sim.leaderless_runs import KEYSPACES
 from chaos.sim.play import play_seed
 from chaos.sim.runner import Progress, Summary, describe, run_seeds
 from chaos.sim.settings import CALM_MIN_S, SimConfig
@@ -55,7 +57,8 @@ class SimCommand:
         parser.add_argument(
             "--faults", default="all", metavar="LIST",
             help=f"comma-separated: {', '.join(sorted(MENU))}; or all, or none (all). Beside them "
-            f"{', '.join(sorted(shards.FAULTS))}: then the groups are shards",
+            f"{', '.join(sorted(shards.FAULTS))}: then the groups are shards. Leaderless: all, and "
+            f"{KEYSPACES}: some are made and dropped",
         )  # fmt: skip
         parser.add_argument(
             "--canary", metavar="NAME", choices=[*sorted(CANARIES), *sorted(LEADERLESS), "all"],
@@ -179,7 +182,12 @@ def _run_leaderless(args: argparse.Namespace, seeds: range) -> int:
         return 2
     if args.canary:
         return leaderless_runs.run_canaries(args.canary, seconds=seconds)
-    return leaderless_runs.run_all(seeds, seconds=seconds, jobs=min(args.jobs, len(seeds)))
+    return leaderless_runs.run_all(
+        seeds,
+        seconds=seconds,
+        jobs=min(args.jobs, len(seeds)),
+        keyspaces=KEYSPACES in args.faults.split(","),
+    )
 
 
 def _run_traced(config: SimConfig, seeds: range) -> int:

@@ -240,6 +240,7 @@ class App:
                 self.node.division.wishes,
                 self.node.leader_of,
                 self.node.stand.seats,
+                self.node.stand.serving.count,
             ),
             others=self._served,
             leaderless=leaderless,

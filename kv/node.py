@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kv.cluster.cards import Address, Card, Cards
 from kv.cluster.forming import find_founders
@@ -37,23 +37,22 @@ from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
 from kv.division.divider import DividerSettings
 from kv.division.stand import NodeDivision
-from kv.errors import KeyspaceNotFoundError, OverloadedError
+from kv.errors import KeyspaceNotFoundError
 from kv.faulty import NodeFaults
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.leaderless.stand import LeaderlessStand
 from kv.meta.begin import Beginning
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
-from kv.model import DEADLINE_MAX_S, ReadOptions, SessionToken, parse_level
 from kv.placement.mover import MoverSettings
 from kv.placement.stand import NodePlacement
-from kv.strong.forward import FAILED_QUESTION, Forwarder
+from kv.strong.forward import Forwarder
 from kv.strong.frames import Question
 from kv.strong.gate import Gate
 from kv.strong.keyspace import Keyspace
 from kv.strong.machine import ServedMachine
 from kv.strong.places import read_place
-from kv.strong.queries import decode_query, encode_answer
+from kv.strong.questions import evaluate
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
@@ -67,15 +66,13 @@ from raftgroups.meta.records import (
     KeyspaceRecord,
     NodeRecord,
 )
-from raftgroups.outcomes import Applied, ChangeResult, Done, ProposeResult, Refused
-from raftgroups.results import failure_of
+from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.clock import Clock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
-from storage.errors import InvalidRequestError, JanusError, WrongShardError
 from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
 from storage.system_clock import SystemClock
@@ -523,23 +520,8 @@ class Node:
         self, question: Question, done: Callable[[ProposeResult], None]
     ) -> None:
         """A read of a node that has no replica of the shard."""
-        shard = self.shards.get(question.group)
-        if shard is None or self.draining:
-            self.loop.call_soon(done, Refused("this node does not serve that group now"))
-            return
-        try:
-            query = decode_query(question.query)
-            level = parse_level(question.level)
-        except JanusError as error:
-            self.loop.call_soon(done, Applied(FAILED_QUESTION, failure_of(error, 0)))
-            return
-
-        def answered(answer: Any) -> None:
-            done(_question_result(answer))
-
-        seen = SessionToken({question.group: question.seen})
-        budget_s = min(question.budget_ms / 1000, DEADLINE_MAX_S)
-        shard.read(query, answered, ReadOptions(level, seen, budget_s))
+        shard = None if self.draining else self.shards.get(question.group)
+        evaluate(shard, question, done, self.loop)
 
     def _look_at_space(self) -> None:
         raised = self.guard.raised
@@ -665,14 +647,6 @@ class Node:
         self.engine.close()
         self.stand.close()
         self.directory.close()
-
-
-def _question_result(answer: object) -> ProposeResult:
-    if isinstance(answer, InvalidRequestError | WrongShardError):
-        return Applied(FAILED_QUESTION, failure_of(answer, 0))
-    if isinstance(answer, JanusError):
-        return Refused(str(answer), busy=isinstance(answer, OverloadedError))
-    return Applied(0, encode_answer(answer))
 
 
 def settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:

@@ -32,7 +32,7 @@ class ShardEvents:
         if first != value:
             what = f"{node} made {value!r} of {key!r} at revision {revision}; another {first!r}"
             return [Violation("shard_events", what)]
-        if key in self._repeating:
+        if key in self._repeating or not value:  # a deletion has none
             return []
         where = self._places.setdefault((keyspace, value), place)
         if where != place:

@@ -14,7 +14,7 @@ from typing import Any
 
 from chaos.scenarios.menu import CHANGES_PLACES, Value
 from kv.config.sections import STRONG
-from raftgroups.meta.rules import REPLICATION_MAX
+from raftgroups.meta.keyspace_rules import REPLICATION_MAX
 
 Settings = Mapping[str, Mapping[str, Any]]
 """By section."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.sim.directed import SCRIPTS
-from chaos.sim.patches import PATCHED
+from chaos.sim.patches import PATCHED, SERVED
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
@@ -37,6 +37,7 @@ class Hunt:
 
 _BANK: Final = frozenset({"bank", "splits", "merges", "crash"})
 
+_SERVED: Final = frozenset({"leases", "moves", "splits", "crash"})
 _SOON: Final = {
     "listed-elsewhere": 2,
     "locks-dropped-at-split": 2,
@@ -64,8 +65,10 @@ HUNTS: Final[dict[str, Hunt]] = {
             dense=True,
             stuck_counts=True,
         )
-        for name in PATCHED
+        for name in PATCHED.keys() - SERVED.keys()
     },
+    **{name: Hunt(_SERVED, seeds=20, seconds=20.0, stuck_counts=True) for name in SERVED},
+    "locks-dropped-at-merge": Hunt(_BANK, seconds=25.0, first=2, stuck_counts=True),
 }
 
 

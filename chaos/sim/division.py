@@ -36,6 +36,7 @@ from kv.division.figures import Shown
 from kv.division.limits import Due, Pace
 from kv.division.words import MERGE, SPLIT
 from kv.strong.forward import Forwarder
+from kv.strong.frames import Question
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.machine import ShardPlace
@@ -60,6 +61,7 @@ class DividedNode(MapNode, ShardNode):
         super().__init__(*args)
         self.divider: Divider | None = None
         self._forwarder: Forwarder | None = None
+        self.meters: Attendant | None = None
 
     def shard(self, group_id: int) -> SimShard | None:
         return None if group_id == META_GROUP else super().shard(group_id)
@@ -71,7 +73,13 @@ class DividedNode(MapNode, ShardNode):
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         super()._assembled(host, link, scheduler)
         mail = self.mail
-        self._forwarder = Forwarder(link, scheduler=scheduler, clock=self.clock, execute=self._lead)
+        self._forwarder = Forwarder(
+            link,
+            scheduler=scheduler,
+            clock=self.clock,
+            execute=self._lead,
+            evaluate=self._evaluate,
+        )
         attendant = Attendant(
             host=host,
             notes=mail,
@@ -90,6 +98,7 @@ class DividedNode(MapNode, ShardNode):
             clock=self.clock,
             settings=DividerSettings(pace=PACE, idle_s=0.5),
         )
+        self.meters = attendant
         attendant.start()
         self.divider.start()
 
@@ -127,6 +136,10 @@ class DividedNode(MapNode, ShardNode):
             self.world.at(self.world.now, done, Refused("it is not here"), owner=self.process)
         else:
             group.propose(payload, done)
+
+    def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
+        """For nodes without a replica. (chaos/sim/served_node.py serves them.)"""
+        done(Refused("it is not served here"))
 
     @property
     def shard_groups(self) -> list[Group]:

@@ -38,6 +38,7 @@ from storage.engine import Batch, Engine, iterate
 from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
 from storage.memory import MemoryEngine
+from storage.objects import keyspaces_held
 from storage.space import SpaceGuard
 
 VNODES = 16
@@ -81,6 +82,8 @@ class LeaderlessMachine:
         """One of those that form the cluster; anybody else joins."""
         self.made: dict[int, tuple[Keyspace, Sequence[RingSeat]]] = {}
         """Keyspaces that this machine has heard of, as its map has them: `hear_of`."""
+        self.dropped: set[int] = set()
+        """Those that it has heard the end of."""
         self.guard: SpaceGuard | None = None
         """From the next start on."""
         self.fatal: list[BaseException] = []
@@ -139,6 +142,10 @@ class LeaderlessMachine:
         self.regime.start(self.members if self.founder and self.lives == 1 else None)
         for keyspace, seats in self.made.values():
             self._serve(keyspace, seats)
+        for number in keyspaces_held(self.regime.replica.reader()):
+            if number in self.dropped:
+                self.regime.drop_keyspace(number)
+        self.regime.replica.dropped |= self.dropped
         for peer in dict.fromkeys([*self.members, *sorted(self.regime.view.members)]):
             if peer != self.node:
                 link.set_peer(peer, (str(peer), 1))
@@ -154,9 +161,10 @@ class LeaderlessMachine:
         self.regime.add_keyspace(keyspace, owned(self.node, seats, keyspace.n))
 
     def hear_of_drop(self, number: int) -> None:
-        del self.made[number]
-        assert self.regime is not None
-        self.regime.drop_keyspace(number)
+        self.made.pop(number, None)
+        self.dropped.add(number)
+        if self.regime is not None:
+            self.regime.drop_keyspace(number)
 
     def crash(self, *, power: bool) -> None:
         """kill -9, or a power cut, which also loses what the kernel had to send."""

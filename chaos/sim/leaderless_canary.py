@@ -16,11 +16,12 @@ from kv.leaderless import replica as replica_module
 from kv.leaderless.dvv import Canary, Minter
 from kv.leaderless.frames import Reply, Status
 from kv.leaderless.handoff import Handoff
+from kv.leaderless.housekeeping import Housekeeping
 from kv.leaderless.reap import Canary as ReapCanary
 from kv.leaderless.replica import Replica
 from raftgroups.transport import NodeId
 from storage.engine import Batch
-from storage.hints import Hint
+from storage.hints import Hint, key_has_hints
 from storage.siblings import Clock
 from storage.versions import StorageCanary, Turn
 
@@ -50,6 +51,15 @@ def _answered_before_sync() -> list[Patch]:
     return [(Replica, "prepare", hasty)]
 
 
+def _waiting_copy_not_sent() -> list[Patch]:
+    """A stand-in leaves its copy alone while a hint of the key waits, and nobody replays it."""
+
+    def waits(house: Housekeeping, keyspace: int, key: bytes, digest: int) -> bool:
+        return key_has_hints(house._parts.replica.reader(), keyspace, key)
+
+    return [(Housekeeping, "_waits", waits)]
+
+
 def _storage(canary: StorageCanary) -> list[Patch]:
     return [(replica_module, "Turn", partial(Turn, canaries=frozenset({canary})))]
 
@@ -75,6 +85,7 @@ CANARIES: Final[dict[str, Callable[[], list[Patch]]]] = {
     "minting-at-non-holder": lambda: _minting(Canary.MINT_AT_NON_HOLDER),
     "dot-reused-after-reap": lambda: _minting(Canary.REUSE_AFTER_REAP),
     "fold-over-gap": _fold_over_gap,
+    "waiting-copy-not-sent": _waiting_copy_not_sent,
     "tombstone-reaped-early": list,
 }
 REAPING: Final = {"tombstone-reaped-early": frozenset({ReapCanary.NO_WAVES})}

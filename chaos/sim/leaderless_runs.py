@@ -24,6 +24,8 @@ from chaos.sim.leaderless_storm import live, storm
 from chaos.sim.world import SpinError
 from storage.system_clock import SystemClock
 
+KEYSPACES: Final = "keyspaces"
+"""The fault that has to be asked for."""
 CANARY_SEEDS: Final = 60
 PROGRESS_S: Final = 10.0
 TRACE_LINES: Final = 40
@@ -42,7 +44,14 @@ class StormResult:
     recent: tuple[str, ...] = ()
 
 
-def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) -> StormResult:
+def run_storm(
+    seed: int,
+    *,
+    seconds: float = 20.0,
+    canary: str | None = None,
+    hints: bool | None = None,
+    keyspaces: bool = False,
+) -> StormResult:
     result = StormResult(seed)
     started = time.process_time()
     clusters: list[LeaderlessCluster] = []
@@ -53,6 +62,8 @@ def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) ->
                 seconds=seconds,
                 drawn=True,
                 members=True,
+                hints=hints,
+                keyspaces=keyspaces,
                 canaries=reaping,
                 began=clusters.append,
             )
@@ -63,6 +74,9 @@ def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) ->
             result.counts["acknowledged"] = len(acknowledged)
             result.counts["deletes acknowledged"] = sum(each.delete for each in acknowledged)
             result.counts["session reads"] = workload.session_reads
+            if workload.made is not None:
+                result.counts["strict reads"] = workload.made.reads
+                result.counts["acknowledged in made keyspaces"] = len(workload.made.acknowledged)
         except (AssertionError, SpinError) as error:
             result.violation = str(error) or repr(error)
     (cluster,) = clusters
@@ -81,15 +95,15 @@ def run_storm(seed: int, *, seconds: float = 20.0, canary: str | None = None) ->
     return result
 
 
-def run_all(seeds: range, *, seconds: float, jobs: int) -> int:
+def run_all(seeds: range, *, seconds: float, jobs: int, keyspaces: bool = False) -> int:
     """Exit code 0, or 1 if anything was violated."""
     clock = SystemClock()
     started_s = told_s = clock.monotonic()
     results: list[StormResult] = []
-    for result in _results(seeds, seconds, jobs):
+    for result in _results(seeds, seconds, jobs, keyspaces):
         results.append(result)
         if result.violation:
-            _print_failure(result, seconds)
+            _print_failure(result, seconds, keyspaces)
         now_s = clock.monotonic()
         if now_s - told_s > PROGRESS_S:
             told_s = now_s
@@ -122,8 +136,8 @@ def run_canaries(name: str, *, seconds: float) -> int:
     return int(missed > 0)
 
 
-def _results(seeds: range, seconds: float, jobs: int) -> Iterator[StormResult]:
-    run = partial(run_storm, seconds=seconds)
+def _results(seeds: range, seconds: float, jobs: int, keyspaces: bool) -> Iterator[StormResult]:
+    run = partial(run_storm, seconds=seconds, keyspaces=keyspaces)
     if jobs <= 1 or len(seeds) == 1:
         yield from map(run, seeds)
         return
@@ -132,12 +146,13 @@ def _results(seeds: range, seconds: float, jobs: int) -> Iterator[StormResult]:
         yield from pool.map(run, seeds)
 
 
-def _print_failure(result: StormResult, seconds: float) -> None:
+def _print_failure(result: StormResult, seconds: float, keyspaces: bool) -> None:
     print(f"seed {result.seed}: VIOLATED: {result.violation}")
     for line in result.recent[-TRACE_LINES:]:
         print(f"    {line[:160]}")
     print(
-        f"  replay: januskv sim --mode leaderless --seed {result.seed} --seconds {seconds:g}",
+        f"  replay: januskv sim --mode leaderless --seed {result.seed} --seconds {seconds:g}"
+        + (f" --faults all,{KEYSPACES}" if keyspaces else ""),
         flush=True,
     )
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine
+from chaos.sim.leaderless_keyspaces import KeyspaceStorm
 from kv.cluster.membership import Status
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.dvv import Context, context_of, covers_clock
@@ -102,6 +103,8 @@ class Workload:
     """What the last acknowledged writer of a key has seen."""
     session_reads: int = 0
     broken_sessions: list[str] = field(default_factory=list)
+    made: KeyspaceStorm | None = None
+    """Of keyspaces that come and go, if they do."""
 
     def step(self) -> None:
         rng = self.cluster.rng
@@ -168,6 +171,8 @@ class Workload:
 
     def check(self) -> None:
         assert not self.broken_sessions, self.broken_sessions[0]
+        if self.made is not None:
+            self.made.check()
         for machine in self.cluster.running:
             assert not live(machine).replica.alarms, f"{machine.node} raised an alarm"
         for number in range(self.keys):
@@ -226,18 +231,25 @@ def storm(
     seconds: float = 20.0,
     drawn: bool = False,
     members: bool = False,
+    hints: bool | None = None,
+    keyspaces: bool = False,
     canaries: frozenset[Canary] = frozenset(),
     began: Callable[[LeaderlessCluster], object] = lambda _: None,
 ) -> Workload:
-    """`drawn`: the seed decides the number of nodes, whether there are hints, and some writes
-    delete; `members`: nodes join and leave too. `began` is told of the cluster at once."""
+    """`drawn`: the seed decides the number of nodes, whether hints are replayed (unless `hints`
+    says so), and some writes delete; `members`: nodes join and leave too; `keyspaces`: some are
+    made and dropped. `began` is told of the cluster at once."""
     dice = LeaderlessCluster.dice(seed)
+    nodes = dice.randrange(NODES_MIN, NODES_MAX) if drawn else nodes
+    replayed = not drawn or dice.random() < 0.7
+    if hints is not None:
+        replayed = hints
     cluster = LeaderlessCluster(
         seed,
-        dice.randrange(NODES_MIN, NODES_MAX) if drawn else nodes,
+        nodes,
         keyspaces={1: ROOMY},
         settings=CoordinatorSettings(deadline_s=2.0, replica_timeout_s=0.5),
-        handoff=HandoffSettings(enabled=not drawn or dice.random() < 0.7),
+        handoff=HandoffSettings(enabled=replayed),
         maintenance=MaintenanceSettings(
             repair_s=0.0, reap=ReapSettings(reap_s=0.5, rest_s=0.5, canaries=canaries)
         ),
@@ -247,6 +259,8 @@ def storm(
         machine.disk.sync_s = (0.001, 0.05)  # slow, so that power fails in the middle of writes
     hinting = live(cluster.machines[0]).handoff.enabled
     workload = Workload(cluster, deletes=0.3 if drawn else 0.0)
+    if keyspaces:
+        workload.made = KeyspaceStorm(cluster)
     rng = cluster.rng
     until = cluster.world.now + seconds
     while cluster.world.now < until:
@@ -257,8 +271,12 @@ def storm(
             change_members(cluster)
         for _ in range(rng.randrange(3)):
             workload.step()
+        if workload.made is not None:
+            workload.made.step()
         cluster.run(rng.uniform(0.01, 0.2))
     cluster.calm()
+    if workload.made is not None:
+        workload.made.calm()
     settle(cluster)
     return workload
 

@@ -77,6 +77,8 @@ class SimNode:
         self.boot_id = ""
         self.process: Process | None = None
         self.host: GroupHost | None = None
+        self.committer: Committer | None = None
+        """Of this life, or the last one."""
         self.machines: dict[int, RegisterMachine] = {}
         self.on_death: Callable[[SimNode], None] = _nothing
         self.snapshots_received = 0
@@ -120,6 +122,7 @@ class SimNode:
             on_fatal=self._fatal,
             stall_after_s=STALL_AFTER_S,
         )
+        self.committer = committer
         link = self.network.attach(self.node_id, process)
         dice = random.Random(self.rng.getrandbits(64))
         if not self.incarnation:

@@ -1,4 +1,4 @@
-"""Known bugs of transactions and listings over shards, put back one at a time; each is noticed.
+"""Known bugs of what goes over several shards, put back one at a time; each is noticed.
 
 A canary changes names of modules for as long as one run lasts; nothing in the shipped code knows of
 it. What those of transactions break is a sentence of raftgroups/twophase.py or intents.py.
@@ -14,6 +14,10 @@ from chaos.sim import lister
 from kv.api import listing
 from kv.api.listing import Page, Part
 from kv.reading import ShardReader
+from kv.strong.lease_ends import LeaseEnds
+from kv.watch import merged
+from kv.watch.index import KeyRange
+from kv.watch.watcher import WatchRequest
 from raftgroups import machine, twophase
 from raftgroups.commands import Decide, Prepare, Push
 from raftgroups.footprint import Span, spans_of_part
@@ -128,7 +132,31 @@ def _listed_elsewhere() -> list[Patch]:
     return [(lister, "part_of", part_of)]
 
 
+def _ends_not_driven() -> list[Patch]:
+    """The end of a lease is known at its home alone."""
+
+    def drive(ends: LeaseEnds, home: object) -> None:
+        """Nobody is told."""
+
+    return [(LeaseEnds, "drive", drive)]
+
+
+def _watch_from_now() -> list[Patch]:
+    """A merged watch that comes to another hub goes on from now, not from where it was."""
+
+    def request(keys: KeyRange, start: int = 0, **options: bool) -> WatchRequest:
+        return WatchRequest(keys, 0, **options)
+
+    return [(merged, "WatchRequest", request)]
+
+
+SERVED: Final[dict[str, Callable[[], list[Patch]]]] = {
+    "lease-ends-not-driven": _ends_not_driven,
+    "watch-goes-on-from-now": _watch_from_now,
+}
+"""For nodes that serve (served.py)."""
 PATCHED: Final[dict[str, Callable[[], list[Patch]]]] = {
+    **SERVED,
     "listed-elsewhere": _listed_elsewhere,
     "no-txn-locks": _no_locks,
     "phantoms-not-locked": _phantoms,

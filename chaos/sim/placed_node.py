@@ -121,7 +121,8 @@ class PlacedCluster(MapCluster):
             voters = set(found[1].status().voters)
             if group not in view.shards or voters != set(view.shards[group].replicas):
                 return f"group {group} is on {voters}, and the map says something else"
-            if len(voters) < wanted or (len(active) >= wanted and not voters <= active):
+            # A drained node keeps what no active one can take over: the drain waits for a node.
+            if len(voters) < wanted or (len(active) >= copies and not voters <= active):
                 return f"group {group} is on {sorted(voters)} of {sorted(active)}"
         return None
 

@@ -9,9 +9,11 @@ from typing import Final
 from chaos.sim.governed import GovernedCluster, GovernedSimulation
 from chaos.sim.map_node import draw_with_map
 from chaos.sim.patches import sabotaged
+from chaos.sim.served import ServedSimulation
+from chaos.sim.served_node import ServedCluster
 from chaos.sim.settings import DrawnSettings, SimConfig, draw
 from chaos.sim.shard_node import ShardCluster
-from chaos.sim.shards import BANK, FAULTS, MOVES, ShardSimulation
+from chaos.sim.shards import FAULTS, LEASES, MOVES, NO_FAULTS, ShardSimulation
 from chaos.sim.simulation import SeedResult, run_seed
 from chaos.sim.world import World
 
@@ -29,10 +31,13 @@ def play_seed(config: SimConfig, *, memory: int = 60, sink: Sink | None = None) 
 def _play(config: SimConfig, memory: int, sink: Sink | None) -> SeedResult:
     if not config.faults & FAULTS:
         return run_seed(config, memory=memory, sink=sink)
-    if MOVES in config.faults:
-        config = replace(config, faults=config.faults - CHANGE_MEMBERS)
+    if config.faults & {MOVES, LEASES}:
+        config = replace(config, faults=config.faults - CHANGE_MEMBERS | {MOVES})
         drawn = draw_with_map(config)
         _weigh(config, drawn)
+        if LEASES in config.faults:
+            serving = ServedCluster(config, drawn, memory=memory, sink=sink)
+            return ServedSimulation(serving).run()
         governed = GovernedCluster(config, drawn, memory=memory, sink=sink)
         return GovernedSimulation(governed).run()
     drawn = draw(config, World(config.seed).rng("settings"))
@@ -44,7 +49,8 @@ def _play(config: SimConfig, memory: int, sink: Sink | None) -> SeedResult:
 def _weigh(config: SimConfig, drawn: DrawnSettings) -> None:
     """Each of what is done to shards comes as often as all others together, or nearly."""
     rest = sum(weight for name, weight in drawn.weights.items() if name not in FAULTS)
-    drawn.weights.pop(BANK, None)
-    for name in config.faults & (FAULTS - {BANK}):
-        drawn.weights[name] = max(1.0, rest / len(FAULTS))
+    for name in NO_FAULTS:
+        drawn.weights.pop(name, None)
+    for name in config.faults & (FAULTS - NO_FAULTS):
+        drawn.weights[name] = max(1.0, rest / 4)
     drawn.fault_every_s /= 2

@@ -32,7 +32,7 @@ from raftgroups.status import Role
 from raftgroups.transport import Link, NodeId
 from storage.latest import Latest
 from storage.mvcc import Divided
-from storage.mvcc_records import event_of
+from storage.mvcc_records import KeyValue, event_of
 
 SHARD_CANARIES: Final = frozenset({"dedupe-not-inherited", "absorb-unchecked"})
 """Bugs of shards that are put back here and in the planner, not in raftgroups."""
@@ -89,7 +89,7 @@ class ShardNode(SimNode):
         place = ShardPlace.stored(group_id)
         if group_id in self.to_form:
             place = self._first_place(group_id)
-        machine = SimShard(Latest(self.engine, self.clock), place)
+        machine = self._new_machine(place)
         machine.forgetful = "dedupe-not-inherited" in self.cluster.config.canaries
         last_index = machine.shard.state.applied_index
 
@@ -101,17 +101,24 @@ class ShardNode(SimNode):
             self.observer.applied(self, record, last_index)
             last_index = index
 
-        def told(revision: int, bodies: Sequence[bytes]) -> None:
-            keyspace = machine.shard.state.keyspace
-            for body in bodies:
-                kv = event_of(body).kv
-                found = self.cluster.events.applied(
-                    self.label, keyspace, kv.key, revision, kv.value
-                )
-                self.observer.report(found)
-
-        machine.on_applied, machine.observer = applied, told
+        machine.on_applied = applied
+        self._listen(machine)
         return machine
+
+    def _new_machine(self, place: ShardPlace) -> SimShard:
+        return SimShard(Latest(self.engine, self.clock), place)
+
+    def _listen(self, machine: SimShard) -> None:
+        def told(revision: int, bodies: Sequence[bytes]) -> None:
+            for body in bodies:
+                self._changed(machine, event_of(body).kv)
+
+        machine.observer = told
+
+    def _changed(self, machine: SimShard, kv: KeyValue) -> None:
+        keyspace, events = machine.shard.state.keyspace, self.cluster.events
+        found = events.applied(self.label, keyspace, kv.key, kv.mod_revision, kv.value)
+        self.observer.report(found)
 
     def _first_place(self, group_id: int) -> ShardPlace:
         return ShardPlace(group_id, group_id, group_id, group_id)

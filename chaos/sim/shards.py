@@ -36,7 +36,10 @@ MERGES: Final = "merges"
 MOVES: Final = "moves"
 BANK: Final = "bank"
 """No fault: tellers move money between shards meanwhile (bank.py)."""
-FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK})
+LEASES: Final = "leases"
+"""No fault: leases and merged watches on nodes that serve (served.py); with `moves`."""
+FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK, LEASES})
+NO_FAULTS: Final = frozenset({BANK, LEASES})
 FINAL_READS_S: Final = 4.0
 PLAN_S: Final = 0.1
 

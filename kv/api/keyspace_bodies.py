@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from kv.api.bodies import Encoding, In, Key, Marked, Out
-from raftgroups.meta.rules import NAME_PATTERN, REPLICATION_MAX, SIBLINGS_MAX
+from raftgroups.meta.keyspace_rules import NAME_PATTERN, REPLICATION_MAX, SIBLINGS_MAX
 from raftgroups.meta.view import SHARDS_MAX
 
 KeyspaceName = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]

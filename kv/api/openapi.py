@@ -18,7 +18,7 @@ from kv.api.headers import ETAG_PATTERN
 from kv.api.reply import BYTES, JSON
 from kv.api.route import Param, Route, Schema
 from kv.api.watching import NDJSON, SSE
-from raftgroups.meta.rules import NAME_PATTERN
+from raftgroups.meta.keyspace_rules import NAME_PATTERN
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _ALWAYS: Final = (400, 403, 404, 405, 413, 429, 500, 503, 504)

@@ -16,7 +16,7 @@ from kv.cli.bench_shared import DataDirectories, about
 from kv.cli.command import whole_number
 from kv.cli.peers_shared import seconds
 from kv.cli.show import table
-from kv.peers.leaves import NEW, OLD, LeafCost, leaf_cost, put_costs
+from kv.peers.leaves import NEW, OLD, LeafCost, leaf_cost, put_costs, replaced_us
 from kv.peers.regimes import ENGINES
 from storage.files import make_directory
 
@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         nodes.mkdir()
         puts = put_costs(nodes, args.engine, (64, 256), args.seconds, lambda _: None)
     costs = [
-        LeafCost(keys, count, *copies[keys], put_us, errors)
+        LeafCost(
+            keys, count, *copies[keys], replaced_us(put_us, copies[NEW][1], copies[keys][1]), errors
+        )
         for keys in copies
         for count, put_us, errors in puts
     ]

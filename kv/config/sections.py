@@ -32,7 +32,7 @@ from kv.config.values import (
 )
 from kv.config.web import HostName, Origin
 from kv.size_limits import TXN_OPERATIONS_MAX
-from raftgroups.meta.rules import REPLICATION_MAX
+from raftgroups.meta.keyspace_rules import REPLICATION_MAX
 from raftgroups.meta.view import SHARDS_MAX
 from storage.codec import KEY_MAX_BYTES, VALUE_MAX_BYTES
 from storage.rocks_options import GIB, KIB, MIB, Compaction, Compression, WalRecovery

@@ -6,9 +6,9 @@
     merge           two neighbours that together have less than merge_bytes, and less than half of
                     the load that would split them, for some longer time
 
-So nothing flaps: what was merged is below half of what splits (raftgroups/meta/rules.py holds
-merge_bytes to that), what was split has rest until its figures are its own, and a shard must be
-over its limit all the while. Paced: so many at a time in the cluster, and some seconds apart. A
+So nothing flaps: what was merged is below half of what splits (keyspace_rules.py of the meta group
+holds merge_bytes to that), what was split has rest until its figures are its own, and a shard must
+be over its limit all the while. Paced: so many at a time in the cluster, and some seconds apart. A
 keyspace splits up to shards_max.
 
 What is remembered here are moments only; whoever plans next begins to wait anew.

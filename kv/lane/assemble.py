@@ -17,11 +17,12 @@ from kv.etcd.gateway import Gateway
 from kv.etcd.hot import HotCall
 from kv.etcd.http import Heads as EtcdHeads
 from kv.lane.answers import Answers
-from kv.lane.heads import Heads, KeysOf, ParserLimits
-from kv.lane.keys import KeyCall, KeyCalls, ParseOptions, calls_of_keyspace, parse_options
+from kv.lane.heads import Heads, ParserLimits
+from kv.lane.keys import KeyCall, KeyCalls, ParseOptions, parse_options
 from kv.lane.lane import Lane, LaneLimits
 from kv.lane.leaderless_keys import LeaderlessKeyCalls
 from kv.lane.leaderless_keys import parse_options as parse_leaderless_options
+from kv.lane.named_keys import calls_of_keyspace
 from kv.metrics.metrics import Endpoint
 
 NONE: Mapping[str, str] = {}
@@ -50,7 +51,6 @@ def make_lane(
         etcd_headers=(etcd_heads.headers_of(200), etcd_heads.headers_of(400)),
         keys=KeyCalls(api.strong, api.shard).by_method,
         parse=parse_options,
-        keys_of=partial(calls_of_keyspace, api),
     )
 
 
@@ -90,7 +90,6 @@ def _make_lane(
     etcd_headers: tuple[Mapping[str, str], Mapping[str, str]],
     keys: Mapping[str, KeyCall],
     parse: ParseOptions,
-    keys_of: KeysOf | None = None,
 ) -> Lane:
     sample = server()
     good, bad = etcd_headers
@@ -106,7 +105,7 @@ def _make_lane(
             etcd_body_max_bytes=etcd_body_max_bytes,
             keys=keys,
             parse=parse,
-            keys_of=keys_of,
+            keys_of=partial(calls_of_keyspace, api),
             key_body_max_bytes=api.settings.request_max_bytes,
             endpoint=endpoint,
         ),

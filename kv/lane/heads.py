@@ -23,7 +23,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion11
@@ -74,7 +74,14 @@ WRITES: Final = frozenset({"/v3/kv/put", "/v3/kv/deleterange"})
 """Calls of the gateway that surely write: several of one connection may be under way."""
 
 
-KeysOf = Callable[[str, Callable[[], None]], Mapping[str, KeyCall] | None]
+class NamedCalls(NamedTuple):
+    """Of a keyspace that a query names, by method, and how its heads are read."""
+
+    calls: Mapping[str, KeyCall]
+    parse: ParseOptions
+
+
+KeysOf = Callable[[str, Callable[[], None]], NamedCalls | None]
 """(name, what to call when it is not that keyspace any more)"""
 
 
@@ -209,20 +216,22 @@ class Heads:
             return None
         if length is None or length > self._key_body_max_bytes:
             return None
-        try:
-            options = self._parse_options(method, message.headers)
-        except JanusError:
-            return None  # aiohttp's lane says what is wrong
-        template = TEMPLATE + CAS if method == POST else TEMPLATE
-        endpoint = self._endpoint(template, method)
-        calls = self._keys
+        calls, parse = self._keys, self._parse_options
         if query:
             assert self._keys_of is not None
             found = self._keys_of(query.removeprefix(KEYSPACE).decode(), self.known.clear)
             if found is None:
                 return None
-            calls = found
-        call = calls[method]
+            calls, parse = found
+        call = calls.get(method)
+        if call is None:
+            return None
+        try:
+            options = parse(method, message.headers)
+        except JanusError:
+            return None  # aiohttp's lane says what is wrong
+        template = TEMPLATE + CAS if method == POST else TEMPLATE
+        endpoint = self._endpoint(template, method)
         return Head(length, method == GET, endpoint, endpoint.at(MET), None, call, options)
 
     def _remember(self, block: bytes, head: Head) -> None:

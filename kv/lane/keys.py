@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from kv.api import hot
-from kv.api.context import Api
 from kv.api.failures import defect_reply, error_reply
 from kv.api.headers import (
     NO_CONDITIONS,
@@ -26,7 +24,6 @@ from kv.api.headers import (
 )
 from kv.api.queries import KeyQuery
 from kv.api.reply import Reply
-from kv.errors import UnavailableError
 from kv.model import (
     NO_SESSION,
     PLAIN_READ,
@@ -157,50 +154,6 @@ class KeyCalls:
 
         done = _written(POST, encode, options.session, replied)
         self._strong.write(command, done, options.write)
-
-
-class KeyspaceKeyCalls:
-    """The same of a keyspace that is looked up by its name for each call: it may have been dropped
-    since, and made again."""
-
-    def __init__(self, api: Api, name: str, forget: Callable[[], None]) -> None:
-        """`forget`: these calls are not those of its name any more."""
-        self._api = api
-        self._name = name
-        self._forget = forget
-        self._found: tuple[Api, KeyCalls] | None = None
-        self.by_method: Final[dict[str, KeyCall]] = {
-            method: partial(self._call, method) for method in (GET, PUT, DELETE, POST)
-        }
-
-    def _call(
-        self, method: str, key: bytes, body: bytes, options: KeyOptions, replied: Replied
-    ) -> None:
-        try:
-            api = self._api.of_keyspace(self._name)
-            if api.leaderless is not None:
-                raise UnavailableError(
-                    "nothing was done: this keyspace is another, leaderless one now; ask again"
-                )
-        except JanusError as error:
-            self._forget()
-            replied(error_reply(error), None, NO_SESSION)
-            return
-        if self._found is None or self._found[0] is not api:
-            self._found = api, KeyCalls(api.strong, api.shard)
-        self._found[1].by_method[method](key, body, options, replied)
-
-
-def calls_of_keyspace(
-    api: Api, name: str, forget: Callable[[], None]
-) -> Mapping[str, KeyCall] | None:
-    """None: it is none that this lane serves."""
-    try:
-        if api.of_keyspace(name).leaderless is not None:
-            return None
-    except JanusError:
-        return None
-    return KeyspaceKeyCalls(api, name, forget).by_method
 
 
 def _written(

@@ -28,6 +28,7 @@ from kv.errors import UnavailableError
 from kv.leaderless.environment import LeaderlessEnvironment, LeftRingError
 from kv.leaderless.founding import keyspace_of, members_of, owned, seats_of_nodes, seats_of_ring
 from kv.leaderless.keyspace import Keyspace
+from kv.leaderless.serving import Serving
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     KeyspaceRecord,
@@ -82,6 +83,9 @@ class LeaderlessStand:
         self._scheduled = self._stopped = False
         self._known: dict[int, Keyspace] = {}
         node.mail.on(STANDING, self._asked)
+        self.serving = Serving(
+            node.mail, lambda: node.node_id, node.clock, lambda number: number in self._known
+        )
 
     # --- what faces ask -----------------------------------------------------------------------
 

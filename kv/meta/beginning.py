@@ -18,6 +18,7 @@ from typing import Final
 
 from kv.placement.targets import Placed, Seat, ring_of, targets
 from raftgroups.meta.commands import Bootstrap, BootstrapLeaderless, NewShard
+from raftgroups.meta.keyspace_rules import DEFAULT_NAME
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,
     FIRST_SEGMENT,
@@ -29,7 +30,6 @@ from raftgroups.meta.records import (
     RingSeat,
     ShardRecord,
 )
-from raftgroups.meta.rules import DEFAULT_NAME
 from raftgroups.meta.view import MetaView, even_ranges
 from raftgroups.transport import NodeId
 

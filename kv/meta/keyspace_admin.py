@@ -6,7 +6,7 @@ operators at once cannot undo each other unseen: one of them is told to look aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from msgspec import UNSET, UnsetType
@@ -21,6 +21,7 @@ from kv.api.keyspace_bodies import (
     ShardShown,
 )
 from kv.api.text import shown
+from kv.errors import OutcomeUnknownError
 from kv.meta.beginning import new_shards
 from kv.meta.service import MetaService
 from raftgroups.meta.commands import (
@@ -49,6 +50,10 @@ class Dividing(Protocol):
     async def merge(self, left: int, right: int | None = None) -> ShardRecord: ...
 
 
+Served = Callable[[int, Collection[str], int], Awaitable[int]]
+"""kv/leaderless/serving.py: how many of these nodes serve the keyspace, once that is enough."""
+
+
 class KeyspaceAdmin:
     def __init__(
         self,
@@ -56,8 +61,10 @@ class KeyspaceAdmin:
         divider: Dividing,
         leader_of: Callable[[int], str | None],
         ring: Callable[[], tuple[RingSeat, ...]],
+        served: Served,
     ) -> None:
         """`ring`: on which a leaderless keyspace is made. Raises JanusErrors."""
+        self._served = served
         self._meta = meta
         self._ring = ring
         self._divider = divider
@@ -157,7 +164,18 @@ class KeyspaceAdmin:
             options = replace(options, read_quorum=majority)
         if given.write_quorum is UNSET:
             options = replace(options, write_quorum=majority)
-        return await self._made(CreateLeaderless(wanted.name, options, self._ring()), deadline_s)
+        ring = self._ring()
+        made = await self._made(CreateLeaderless(wanted.name, options, ring), deadline_s)
+        nodes = {seat.node for seat in ring}
+        enough = min(options.write_quorum, len(nodes))
+        served = await self._served(made.keyspace, nodes, enough)
+        if served < enough:
+            raise OutcomeUnknownError(
+                f"the keyspace {wanted.name!r} is made, but only {served} of the {enough} nodes "
+                "that a write waits for serve it so far; the others do once they are back and have "
+                "heard of it, so do not make it again, and write when they are"
+            )
+        return made
 
     async def _made(
         self, command: CreateKeyspace | CreateLeaderless, deadline_s: float | None

@@ -13,9 +13,12 @@ from chaos.sim.leaderless_canary import CANARIES
 from chaos.sim.leaderless_runs import run_storm
 from chaos.sim.leaderless_schedules import SCHEDULES
 from chaos.sim.leaderless_storm import storm
+from kv.leaderless.replica import Replica
 
-RARE = {*SCHEDULES, "answered-before-sync"}
-"""Canaries that take more seeds than a run of all tests has time for, or have a schedule."""
+WAITING = "waiting-copy-not-sent"
+RARE = {*SCHEDULES, "answered-before-sync", WAITING}
+"""Canaries that take more seeds than a run of all tests has time for, or have a test or a schedule
+of their own."""
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -30,6 +33,26 @@ def test_members_come_and_go_in_a_storm(seed: int) -> None:
     result = run_storm(seed)
     assert result.violation == ""
     assert result.counts["acknowledged"] > 50
+
+
+@pytest.mark.parametrize("canary", [None, WAITING])
+def test_copies_whose_hints_nobody_replays_come_to_their_owners(canary: str | None) -> None:
+    """Such seeds are the only ones that see a copy which waits for its hint for ever."""
+    result = run_storm(5, hints=False, canary=canary)
+    assert bool(result.violation) == (canary is not None), result.violation
+    assert result.counts["hints replayed"] == 0
+
+
+def test_keyspaces_are_made_and_dropped_in_a_storm() -> None:
+    result = run_storm(3, keyspaces=True)
+    assert result.violation == ""
+    assert result.counts["strict reads"] > 50
+    assert result.faults["keyspace dropped"] > 0
+
+
+def test_rows_of_a_dropped_keyspace_that_stay_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "erase", lambda replica, number: replica.dropped.add(number))
+    assert "still has rows" in run_storm(4, keyspaces=True).violation
 
 
 @pytest.mark.slow

@@ -327,6 +327,8 @@ def write_headers(
 def _headers(
     codecs: Codecs, space: Keyspace, key: bytes, found: GetResult, session: Seen | None
 ) -> Headers:
+    if session is None:  # nearly always; `siblings` may have to be decoded
+        return _LEVELS[found.level]
     return _level_and_session(codecs, space, key, found.level, found.siblings.clock, session)
 
 
@@ -344,7 +346,7 @@ def _level_and_session(
     clock: Clock,
     session: Seen | None,
 ) -> Headers:
-    if session is None:  # nearly always
+    if session is None:
         return _LEVELS[level]
     token = codecs.sessions.encode(saw(session, space.number, key, clock))
     return (*_LEVELS[level], (SESSION, token))

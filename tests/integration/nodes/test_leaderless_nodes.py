@@ -149,6 +149,8 @@ async def test_a_strong_cluster_gets_a_ring_with_its_first_leaderless_keyspace(
     made = await node.meta.propose(command)
     assert isinstance(made, KeyspaceMade)
     number = made.record.keyspace
+    nodes = [each.node_id for each in trio.running]
+    assert await node.stand.serving.count(number, nodes, 2) == 2
     await connected(trio.running)
     assert (await put(node, b"k", b"v", keyspace=number)).level is Level.QUORUM
     await trio.start(2)

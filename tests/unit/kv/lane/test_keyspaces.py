@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from kv.api.leaderless.options import Asked
 from kv.errors import KeyspaceNotFoundError
-from kv.lane.keys import GET, NO_OPTIONS, calls_of_keyspace
+from kv.lane.keys import GET, NO_OPTIONS, POST
+from kv.lane.named_keys import calls_of_keyspace
 
 
 class Spaces:
@@ -27,19 +29,26 @@ def calls(spaces: Spaces, name: str, forgotten: list[int]) -> Any:
     return calls_of_keyspace(cast(Any, spaces), name, lambda: forgotten.append(1))
 
 
-def test_leaderless_and_unknown_ones_are_left_to_the_other_lane() -> None:
+def test_unknown_ones_are_left_to_the_other_lane() -> None:
     spaces = Spaces({"strong": False, "ring": True})
-    assert calls(spaces, "ring", []) is None
     assert calls(spaces, "none", []) is None
-    assert calls(spaces, "strong", []) is not None
+    strong, ring = (calls(spaces, name, []) for name in ("strong", "ring"))
+    assert POST in strong.calls
+    assert POST not in ring.calls, "there is no cas"
+    assert strong.parse(GET, {}) == NO_OPTIONS
+    assert isinstance(ring.parse(GET, {}), Asked)
 
 
-@pytest.mark.parametrize("now", [{}, {"strong": True}])
-def test_one_that_is_gone_or_leaderless_by_now_is_forgotten(now: dict[str, bool]) -> None:
-    spaces, forgotten = Spaces({"strong": False}), list[int]()
-    found = calls(spaces, "strong", forgotten)
-    spaces.regimes = now
+@pytest.mark.parametrize("leaderless", [False, True])
+@pytest.mark.parametrize("same_name", [False, True])
+def test_one_that_is_gone_or_of_the_other_regime_by_now_is_forgotten(
+    leaderless: bool, same_name: bool
+) -> None:
+    spaces, forgotten = Spaces({"one": leaderless}), list[int]()
+    found = calls(spaces, "one", forgotten)
+    spaces.regimes = {"one": not leaderless} if same_name else {}
     replies: list[int] = []
-    found[GET](b"k", b"", NO_OPTIONS, lambda reply, *_: replies.append(reply.status))
+    options = found.parse(GET, {})
+    found.calls[GET](b"k", b"", options, lambda reply, *_: replies.append(reply.status))
     assert forgotten
-    assert replies == [503 if now else 404]
+    assert replies == [503 if same_name else 404]

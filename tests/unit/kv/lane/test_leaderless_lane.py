@@ -18,7 +18,7 @@ from kv.api.guard import Access
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
 from kv.api.leaderless.side import add_side_routes
-from kv.errors import OverloadedError
+from kv.errors import KeyspaceNotFoundError, OverloadedError
 from kv.lane.assemble import make_leaderless_lane
 from kv.lane.lane import LaneLimits
 from kv.leaderless.context import ContextCodec
@@ -111,6 +111,7 @@ class LeaderlessServer(Server):
         clock = ManualClock()
         clock.advance(NOW_MS / 1000)
         self.face = Face(self.strong, SPACE, codecs, clock)  # type: ignore[arg-type]
+        self.carts = Face(self.strong, Keyspace(2), codecs, clock)  # type: ignore[arg-type]
         node: Any = None
         self.api = Api(
             self.strong,
@@ -119,6 +120,7 @@ class LeaderlessServer(Server):
             rng=Random(1),
             settings=ApiSettings(access, REQUEST_MAX_BYTES),
             leaderless=self.face,
+            others=self._named,
         )
         from aiohttp import web
 
@@ -135,6 +137,11 @@ class LeaderlessServer(Server):
             max_field_size=HEADER_MAX_BYTES,
             shutdown_timeout=0.1,
         )
+
+    def _named(self, name: str) -> Any:
+        if name == "carts":
+            return self.carts
+        raise KeyspaceNotFoundError(f"there is no keyspace {name!a}")
 
     async def start(self, *, lane: bool, limits: LaneLimits | None = None) -> None:
         await self.runner.setup()
@@ -187,6 +194,9 @@ HOT = {
     "slashes": put("a%2Fb/c.d") + get("a/b/c.d"),
     "overload": put("busy") + get("busy"),
     "too few": put("alone") + get("alone"),
+    "of a keyspace": ask("PUT", "/api/v1/keys/a?keyspace=carts", {"value": "1"})
+    + ask("GET", "/api/v1/keys/a?keyspace=carts")
+    + ask("DELETE", "/api/v1/keys/a?keyspace=carts"),
     "many puts": b"".join(put(f"k{number}") for number in range(40)) + get("k7"),
 }
 HANDED = {
@@ -195,6 +205,11 @@ HANDED = {
     "idempotency": put("a", "1", "Idempotency-Key: c:1"),
     "query": ask("GET", "/api/v1/keys/a?r=ALL"),
     "query beyond": ask("GET", "/api/v1/keys/a?r=4"),
+    "of an unknown keyspace": ask("GET", "/api/v1/keys/a?keyspace=none"),
+    "cas in a keyspace": ask("POST", "/api/v1/keys/a/cas?keyspace=carts", {"new_value": "1"}),
+    "level in a keyspace": ask(
+        "GET", "/api/v1/keys/a?keyspace=carts", None, "Consistency-Level: LINEARIZABLE"
+    ),
     "cas": ask("POST", "/api/v1/keys/a/cas", {"new_value": "1", "expected_version": 0}),
     "increment": ask("POST", "/api/v1/keys/n/incr", {"delta": "x"}),
     "delete with a body": put() + ask("DELETE", "/api/v1/keys/a", {}) + get(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kv.cli.bench_leaves import text
-from kv.peers.leaves import NEW, LeafCost, leaf_cost
+from kv.peers.leaves import NEW, LeafCost, leaf_cost, replaced_us
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
 
@@ -21,3 +21,4 @@ def test_three_replicas_keep_a_leaf_each() -> None:
     cost = LeafCost(NEW, 64, 5.0, 20.0, 200.0, {})
     assert cost.share == 0.075
     assert "7.5 %" in text([cost])
+    assert replaced_us(200.0, 20.0, 25.0) == 215.0
