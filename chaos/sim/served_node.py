@@ -144,12 +144,16 @@ class ServedNode(GovernedNode):
     def _serve_and_leave(self) -> None:
         for group_id, group in list(self.groups()):
             due = group_id != META_GROUP and group_id not in self._forgetting
-            if due and group_id not in self.strong and _counts(group):
+            if due and group_id not in self.strong and self._counts(group):
                 self._serve(group_id, group)
         for group_id in list(self.strong):
             group_here = None if self.host is None else self.host.groups.get(group_id)
-            if group_here is None or not _counts(group_here):
+            if group_here is None or not self._counts(group_here):
                 self._leave(group_id)
+
+    def _counts(self, group: Group) -> bool:
+        whole = not group.blank and group.role not in (Role.LEARNER, Role.REMOVED)
+        return whole and not self.view.is_over(group.group_id)
 
     def _serve(self, group_id: int, group: Group) -> None:
         assert self._forwarder is not None
@@ -205,10 +209,6 @@ class ServedNode(GovernedNode):
     def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
         assert self.loop is not None
         evaluate(self.strong.get(question.group), question, done, self.loop)
-
-
-def _counts(group: Group) -> bool:
-    return not group.blank and group.role not in (Role.LEARNER, Role.REMOVED)
 
 
 class ServedCluster(GovernedCluster):

@@ -3,6 +3,7 @@
     FORMING, and we are a founder    form the group, exactly once; report it when it is on the disk
     a replica is here, and votes     serve it
     it was removed from its group    stop serving
+    its shard is over by the map     stop serving; it stays: one here may have yet to absorb it
     RETIRED                          stop serving, erase, report
     to join, to be forgotten         `join`, `forget`: whoever moves replicas asks for it
 
@@ -125,9 +126,11 @@ class Keeper:
 
     def _counts(self, group: int) -> bool:
         """It has a state of its own: neither blank, nor a learner, nor removed. (A snapshot may be
-        put in its place: then it refuses by itself for a while.)"""
+        put in its place: then it refuses by itself for a while.) And its shard is one still: who
+        was away when its replica was moved and the shard absorbed elsewhere, is told by nobody, and
+        would hold on to keys that are another one's now."""
         found = self._host.groups.get(group)
-        if found is None or found.blank:
+        if found is None or found.blank or self._meta.map.view.is_over(group):
             return False
         return found.role not in (Role.LEARNER, Role.REMOVED)
 

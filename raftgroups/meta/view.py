@@ -139,6 +139,12 @@ class MetaView:
         ]
         return sorted(found, key=lambda shard: shard.start)
 
+    def is_over(self, shard: int) -> bool:
+        """It was absorbed or dropped, for good: a number is given out once. (One that this view has
+        not heard of yet, or that a split is about to make, is not.)"""
+        made = 0 < shard < self.next.shard and shard not in self.shards
+        return made and not any(shard in each.new_shards for each in self.operations.values())
+
     def shards_on(self, node: str) -> Iterator[ShardRecord]:
         return (each for each in self.shards.values() if node in each.replicas)
 

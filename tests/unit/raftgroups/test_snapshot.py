@@ -331,3 +331,22 @@ def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
     )
     assert leader.host.status().dropped["late-snapshot-reply"] == 1
     assert not any(isinstance(m, Offer) for _, _, m in cluster.network.log)
+
+
+def test_replies_that_come_more_than_once_do_not_multiply_chunks(make_cluster: Make) -> None:
+    """Each had the window sent again; every chunk of that was answered, and so on without end."""
+    cluster = make_cluster(3, **{**SMALL, "snapshot_window_chunks": 4})
+    follower = behind(cluster)
+    chunks: list[int] = []
+
+    def tap(source: str, target: str, message: Any) -> list[Any]:
+        if isinstance(message, Chunk):
+            chunks.append(message.number)
+            assert len(chunks) < 1_000, "a storm"
+        return [message] * (4 if isinstance(message, OfferReply) else 1)
+
+    cluster.network.tap = tap
+    cluster.network.heal()
+    cluster.converge()
+    assert follower.group.status().snapshots_received == 1
+    assert len(chunks) <= 4 * len(set(chunks))
