@@ -2,7 +2,7 @@
 
     januskv chaos list [--menu]                the scenarios, or what a scenario may be made of
     januskv chaos run SCENARIO|FILE.toml       one of them; --all runs all and can be resumed
-    januskv chaos report DIR                   the pages and the table of the runs in a directory
+    januskv chaos report DIR...                the pages of the runs in directories, and their table
 
 Results on standard output, progress on standard error. Exit codes: 0 all held, 1 something did not,
 2 bad arguments, 3 something got stuck, 130 stopped.
@@ -14,14 +14,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from chaos.links import NoProxiesError
 from chaos.report.pages import write_index, write_page
+from chaos.report.table import markdown_table, missing, newest, totals_line
 from chaos.running.progress import ProgressLine
-from chaos.running.results import HELD, STUCK, Outcome, markdown_table, summary_line
+from chaos.running.results import HELD, STUCK, Outcome, summary_line
 from chaos.running.runner import RUN_NAME, Plan, run
 from chaos.scenarios.catalogue import all_scenarios, find_scenario
 from chaos.scenarios.menu import FAULTS, LOADS, Option
@@ -59,7 +60,11 @@ class ChaosCommand:
             help="a real toxiproxy on this machine (TOXIPROXY_URL; else one of ours is started)",
         )  # fmt: skip
         reporting = actions.add_parser("report", help="write the pages of the runs in a directory")
-        reporting.add_argument("directory", type=Path, metavar="DIR")
+        reporting.add_argument("directories", type=Path, nargs="+", metavar="DIR")
+        reporting.add_argument(
+            "--markdown", action="store_true",
+            help="only the table; of several runs of one kind the newest counts",
+        )  # fmt: skip
 
     def run(self, args: argparse.Namespace) -> int:
         try:
@@ -67,7 +72,7 @@ class ChaosCommand:
                 print(menu() if args.menu else listing())
                 return 0
             if args.action == "report":
-                return report(args.directory)
+                return table(args.directories) if args.markdown else report(args.directories)
             plans = plans_of(args)
             before = signal.signal(signal.SIGTERM, _stop)
             try:
@@ -196,18 +201,35 @@ def _options(options: Mapping[str, Option]) -> list[str]:
     ]
 
 
-def report(directory: Path) -> int:
-    folders = sorted(each.parent for each in directory.glob(f"**/{RUN_NAME}"))
-    outcomes = []
-    for folder in folders:
+def report(directories: Sequence[Path]) -> int:
+    for directory in directories:
+        found = runs_in(directory)
+        for folder, outcome in found:
+            print(write_page(folder, outcome))
+        outcomes = [outcome for _, outcome in found]
+        print(write_index(directory, outcomes))
+        print(markdown_table(outcomes))
+    return 0
+
+
+def table(directories: Sequence[Path]) -> int:
+    outcomes = newest(outcome for each in directories for _, outcome in runs_in(each))
+    print(f"{totals_line(outcomes)}\n\n{markdown_table(outcomes)}")
+    absent = missing(outcomes, all_scenarios())
+    if absent:
+        print(f"januskv chaos: there is no run of {', '.join(absent)}", file=sys.stderr)
+    return 0
+
+
+def runs_in(directory: Path) -> list[tuple[Path, Outcome]]:
+    """At least one."""
+    found = []
+    for folder in sorted(each.parent for each in directory.glob(f"**/{RUN_NAME}")):
         outcome = read_outcome(folder)
         if outcome is None:
             print(f"januskv chaos: {folder / RUN_NAME} is damaged", file=sys.stderr)
-            continue
-        outcomes.append(outcome)
-        print(write_page(folder, outcome))
-    if not outcomes:
+        else:
+            found.append((folder, outcome))
+    if not found:
         raise BadScenarioError(f"{directory} holds no runs; name what --out was")
-    print(write_index(directory, outcomes))
-    print(markdown_table(outcomes))
-    return 0
+    return found

@@ -104,6 +104,10 @@ class LyingProxy:
         finally:
             client.close()
 
+    def repent(self) -> None:
+        """From now on it tells the truth."""
+        self._lie = Lie.NONE
+
     def _dares(self) -> bool:
         dares = self._dice.random() < OFTEN
         self.told += dares

@@ -90,11 +90,9 @@ def key_at(view: View, revision: int) -> bytes | None:
         if layer.segment == own.segment and layer.base < revision <= layer.last_revision:
             event = layer.event(revision, 0)
             return None if event is None else event_key_of(event)
-    low = key_u64_u64_u32(Table.EVENT, own.segment, revision, 0)
-    high = key_u64_u64_u32(Table.EVENT, own.segment, revision + 1, 0)
-    for stored, record in view.source().scan(low, high, limit=1).items:
-        return event_key_of(unseal(stored, record))
-    return None
+    stored = key_u64_u64_u32(Table.EVENT, own.segment, revision, 0)
+    record = view.source().get(stored)
+    return None if record is None else event_key_of(unseal(stored, record))
 
 
 def segment_range(view: View, segment: int) -> tuple[bytes, bytes | None]:

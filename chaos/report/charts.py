@@ -12,7 +12,8 @@ from html import escape
 from typing import Final
 
 WIDTH: Final = 1080
-LEFT: Final = 64
+LEFT: Final = 106
+"""Room for the longest name of a fault."""
 RIGHT: Final = 12
 TOP: Final = 10
 BOTTOM: Final = 22

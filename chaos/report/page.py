@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from statistics import median
 from typing import Final
 
 from chaos.report.charts import (
@@ -30,6 +31,10 @@ CHECKED: Final = (
     ("lock", "one holder at a time, tokens rise, nothing was written under an old one"),
     ("lease", "keys stayed while their lease was kept, and went when it was let go"),
     ("watch", "ordered, unique, complete, atomic, resumed, bookmarked, the same on every node"),
+    (
+        "feed",
+        "each key's changes in order, once, none missing, the same at every node, across shards",
+    ),
     ("carts", "every item that was put into a cart and not taken out is in it"),
     ("unique", "every acknowledged write survived, as the value or a sibling"),
     ("counters", "every acknowledged increment counts once"),
@@ -126,7 +131,7 @@ def _cards(outcome: Outcome) -> str:
         (_ms(outcome.p50_ms), "p50"),
         (_ms(outcome.p99_ms), "p99"),
         (f"{len(outcome.faults)}", "faults"),
-        (f"{failovers[len(failovers) // 2]:.2f} s" if failovers else "-", "failover, median"),
+        (f"{median(failovers):.2f} s" if failovers else "-", "failover, median"),
         (f"{max(recovery):.2f} s" if recovery else "-", "all answer after the calm"),
     ]
     return '<section class="cards">' + "".join(
@@ -136,7 +141,11 @@ def _cards(outcome: Outcome) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f} ms"
+    if value is None:
+        return "-"
+    if value < 1000:
+        return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{value / 1000:,.2f} s"
 
 
 def _violations(outcome: Outcome) -> str:
@@ -169,7 +178,7 @@ def _charts(outcome: Outcome) -> str:
     parts = [
         _titled(
             "Operations done a second",
-            [("done", "done"), ("fault", "band"), ("new leader", "mark")],
+            [("done", "done"), ("fault", "band"), ("calm", "calm"), ("new leader", "mark")],
         ),
         lines_chart(axis, [done], bands, marks, filled=True),
         _titled("Latency of what was done", [("p50", "p50"), ("p99", "p99")]),
@@ -180,7 +189,7 @@ def _charts(outcome: Outcome) -> str:
         ),
         bars_chart(axis, errors, bands, marks),
         _titled("Who led, and what was broken", []),
-        lanes_chart(axis, [*_leader_lanes(outcome, axis), *_fault_lanes(outcome)]),
+        lanes_chart(axis, _lanes(outcome, axis)),
     ]
     return f'<section class="panel">{"".join(parts)}</section>'
 
@@ -188,6 +197,26 @@ def _charts(outcome: Outcome) -> str:
 def _titled(text: str, legend: Iterable[tuple[str, str]]) -> str:
     keys = "".join(f'<i class="key {css}"></i>{escape(name)}' for name, css in legend)
     return f'<h3>{escape(text)}<span class="legend">{keys}</span></h3>'
+
+
+def _lanes(outcome: Outcome, axis: Axis) -> list[tuple[str, list[Band]]]:
+    return [*_leader_lanes(outcome, axis), *_shard_lanes(outcome, axis), *_fault_lanes(outcome)]
+
+
+def _shard_lanes(outcome: Outcome, axis: Axis) -> list[tuple[str, list[Band]]]:
+    """Into how many shards the keys lay, where that changed."""
+    if len(outcome.shards) < 2:
+        return []
+    ends = [at for at, _ in outcome.shards[1:]] + [axis.seconds]
+    return [
+        (
+            "shards",
+            [
+                Band(at, end, f"{number}, shards from {at:.1f} s on", f"leader{number % 6}")
+                for (at, number), end in zip(outcome.shards, ends, strict=True)
+            ],
+        )
+    ]
 
 
 def _leader_lanes(outcome: Outcome, axis: Axis) -> list[tuple[str, list[Band]]]:
@@ -206,7 +235,7 @@ def _fault_lanes(outcome: Outcome) -> list[tuple[str, list[Band]]]:
     kinds = sorted({each.kind for each in outcome.faults})
     return [
         (
-            kind[:9],
+            kind,
             [
                 Band(
                     each.at_s,
@@ -234,6 +263,9 @@ def _checks(outcome: Outcome) -> str:
         f"{node} {'never' if took is None else f'{took:.2f} s'}"
         for node, took in sorted(outcome.recovery_s.items())
     )
+    if outcome.splits or outcome.merges:
+        division = f"{outcome.splits} splits, {outcome.merges} merges"
+        rows.append(["shards", "cut and merged meanwhile", division])
     rows.append(["recovery", "every node answers after the calm", escape(recovery or "-")])
     note = "" if not bad else '<p class="note">What did not hold stands above.</p>'
     return (

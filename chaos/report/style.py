@@ -29,7 +29,7 @@ a{color:var(--done)}
 .card,.panel,section.bad,.columns>section,main>section:last-child{background:var(--card);
 border:1px solid var(--line);border-radius:12px}
 .card{padding:11px 14px;display:flex;flex-direction:column}
-.card b{font-size:20px;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
+.card b{font-size:19px;white-space:nowrap;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
 .card span{color:var(--dim);font-size:12.5px}
 .panel{padding:4px 16px 14px}
 .columns{display:grid;grid-template-columns:3fr 2fr;gap:14px;margin:14px 0}
@@ -48,7 +48,8 @@ tr:last-child td{border-bottom:0}
 .grid{stroke:var(--line);stroke-width:1}
 .tick{fill:var(--dim);font-size:11px}
 .band,.key.band{fill:var(--band);background:var(--band);opacity:.5}
-.calm{fill:var(--calm)}
+.key.band{opacity:1}
+.calm,.key.calm{fill:var(--calm);background:var(--calm)}
 .mark{stroke:var(--mark);stroke-width:1.4;stroke-dasharray:3 3}
 .key.mark{background:var(--mark)}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from chaos.history import Result
 
@@ -111,8 +111,9 @@ class Outcome:
         return sorted(each.gap_s for each in alone if each.gap_s is not None)
 
     def failover_text(self) -> str:
+        """Median and worst."""
         found = self.failovers_s
-        return f"{median(found):.2f} s, at most {found[-1]:.2f} s" if found else "-"
+        return f"{median(found):.2f} s, {found[-1]:.2f} s" if found else "-"
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
@@ -180,22 +181,6 @@ def summary_line(outcome: Outcome) -> str:
     rate = outcome.counts.get("done", 0) / outcome.load_s if outcome.load_s else 0.0
     return (
         f"{outcome.title}: {verdict[outcome.verdict]}; {outcome.operations} operations "
-        f"({rate:.0f} a second done), {len(outcome.faults)} faults, failover "
+        f"({rate:.0f} a second done), {len(outcome.faults)} faults, failover (median, worst) "
         f"{outcome.failover_text()}"
     )
-
-
-def markdown_table(outcomes: Sequence[Outcome]) -> str:
-    lines = [
-        "| scenario | nodes | operations | done / refused / unknown | faults "
-        "| failover: median, worst | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for each in outcomes:
-        counts: Mapping[str, Any] = each.counts
-        told = f"{counts.get('done', 0)} / {counts.get('failed', 0)} / {counts.get('unknown', 0)}"
-        lines.append(
-            f"| {each.scenario} ({each.mode}) | {each.nodes} | {each.operations} | {told} | "
-            f"{len(each.faults)} | {each.failover_text()} | {each.verdict} |"
-        )
-    return "\n".join(lines)

@@ -31,7 +31,7 @@ CATCH_UP_S: Final = 30.0
 class Follower:
     """Invariant: `changes` are in the order in which they came, and of whole lines only."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, prefix: str) -> None:
         self.name = f"follower at {door.name}"
         self.changes: list[Change] = []
         self.last: dict[str, str | None] = {}
@@ -39,6 +39,7 @@ class Follower:
         self.cursors = 0
         """Lines that had one."""
         self.refusals: list[str] = []
+        self._prefix = prefix
         self._where = "from=1"
         self._client = HttpClient(door.host, door.port)
 
@@ -49,7 +50,7 @@ class Follower:
         """Until it is cancelled."""
         try:
             while True:
-                path = f"/api/v1/watch?prefix={quote(PREFIX)}&progress=true&{self._where}"
+                path = f"/api/v1/watch?prefix={quote(self._prefix)}&progress=true&{self._where}"
                 try:
                     async with self._client.stream("GET", path, headers={}) as lines:
                         await self._read(lines)
@@ -81,9 +82,10 @@ class FeedWork(Work):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self._keys = [f"{PREFIX}{number:03}" for number in range(int(self.options["keys"]))]
+        prefix = f"{PREFIX}{setting.seed}/"
+        self._keys = [f"{prefix}{number:03}" for number in range(int(self.options["keys"]))]
         self._written: list[Wrote] = []
-        self._followers = [Follower(door) for door in setting.doors]
+        self._followers = [Follower(door, prefix) for door in setting.doors]
         self._following: list[asyncio.Task[None]] = []
         self._late: list[str] = []
         self._final: dict[str, str | None] = {}

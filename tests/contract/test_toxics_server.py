@@ -1,18 +1,22 @@
-"""Our toxics server, driven verb by verb by toxiproxy's own Python client, with real connections.
+"""Toxics, driven verb by verb by toxiproxy's own Python client, with real connections: our server,
+and a real toxiproxy on this machine, if TOXIPROXY_URL names one.
 
-The server runs on a loop of its own in a thread, because the client blocks.
+Our server runs on a loop of its own in a thread, because the client blocks. What takes `ours` is
+where it says more than a real one does, or does better.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -26,6 +30,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from toxiproxy import Toxiproxy
     from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists
+
+URL_NAME = "TOXIPROXY_URL"
 
 
 class Echo:
@@ -66,8 +72,37 @@ def echo() -> Iterator[Echo]:
     server.close()
 
 
+@pytest.fixture(params=["ours", "real"])
+def toxiproxy(request: pytest.FixtureRequest) -> Iterator[Toxiproxy]:
+    served = served_by_us() if request.param == "ours" else served_at(os.environ.get(URL_NAME))
+    with served as client:
+        yield client
+
+
 @pytest.fixture
-def toxiproxy() -> Iterator[Toxiproxy]:
+def ours() -> Iterator[Toxiproxy]:
+    with served_by_us() as client:
+        yield client
+
+
+@contextlib.contextmanager
+def served_at(url: str | None) -> Iterator[Toxiproxy]:
+    if not url:
+        pytest.skip(f"{URL_NAME} names no toxiproxy")
+    parts = urlsplit(url if "//" in url else f"http://{url}")
+    assert parts.hostname, f"{URL_NAME} is {url!r}; write http://HOST:PORT"
+    client = Toxiproxy()
+    client.update_api_consumer(parts.hostname, parts.port or 8474)
+    assert client.running(), f"no toxiproxy answers at {url}"
+    assert client.proxies() == {}, "it is in use: these tests need one of their own"
+    try:
+        yield client
+    finally:
+        client.destroy_all()
+
+
+@contextlib.contextmanager
+def served_by_us() -> Iterator[Toxiproxy]:
     loop = asyncio.new_event_loop()
     server = ToxicsServer(clock=SystemClock(), rng=random.Random(1))
     runner = web.AppRunner(server.application())
@@ -204,7 +239,8 @@ def test_toxics_are_added_listed_changed_and_removed(toxiproxy: Toxiproxy, echo:
         proxy.destroy_toxic("latency_downstream")
 
 
-def test_bad_calls_are_refused_with_a_sentence(toxiproxy: Toxiproxy, echo: Echo) -> None:
+def test_bad_calls_are_refused_with_a_sentence(ours: Toxiproxy, echo: Echo) -> None:
+    toxiproxy = ours
     proxy = toxiproxy.create(upstream=echo.address, name="one")
     with pytest.raises(InvalidToxic, match="invalid toxic type"):
         proxy.add_toxic(type="rain")
@@ -256,7 +292,7 @@ def test_reset_peer_is_a_real_reset(toxiproxy: Toxiproxy, echo: Echo) -> None:
         assert say(plug, b"x") == b"x"
         proxy.add_toxic(type="reset_peer", attributes={"timeout": 0})
         with pytest.raises(ConnectionResetError):
-            plug.recv(1)
+            say(plug, b"y")  # a real one acts on what comes
 
 
 def test_limit_data_closes_after_so_many_bytes(toxiproxy: Toxiproxy, echo: Echo) -> None:
@@ -294,8 +330,9 @@ def test_slow_close_keeps_the_end_back(toxiproxy: Toxiproxy, echo: Echo) -> None
         assert time.perf_counter() - started >= 0.14
 
 
-def test_half_close_passes_through(toxiproxy: Toxiproxy, echo: Echo) -> None:
-    proxy = toxiproxy.create(upstream=echo.address, name="one")
+def test_half_close_passes_through(ours: Toxiproxy, echo: Echo) -> None:
+    """A real one closes both halves."""
+    proxy = ours.create(upstream=echo.address, name="one")
     with connect(proxy) as plug:
         plug.sendall(b"last words")
         plug.shutdown(socket.SHUT_WR)

@@ -96,8 +96,11 @@ def test_the_command_lists_refuses_and_reports(
         folder.mkdir()
         outcome = Outcome("s", "a", "strong", 3, 1, 2.0, "0", verdict)
         (folder / RUN_NAME).write_text(outcome.to_json())
-    assert command(["report", str(tmp_path)], 0, capsys).count("| s (strong) |") == 3
+    assert command(["report", str(tmp_path)], 0, capsys).count("| strong, 3 |") == 3
     assert (tmp_path / "index.html").exists()
+    told = command(["report", "--markdown", str(tmp_path), str(tmp_path / HELD)], 0, capsys)
+    assert told.count("| strong, 3 |") == 1, "runs of one kind"
+    assert "there is no run of " in told
 
 
 def children_of(process: int) -> list[int]:

@@ -32,13 +32,25 @@ CAUGHT = [
     (Lie.DROPPED_EVENT, "watch", "watch: complete"),
     (Lie.SPLIT_EVENT, "watch", "watch: order"),
     (Lie.EARLY_BOOKMARK, "watch", "watch: bookmark"),
+    (Lie.DOUBLED_EVENT, "feed", "feeds: order"),
+    (Lie.DROPPED_EVENT, "feed", "feeds: same"),
     (Lie.LOST_WRITE, "unique", "survival: lost"),
     (Lie.STALE_READ, "unique", "survival: session"),
     (Lie.LOST_DELETE, "deletes", "survival: session"),
     (Lie.LOST_WRITE, "carts", "survival: lost"),
     (Lie.LOST_COUNT, "counters", "counters: "),
 ]
-PREFIXES = ("register/", "set/", "list/", "bank/", "watch/", "leased/", "guarded/", "lock-")
+PREFIXES = (
+    "register/",
+    "set/",
+    "list/",
+    "bank/",
+    "watch/",
+    "feed/",
+    "leased/",
+    "guarded/",
+    "lock-",
+)
 SECONDS = 0.7
 LIES_AT_LEAST = 3
 
@@ -72,7 +84,7 @@ async def run(healthy: dict[str, Servers], kind: str, lie: Lie) -> tuple[int, st
     books = Books()
     async with proxy.running() as lying:
         # A watch needs an honest watcher beside it: the truth is what both were told.
-        doors = [lying, door] if kind == "watch" else [lying]
+        doors = [lying, door] if kind in ("watch", "feed") else [lying]
         load = Load(kind, 4, options)
         work = TABLE[kind](Setting(load, doors, books, f"{kind}-{lie}"))
         await work.prepare()
@@ -85,6 +97,8 @@ async def run(healthy: dict[str, Servers], kind: str, lie: Lie) -> tuple[int, st
                 await asyncio.sleep(0.1)
             work.stopping = True
             await asyncio.wait(clients)
+        if kind == "feed":
+            proxy.repent()  # what is missing at the end would be waited for
         await work.finish()
     verdict = "\n".join(str(each) for each in work.judge())
     return proxy.told, verdict + "\n".join(books.defects)

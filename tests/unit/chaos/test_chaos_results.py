@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from chaos.history import Result
 from chaos.report.charts import Axis, nice_ceiling
-from chaos.report.page import index, page
+from chaos.report.page import CHECKED, index, page
 from chaos.running.results import (
     HELD,
     VIOLATED,
     FaultSpan,
     Outcome,
     gaps,
-    markdown_table,
     percentiles,
     summary_line,
     timeline,
 )
+from chaos.scenarios.menu import LOADS
 
 
 def outcome() -> Outcome:
@@ -66,7 +66,7 @@ def test_an_outcome_is_read_as_it_was_written() -> None:
 
 def test_only_faults_that_take_a_leader_away_count_as_failovers() -> None:
     assert outcome().failovers_s == [0.25]
-    assert "0.25 s" in markdown_table([outcome()])
+    assert outcome().failover_text() == "0.25 s, 0.25 s"
     assert "all held; 3 operations (1 a second done), 2 faults" in summary_line(outcome())
 
 
@@ -80,6 +80,18 @@ def test_pages_are_whole_and_need_no_network() -> None:
         assert "<no order>" not in text
     assert "kill -9 n1" in page(outcome())
     assert "What did not hold" in page(bad)
+
+
+def test_the_page_says_of_every_load_what_was_checked() -> None:
+    assert {name for name, _ in CHECKED} == set(LOADS)
+
+
+def test_the_page_shows_how_shards_divided() -> None:
+    divided = outcome()
+    divided.shards, divided.splits = [(-0.1, 1), (1.5, 2)], 1
+    assert "2, shards from 1.5 s on" in page(divided)
+    assert "1 splits, 0 merges" in page(divided)
+    assert "shards from" not in page(outcome())
 
 
 def test_axes() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.engine import Op, Operation
-from storage.memtable import Table, merged, overlaid, stack
+from storage.memtable import Table, changed, merged, overlaid, stack
 
 keys = st.lists(st.integers(0, 7), min_size=1, max_size=2).map(bytes)
 values = st.binary(max_size=3)
@@ -76,7 +76,10 @@ def test_tables_over_a_tree_read_as_what_they_did(
     assert list(overlaid(tables, iter(below), start, end, reverse=reverse)) == inside
     one = merged(tables)
     assert list(overlaid([one], iter(below), start, end, reverse=reverse)) == inside
+    assert one.sorted_keys() == sorted(one.rows)
     assert fold(one, tree) == wanted
+    if not reverse:
+        assert changed(tables, below, start, end) == changed([one], below, start, end) == inside
     assert one.ranges == sorted(one.ranges, key=lambda pair: pair[0])
     for key in {*wanted, *tree, start or b"\x00"}:
         assert read(tables, tree, key) == read([one], tree, key) == wanted.get(key)
@@ -98,6 +101,7 @@ def test_one_table_for_many_batches_is_the_same_as_one_for_each(
         table.apply(batch)
         if table:
             stacked = stack(stacked, table)
+            assert all(each.sorted_keys() == sorted(each.rows) for each in stacked)
     assert fold(single, tree) == fold(merged(stacked), tree) == wanted
 
 
