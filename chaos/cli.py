@@ -77,6 +77,9 @@ class SimCommand:
             return 2
         if args.mode == "leaderless":
             return _run_leaderless(args, seeds)
+        if KEYSPACES in args.faults.split(","):
+            print(f"januskv sim: {KEYSPACES} needs --mode leaderless", file=sys.stderr)
+            return 2
         if args.canary in LEADERLESS:
             print(f"januskv sim: {args.canary} needs --mode leaderless", file=sys.stderr)
             return 2
@@ -134,7 +137,7 @@ def _faults(text: str) -> frozenset[str]:
         return frozenset()
     if "all" in names:
         names = (names - {"all"}) | frozenset(MENU)
-    known = [*MENU, *sorted(shards.FAULTS)]
+    known = [*MENU, *sorted(shards.FAULTS), KEYSPACES]
     unknown = sorted(names - set(known))
     if unknown:
         raise UsageError(f"no such fault: {', '.join(unknown)}; there are {', '.join(known)}")

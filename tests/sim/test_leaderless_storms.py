@@ -74,7 +74,8 @@ def test_a_known_bug_is_caught(canary: str) -> None:
 def test_the_command_runs_storms_and_refuses_what_belongs_to_the_other_mode(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["sim", "--mode", "leaderless", "--seeds", "0..1", "--seconds", "14"]) == 0
+    call = ["sim", "--mode", "leaderless", "--seeds", "0..1", "--seconds", "14"]
+    assert main([*call, "--faults", "all,keyspaces"]) == 0
     assert "violations" in capsys.readouterr().out
     assert main(["sim", "--canary", "hint-dropped"]) == 2
     assert main(["sim", "--mode", "leaderless", "--canary", "no-write-barrier"]) == 2
