@@ -82,11 +82,11 @@ class Crowd:
         node = self.nodes[number]
         return node.placement.service.replicas_of(node.node_id)
 
-    def settled(self, number: int = 0) -> bool:
-        return any(
-            (summary := node.placement.mover.summary()) is not None and summary.settled
-            for node in self.nodes.values()
-        )
+    def settled(self) -> bool:
+        """Whoever plans has nothing to do, and all nodes have the map that it has."""
+        summaries = [node.placement.mover.summary() for node in self.nodes.values()]
+        versions = {node.meta.map.view.version for node in self.nodes.values()}
+        return any(each is not None and each.settled for each in summaries) and len(versions) == 1
 
 
 @pytest.fixture
