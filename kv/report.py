@@ -29,7 +29,7 @@ from kv.api.text import shown
 from kv.cluster.cards import Card
 from kv.cluster.mail import NoAnswerError
 from kv.division.advice import Carried, advice
-from kv.division.figures import middle_of
+from kv.division.cuts import middle_of
 from kv.division.messages import Hot
 from kv.division.meter import HOT_MOST
 from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
+from kv.division.cuts import before_queue, middle_of
 from kv.division.messages import Hot, ReplicaReport, Report, Standing
 from raftgroups.membership import Config
 from raftgroups.merging import Seen
 from raftgroups.transport import NodeId
 from storage.errors import KeyRange
 from storage.mvcc_state import ShardState
-
-SHARE_MIN: Final = 0.2
-"""A cut by load leaves each half at least so much of it; else one key, or two, carry it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +146,7 @@ def _figures(group: int, leader: NodeId, replicas: list[tuple[NodeId, ReplicaRep
         0 if size is None else size.keys,
         0 if size is None else size.size_bytes,
         sum(load.reads_a_second + load.writes_a_second for load in loads),
-        b"" if size is None else size.middle,
+        b"" if size is None else before_queue(size.middle, standing.start),
         middle_of(marks, standing.start, standing.end),
         tuple(Hot(key, hot[key]) for key in sorted(hot, key=lambda key: (-hot[key], key))),
     )
-
-
-def middle_of(
-    marks: Iterable[tuple[bytes, float]], start: bytes = b"", end: bytes | None = None
-) -> bytes:
-    """Where a cut halves the load, as evenly as can be; empty if none leaves both halves enough."""
-    weights: dict[bytes, float] = {}
-    for key, weight in marks:
-        if key >= start and (end is None or key < end):
-            weights[key] = weights.get(key, 0.0) + weight
-    total, before, best, found = sum(weights.values()), 0.0, 0.0, b""
-    for key in sorted(weights):
-        least = min(before, total - before)
-        if key > start and least > best:
-            best, found = least, key
-        before += weights[key]
-    return found if best >= SHARE_MIN * total > 0 else b""

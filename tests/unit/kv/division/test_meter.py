@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kv.division.figures import middle_of
+from kv.division.cuts import middle_of
 from kv.division.meter import MARKS, Meter
 
 

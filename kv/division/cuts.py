@@ -1,0 +1,40 @@
+"""Where a shard is cut if nobody names a key. Pure.
+
+A lock works only while the keys of its queue, NAME/ and the number of each lease in hexadecimal,
+lie in one shard. So a cut that would fall among such keys goes before the first of them that may
+be; if the shard begins with them there is nothing else to cut: they are taken for plain keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+SHARE_MIN: Final = 0.2
+"""A cut by load leaves each half at least so much of it; else one key, or two, carry it all."""
+_QUEUED: Final = re.compile(rb"(.*/)[0-9a-f]{12,16}", re.DOTALL)
+"""Lease numbers that a node chose have so many digits, nearly all of them."""
+
+
+def before_queue(cut: bytes, start: bytes) -> bytes:
+    """The cut, moved out of what looks like the queue of a lock in a shard that begins there."""
+    queued = _QUEUED.fullmatch(cut)
+    return queued[1] if queued is not None and queued[1] > start else cut
+
+
+def middle_of(
+    marks: Iterable[tuple[bytes, float]], start: bytes = b"", end: bytes | None = None
+) -> bytes:
+    """Where a cut halves the load, as evenly as can be; empty if none leaves both halves enough."""
+    weights: dict[bytes, float] = {}
+    for key, weight in marks:
+        if key >= start and (end is None or key < end):
+            weights[key] = weights.get(key, 0.0) + weight
+    total, before, best, found = sum(weights.values()), 0.0, 0.0, b""
+    for key in sorted(weights):
+        least = min(before, total - before)
+        if key > start and least > best:
+            best, found = least, key
+        before += weights[key]
+    return before_queue(found, start) if best >= SHARE_MIN * total > 0 else b""

@@ -1,0 +1,43 @@
+"""Cuts that nobody named a key for keep the queue of a lock in one shard."""
+
+from __future__ import annotations
+
+import pytest
+
+from kv.api.lockplan import key_of
+from kv.division.cuts import before_queue, middle_of
+
+LEASE = 0x6D5A_91C2_4F00_17AB
+QUEUE = [key_of(b"locks/nightly", LEASE + number) for number in range(10)]
+
+
+@pytest.mark.parametrize("key", QUEUE)
+def test_a_cut_among_the_keys_of_a_queue_goes_before_all_of_them(key: bytes) -> None:
+    assert before_queue(key, b"") == b"locks/nightly/"
+    assert before_queue(key, b"locks/n") == b"locks/nightly/"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"locks/nightly",
+        b"locks/nightly/",
+        b"order/000576",
+        b"order/0123456789abcdefg",
+        b"0123456789abcdef",
+        b"",
+    ],
+)
+def test_other_keys_stay_as_they_are(key: bytes) -> None:
+    assert before_queue(key, b"") == key
+
+
+def test_a_shard_of_nothing_else_is_cut_all_the_same() -> None:
+    """Sessions by hexadecimal number look like a queue, and must not be one shard for ever."""
+    assert before_queue(QUEUE[5], b"locks/nightly/") == QUEUE[5]
+    assert before_queue(QUEUE[5], QUEUE[2]) == QUEUE[5]
+
+
+def test_a_cut_by_load_keeps_the_queue_whole_too() -> None:
+    marks = [(b"a", 1.0), (b"b", 1.0), *((key, 1.0) for key in QUEUE)]
+    assert middle_of(marks) == b"locks/nightly/"
