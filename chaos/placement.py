@@ -8,6 +8,9 @@ join    a fourth node joins; until every replica is where it should be
 drain   the first node is drained, removed, and ends by itself
 kill    the second node is killed for good; after `--dead-after` all replicas are made anew
 
+The program of a node that joins is loaded before it counts (chaos/prepared.py): such a node has a
+machine of its own, elsewhere.
+
 --keys of 200 bytes are written first; the join tells MB/s of the copies. Held: nothing failed; p99
 during the join is under three times that of the calm; nodes have as many replicas as each other, or
 one more, after the join and in the end; after the kill no shard is short of a replica.
@@ -220,8 +223,7 @@ async def _phases(
         await _settled(operator, done, load.phase)
 
     async def join() -> None:
-        servers.nodes["n4"] = fourth
-        servers.start("n4")
+        servers.begin(fourth)
         await settled(lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes))
 
     async def drain() -> None:
@@ -232,13 +234,16 @@ async def _phases(
         first = servers.nodes.pop("n1")
         fresh = _again(first, list(servers.nodes.values()))
         servers.nodes["n1"] = fresh
-        servers.start("n1")
+        await asyncio.to_thread(servers.prepare, fresh)
+        servers.begin(fresh)
         await settled(lambda nodes: len(nodes) == 4 and all(n["replicas"] for n in nodes))
 
     async def kill() -> None:
         servers.kill("n2")
         await settled(lambda nodes: not _named(nodes, "n2")["replicas"])
 
+    servers.nodes["n4"] = fourth
+    await asyncio.to_thread(servers.prepare, fourth)
     await phase("peak", lambda: asyncio.sleep(args.seconds))
     peak = load.phase
     load.rate = args.rate or len(peak.latencies_s) / peak.seconds / 2

@@ -17,6 +17,8 @@ from chaos.raftcluster import StuckError
 from kv.cli.cluster import Member
 
 READY_ANSWER_S: Final = 2.0
+PREPARED: Final = "prepared"
+"""A line of a node whose program is loaded (prepared.py)."""
 
 
 class Server:

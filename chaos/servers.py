@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from chaos.joining import joining
 from chaos.links import Door, Links
 from chaos.raftcluster import StuckError, wait_for
-from chaos.server import Server
+from chaos.server import PREPARED, Server
 from kv import leash
 from kv.cli.cluster import plan, prepare
 from kv.config.sections import STRONG
@@ -129,6 +129,23 @@ class Servers:
             arguments = ["serve", "--config", str(server.member.config)]
             with server.member.log.open("ab") as log:
                 server.process = leash.start("kv.cli.main", arguments, stdout=log, stderr=log)
+
+    def prepare(self, server: Server) -> None:
+        """Load its program; it begins with `begin`."""
+        arguments = ["serve", "--config", str(server.member.config)]
+        with server.member.log.open("ab") as log:
+            server.process = leash.start(
+                "chaos.prepared", arguments, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+        log_text = server.member.log.read_text
+        self.wait(lambda: PREPARED in log_text(), f"{server.name} is loaded", START_S)
+
+    def begin(self, server: Server) -> None:
+        """One that was prepared: from here on as if it had been started."""
+        assert server.process is not None
+        assert server.process.stdin is not None
+        with server.process.stdin as lines:
+            lines.write(b"\n")
 
     def wait_ready(self, *names: str) -> None:
         """Each of them serves: it could answer a read of the regime's usual strength now. (That
