@@ -13,12 +13,15 @@ import sys
 import kv.app
 import kv.cli.serve
 import kv.node
+from chaos.server import PREPARED
 from kv.cli.main import main
 
 LOADED = (kv.app, kv.cli.serve, kv.node)
 
 
 def run() -> int:
+    sys.stdout.write(PREPARED + "\n")
+    sys.stdout.flush()
     return main(sys.argv[1:]) if sys.stdin.readline() else 0
 
 
