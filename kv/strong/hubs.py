@@ -49,6 +49,7 @@ class ShardHubs:
         self._compact_seen = machine.shard.state.compact_revision
         self._seen_own = machine.shard.view.segments.own
         machine.on_restored = self._restored
+        machine.observe(None)  # it may have been served before, to watchers that are gone
 
     def make(self, encode: Encode, first_identity: int) -> ShardWatches:
         state = self._machine.shard.state

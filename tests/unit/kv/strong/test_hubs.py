@@ -94,3 +94,17 @@ def test_one_that_begins_in_the_future_is_told_from_there(rig: Rig) -> None:
     watcher = rig.watch(rig.one, start_revision=4)
     rig.turn(b"a", b"b", b"c", b"d")
     assert rig.taken(rig.one, watcher) == [b"4:c", b"5:d"]
+
+
+def test_a_shard_that_is_served_again_tells_its_new_watchers(rig: Rig) -> None:
+    """A node may leave a shard and serve it again later, with the same machine: watchers of before
+    had it told, and those after must not wait for what only they would be told."""
+    rig.watch(rig.one)
+    rig.turn(b"a")
+    rig.hubs.close("this node does not serve the shard now")
+    rig.hubs.stop()
+    rig.hubs = ShardHubs(rig.machine, scheduler=rig.loop, clock=rig.loop.clock, limits=None)
+    rig.one = rig.hubs.make(shown, 0)
+    watcher = rig.watch(rig.one)
+    rig.turn(b"b", b"c")
+    assert rig.taken(rig.one, watcher) == [b"3:b", b"4:c"]
