@@ -39,6 +39,7 @@ _BANK: Final = frozenset({"bank", "splits", "merges", "crash"})
 
 _SERVED: Final = frozenset({"leases", "moves", "splits", "crash"})
 _SOON: Final = {
+    "leases-not-renewed": 4,
     "listed-elsewhere": 2,
     "locks-dropped-at-split": 2,
     "phantoms-not-locked": 1,
@@ -67,7 +68,10 @@ HUNTS: Final[dict[str, Hunt]] = {
         )
         for name in PATCHED.keys() - SERVED.keys()
     },
-    **{name: Hunt(_SERVED, seeds=20, seconds=20.0, stuck_counts=True) for name in SERVED},
+    **{
+        name: Hunt(_SERVED, seeds=20, seconds=20.0, first=_SOON.get(name, 0), stuck_counts=True)
+        for name in SERVED
+    },
     "locks-dropped-at-merge": Hunt(_BANK, seconds=25.0, first=2, stuck_counts=True),
 }
 

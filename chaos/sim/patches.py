@@ -22,6 +22,7 @@ from raftgroups import machine, twophase
 from raftgroups.commands import Decide, Prepare, Push
 from raftgroups.footprint import Span, spans_of_part
 from raftgroups.intents import Intents
+from raftgroups.lease import Leases
 from raftgroups.results import DecideResult, PushResult, TxnStatus
 from storage.errors import WrongShardError
 
@@ -141,6 +142,16 @@ def _ends_not_driven() -> list[Patch]:
     return [(LeaseEnds, "drive", drive)]
 
 
+def _not_renewed() -> list[Patch]:
+    """A lease ends when its first time is over, though it was kept alive."""
+
+    def keep_alive(leases: Leases, lease: int, clock_ms: int) -> int:
+        found = leases.get(lease)
+        return 0 if found is None or found.deadline_ms <= clock_ms else found.ttl_s
+
+    return [(Leases, "keep_alive", keep_alive)]
+
+
 def _watch_from_now() -> list[Patch]:
     """A merged watch that comes to another hub goes on from now, not from where it was."""
 
@@ -152,6 +163,7 @@ def _watch_from_now() -> list[Patch]:
 
 SERVED: Final[dict[str, Callable[[], list[Patch]]]] = {
     "lease-ends-not-driven": _ends_not_driven,
+    "leases-not-renewed": _not_renewed,
     "watch-goes-on-from-now": _watch_from_now,
 }
 """For nodes that serve (served.py)."""
