@@ -255,8 +255,8 @@ def _is_moved(group: GroupView, operation: OperationRecord) -> bool:
 
 
 def _is_moot(group: GroupView, operation: OperationRecord) -> bool:
-    """Both have a replica, and none is to spare: the target got its own for another reason (a drain,
-    a loss, more copies), so that nothing would ever be done for this wish."""
+    """Both have a replica, and none is to spare: the target got its own for another reason (drain,
+    loss, more copies), so that nothing would ever be done for this wish."""
     both = {operation.source, operation.target} <= set(group.voters)
     idle = group.leader is not None and group.settled and not group.learners
     return idle and both and len(group.voters) <= group.copies
