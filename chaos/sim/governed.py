@@ -117,7 +117,8 @@ class GovernedSimulation(DividedSimulation):
         self.operator.settle()
 
     def _unsettled(self) -> str | None:
-        return super()._unsettled() or self.cluster.unburied() or self.cluster.misplaced()
+        reason = super()._unsettled() or self.operator.busy()
+        return reason or self.cluster.unburied() or self.cluster.misplaced()
 
     def _belongs(self, label: str, group_id: int) -> bool:
         """A node that was declared dead, or never joined, has what it has."""

@@ -50,6 +50,7 @@ KINDS: Final = (MOVES, JOINS, DRAINS, DEATHS)
 COPIES: Final = 3
 LOOK_S: Final = 0.1
 PATIENCE_S: Final = 8.0
+NOTICED_S: Final = 3.0
 
 
 class Operator:
@@ -63,6 +64,8 @@ class Operator:
         self.stopped = False
         self._waits = False
         """For a moment in which a loss is bearable."""
+        self._settling_at = 0.0
+        """When something was last done in the calm."""
         self._acts: dict[str, tuple[Callable[[PlacedNode], bool], ...]] = {
             MOVES: (self._move, self._copies, self._lose_disk),
             JOINS: (self._join,),
@@ -93,11 +96,16 @@ class Operator:
         planner = self.cluster.planner()
         if planner is None or not planner.view.version:
             return
-        if self._copies_wanted(planner.view) != COPIES:
-            self._alter_copies(planner, COPIES)
-        there = [node for node in self._known(planner, NodeState.ACTIVE) if node.running]
-        if len(there) < COPIES:
-            any(act(planner) for act in (self._undrain, self._join, self._remove))
+        did = self._alter_copies(planner, COPIES)
+        if len(self._there(planner)) < COPIES:
+            did |= any(act(planner) for act in (self._undrain, self._join, self._remove))
+        if did:
+            self._settling_at = self.world.now
+
+    def busy(self) -> str | None:
+        """In the calm: whether the planner may not have looked yet at what was done last."""
+        recent = self.world.now < self._settling_at + NOTICED_S
+        return "the operator has just done something" if recent else None
 
     def _propose(self, planner: PlacedNode, what: str, command: MetaCommand) -> bool:
         self._note(what)
