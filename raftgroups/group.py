@@ -337,12 +337,14 @@ class Group:
 
     @property
     def role(self) -> Role:
+        """By the configuration: a voter stays one while a snapshot is put in its place, though it
+        does not stand for election then (`readable`)."""
         replica = self.replica
         if replica.removed:
             return Role.REMOVED
         if replica.raft.leads:
             return Role.LEADER
-        if not replica.may_campaign():
+        if not replica.is_voter():
             return Role.LEARNER
         return Role.CANDIDATE if replica.raft.role == CANDIDATE else Role.FOLLOWER
 

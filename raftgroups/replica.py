@@ -193,8 +193,11 @@ class Replica:
             return "the leader has not applied yet what came before it; try again"
         return self._dividing.why_no_change()
 
+    def is_voter(self) -> bool:
+        return self._voter and not self.removed
+
     def may_campaign(self) -> bool:
-        return self._voter and not self.removed and not self.installing
+        return self.is_voter() and not self.installing
 
     def may_vote(self) -> bool:
         return self._member and not self.removed

@@ -126,9 +126,9 @@ class Keeper:
 
     def _counts(self, group: int) -> bool:
         """It has a state of its own: neither blank, nor a learner, nor removed. (A snapshot may be
-        put in its place: then it refuses by itself for a while.) And its shard is one still: who
-        was away when its replica was moved and the shard absorbed elsewhere, is told by nobody, and
-        would hold on to keys that are another one's now."""
+        put in its place: then it refuses by itself for a while, and its watchers wait.) And its
+        shard is one still: who was away when its replica was moved and the shard absorbed
+        elsewhere, is told by nobody, and would hold on to keys that are another one's now."""
         found = self._host.groups.get(group)
         if found is None or found.blank or self._meta.map.view.is_over(group):
             return False

@@ -13,7 +13,7 @@ and `after_turn` follows in the same one, so nobody ever sees a hub behind the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from kv.strong.machine import ServedMachine
@@ -37,11 +37,14 @@ class ShardHubs:
         self,
         machine: ServedMachine,
         *,
+        readable: Callable[[], bool],
         scheduler: Scheduler,
         clock: Clock,
         limits: WatchLimits | None,
     ) -> None:
+        """`readable`: the machine's state is whole, no snapshot is being put in its place."""
         self._machine = machine
+        self._readable = readable
         self._scheduler = scheduler
         self._clock = clock
         self._limits = limits
@@ -76,6 +79,8 @@ class ShardHubs:
         max_events: int,
         max_bytes: int,
     ) -> EventPage:
+        if not self._readable():
+            return EventPage([], from_revision)  # `_restored` goes on from here
         return read_events(
             self._machine.shard.view,
             from_revision,

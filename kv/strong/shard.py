@@ -132,7 +132,11 @@ class StrongShard:
             session_waits_max=settings.session_waits_max,
         )
         self._watched = ShardHubs(
-            machine, scheduler=scheduler, clock=clock, limits=settings.watch_limits
+            machine,
+            readable=lambda: group.readable,
+            scheduler=scheduler,
+            clock=clock,
+            limits=settings.watch_limits,
         )
         self._led_term = 0
         self._seen_leader: NodeId | None = None

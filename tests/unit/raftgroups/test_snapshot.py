@@ -115,6 +115,8 @@ def test_the_receiver_crashes_after_the_switch_and_goes_on_moving(
     replica = follower.group.replica
     assert replica.installing
     assert not replica.may_campaign()
+    assert follower.group.role is Role.FOLLOWER, "its node serves on"
+    assert not follower.group.readable
     cluster.until(lambda: not replica.installing)
     cluster.converge()
     assert len(follower.machine.rows()) == 41

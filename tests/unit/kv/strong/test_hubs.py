@@ -13,11 +13,15 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
 from raftgroups.commands import Put, encode
 from raftgroups.machine import ShardPlace
+from storage.codec import Table
+from storage.engine import Batch
 from storage.latest import Latest
 from storage.memory import MemoryEngine
 from storage.mvcc_records import Event
 
 from .conftest import Loop
+
+Row = tuple[bytes, bytes]
 
 
 def shown(event: Event, with_prev: bool) -> bytes:
@@ -27,11 +31,26 @@ def shown(event: Event, with_prev: bool) -> bytes:
 class Rig:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.machine = ServedMachine(Latest(MemoryEngine(), loop.clock), ShardPlace(1, 1, 1, 1))
-        self.hubs = ShardHubs(self.machine, scheduler=loop, clock=loop.clock, limits=None)
+        self.engine = MemoryEngine()
+        self.whole = True
+        self._index = 0
+        self.start()
+
+    def start(self) -> None:
+        latest = Latest(self.engine, self.loop.clock)
+        self.machine = ServedMachine(latest, ShardPlace(1, 1, 1, 1))
+        self.serve()
+
+    def serve(self) -> None:
+        self.hubs = ShardHubs(
+            self.machine,
+            readable=lambda: self.whole,
+            scheduler=self.loop,
+            clock=self.loop.clock,
+            limits=None,
+        )
         self.one = self.hubs.make(shown, 0)
         self.other = self.hubs.make(shown, 0)
-        self._index = 0
 
     def turn(self, *keys: bytes) -> None:
         for key in keys:
@@ -39,6 +58,30 @@ class Rig:
             self.machine.apply(self._index, encode(Put(key, b"")))
         self.hubs.after_turn()
         self.loop.run()
+
+    def fold(self) -> None:
+        batch = Batch()
+        self.machine.prepare(batch)
+        self.engine.write(batch, sync=True)
+        self.machine.after_commit()
+
+    def rows(self) -> list[Row]:
+        """What a snapshot would carry."""
+        with self.engine.snapshot() as snapshot:
+            return [
+                row
+                for start, end in self.machine.owned_ranges()
+                for row in snapshot.scan(start, end).items
+            ]
+
+    def put_in_place(self, rows: list[Row]) -> None:
+        """Of another replica's, instead of the own ones."""
+        batch = Batch()
+        for start, end in self.machine.owned_ranges():
+            batch.delete_range(start, end)
+        batch.put_rows(rows)
+        self.engine.write(batch, sync=True)
+        self.machine.after_commit()
 
     def watch(self, hub: ShardWatches, start_revision: int = 0) -> Created:
         made = hub.create(WatchRequest(EVERYTHING, start_revision), lambda: None)
@@ -103,8 +146,27 @@ def test_a_shard_that_is_served_again_tells_its_new_watchers(rig: Rig) -> None:
     rig.turn(b"a")
     rig.hubs.close("this node does not serve the shard now")
     rig.hubs.stop()
-    rig.hubs = ShardHubs(rig.machine, scheduler=rig.loop, clock=rig.loop.clock, limits=None)
-    rig.one = rig.hubs.make(shown, 0)
+    rig.serve()
     watcher = rig.watch(rig.one)
     rig.turn(b"b", b"c")
     assert rig.taken(rig.one, watcher) == [b"3:b", b"4:c"]
+
+
+def test_nobody_catches_up_from_a_snapshot_that_is_half_in_place(rig: Rig, loop: Loop) -> None:
+    """A node that ends meanwhile starts with a machine that says how far it has come, and has not
+    all events up to there."""
+    leader = Rig(loop)
+    leader.turn(*[b"e"] * 300)
+    leader.fold()
+    rows = leader.rows()
+    events = [row for row in rows if row[0][0] == Table.EVENT]
+    rig.put_in_place([row for row in rows if row not in events[100:]])
+    rig.whole = False
+    rig.start()
+    watcher = rig.watch(rig.one, start_revision=2)
+    assert rig.taken(rig.one, watcher) == []
+    rig.put_in_place(rows)
+    rig.whole = True
+    rig.machine.restored(300)
+    rig.hubs.after_turn()
+    assert len(rig.taken(rig.one, watcher)) == 300
