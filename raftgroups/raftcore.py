@@ -210,7 +210,7 @@ class Raft:
 
     def tick(self) -> None:
         activate(self._environment)
-        self._core.doTick(0)
+        self._core._onTick(0)
 
     def append(self, command: bytes) -> int:
         """Add an entry to the log of the leader; returns its index."""
