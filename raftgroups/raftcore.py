@@ -51,6 +51,8 @@ class Raft:
         self._environment = environment
         self._nodes: dict[NodeId, PeerNode] = {}
         self._hooks = hooks
+        self.leads = False
+        """Follows the core's state (`_role_changed`): a turn asks thirty times."""
         activate(self._environment)
         low, high = timing.election_timeout_s
         conf = SyncObjConf(
@@ -64,7 +66,7 @@ class Raft:
             appendEntriesPeriod=timing.heartbeat_s,
             leaderFallbackTimeout=timing.leader_silence_s,
             journalFile=journal,
-            onStateChanged=hooks.role_changed,
+            onStateChanged=self._role_changed,
         )
         core = self._core = Core(self._node(node), [], conf=conf, transport=NoTransport(self._sent))
         core._hooks = hooks
@@ -76,6 +78,10 @@ class Raft:
         if found is None:
             found = self._nodes[node] = PeerNode(node)
         return found
+
+    def _role_changed(self, old: int, new: int) -> None:
+        self.leads = new == LEADER
+        self._hooks.role_changed(old, new)
 
     def _sent(self, node: Node, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -93,11 +99,6 @@ class Raft:
     @property
     def role(self) -> int:
         return int(self._core._SyncObj__raftState)
-
-    @property
-    def leads(self) -> bool:
-        leads: bool = self._core._SyncObj__raftState == LEADER
-        return leads
 
     term = cast(int, property(attrgetter("_core._SyncObj__raftCurrentTerm")))
     """Not a method: a turn reads these numbers eighty times."""
@@ -129,7 +130,7 @@ class Raft:
     def noop_index(self) -> int | None:
         """The first entry of this leader's term."""
         index: int | None = self._core._SyncObj__noopIDx
-        return index if self._core._SyncObj__raftState == LEADER else None
+        return index if self.leads else None
 
     def _set_election_deadline(self, deadline: float) -> None:
         self._core._SyncObj__raftElectionDeadline = deadline
