@@ -7,7 +7,7 @@ pyproject.toml or the tested versions (deploy/constraints.txt) change.
 
 The `.venv` is of the Python that runs this, but for one case: one that was built without
 optimisation (pyenv does so unless it is told otherwise) gives way to an optimised one on PATH,
-because a put then costs a sixth less. DEV_PYTHON names another one, whatever it is.
+because a put then costs a tenth less. DEV_PYTHON names another one, whatever it is.
 """
 
 from __future__ import annotations
