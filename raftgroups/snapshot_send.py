@@ -85,8 +85,10 @@ class SnapshotSender:
     @property
     def waits_for_write(self) -> bool:
         """What is applied must be written before a stream can begin."""
+        if not self.wanted:
+            return False
         replica = self._replica
-        return bool(self.wanted) and (replica.journal.durable_applied != replica.raft.applied_index)
+        return replica.journal.durable_applied != replica.raft.applied_index
 
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to

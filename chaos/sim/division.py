@@ -80,6 +80,7 @@ class DividedNode(MapNode, ShardNode):
             execute=self._lead,
             evaluate=self._evaluate,
         )
+        host.on_answered(self._forwarder.flush)
         attendant = Attendant(
             host=host,
             notes=mail,
