@@ -323,7 +323,7 @@ def test_what_is_over_is_so_in_every_later_view(begun: MetaView) -> None:
     views.append(view)
     one = with_fields(left, end=right.end, segment=answer.record.new_segments[0])
     go(EndOperation(answer.record.operation, "join", ((2, 2), (5, 2)), (one,)))
-    view, given_up = execute(views[-1], BeginOperation(SPLIT, (3,), new_shards=1), 5)
+    view, _ = execute(views[-1], BeginOperation(SPLIT, (3,), new_shards=1), 5)
     views.append(view)
     go(
         EndOperation(2 + made.operation, "begin"),
