@@ -3,18 +3,25 @@
 It proves the checkers: whatever it does to the answers, a run must not pass. It speaks as much
 HTTP/1.1 as the workloads do.
 
-    stale-read      an older answer to the same GET
+    stale-read      an older answer to the same GET: also of a key whose lease is over
+    hidden-key      a key that is there is said not to be
     lost-write      a PUT is acknowledged and thrown away
     doubled-event   a watch is told a revision twice
     swapped-order   a watch is told two revisions in the wrong order
     dropped-event   a watch is not told a revision
     split-event     the events of one revision come in two messages
     early-bookmark  a watch is promised that nothing follows before it does
+    false-gap       a watch is told that history is gone which is not
     lost-lock       a second client is granted the lock that somebody holds
     lost-money      one of the puts of a transaction is not done
     lost-member     a listing leaves something out
     lost-delete     a DELETE is acknowledged and thrown away
     lost-count      an increment is acknowledged and thrown away
+    lost-lease      a lease that lives is said to be over
+    lost-renewal    a lease's renewals are acknowledged and thrown away: it ends
+    lost-revoke     the end of a lease is acknowledged and thrown away
+    undead-lease    a lease that is over is said to live
+    free-key        a key is put without the lease that it was to hang on
 """
 
 from __future__ import annotations
@@ -49,6 +56,13 @@ class Lie(StrEnum):
     LOST_MEMBER = "lost-member"
     LOST_DELETE = "lost-delete"
     LOST_COUNT = "lost-count"
+    HIDDEN_KEY = "hidden-key"
+    FALSE_GAP = "false-gap"
+    LOST_LEASE = "lost-lease"
+    LOST_RENEWAL = "lost-renewal"
+    LOST_REVOKE = "lost-revoke"
+    UNDEAD_LEASE = "undead-lease"
+    FREE_KEY = "free-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,23 @@ class _Request:
     path: str
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def is_locking(self) -> bool:
+        return "/locks/" in self.path and self.method == "POST"
+
+    @property
+    def is_renewal(self) -> bool:
+        return self.path.endswith("/keepalive")
+
+    @property
+    def is_revoke(self) -> bool:
+        return "/leases/" in self.path and self.method == "DELETE"
+
+    @property
+    def lease(self) -> str:
+        """Of a renewal or a revoke."""
+        return self.path.partition("/leases/")[2].partition("/")[0]
 
 
 class LyingProxy:
@@ -69,6 +100,7 @@ class LyingProxy:
         self._first: dict[str, Answer] = {}
         self._version = 0
         self._lock: dict[str, Any] | None = None
+        self._ttl_s = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Door]:
@@ -117,15 +149,19 @@ class LyingProxy:
 
     async def _answer(self, client: HttpClient, request: _Request) -> Answer:
         body = request.body
+        if self._throws_away_lease(request):
+            return _of({"id": request.lease, "ttl": self._ttl_s, "revoked": True})
         if self._throws_away(request):
             key = request.path.partition("/keys/")[2]
             made_up = {"key": key, "version": self._version + 1, "value": 1, "deleted": True}
             return _of({**made_up, "timestamp": 0, "status": "updated"})
-        if self._lie is Lie.LOST_LOCK and self._is_locking(request) and self._lock is not None:
+        if self._lie is Lie.LOST_LOCK and request.is_locking and self._lock is not None:
             self.told += 1
             return _of({**self._lock, "token": self._lock["token"] + 1})
         if self._lie is Lie.LOST_MONEY and request.path.endswith("/txn"):
             body = self._without_a_put(body)
+        if self._lie is Lie.FREE_KEY and request.method == "PUT":
+            body = self._without_lease(body)
         answer = await client.call(
             request.method, request.path, body or None, headers=request.headers
         )
@@ -134,33 +170,63 @@ class LyingProxy:
     def _throws_away(self, request: _Request) -> bool:
         lost = {
             Lie.LOST_WRITE: request.method == "PUT",
-            Lie.LOST_DELETE: request.method == "DELETE",
+            Lie.LOST_DELETE: request.method == "DELETE" and "/keys/" in request.path,
             Lie.LOST_COUNT: request.path.endswith("/incr"),
         }
         return lost.get(self._lie, False) and self._dares()
+
+    def _throws_away_lease(self, request: _Request) -> bool:
+        """Every one of them: a lease ends only if none of its renewals is done."""
+        lost = {Lie.LOST_RENEWAL: request.is_renewal, Lie.LOST_REVOKE: request.is_revoke}
+        throws = lost.get(self._lie, False)
+        self.told += throws
+        return throws
 
     def _twisted(self, request: _Request, answer: Answer) -> Answer:
         told = answer.json() if answer.status == 200 and answer.body else None
         if isinstance(told, dict) and isinstance(told.get("version"), int):
             self._version = max(self._version, told["version"])
-        if self._is_locking(request) and answer.status == 200:
+        if request.is_locking and answer.status == 200:
             self._lock = told
         elif "/locks/" in request.path and request.method == "DELETE":
             self._lock = None
-        if request.method != "GET" or told is None:
+        if request.is_renewal:
+            return self._of_renewal(request, answer)
+        if request.method != "GET" or answer.status not in (200, 404):
             return answer
+        return self._of_read(request, answer, told)
+
+    def _of_renewal(self, request: _Request, answer: Answer) -> Answer:
+        if answer.status == 200:
+            self._ttl_s = answer.json()["ttl"]
+            if self._lie is Lie.LOST_LEASE and self._dares():
+                return _missing("lease_not_found", f"lease {request.lease} is over")
+        elif answer.status == 404 and self._lie is Lie.UNDEAD_LEASE:
+            self.told += 1
+            return _of({"id": request.lease, "ttl": self._ttl_s})
+        return answer
+
+    def _of_read(self, request: _Request, answer: Answer, told: Any) -> Answer:
         if self._lie is Lie.STALE_READ:
             first = self._first.setdefault(request.path, answer)
+            if answer.status == 404 and first.status == 200:
+                self.told += 1
+                return first
             if first.body != answer.body and self._dares():
                 return first
+        if told is None:
+            return answer
+        if self._lie is Lie.HIDDEN_KEY and "/keys/" in request.path and self._dares():
+            return _missing("key_not_found", "there is no such key")
         if self._lie is Lie.LOST_MEMBER and told.get("keys") and self._dares():
             told["keys"].pop(self._dice.randrange(len(told["keys"])))
             return _of(told)
         return answer
 
-    @staticmethod
-    def _is_locking(request: _Request) -> bool:
-        return "/locks/" in request.path and request.method == "POST"
+    def _without_lease(self, body: bytes) -> bytes:
+        put = json.loads(body)
+        self.told += put.pop("lease", None) is not None
+        return json.dumps(put).encode()
 
     def _without_a_put(self, body: bytes) -> bytes:
         txn = json.loads(body)
@@ -206,6 +272,9 @@ class LyingProxy:
         if self._lie is Lie.EARLY_BOOKMARK and self._dares():
             mark = {"type": "progress", "revision": message["revision"]}
             return [json.dumps(mark).encode(), line], None
+        if self._lie is Lie.FALSE_GAP and self._dares():
+            gap = {"compact_revision": message["revision"]}
+            return [json.dumps({"type": "cancelled", "reason": "compacted", **gap}).encode()], None
         if self._lie is Lie.SPLIT_EVENT and len(message["events"]) > 1:
             self.told += 1
             parts = [{**message, "events": [event]} for event in message["events"]]
@@ -239,6 +308,11 @@ async def _read_request(reader: asyncio.StreamReader) -> _Request:
 
 def _of(told: object) -> Answer:
     return Answer(200, {"content-type": "application/json"}, json.dumps(told).encode())
+
+
+def _missing(error: str, message: str) -> Answer:
+    body = {"error": error, "message": message, "outcome": "none"}
+    return Answer(404, {"content-type": "application/json"}, json.dumps(body).encode())
 
 
 def _as_bytes(answer: Answer) -> bytes:

@@ -148,8 +148,7 @@ class RingReport:
         return found
 
     def card(self, node: NodeId) -> Card | None:
-        cards = self._node.cards
-        return None if cards is None else cards.all.get(node)
+        return self._node.neighbours.all.get(node)
 
     def name(self, node: NodeId) -> str:
         card = self.card(node)
@@ -242,7 +241,7 @@ class LeaderlessReport:
 
     def _problems(self) -> list[str]:
         node = self._node
-        found = [f"{alarm} on {self._ring.name(who)}" for who, alarm in node.alarms]
+        found = [f"{alarm} on {self._ring.name(who)}" for who, alarm in node.neighbours.alarms]
         if node.draining:
             found.append("this node is stopping")
         return found + self._ring.problems()

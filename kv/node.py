@@ -22,13 +22,11 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from kv.cluster.cards import Address, Card, Cards
-from kv.cluster.forming import find_founders
+from kv.cluster.cards import Address, Card
 from kv.cluster.link import PeerLink
 from kv.cluster.link_config import LinkConfig
 from kv.cluster.link_handshake import Identity
@@ -39,11 +37,13 @@ from kv.division.divider import DividerSettings
 from kv.division.stand import NodeDivision
 from kv.errors import KeyspaceNotFoundError
 from kv.faulty import NodeFaults
+from kv.handing_over import hand_over_all
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.leaderless.stand import LeaderlessStand
 from kv.meta.begin import Beginning
 from kv.meta.keeper import Keeper
 from kv.meta.service import MetaService
+from kv.neighbours import Neighbours
 from kv.placement.mover import MoverSettings
 from kv.placement.stand import NodePlacement
 from kv.strong.forward import Forwarder
@@ -54,7 +54,6 @@ from kv.strong.machine import ServedMachine
 from kv.strong.places import read_place
 from kv.strong.questions import evaluate
 from kv.strong.shard import ShardSettings, StrongShard
-from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
 from raftgroups.machine import ShardPlace
 from raftgroups.machine_api import StateMachine
@@ -64,9 +63,8 @@ from raftgroups.meta.records import (
     FIRST_SHARD,
     KeyspaceOptions,
     KeyspaceRecord,
-    NodeRecord,
 )
-from raftgroups.outcomes import ChangeResult, Done, ProposeResult, Refused
+from raftgroups.outcomes import ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.clock import Clock
 from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
@@ -88,8 +86,6 @@ FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=
 """Where group 1 of a directory belongs that holds no record of it: one from before there was a meta
 group."""
 SPACE_LOOK_S: Final = 1.0
-DRAIN_S: Final = 3.0
-HAND_OVER_RETRY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +231,16 @@ class Node:
             evaluate=self._evaluate_forwarded,
         )
         self.mail = Mail(self.link, loop)
-        self.cards: Cards | None = None
+        self.neighbours = Neighbours(
+            self.node_id,
+            self.directory.path,
+            self.link,
+            self.mail,
+            initial=settings.initial,
+            names=settings.names,
+            routes=settings.peer_routes,
+            full=self._note_full_peers,
+        )
         self.shards: dict[int, StrongShard] = {}
         """Served here, by group."""
         self.on_proposed: Callable[[ProposeResult], None] | None = None
@@ -246,7 +251,7 @@ class Node:
             forwarder=self.forwarder,
             mail=self.mail,
             link=self.link,
-            peers=lambda: iter([] if self.cards is None else self.cards.others),
+            peers=lambda: iter(self.neighbours.others),
             loop=loop,
             clock=clock,
             entropy=os.urandom,
@@ -284,6 +289,9 @@ class Node:
 
     def _pressure(self) -> WritePressure:
         return pressure_of(self.engine)
+
+    def _note_full_peers(self, names: list[str]) -> None:
+        self.gate.full_peers = names
 
     def _disk_bytes(self) -> int:
         space = os.statvfs(self.settings.data)
@@ -327,17 +335,14 @@ class Node:
             datacentre=settings.datacentre,
             weight=settings.weight,
         )
-        self.cards = Cards(
-            own, self.directory.path, self.link, self.mail, changed=self._card_changed
-        )
-        self.cards.save_own()
+        self.neighbours.open(own)
         self.watchdog.start()
         self._look_at_space()
         self.meta.load_file()
         self.host.start()
         self.beginning = Beginning(self)
         await self.beginning.begin()
-        self._dial_others()
+        self.neighbours.dial()
         self.meta.start()
         self.keeper.start()
         self.placement.start()
@@ -364,46 +369,6 @@ class Node:
         if not waiting:
             self._has_begun.set()
 
-    async def find_founders(self) -> list[NodeId]:
-        """Of `initial`, all of them; this node alone if it has no peers."""
-        assert self.cards is not None
-        initial = self.settings.initial
-        if not initial:
-            return [self.node_id]
-        founders = await find_founders(self.link, self.node_id, initial, route=self.route)
-        self.cards.learn(
-            {
-                node: self.cards.all.get(node)
-                or Card(node, f"{address[0]}:{address[1]}", address, "")
-                for node, address in founders.items()
-            }
-        )
-        self._dial_others()
-        return sorted(founders)
-
-    def learn_cards(self, cards: Mapping[NodeId, Card]) -> None:
-        """Of nodes that were not met yet; those that were know better."""
-        assert self.cards is not None
-        known = self.cards.all
-        self.cards.learn({node: card for node, card in cards.items() if node not in known})
-        self._dial_others()
-
-    def record_of(self, node: NodeId, incarnation: int = 0) -> NodeRecord | None:
-        """For the meta group; None until the node's card says enough."""
-        card = None if self.cards is None else self.cards.all.get(node)
-        if card is None or not (incarnation or card.incarnation):
-            return None
-        return NodeRecord(
-            node,
-            incarnation or card.incarnation,
-            card.name,
-            card.peer,
-            card.client,
-            card.rack,
-            card.datacentre,
-            card.weight,
-        )
-
     def host_meta(self) -> None:
         """Group 0 has a replica here."""
         assert self._meta_machine is not None
@@ -414,28 +379,6 @@ class Node:
         is the oldest map that is right to begin with, until this node is admitted again."""
         assert self._meta_machine is not None
         self.meta.learn(self._meta_machine.view)
-
-    def _label(self, address: Address) -> str:
-        return self.settings.names.get(address) or f"{address[0]}:{address[1]}"
-
-    def route(self, address: Address, card: Card | None = None) -> Address:
-        """Where to dial the node that advertises this address."""
-        labels = [f"{address[0]}:{address[1]}", self.settings.names.get(address, "")]
-        labels += [] if card is None else [card.name, card.node]
-        routes = self.settings.peer_routes
-        return next((routes[label] for label in labels if label in routes), address)
-
-    def _dial_others(self) -> None:
-        assert self.cards is not None
-        for node, card in self.cards.others.items():
-            self.link.set_peer(node, self.route(card.peer, card))
-
-    def _card_changed(self, card: Card) -> None:
-        """A peer told us its name, its addresses, its alarms."""
-        assert self.cards is not None
-        others = self.cards.others.values()
-        self.gate.full_peers = [other.name for other in others if "NOSPACE" in other.alarms]
-        self.link.set_peer(NodeId(card.node), self.route(card.peer, card))
 
     def _serve_group(self, group_id: int) -> None:
         shard = StrongShard(
@@ -535,8 +478,7 @@ class Node:
                 self.guard.available_bytes,
                 self.guard.reserve_bytes,
             )
-        if self.cards is not None:
-            self.cards.show(alarms=("NOSPACE",) if self.guard.raised else ())
+        self.neighbours.show(alarms=("NOSPACE",) if self.guard.raised else ())
         self._space_timer = self.loop.call_later(SPACE_LOOK_S, self._look_at_space)
 
     def observe(
@@ -571,19 +513,11 @@ class Node:
             )
         )
 
-    @property
-    def alarms(self) -> list[tuple[NodeId, str]]:
-        """Of all nodes, as far as this one knows."""
-        cards = {} if self.cards is None else self.cards.all
-        return [(node, alarm) for node, card in sorted(cards.items()) for alarm in card.alarms]
-
     # --- the end ----------------------------------------------------------------------------
 
     async def hand_over_all(self) -> None:
         """Somebody else leads what this node leads; it still serves."""
-        for shard in self.shards.values():
-            if shard.group.leads and (heir := self.heir(shard.group)) is not None:
-                await self._hand_over(shard.group, heir)
+        await hand_over_all(shard.group for shard in self.shards.values())
 
     def drain(self, why: str) -> None:
         """Take nothing new; watchers are told the end."""
@@ -591,35 +525,6 @@ class Node:
         for shard in self.shards.values():
             shard.drain(why)
         self.stand.drain()
-
-    def heir(self, group: Group) -> NodeId | None:
-        """The connected voter that is least behind."""
-        status = group.status()
-        heirs = [
-            (peer.lag, node)
-            for node, peer in status.peers.items()
-            if node in status.voters and peer.connected
-        ]
-        return min(heirs)[1] if heirs else None
-
-    async def _hand_over(self, group: Group, heir: NodeId) -> None:
-        """Ask until it worked or DRAIN_S have passed: another change may be under way."""
-        until_s = self.loop.time() + DRAIN_S
-        reason = "the transfer was not answered"
-        while group.leads and self.loop.time() < until_s:
-            done: asyncio.Future[ChangeResult] = self.loop.create_future()
-            group.transfer(heir, partial(settle, done))
-            try:
-                result = await asyncio.wait_for(done, max(0.01, until_s - self.loop.time()))
-            except TimeoutError:
-                break
-            if isinstance(result, Done):
-                _log.info("group %d is led by %s now", group.group_id, heir)
-                return
-            reason = result.reason
-            await asyncio.sleep(HAND_OVER_RETRY_S)
-        if group.leads:
-            _log.warning("group %d did not change its leader in time: %s", group.group_id, reason)
 
     async def close(self) -> None:
         """Safe to call twice, and after a start that failed."""
@@ -647,8 +552,3 @@ class Node:
         self.engine.close()
         self.stand.close()
         self.directory.close()
-
-
-def settle(future: asyncio.Future[ChangeResult], result: ChangeResult) -> None:
-    if not future.done():
-        future.set_result(result)

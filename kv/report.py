@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -32,16 +31,16 @@ from kv.division.advice import Carried, advice
 from kv.division.cuts import middle_of
 from kv.division.messages import Hot
 from kv.division.meter import HOT_MOST
-from kv.errors import OutcomeUnknownError, UnavailableError, WrongRegimeError
+from kv.errors import UnavailableError, WrongRegimeError
 from kv.etcd.alarms import NAMES
 from kv.etcd.context import Member, StatusNumbers, uint64_of
+from kv.handing_over import hand_over, heir_of
 from kv.leaderless_report import ANSWER_WITHIN_S, KIND, MEBIBYTE, RingReport
 from kv.metrics.from_process import ProcessFigures
-from kv.node import FIRST_GROUP, Node, settle
+from kv.node import FIRST_GROUP, Node
 from raftgroups.group import Group
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import ShardRecord
-from raftgroups.outcomes import ChangeResult, Done, Unknown
 from raftgroups.status import GroupStatus, Role
 from raftgroups.transport import NodeId
 from storage.errors import InvalidRequestError
@@ -139,7 +138,7 @@ class Report:
 
     def _problems(self) -> list[str]:
         node = self._node
-        found = [f"{alarm} on {self._name(who)}" for who, alarm in node.alarms]
+        found = [f"{alarm} on {self._name(who)}" for who, alarm in node.neighbours.alarms]
         standings = [each.group.status() for each in node.shards.values()]
         if any(standing.leader is None for standing in standings):
             found.append("no leader is known")
@@ -287,8 +286,7 @@ class Report:
         )
 
     def _card(self, node: NodeId) -> Card | None:
-        cards = self._node.cards
-        return None if cards is None else cards.all.get(node)
+        return self._node.neighbours.all.get(node)
 
     def _name(self, node: NodeId) -> str:
         card = self._card(node)
@@ -323,19 +321,13 @@ class Report:
                 if leader is None
                 else f"this node does not lead; ask {self._name(leader)} ({self._url(leader)})"
             )
-        heir = self._node.heir(group) if target is None else self._find(target)
+        heir = heir_of(group) if target is None else self._find(target)
         if heir is None:
             raise UnavailableError("no other voter is connected; nothing was changed")
         if heir == self._node.node_id:
             return heir
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[ChangeResult] = loop.create_future()
-        group.transfer(heir, partial(settle, done))
-        result = await done
-        if isinstance(result, Done):
-            return heir
-        kind = OutcomeUnknownError if isinstance(result, Unknown) else UnavailableError
-        raise kind(f"the leadership was not handed over: {result.reason}")
+        await hand_over(group, heir)
+        return heir
 
     async def transfer_to_member(self, member: int) -> None:
         """As etcd's move-leader has it: by member id."""
@@ -378,7 +370,7 @@ class Report:
 
     def alarms(self) -> list[tuple[int, int]]:
         """(member, kind) of what the nodes found themselves."""
-        return [(uint64_of(node), NAMES[alarm]) for node, alarm in self._node.alarms]
+        return [(uint64_of(node), NAMES[alarm]) for node, alarm in self._node.neighbours.alarms]
 
     def numbers(self) -> StatusNumbers:
         group = self._group
@@ -392,7 +384,9 @@ class Report:
             size_bytes=statistics.disk_bytes,
             size_in_use_bytes=max(0, statistics.disk_bytes - statistics.reusable_bytes),
             is_learner=standing is not None and standing.role is Role.LEARNER,
-            errors=tuple(f"{alarm} on {self._name(who)}" for who, alarm in self._node.alarms),
+            errors=tuple(
+                f"{alarm} on {self._name(who)}" for who, alarm in self._node.neighbours.alarms
+            ),
             has_replica=group is not None,
         )
 

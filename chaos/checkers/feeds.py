@@ -4,7 +4,8 @@ Shards count their own revisions, so nothing is said of changes to different key
 
 order      the versions that a watcher is told rise; one that comes again was doubled
 same       all watchers are told the same changes up to the last one
-truth      an acknowledged write was told, a refused one was not
+truth      each change is one write: the one that was acknowledged at its version, or one of unknown
+           outcome, which was done once or never; all that was acknowledged was told
 final      the last change is what a read at the end shows
 
 The values of writes must be unique. The last write of each key must have been acknowledged, so that
@@ -13,6 +14,7 @@ everything before it has been told by the time it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,16 +106,26 @@ def _lies(
     for keys in by_watcher.values():
         for change in (each for changes in keys.values() for each in changes):
             told.setdefault((change.key, change.version), set()).add(change.value)
-    values = {(key, each) for (key, _), found in told.items() for each in found if each is not None}
-    known = {(write.key, write.value) for write in written if write.result is not Result.FAILED}
-    bad = [f"{key} = {value!r} was told, and never done" for key, value in values - known]
-    bad += [f"{key} was told, and is not among the keys" for key, _ in told if key not in final]
+    acknowledged: dict[tuple[str, int], list[Wrote]] = {}
     for write in written:
-        if write.result is not Result.DONE:
+        if write.result is Result.DONE:
+            acknowledged.setdefault((write.key, write.version), []).append(write)
+    unknown = Counter((each.key, each.value) for each in written if each.result is Result.UNKNOWN)
+    bad = [f"{key} was told, and is not among the keys" for key, _ in told if key not in final]
+    for (key, version), values in sorted(told.items()):
+        if (key, version) in acknowledged:
             continue
-        shown = told.get((write.key, write.version))
+        for value in values:
+            if unknown[key, value] <= 0:
+                bad.append(f"{key} = {value!r} at version {version} was told, and never done there")
+            unknown[key, value] -= 1
+    for place, writes in sorted(acknowledged.items()):
+        shown = told.get(place)
         if shown is None:
-            bad.append(f"{write} was acknowledged, and told to nobody")
-        elif shown != {write.value}:
-            bad.append(f"{write} was acknowledged, and told as {shown}")
+            bad += [f"{write} was acknowledged, and told to nobody" for write in writes]
+        else:
+            wrong = [write for write in writes if shown != {write.value}]
+            bad += [f"{write} was acknowledged, and told as {shown}" for write in wrong]
+        if len(writes) > 1:
+            bad.append(f"one version was given to each of {writes}")
     return bad

@@ -7,13 +7,14 @@ renewal that was answered no longer covers it (counted from when that renewal wa
 unique    no token is given twice
 rising    a lock asked for after another was granted has the larger token
 single    two certain holdings do not overlap
+kept      nobody is told inside of its certain holding that it holds the lock no longer
 fenced    what was written under a token stands before what was written under a larger one
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.checkers.violation import Violation
@@ -31,6 +32,8 @@ class Holding:
     """By the last renewal that was answered."""
     ended: float | None = None
     """When its end was asked for."""
+    lost_at: list[tuple[float, float]] = field(default_factory=list)
+    """(asked, answered) of renewals and guarded writes that were told that it is lost."""
 
     @property
     def certain_until(self) -> float:
@@ -57,6 +60,7 @@ def check_fencing(holdings: Sequence[Holding], writes: Sequence[Guarded]) -> lis
         "unique": _doubled(holdings),
         "rising": _falling(holdings),
         "single": _shared(holdings),
+        "kept": _lost(holdings),
         "fenced": _late(writes),
     }
     return [
@@ -102,6 +106,15 @@ def _shared(holdings: Sequence[Holding]) -> list[str]:
         if before is None or each.certain_until > before.certain_until:
             before = each
     return bad
+
+
+def _lost(holdings: Sequence[Holding]) -> list[str]:
+    return [
+        f"{each}; told in [{asked:.6f} .. {answered:.6f}] that it is lost"
+        for each in holdings
+        for asked, answered in each.lost_at
+        if each.granted < asked and answered < each.certain_until
+    ]
 
 
 def _late(writes: Sequence[Guarded]) -> list[str]:

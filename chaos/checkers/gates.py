@@ -1,6 +1,6 @@
 """What a run must have done to prove anything, and how the cluster must stand at its end. Pure.
 
-rate        a run that did too little is no pass
+rate        a run that did too little is no pass, nor is one of whose loads one did hardly anything
 division    where shards are to be split and merged, they were
 recovery    after the calm every node answers a write and a read within a bound
 replicas    all replicas hold the same at the same point
@@ -10,8 +10,12 @@ nodes       no process ended that no fault was to end
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Final
 
 from chaos.checkers.violation import Violation
+
+LOAD_STEPS_LEAST: Final = 0.05
+"""A second, of each load. A step of the slowest, the life of a lease, takes a few seconds."""
 
 
 def check_rate(done: int, seconds: float, minimum: float) -> list[Violation]:
@@ -20,6 +24,17 @@ def check_rate(done: int, seconds: float, minimum: float) -> list[Violation]:
         return []
     message = f"{rate:.1f} operations a second were answered, and at least {minimum:g} are needed"
     return [Violation("rate", message)]
+
+
+def check_loads(steps: Mapping[str, int], seconds: float) -> list[Violation]:
+    """`steps`: of each load, how many were done to their end. The rate of all would hide one that
+    is refused everything, and its checker has nothing to object to."""
+    least = max(1.0, seconds * LOAD_STEPS_LEAST)
+    idle = tuple(f"{kind}: {done}" for kind, done in sorted(steps.items()) if done < least)
+    if not idle:
+        return []
+    message = f"{len(idle)} loads did fewer than {least:g} steps, and prove nothing"
+    return [Violation("rate", message, idle)]
 
 
 def check_division(splits: int, merges: int, least: tuple[int, int]) -> list[Violation]:

@@ -15,7 +15,7 @@ the others around them keep their order.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -44,6 +44,12 @@ def check_serializable(transactions: Sequence[Transaction]) -> list[Violation]:
     _by_time(transactions, edges)
     cycle = _cycle(edges, len(transactions))
     found = [Violation("serializable", f"two transactions made {each}") for each in twice]
+    found += [
+        Violation("serializable", f"{each} read of {key} what it wrote itself, or later")
+        for each in transactions
+        for key in sorted(each.reads.keys() & each.writes.keys())
+        if each.reads[key] >= each.writes[key]
+    ]
     if cycle:
         lines = tuple(str(transactions[each]) for each in cycle)
         found.append(
@@ -88,8 +94,8 @@ def _by_time(transactions: Sequence[Transaction], edges: list[set[int]]) -> None
         if moment + 1 < len(ends):
             edges[first + moment].add(first + moment + 1)
     for at, each in enumerate(transactions):
-        before = bisect_right(times, each.began) - 1
-        if before >= 0 and times[before] < each.began:
+        before = bisect_left(times, each.began) - 1  # equal times count as concurrent
+        if before >= 0:
             edges[first + before].add(at)
 
 

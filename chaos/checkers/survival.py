@@ -6,15 +6,19 @@ nothing changes any more.
 
 converged   every node shows the same
 lost        an acknowledged value is there, unless a write that may have happened replaced it
-back        a value that an acknowledged write replaced is not there
+back        a value is not there if a write replaced it that was acknowledged, or whose own value is
+            there
 nowhere     a value that nobody wrote, or whose write was surely not done, is never shown
 session     a client that carries its token sees its own last acknowledged write of a key, or what
             may have replaced it, and nothing that this write, or deletion, had replaced
+
+A write of unknown outcome is whole, too: it cannot have replaced one value while another one that
+it replaced is there. So which ones may have happened is told by all of a key's values together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,7 +75,7 @@ def check_survival(
     there = {key: frozenset().union(*nodes.values()) for key, nodes in final.items()}
     found = {
         "converged": _differing(final),
-        "lost": _lost(writes, there, replacers),
+        "lost": _lost(writes, there, replacers, _possible(writes, there, replacers)),
         "back": _back(there, replacers),
         "nowhere": _nowhere(there, known),
         "session": _unseen(session_reads, replacers),
@@ -94,7 +98,37 @@ def _differing(final: Mapping[str, Mapping[str, Values]]) -> list[str]:
 Replacers = Mapping[tuple[str, str], Sequence[Write]]
 
 
-def _lost(writes: Sequence[Write], there: Mapping[str, Values], replacers: Replacers) -> list[str]:
+def _possible(
+    writes: Sequence[Write], there: Mapping[str, Values], replacers: Replacers
+) -> set[int]:
+    """By `id`, those that may have happened: nothing that they replaced is there, and what they
+    wrote is there or was replaced by another one that may have happened."""
+    possible = {
+        id(write): write
+        for write in writes
+        if write.result is not Result.FAILED
+        and not (write.replaced - {write.value}) & there.get(write.key, frozenset())
+    }
+    while True:
+        out = [
+            number
+            for number, write in possible.items()
+            if write.value is not None
+            and write.value not in there.get(write.key, frozenset())
+            and not any(id(by) in possible for by in replacers.get((write.key, write.value), ()))
+        ]
+        if not out:
+            return set(possible)
+        for number in out:
+            del possible[number]
+
+
+def _lost(
+    writes: Sequence[Write],
+    there: Mapping[str, Values],
+    replacers: Replacers,
+    possible: Collection[int],
+) -> list[str]:
     bad = []
     for write in writes:
         if write.value is None or write.result is not Result.DONE:
@@ -102,8 +136,8 @@ def _lost(writes: Sequence[Write], there: Mapping[str, Values], replacers: Repla
         if write.value in there.get(write.key, frozenset()):
             continue
         by = replacers.get((write.key, write.value), ())
-        if all(each.result is Result.FAILED for each in by):
-            bad.append(f"{write}; it is not there, and nobody replaced it")
+        if not any(id(each) in possible for each in by):
+            bad.append(f"{write}; it is not there, and nobody can have replaced it")
     return bad
 
 
@@ -113,7 +147,7 @@ def _back(there: Mapping[str, Values], replacers: Replacers) -> list[str]:
         for key, values in sorted(there.items())
         for value in sorted(values)
         for write in replacers.get((key, value), ())
-        if write.result is Result.DONE
+        if write.result is Result.DONE or (write.result is Result.UNKNOWN and write.value in values)
     ]
 
 
@@ -155,6 +189,8 @@ def check_counters(
     """`counts`: by counter, how much was acknowledged and how much is of unknown outcome."""
     bad = []
     for key, (certain, unknown) in sorted(counts.items()):
+        if certain and not final.get(key):
+            bad.append(f"{key}: {certain} was acknowledged, and no node was asked for it")
         for node, value in sorted(final.get(key, {}).items()):
             if not certain <= value <= certain + unknown:
                 bad.append(

@@ -6,16 +6,17 @@ same revision on) and what the writers know of their writes, this must hold up t
 
 order      the revisions of one watcher rise; one that comes again was doubled or was split in two
 complete   a revision that anybody was told, everybody was told, with the same events
-truth      an acknowledged write stands at its revision with all of its events; a refused one stands
-           nowhere; an unknown one stands at one revision, whole, or nowhere
+truth      each revision is one write, whole: the one that was acknowledged at it, or one of unknown
+           outcome, which may stand at one revision or nowhere; what was refused stands nowhere
 dense      with `since`: no revision from it to `upto` is missing everywhere (for a range of keys
            beside which nothing was written)
 bookmark   a revision that a watcher was promised is behind it, is: nothing at or below it follows
 final      with `final`: what one watcher was told, applied in order, is what a read at `upto` shows
+gap        with `compacted`: a watcher was told that history is gone only as far as it is
 
-The values of writes must be unique, so that an event names the write that made it (a delete is
-known by its revision alone). A watcher may have gaps where the history was compacted before it
-could go on and it was told so: only there it may miss something. Pure.
+The values of writes must be unique, so that an event names the write that made it (deletions of one
+key are told apart by their revisions alone). A watcher may have gaps where history was compacted
+before it could go on and it was told so: only there it may miss something. Pure.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def check_watches(
     marks: Mapping[str, Sequence[Mark]] | None = None,
     gaps: Mapping[str, Sequence[Gap]] | None = None,
     final: Mapping[str, str] | None = None,
+    compacted: int | None = None,
 ) -> list[Violation]:
+    """`compacted`: the highest revision up to which anybody has compacted."""
     lines = {name: _until(batches, upto) for name, batches in told.items()}
     truth = _Truth(lines, gaps or {})
     found = [
@@ -87,6 +90,7 @@ def check_watches(
         ("dense", [] if since is None else truth.gaps(since, upto)),
         ("bookmark", _broken_marks(told, marks or {})),
         ("final", [] if final is None else truth.differs(final)),
+        ("gap", [] if compacted is None else _untrue_gaps(gaps or {}, compacted)),
     ]
     return [
         Violation("watch", f"{rule}: {len(bad)} times", tuple(bad[:SHOWN]))
@@ -109,6 +113,16 @@ def _broken_marks(
             if batch.revision <= highest:
                 bad.append(f"{name}: revision {batch.revision} came after the mark {highest}")
     return bad
+
+
+def _untrue_gaps(gaps: Mapping[str, Sequence[Gap]], compacted: int) -> list[str]:
+    return [
+        f"{name}: was told that {first} to {last} are gone, and nothing behind {compacted} was "
+        "compacted"
+        for name, found in gaps.items()
+        for first, last in found
+        if last > compacted
+    ]
 
 
 def _until(batches: Sequence[Batch], upto: int) -> list[Batch]:
@@ -163,6 +177,9 @@ class _Truth:
     def _is_excused(self, name: str, revision: int) -> bool:
         return any(first <= revision <= last for first, last in self.excused.get(name, ()))
 
+    def _nobody_could_be_told(self, revision: int) -> bool:
+        return bool(self.told) and all(self._is_excused(name, revision) for name in self.told)
+
     def differs(self, final: Mapping[str, str]) -> list[str]:
         """Of the watchers without gaps."""
         bad = []
@@ -184,54 +201,81 @@ class _Truth:
         return bad
 
     def lies(self, written: Sequence[Written], upto: int) -> list[str]:
-        bad = []
-        owners = {event: write for write in written for event in write.events if event.value}
-        deleted = {event.key for write in written for event in write.events if not event.value}
-        places: dict[str, list[int]] = {}
-        for revision, events in sorted(self.revisions.items()):
-            for write_id in {owners[event].id for event in events if event in owners}:
-                places.setdefault(write_id, []).append(revision)
-            strangers = [
-                event
-                for event in events
-                if event not in owners and (event.value or event.key not in deleted)
-            ]
-            if strangers:
-                bad.append(f"revision {revision}: nobody wrote {_shown(strangers)}")
+        acknowledged: dict[int, list[Written]] = {}
+        unknown: dict[frozenset[Event], int] = {}
+        """How many writes of unknown outcome have these events: one, but for deletions."""
         for write in written:
-            if all(event.value for event in write.events):
-                bad += self._judge(write, places.get(write.id, []), upto)
-            elif write.result is Result.DONE and write.revision and write.revision <= upto:
-                told = self.revisions.get(write.revision, frozenset())
-                if told != frozenset(write.events):
-                    shown = _shown(write.events)
-                    bad.append(f"{write.id}: {shown} at {write.revision}, told {_shown(told)}")
+            events = frozenset(write.events)
+            if write.result is Result.UNKNOWN:
+                unknown[events] = unknown.get(events, 0) + 1
+            elif write.result is Result.DONE and (write.revision or 0) <= upto:
+                acknowledged.setdefault(write.revision or 0, []).append(write)
+        bad = self._doubled(written)
+        for revision, events in sorted(self.revisions.items()):
+            if revision in acknowledged:
+                bad += self._misstated(revision, events, acknowledged[revision])
+            elif unknown.get(events):
+                unknown[events] -= 1
+            else:
+                bad.append(_why_not(revision, events, written))
+        for revision in sorted(acknowledged.keys() - self.revisions.keys()):
+            if self._nobody_could_be_told(revision):
+                continue
+            bad += [
+                f"{write.id}: acknowledged at {write.revision}, told nowhere"
+                for write in acknowledged[revision]
+            ]
         return bad
 
-    def _judge(self, write: Written, places: Sequence[int], upto: int) -> list[str]:
-        if len(places) > 1:
-            return [f"{write.id}: done at each of the revisions {list(places)}"]
-        if write.result is Result.FAILED:
-            return [f"{write.id}: was refused and stands at {places[0]}"] if places else []
-        if not places:
-            lost = write.result is Result.DONE and (write.revision or 0) <= upto
-            return [f"{write.id}: acknowledged at {write.revision}, told nowhere"] if lost else []
-        (place,) = places
-        if write.result is Result.DONE and write.revision != place:
-            return [f"{write.id}: acknowledged at {write.revision}, told at {place}"]
-        if self.revisions[place] != frozenset(write.events):
-            return [
-                f"{write.id}: revision {place} is {_shown(self.revisions[place])}, it wrote "
-                f"{_shown(write.events)}"
-            ]
-        return []
+    def _doubled(self, written: Sequence[Written]) -> list[str]:
+        places: dict[Event, list[int]] = {}
+        for revision, events in sorted(self.revisions.items()):
+            for event in events:
+                places.setdefault(event, []).append(revision)
+        return [
+            f"{write.id}: done at each of the revisions {list(found)}"
+            for write in written
+            if (first := _first_with_value(write)) and len(found := places.get(first, ())) > 1
+        ]
+
+    @staticmethod
+    def _misstated(revision: int, told: frozenset[Event], writes: Sequence[Written]) -> list[str]:
+        bad = [
+            f"{write.id}: revision {revision} is {_shown(told)}, it wrote {_shown(write.events)}"
+            for write in writes
+            if frozenset(write.events) != told
+        ]
+        if len(writes) > 1:
+            names = ", ".join(write.id for write in writes)
+            bad.append(f"revision {revision} was given to each of {names}")
+        return bad
 
     def gaps(self, since: int, upto: int) -> list[str]:
         return [
             f"revision {revision} was told to nobody"
             for revision in range(since, upto + 1)
-            if revision not in self.revisions
+            if revision not in self.revisions and not self._nobody_could_be_told(revision)
         ]
+
+
+def _first_with_value(write: Written) -> Event | None:
+    """It stands for the whole write: nobody else has written it."""
+    return next((event for event in write.events if event.value is not None), None)
+
+
+def _why_not(revision: int, told: frozenset[Event], written: Sequence[Written]) -> str:
+    """Why this revision, at which nothing was acknowledged, is no write of unknown outcome."""
+    owners = {
+        event: write for write in written for event in write.events if event.value is not None
+    }
+    for write in (owners[event] for event in told if event in owners):
+        if write.result is Result.FAILED:
+            return f"{write.id}: was refused and stands at {revision}"
+        if write.result is Result.DONE:
+            return f"{write.id}: acknowledged at {write.revision}, told at {revision}"
+        return f"{write.id}: revision {revision} is {_shown(told)}, it wrote {_shown(write.events)}"
+    what = "wrote" if any(event.value is not None for event in told) else "deleted"
+    return f"revision {revision}: nobody {what} {_shown(told)}"
 
 
 def _joined(batches: Sequence[Batch]) -> dict[int, list[Event]]:

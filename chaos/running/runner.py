@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from chaos.calling import CLOCK, Books, Caller
-from chaos.checkers.gates import check_division, check_nodes, check_rate, check_recovery
+from chaos.checkers.gates import (
+    check_division,
+    check_loads,
+    check_nodes,
+    check_rate,
+    check_recovery,
+)
 from chaos.checkers.violation import Violation
 from chaos.faults.stage import Stage
 from chaos.history import Result
@@ -161,7 +167,14 @@ class _Run:
         drift = [float(each.options.get("drift", 0)) for each in plan.scenario.faults]
         self._works = [
             TABLE[load.kind](
-                Setting(load, self._doors, self._books, str(plan.seed), max(drift, default=0.0))
+                Setting(
+                    load,
+                    self._doors,
+                    self._books,
+                    str(plan.seed),
+                    drift=max(drift, default=0.0),
+                    divided=plan.scenario.is_sharded,
+                )
             )
             for load in plan.scenario.loads
             if plan.mode in LOADS[load.kind].modes
@@ -193,9 +206,15 @@ class _Run:
                 task.cancel()
 
     def abandon(self) -> None:
-        """It got stuck: what is known so far."""
+        """It got stuck: what is known so far. That it was also wrong is the graver verdict."""
+        outcome = self._outcome
         self._write_down()
-        self._outcome.violations += [str(each) for each in check_nodes(self._monitor.ended)]
+        outcome.violations += [str(each) for each in check_nodes(self._monitor.ended)]
+        wrong = [str(each) for work in self._works if work.judges_early for each in work.judge()]
+        wrong += [f"defect: {each}" for each in self._books.defects[:SHOWN]]
+        if wrong:
+            outcome.verdict = VIOLATED
+            outcome.violations += wrong
 
     async def _load(self) -> None:
         self._began = CLOCK.monotonic()
@@ -257,6 +276,8 @@ class _Run:
             found += work.judge()
             outcome.works[work.kind] = work.figures()
         found += check_rate(books.counts[Result.DONE], outcome.load_s, checks.minimum_rate)
+        steps = {work.kind: work.steps for work in self._works}
+        found += check_loads(steps, outcome.load_s)
         found += check_recovery(outcome.recovery_s, checks.answers_within_s)
         found += check_nodes(self._monitor.ended)
         ranges = self._monitor.ranges

@@ -17,6 +17,7 @@ from kv.leaderless.dvv import Canary, Minter
 from kv.leaderless.frames import Reply, Status
 from kv.leaderless.handoff import Handoff
 from kv.leaderless.housekeeping import Housekeeping
+from kv.leaderless.put_core import PutCore
 from kv.leaderless.reap import Canary as ReapCanary
 from kv.leaderless.replica import Replica
 from raftgroups.transport import NodeId
@@ -60,6 +61,11 @@ def _waiting_copy_not_sent() -> list[Patch]:
     return [(Housekeeping, "_waits", waits)]
 
 
+def _stand_ins_count() -> list[Patch]:
+    """A strict write counts stand-ins as owners, so the quorum of a strict read may miss it."""
+    return [(PutCore, "_counted", lambda core: list(core._stored))]
+
+
 def _storage(canary: StorageCanary) -> list[Patch]:
     return [(replica_module, "Turn", partial(Turn, canaries=frozenset({canary})))]
 
@@ -87,7 +93,10 @@ CANARIES: Final[dict[str, Callable[[], list[Patch]]]] = {
     "fold-over-gap": _fold_over_gap,
     "waiting-copy-not-sent": _waiting_copy_not_sent,
     "tombstone-reaped-early": list,
+    "stand-ins-count-as-owners": _stand_ins_count,
 }
+STRICT: Final = frozenset({"stand-ins-count-as-owners"})
+"""Only storms in which keyspaces come and go have strict clients."""
 REAPING: Final = {"tombstone-reaped-early": frozenset({ReapCanary.NO_WAVES})}
 """Canaries that are a switch of the reaper."""
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from chaos.sim.leaderless import LeaderlessCluster
-from chaos.sim.leaderless_canary import CANARIES, put_back
+from chaos.sim.leaderless_canary import CANARIES, STRICT, put_back
 from chaos.sim.leaderless_schedules import SCHEDULES
 from chaos.sim.leaderless_storm import live, storm
 from chaos.sim.world import SpinError
@@ -126,7 +126,7 @@ def run_canaries(name: str, *, seconds: float) -> int:
             print(f"{canary}: {f'caught by its schedule: {violation}' if violation else 'MISSED'}")
             continue
         for seed in range(CANARY_SEEDS):
-            result = run_storm(seed, seconds=seconds, canary=canary)
+            result = run_storm(seed, seconds=seconds, canary=canary, keyspaces=canary in STRICT)
             if result.violation:
                 print(f"{canary}: caught at seed {seed}: {result.violation[:160]}", flush=True)
                 break

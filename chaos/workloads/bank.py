@@ -13,6 +13,7 @@ from typing import Any, Final
 from chaos.calling import Caller, Told
 from chaos.checkers.totals import Look, Transfer, check_totals
 from chaos.checkers.violation import Violation
+from chaos.history import Result
 from chaos.workloads.work import Setting, Work
 
 PREFIX: Final = "bank/"
@@ -21,6 +22,7 @@ LOOKS: Final = 0.3
 
 class BankWork(Work):
     kind = "bank"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -68,9 +70,11 @@ class BankWork(Work):
             ],
         }
         told = await caller.call("POST", "/api/v1/txn", body)
-        if told.done and told.json()["succeeded"]:
+        if told.result is Result.UNKNOWN or (told.done and told.json()["succeeded"]):
             turns = {source: one_turn + 1, target: other_turn + 1}
-            self._transfers.append(Transfer(told.at, turns))
+            balances = {source: has - amount, target: gets_more + amount}
+            transfer = Transfer(told.at, turns, balances, told.asked, told.result)
+            self._transfers.append(transfer)
         return told
 
     async def _look(self, caller: Caller, *, sure: str = "") -> Told:
@@ -97,14 +101,16 @@ class BankWork(Work):
             caller.close()
 
     def judge(self) -> list[Violation]:
-        return check_totals(self._looks, self._accounts, self.total, self._transfers)
+        opened = int(self.options["balance"])
+        return check_totals(self._looks, self._accounts, self.total, self._transfers, opened=opened)
 
     def history(self) -> Iterator[Mapping[str, Any]]:
         yield from (asdict(look) for look in self._looks)
         yield from (asdict(transfer) for transfer in self._transfers)
 
     def figures(self) -> dict[str, int]:
-        return {"transfers": len(self._transfers), "looks": len(self._looks)}
+        done = sum(each.result is Result.DONE for each in self._transfers)
+        return {"transfers": done, "looks": len(self._looks)}
 
 
 def written(balance: int, turn: int) -> str:

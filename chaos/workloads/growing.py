@@ -28,6 +28,7 @@ class SetWork(Work):
     """`PUT` of a key that must not exist adds, a listing of the prefix looks."""
 
     kind = "set"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -92,6 +93,7 @@ class ListWork(Work):
     """A list is one value of elements that end in a comma; appending is a compare-and-set."""
 
     kind = "list"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -24,12 +24,15 @@ WAIT_S: Final = 2
 WRITES: Final = 4
 """Of a holder, at most."""
 LEASE_PREFIX: Final = "leased/"
+RENEWALS: Final = 13
+"""Of a lease, fewer: about as often it lives on by them as it would have lived without."""
 OVER_S: Final = 20.0
 """How long after their time keys of leases may stay at most."""
 
 
 class LockWork(Work):
     kind = "lock"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -63,6 +66,8 @@ class LockWork(Work):
         if told.done:
             covered = told.asked + ttl_s * (1 - self.slack)
             holding.covered_until = max(holding.covered_until, covered)
+        elif told.status == 404:
+            holding.lost_at.append((told.asked, told.at))
         return told.done
 
     async def _write(self, caller: Caller, holding: Holding, key: str) -> None:
@@ -76,6 +81,8 @@ class LockWork(Work):
             if answer["succeeded"]:
                 version = answer["results"][0]["version"]
                 self._writes.append(Guarded(caller.name, holding.token, version))
+            else:
+                holding.lost_at.append((told.asked, told.at))
 
     def judge(self) -> list[Violation]:
         return check_fencing(self._holdings, self._writes)
@@ -90,6 +97,7 @@ class LockWork(Work):
 
 class LeaseWork(Work):
     kind = "lease"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -98,37 +106,54 @@ class LeaseWork(Work):
 
     async def step(self, caller: Caller) -> Told:
         """One lease, from its grant until it is revoked or forgotten."""
-        ttl_s = int(self.options["ttl_s"])
-        told = await caller.call("POST", "/api/v1/leases", {"ttl": ttl_s})
+        told = await caller.call("POST", "/api/v1/leases", {"ttl": int(self.options["ttl_s"])})
         if not told.done:
             return told
-        lease, granted = told.json()["id"], told.asked
+        lease, ttl_s, granted = told.json()["id"], float(told.json()["ttl"]), told
         key = f"{LEASE_PREFIX}{caller.name}-{self.number()}"
+        covered_until = granted.asked + ttl_s * (1 - self.slack)
         body = {"value": lease, "lease": lease}
         told = await caller.call("PUT", f"/api/v1/keys/{key}", body, foreseen=(404,))
+        if told.status == 404:
+            refused = [(told.asked, told.at)]
+            each = Kept(lease, key, granted.at, covered_until, refused_at=refused)
+            self._kept.append(each)
         if not told.done:
             return told
-        each = Kept(lease, key, told.at, granted + ttl_s * (1 - self.slack))
+        each = Kept(lease, key, told.at, covered_until)
         self._kept.append(each)
-        for _ in range(caller.dice.randrange(1, 6)):
-            await self._keep(caller, each, ttl_s)
+        for _ in range(caller.dice.randrange(1, RENEWALS)):
+            await self._renew(caller, each)
+            await self._look(caller, each)
             await caller.pause(ttl_s / 6)
             if self.stopping:
                 break
         if caller.dice.random() < 0.5:
-            each.ended = CLOCK.monotonic()
-            return await caller.call("DELETE", f"/api/v1/leases/{lease}", foreseen=(404,))
+            await self._end(caller, each)
         return told
 
-    async def _keep(self, caller: Caller, each: Kept, ttl_s: int) -> None:
+    async def _renew(self, caller: Caller, each: Kept) -> None:
         told = await caller.call("POST", f"/api/v1/leases/{each.lease}/keepalive", foreseen=(404,))
         if told.done:
-            each.covered_until = max(each.covered_until, told.asked + ttl_s * (1 - self.slack))
+            covers_s = float(told.json()["ttl"]) * (1 - self.slack)
+            each.renewed(told.asked, told.at, covers_s)
         elif told.status == 404:
-            each.gone_at.append((told.asked, told.at))
+            each.refused_at.append((told.asked, told.at))
+
+    async def _look(self, caller: Caller, each: Kept) -> None:
         told = await caller.call("GET", f"/api/v1/keys/{each.key}")
-        if told.status == 404:
-            each.gone_at.append((told.asked, told.at))
+        if told.done:
+            looks = each.gone_at if told.status == 404 else each.there_at
+            looks.append((told.asked, told.at))
+
+    async def _end(self, caller: Caller, each: Kept) -> None:
+        """And looks whether it is."""
+        each.ended = CLOCK.monotonic()
+        told = await caller.call("DELETE", f"/api/v1/leases/{each.lease}", foreseen=(404,))
+        if told.done:
+            each.over = told.at
+        await self._look(caller, each)
+        await self._renew(caller, each)
 
     async def finish(self) -> None:
         """Wait until the last of them must be over."""
@@ -146,7 +171,7 @@ class LeaseWork(Work):
             caller.close()
 
     def judge(self) -> list[Violation]:
-        return check_leases(self._kept, self._left_over)
+        return check_leases(self._kept, self._left_over, one_shard=not self.setting.divided)
 
     def history(self) -> Iterator[Mapping[str, Any]]:
         return (asdict(each) for each in self._kept)

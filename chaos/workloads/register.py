@@ -23,6 +23,7 @@ DEFECTS_SHOWN = 10
 
 class RegisterWork(Work):
     kind = "register"
+    judges_early = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -205,10 +206,27 @@ class RegisterWork(Work):
             violation for _, of_key in self.log.by_key() for violation in check_history(of_key)
         ]
         found += check_sessions(self.seen)
+        nowhere = self._from_nowhere()
+        if nowhere:
+            lines = tuple(nowhere[:DEFECTS_SHOWN])
+            found.append(Violation("versions", "a value was shown that nobody wrote", lines))
         if self._two_values:
             lines = tuple(self._two_values[:DEFECTS_SHOWN])
             found.append(Violation("versions", "a version has two values", lines))
         return found
+
+    def _from_nowhere(self) -> list[str]:
+        """Also what session reads were told, which nobody else judges."""
+        written = {
+            (each.key, each.value)
+            for each in self.log.operations
+            if each.kind is not Kind.READ and each.changed and each.result is not Result.FAILED
+        }
+        return [
+            f"{key} at version {version} is {value}"
+            for (key, version), value in self._values.items()
+            if (key, value) not in written
+        ]
 
     def history(self) -> Iterator[Mapping[str, Any]]:
         return (asdict(operation) for operation in self.log.operations)

@@ -32,6 +32,7 @@ class WatchWork(Work):
         self._listening: list[asyncio.Task[None]] = []
         self._upto = 0
         self._final: dict[str, str] = {}
+        self._compacted = 0
 
     async def prepare(self) -> None:
         """All watchers begin at one revision."""
@@ -106,6 +107,11 @@ class WatchWork(Work):
             path = f"/api/v1/keys?prefix={PREFIX}&values=true&limit=1000"
             told = await caller.sure("GET", path, what="read what is watched")
             self._final = {each["key"]: each["value"] for each in told.json()["keys"]}
+            for door in self.setting.doors:
+                told = await caller.sure(
+                    "GET", "/api/v1/status", door=door.name, what="ask what was compacted"
+                )
+                self._compacted = max(self._compacted, int(told.json()["compact_revision"]))
         finally:
             caller.close()
         await self._caught_up()
@@ -137,6 +143,7 @@ class WatchWork(Work):
             marks={each.name: each.marks for each in self._watchers},
             gaps={each.name: each.gaps for each in self._watchers},
             final=self._final,
+            compacted=self._compacted,
         )
 
     def history(self) -> Iterator[Mapping[str, Any]]:
@@ -148,6 +155,11 @@ class WatchWork(Work):
             for batch in watcher.batches:
                 events = {event.key: event.value for event in batch.events}
                 yield {"watcher": watcher.name, "revision": batch.revision, "events": events}
+            for mark in watcher.marks:
+                yield {"watcher": watcher.name, "promised": mark.revision, "behind": mark.batches}
+            for first, last in watcher.gaps:
+                yield {"watcher": watcher.name, "gone_from": first, "gone_to": last}
+        yield {"final": self._final, "upto": self._upto, "compacted": self._compacted}
 
     def figures(self) -> dict[str, int]:
         return {

@@ -31,14 +31,20 @@ class Setting:
     seed: str
     drift: float = 0.0
     """The most by which clocks run wrong in this run."""
+    divided: bool = False
+    """Keys may lie in several shards."""
 
 
 class Work(ABC):
     kind: ClassVar[str]
+    judges_early: ClassVar[bool] = False
+    """`judge` accuses nobody falsely without the last looks of `finish`."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.stopping = False
+        self.steps = 0
+        """That were done to their end."""
         self._numbers = itertools.count(1)
 
     @property
@@ -69,6 +75,7 @@ class Work(ABC):
         try:
             while not self.stopping:
                 told = await self.step(caller)
+                self.steps += told is not None and told.done
                 if told is None or told.done or told.answer is not None:
                     await caller.pause(PAUSE_S)
                 else:

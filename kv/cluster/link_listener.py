@@ -52,13 +52,16 @@ class Listener:
         return len(self._strangers)
 
     def close(self) -> None:
-        """From now on whoever comes is turned away."""
+        """From now on nobody is let in: who was just accepted is turned away, and nobody else is
+        accepted. (A loop that does not do this by itself, asyncio's, forgets whom it accepted in
+        the moment in which the socket is closed, and leaves that connection open.)"""
         self._shut = True
+        if self._server is not None:
+            for door in self._server.sockets:
+                self._loop.remove_reader(door.fileno())
 
     async def closed(self) -> None:
-        """Once every connection is gone: stop listening. Not before, and not while somebody is
-        just coming in: asyncio forgets a connection that it accepted in the same moment, and its
-        socket stays open until it is collected as garbage."""
+        """Once every connection is gone, those too that were just coming in: stop listening."""
         server, self._server = self._server, None
         if server is not None:
             server.close()

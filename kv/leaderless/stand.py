@@ -226,8 +226,7 @@ class LeaderlessStand:
             wrap=None if faults is None else faults.wrap,
         )
         self.environment = environment
-        assert node.cards is not None, "the node has started"
-        for peer in node.cards.others:
+        for peer in node.neighbours.others:
             if node.link.connected(peer):
                 environment.regime.members.met(peer)
         environment.start(founders, ring)
@@ -237,9 +236,8 @@ class LeaderlessStand:
         """Who joined later, or lost its disk, is told so by the others (kv/cluster/gossip.py)."""
         node = self._node
         assert node.settings.leaderless is not None
-        assert node.cards is not None
         space = node.settings.leaderless.default
-        environment = self._open(node.cards.all, ())
+        environment = self._open(node.neighbours.all, ())
         self._add(environment, space, None)
         self.on_open(environment)
 

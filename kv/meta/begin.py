@@ -79,7 +79,7 @@ class Beginning:
 
     async def _form(self) -> None:
         node = self._node
-        self._founders = await node.find_founders()
+        self._founders = await node.neighbours.find_founders()
         hosts = beginning.meta_hosts(self._founders)
         if node.node_id in hosts:
             node.host.create(META_GROUP, [NodeId(each) for each in hosts])
@@ -125,12 +125,12 @@ class Beginning:
         options = node.settings.options
         if FIRST_SHARD in node.host.groups and is_from_before(node.engine, FIRST_SHARD):
             bound = self._applied_config().voters
-            old = [node.record_of(each, bound[each]) for each in sorted(bound)]
+            old = [node.neighbours.record_of(each, bound[each]) for each in sorted(bound)]
             records = [record for record in old if record is not None]
             return beginning.upgraded(records, options) if len(records) == len(old) else None
         if not self._founders:  # restarted before it began
-            self._founders = await node.find_founders()
-        found = [node.record_of(each) for each in self._founders]
+            self._founders = await node.neighbours.find_founders()
+        found = [node.neighbours.record_of(each) for each in self._founders]
         records = [record for record in found if record is not None]
         if len(records) < len(found):
             await asyncio.sleep(POLL_S)
@@ -146,10 +146,10 @@ class Beginning:
         """Of a node whose card says something else than the map."""
         node = self._node
         for known in node.meta.map.view.nodes.values():
-            card = None if node.cards is None else node.cards.all.get(NodeId(known.node))
+            card = node.neighbours.all.get(NodeId(known.node))
             if card is None or card.incarnation != known.incarnation:
                 continue
-            shown = node.record_of(NodeId(known.node))
+            shown = node.neighbours.record_of(NodeId(known.node))
             assert shown is not None
             kept = replace(shown, state=known.state, state_since_ms=known.state_since_ms)
             if kept != known:

@@ -170,11 +170,11 @@ class NodePlacement:
                 f"{node.settings.data} holds replicas of an earlier life and no map of the "
                 "cluster; empty it, and start again: the node joins as a new one"
             )
-        record = node.record_of(node.node_id)
+        record = node.neighbours.record_of(node.node_id)
         assert record is not None, "the own card is whole"
-        newcomer = Newcomer(node.link, node.mail, node.settings.join, route=node.route)
+        newcomer = Newcomer(node.link, node.mail, node.settings.join, route=node.neighbours.route)
         view = await newcomer.join(record)
-        node.learn_cards(
+        node.neighbours.learn(
             {
                 NodeId(each.node): Card(each.node, each.name, each.peer, each.client)
                 for each in view.nodes.values()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from chaos.cli import main
-from chaos.sim.leaderless_canary import CANARIES
+from chaos.sim.leaderless_canary import CANARIES, STRICT
 from chaos.sim.leaderless_runs import run_storm
 from chaos.sim.leaderless_schedules import SCHEDULES
 from chaos.sim.leaderless_storm import storm
@@ -66,7 +66,13 @@ def test_the_same_seed_is_the_same_run() -> None:
     assert first.trace_hash == second.trace_hash
 
 
-@pytest.mark.parametrize("canary", sorted(CANARIES.keys() - RARE))
+@pytest.mark.parametrize("canary", [None, *sorted(STRICT)])
+def test_a_strict_read_that_misses_what_was_acknowledged_is_caught(canary: str | None) -> None:
+    violation = run_storm(5, keyspaces=True, canary=canary).violation
+    assert ("read [] of" in violation) == (canary is not None), violation
+
+
+@pytest.mark.parametrize("canary", sorted(CANARIES.keys() - RARE - STRICT))
 def test_a_known_bug_is_caught(canary: str) -> None:
     assert any(run_storm(seed, canary=canary).violation for seed in range(12))
 

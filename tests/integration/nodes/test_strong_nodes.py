@@ -146,7 +146,7 @@ async def test_a_restart_of_all_resumes(make_trio: Make) -> None:
     found = await trio.read(2, lambda shard: (shard.get(b"k"), shard.lease(7)))
     assert found[0].mod_revision == result.revision
     assert 590_000 < found[1].remaining_ms <= 600_000
-    names = sorted(card.name for card in trio[2].cards.all.values())
+    names = sorted(card.name for card in trio[2].neighbours.all.values())
     assert names == ["n0", "n1", "n2"]
 
 

@@ -47,6 +47,7 @@ def test_an_unknown_write_may_have_been_done() -> None:
         ([*A[:2], *B], ["same", "final"]),
         ([*A, B[0], Change("b", 4, "b3")], ["same", "truth", "final"]),
         ([*ONE, Change("c", 1, "c1")], ["truth"]),
+        ([A[0], Change("a", 6, None), *A[1:], *B], ["same", "truth"]),  # nobody deleted it
         ([A[0], Change("a", 6, "never"), *A[1:], *B], ["same", "truth"]),
     ],
 )
@@ -57,3 +58,11 @@ def test_what_is_told_wrong(told: list[Change], found: list[str]) -> None:
 def test_what_nobody_was_told_is_missed_all_the_same() -> None:
     silent = [each for each in ONE if each.version != 7]
     assert rules(silent, silent) == ["truth"]
+
+
+def test_a_write_is_done_once() -> None:
+    """Whether its outcome is known or not."""
+    known = [A[0], Change("a", 6, "a1"), *A[1:], *B]
+    unknown = [A[0], Change("a", 6, "lost"), A[1], Change("a", 8, "lost"), A[2], *B]
+    for told in (known, unknown):
+        assert rules(told, told) == ["truth"]

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.checkers.fencing import Guarded, Holding, check_fencing
-from chaos.checkers.gates import check_nodes, check_rate, check_recovery, check_replicas
+from chaos.checkers.gates import (
+    check_loads,
+    check_nodes,
+    check_rate,
+    check_recovery,
+    check_replicas,
+)
 from chaos.checkers.leases import Kept, check_leases
 from chaos.checkers.sets import Add, SetLook, check_set
 from chaos.checkers.totals import Look, Transfer, check_totals
@@ -49,12 +55,25 @@ def test_money_that_moves_is_no_violation() -> None:
         ([look(0, 1, (1, 1), 10, 10), look(0, 1, (1, 1), 9, 11)], "moment"),
         ([look(0, 2, (2, 1), 10, 10), look(1, 3, (1, 3), 10, 10)], "moment"),
         ([look(0, 1, (2, 2), 10, 10), look(2, 3, (1, 1), 9, 11)], "order"),
-        ([look(4.6, 5, (3, 2), 10, 10)], "lasting"),
+        ([look(4.6, 5, (2, 2), 10, 10)], "lasting"),
+        ([look(4.0, 4.2, (3, 2), 10, 10)], "moment"),
     ],
 )
 def test_money_that_goes_wrong(looks: list[Look], rule: str) -> None:
     transfers = [Transfer(4.5, {"a": 3, "b": 3})]
     assert rules(check_totals(looks, ACCOUNTS, 20, transfers)) == [rule]
+
+
+def test_money_that_nobody_moved() -> None:
+    transfer = Transfer(4.5, {"a": 1, "b": 1}, {"a": 4, "b": 16}, 4.0)
+    shown = look(5, 6, (1, 1), 4, 16)
+    assert check_totals([shown], ACCOUNTS, 20, [transfer], opened=10) == []
+    other = look(5, 6, (1, 1), 3, 17)
+    early = look(2, 3, (1, 1), 4, 16)
+    for bad in (other, early):
+        assert rules(check_totals([bad], ACCOUNTS, 20, [transfer], opened=10)) == ["sober"]
+    twice = [transfer, transfer]
+    assert rules(check_totals([shown], ACCOUNTS, 20, twice, opened=10)) == ["sober"]
 
 
 # --- fencing -------------------------------------------------------------------------------------
@@ -129,6 +148,34 @@ def test_leases() -> None:
     ended = Kept("1", "k", 1.0, 5.0, ended=2.0, gone_at=[(2.0, 3.0)])
     assert check_leases([ended], []) == []
     assert rules(check_leases([ended], ["k"])) == ["not gone"]
+
+
+def test_a_lease_that_was_refused_is_lost_as_its_key_is() -> None:
+    refused = Kept("1", "k", 1.0, 5.0, refused_at=[(2.0, 3.0)])
+    assert rules(check_leases([refused], [])) == ["gone too early"]
+
+
+def test_a_lease_that_is_over_does_not_come_back() -> None:
+    def ended() -> Kept:
+        return Kept("1", "k", 1.0, 5.0, ended=2.0, over=3.0)
+
+    renewed, shown, gone = ended(), ended(), Kept("1", "k", 1.0, 5.0, gone_at=[(6.0, 7.0)])
+    renewed.renewed(4.0, 4.5, 4.0)
+    shown.there_at.append((4.0, 4.5))
+    gone.there_at.append((8.0, 9.0))
+    for each in (renewed, shown, gone):
+        assert rules(check_leases([each], [])) == ["back"]
+    elsewhere = ended()
+    elsewhere.there_at.append((4.0, 4.5))
+    assert check_leases([elsewhere], [], one_shard=False) == [], "a moment later"
+
+
+def test_who_holds_a_lock_is_not_told_that_it_is_lost() -> None:
+    holding = held(3, 0, 1, 4, None)
+    holding.lost_at = [(3.5, 4.5)]
+    assert check_fencing([holding], []) == []
+    holding.lost_at = [(2.0, 3.0)]
+    assert rules(check_fencing([holding], [])) == ["kept"]
 
 
 # --- sets ----------------------------------------------------------------------------------------
@@ -209,6 +256,9 @@ def test_gates() -> None:
     assert check_rate(100, 4.0, 25) == []
     assert len(check_rate(99, 4.0, 25)) == 1
     assert len(check_rate(0, 0.0, 1)) == 1
+    assert check_loads({"lock": 6, "lease": 9}, 120.0) == []
+    assert check_loads({"lock": 5, "lease": 9}, 120.0)[0].details == ("lock: 5",)
+    assert len(check_loads({"lock": 0}, 1.0)) == 1
     assert check_recovery({"n1": 1.0, "n2": 2.0}, 2.0) == []
     assert check_recovery({"n1": 3.0, "n2": None}, 2.0)[0].details == (
         "n1: after 3.0 s",

@@ -48,6 +48,12 @@ def test_a_stale_read_is_found_by_time_alone() -> None:
     assert holds(write, transaction("r", 0.5, 3, reads={"a": 0}))
 
 
+def test_a_stale_read_is_found_also_where_it_begins_as_another_one_ends() -> None:
+    write = transaction("w", 0, 1, writes={"a": 1})
+    other = transaction("o", 0, 2)
+    assert not holds(write, other, transaction("r", 2, 3, reads={"a": 0}))
+
+
 def test_the_unknown_writers_of_versions_leave_the_others_in_order() -> None:
     first = transaction("w1", 0, 9, writes={"a": 1})
     third = transaction("w3", 0, 9, writes={"a": 3})

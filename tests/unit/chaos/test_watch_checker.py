@@ -91,6 +91,30 @@ def test_what_all_watchers_are_told_wrongly_is_found(told: list[Batch], complain
     assert complaint in judge(told, list(told))
 
 
+def test_a_deletion_that_nobody_asked_for_is_found() -> None:
+    """Also where one was acknowledged: it stands at its own revision."""
+    deleted = Written("d", (Event("a", None),), DONE, 3)
+    told = [batch(2, "w1"), Batch(3, (Event("a", None),)), Batch(4, (Event("a", None),))]
+    writes = [write("w1", DONE, 2), deleted]
+    assert "revision 4: nobody deleted a=None" in judge(told, list(told), writes=writes, upto=4)
+    writes.append(Written("e", (Event("a", None),), UNKNOWN))
+    assert judge(told, list(told), writes=writes, upto=4) == ""
+
+
+def test_history_that_is_said_to_be_gone_was_compacted() -> None:
+    told = {"one": GOOD[1:], "two": GOOD}
+    gaps = {"one": [(2, 2)]}
+    assert check_watches(told, WRITES, upto=5, gaps=gaps, compacted=2) == []
+    (violation,) = check_watches(told, WRITES, upto=5, gaps=gaps, compacted=1)
+    assert violation.message == "gap: 1 times"
+
+
+def test_what_was_compacted_before_anybody_could_be_told_is_not_missed() -> None:
+    told = {"one": GOOD[1:], "two": GOOD[1:]}
+    gaps = {"one": [(2, 2)], "two": [(1, 2)]}
+    assert check_watches(told, WRITES, upto=5, since=2, gaps=gaps, compacted=2) == []
+
+
 def seen(client: str, version: int, what: str = "read", key: str = "k") -> Seen:
     return Seen(client, key, version, "n1", what, 0.0)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from io import BytesIO
 from random import Random
 from typing import Any, NamedTuple
@@ -44,90 +43,28 @@ from kv.leaderless.session import SessionCodec
 from kv.leaderless.watching import Watching
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.placement.service import PlacementService
-from kv.watch.messages import Encode
-from kv.watch.shard_watches import ShardWatches
+from kv.strong.reader import ReplicaReader
 from kv.watch.watcher import WatchLimits
-from raftgroups.commands import Command, Compact, Expire, Range, Tick, Txn, encode
-from raftgroups.machine import ShardMachine, ShardPlace
-from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
+from raftgroups.commands import Command, Expire, Tick, encode
+from raftgroups.machine import ShardPlace
+from raftgroups.results import Failure, error_of
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
-from storage.clock import ManualClock
 from storage.committer import Committer, InlineWriter
 from storage.errors import JanusError
-from storage.latest import Latest
 from storage.memory import MemoryEngine
-from storage.mvcc_events import read_events
-from storage.mvcc_records import KeyValue
-from storage.mvcc_view import View
 from storage.system_clock import SystemClock
+from tests.unit.kv.direct import DirectShard
 
 SHARD = 3
 WALL_MS = 1_700_000_000_000
 """The first write's time; each write's is one later."""
 
 
-class Reading(NamedTuple):
-    lease: int
-    granted_s: int
-    remaining_ms: int
-
-
-class DirectReader:
-    def __init__(self, machine: ShardMachine, clock_ms: int) -> None:
-        self._machine = machine
-        self._clock_ms = clock_ms
-
-    shard = SHARD
-    term = 1
-
-    @property
-    def revision(self) -> int:
-        return self._machine.revision
-
-    @property
-    def compact_revision(self) -> int:
-        return max(0, self._machine.shard.state.compact_revision)
-
-    @property
-    def view(self) -> View:
-        return self._machine.view
-
-    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
-        return self._machine.view.get(key, revision)
-
-    def ttl_remaining_ms(self, key: bytes) -> int | None:
-        return self._machine.ttl_remaining_ms(key, self._clock_ms)
-
-    def range(self, operation: Range) -> RangeAnswer:
-        return self._machine.range(operation)
-
-    def read_txn(self, txn: Txn) -> TxnResult:
-        return self._machine.read_txn(txn)
-
-    def lease(self, lease: int) -> Reading | None:
-        found = self._machine.leases.get(lease)
-        if found is None:
-            return None
-        return Reading(lease, found.ttl_s, max(0, found.deadline_ms - self._clock_ms))
-
-    lease_epoch = 0
-
-    def leases(self) -> list[int]:
-        return self._machine.leases.ids()
-
-    def lease_keys(self, lease: int) -> list[bytes]:
-        return self._machine.lease_keys(lease)
-
-
-class Direct:
+class Direct(DirectShard):
     """A Strong."""
 
     def __init__(self) -> None:
-        self.machine = ShardMachine(
-            Latest(MemoryEngine(), ManualClock()),
-            ShardPlace(1, SHARD, 1, 1),
-            observer=self._observe,
-        )
+        super().__init__(ShardPlace(1, SHARD, 1, 1), SystemClock(), WatchLimits())
         self.clock_ms = 1_000
         self.index = 0
         self.commands: list[Command] = []
@@ -135,8 +72,9 @@ class Direct:
         self.fail_writes: Callable[[Command], JanusError | None] = lambda command: None
         self.fail_reads: JanusError | None = None
         self.gone = False
-        self.limits = WatchLimits()
-        self._hubs: list[ShardWatches] = []
+
+    def now_ms(self) -> int:
+        return self.clock_ms
 
     def write(
         self,
@@ -156,10 +94,7 @@ class Direct:
         except JanusError as error:
             return error
         self.index += 1
-        answer = self.machine.apply(self.index, payload)
-        if isinstance(command, Compact):
-            for hub in self._hubs:
-                hub.compacted(self.machine.shard.state.compact_revision)
+        answer = self.apply_payload(self.index, payload)
         return error_of(answer) if isinstance(answer, Failure) else answer
 
     def pass_time(self, seconds: float) -> None:
@@ -183,44 +118,15 @@ class Direct:
             answer = error
         asyncio.get_running_loop().call_soon(done, answer)
 
-    def local(self) -> DirectReader:
+    def local(self) -> ReplicaReader:
         if self.gone:
             raise UnavailableError("there is no replica here yet; try again")
-        return DirectReader(self.machine, self.clock_ms)
-
-    single = True
-
-    def ground(self, watches: object, page: object) -> None:
-        """One shard for ever."""
-
-    def shard_of(self, key: bytes) -> int:
-        return SHARD
-
-    def watches(self, encode: Encode) -> ShardWatches:
-        hub = ShardWatches(
-            encode,
-            partial(read_events, self.machine.view),
-            revision=self.machine.revision,
-            compact_revision=max(0, self.machine.shard.state.compact_revision),
-            scheduler=asyncio.get_running_loop(),
-            clock=SystemClock(),
-            limits=self.limits,
-        )
-        self._hubs.append(hub)
-        return hub
-
-    def stop(self) -> None:
-        for hub in self._hubs:
-            hub.stop()
-
-    def _observe(self, revision: int, bodies: Sequence[bytes]) -> None:
-        for hub in self._hubs:
-            hub.committed(revision, bodies)
+        return self.reader(1)
 
     @property
     def watchers(self) -> int:
         """That exist now, whatever their state."""
-        return sum(sum(hub.statistics()[:5]) for hub in self._hubs)
+        return sum(sum(hub.statistics()[:5]) for hub in self.hubs)
 
     @property
     def term(self) -> int:

@@ -106,12 +106,6 @@ async def test_a_replica_is_moved_and_a_leadership_handed_over(
     assert (led.status, led.body["leader"]) == (200, "id-b")
 
 
-async def test_a_merge_is_ended(cluster: Rest) -> None:
-    ended = await cluster.ask("DELETE", "/api/v1/admin/shards/1/merge")
-    assert ended.status == 200
-    assert (ended.body["ended"]["step"], ended.body["ended"]["shards"]) == ("gather", [1, 2])
-
-
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "error"),
     [
@@ -130,8 +124,6 @@ async def test_a_merge_is_ended(cluster: Rest) -> None:
         ("POST", "/api/v1/admin/shards/1/move", {"source": "a"}, 400, "invalid_body"),
         ("POST", "/api/v1/admin/shards/1/transfer", {"target": "d"}, 409, "shard_not_there"),
         ("POST", "/api/v1/admin/shards/1/transfer", {"target": "x"}, 404, "no_such_node"),
-        ("DELETE", "/api/v1/admin/shards/9/merge", None, 404, "no_such_shard"),
-        ("DELETE", "/api/v1/admin/shards/x/merge", None, 400, "invalid_path"),
         ("POST", "/api/v1/admin/shards/9/transfer", {"target": "a"}, 404, "no_such_shard"),
     ],
 )

@@ -266,7 +266,7 @@ async def test_a_client_that_does_not_read_holds_nobody_up(make_rest: MakeRest) 
                 await asyncio.sleep(0)
         rest.strong.apply(Put(b"mark", b"m"))
         assert (await quick())["events"][0]["key"] == "mark"
-        held = [hub.statistics() for hub in rest.strong._hubs]
+        held = [hub.statistics() for hub in rest.strong.hubs]
         assert sum(each.victims + each.catching_up for each in held) == 1
         keys = [(await slow())["events"][0]["key"] for _ in range(401)]
     assert keys == [f"k{number:03d}" for number in range(400)] + ["mark"]

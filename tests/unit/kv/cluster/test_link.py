@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import socket
@@ -391,7 +392,7 @@ async def test_two_processes_under_one_node_id_are_told_apart(links, until) -> N
 
 
 async def test_what_is_queued_leaves_before_the_link_closes(links, until) -> None:
-    a, b = await links.pair()
+    a, b = await links.pair(close_timeout_s=10.0)
     for _ in range(16):
         assert a.link.send(b.id, "snapshot", bytes(500 * KIB))
     assert a.link.send(b.id, "raft", b"last words")
@@ -415,6 +416,23 @@ async def test_who_comes_while_the_door_is_shut_is_closed_too(links, until) -> N
                 while visitor.recv(1000):
                     pass
             visitor.close()
+
+
+async def test_who_comes_while_the_link_is_being_closed_is_closed_too(links, until) -> None:
+    """Also in its very last moment, when the loop would take somebody in and forget them."""
+    for passes in range(9):
+        a = await links.node("a")
+        closing = asyncio.ensure_future(a.link.close())
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        visitor = socket.socket()
+        with contextlib.suppress(ConnectionError):
+            visitor.connect(a.address)
+        await closing
+        for _ in range(5):
+            await asyncio.sleep(0)
+        visitor.close()
+        gc.collect()  # what was forgotten is told of now, and fails the test
 
 
 async def test_closing_does_not_wait_for_a_peer_that_reads_nothing(links, until) -> None:

@@ -14,11 +14,11 @@ import random
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, web
@@ -32,21 +32,15 @@ from kv.etcd.gateway import Gateway, add_routes
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.regime import Done, ShardReader
 from kv.strong.admission import check
-from kv.watch.messages import Encode
-from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
-from raftgroups.commands import Command, Range, Txn, encode
-from raftgroups.machine import ShardMachine, ShardPlace
-from raftgroups.results import Failure, RangeAnswer, TxnResult, error_of
+from raftgroups.commands import Command, encode
+from raftgroups.machine import ShardPlace
+from raftgroups.results import Failure, error_of
 from storage.clock import Clock, ManualClock
 from storage.engine import Batch
 from storage.errors import JanusError
-from storage.latest import Latest
-from storage.memory import MemoryEngine
-from storage.mvcc_events import EventPage, read_events
-from storage.mvcc_records import KeyValue
-from storage.mvcc_view import View
 from storage.system_clock import SystemClock
+from tests.unit.kv.direct import DirectShard
 
 CLUSTER = 2**63 + 11
 MEMBER = 2**64 - 5
@@ -54,103 +48,31 @@ TERM = 3
 PLACE = ShardPlace(group=1, shard=1, keyspace=7, segment=3)
 
 
-class LeaseSeen(NamedTuple):
-    lease: int
-    granted_s: int
-    remaining_ms: int
-
-
-class DirectReader:
-    """A ShardReader of the machine as it is."""
-
-    shard = 1
-    term = TERM
-
-    def __init__(self, strong: DirectStrong) -> None:
-        self._machine = strong.machine
-        self._clock_ms = strong.clock_ms
-
-    @property
-    def revision(self) -> int:
-        return self._machine.revision
-
-    @property
-    def compact_revision(self) -> int:
-        return self._machine.view.state.compact_revision
-
-    @property
-    def view(self) -> View:
-        return self._machine.view
-
-    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
-        return self._machine.view.get(key, revision)
-
-    def ttl_remaining_ms(self, key: bytes) -> int | None:
-        return self._machine.ttl_remaining_ms(key, self._clock_ms())
-
-    def range(self, operation: Range) -> RangeAnswer:
-        return self._machine.range(operation)
-
-    def read_txn(self, txn: Txn) -> TxnResult:
-        return self._machine.read_txn(txn)
-
-    def lease(self, lease: int) -> LeaseSeen | None:
-        found = self._machine.leases.get(lease)
-        if found is None:
-            return None
-        return LeaseSeen(lease, found.ttl_s, found.deadline_ms - self._clock_ms())
-
-    lease_epoch = 0
-
-    def leases(self) -> list[int]:
-        return self._machine.leases.ids()
-
-    def lease_keys(self, lease: int) -> list[bytes]:
-        return self._machine.lease_keys(lease)
-
-
-class DirectStrong:
-    """Use it from its loop. `down`: every call is answered with this."""
+class DirectStrong(DirectShard):
+    """`down`: every call is answered with this."""
 
     def __init__(self, clock: Clock, watch_limits: WatchLimits | None = None) -> None:
-        self._clock = clock
-        self._watch_limits = watch_limits
-        self._hubs: list[ShardWatches] = []
+        super().__init__(PLACE, clock, watch_limits)
         self._index = 0
-        self.engine = MemoryEngine()
-        self.machine = ShardMachine(Latest(self.engine, clock), PLACE, observer=self._observe)
-        self.machine.restored(0)
         self.down: JanusError | None = None
         self.written: list[Command] = []
 
     term = TERM
 
-    def clock_ms(self) -> int:
-        return int(self._clock.monotonic() * 1000)
-
-    def _observe(self, revision: int, bodies: Sequence[bytes]) -> None:
-        for hub in self._hubs:
-            hub.committed(revision, bodies)
-
     def apply(self, command: Command) -> Any:
         self._index += 1
         self.written.append(command)
-        before = self.machine.view.state.compact_revision
-        result = self.machine.apply(self._index, encode(command, clock_ms=self.clock_ms()))
+        result = self.apply_payload(self._index, encode(command, clock_ms=self.now_ms()))
         if self._index % 3 == 0:  # some of it is in the engine, some in the overlay
             batch = Batch()
             self.machine.prepare(batch)
             self.engine.write(batch, sync=True)
             self.machine.after_commit()
-        compacted = self.machine.view.state.compact_revision
-        if compacted != before:
-            for hub in self._hubs:
-                hub.compacted(compacted)
         return error_of(result) if isinstance(result, Failure) else result
 
     def expire(self) -> None:
         """What a leader does about deadlines."""
-        due = self.machine.due(self.clock_ms())
+        due = self.machine.due(self.now_ms())
         if due is not None:
             self.apply(due)
 
@@ -182,41 +104,7 @@ class DirectStrong:
     def local(self) -> ShardReader:
         if isinstance(self.down, UnavailableError):
             raise self.down
-        return DirectReader(self)
-
-    single = True
-
-    def ground(self, watches: object, page: object) -> None:
-        """One shard for ever."""
-
-    def shard_of(self, key: bytes) -> int:
-        return PLACE.shard
-
-    def watches(self, encode: Encode) -> ShardWatches:
-        hub = ShardWatches(
-            encode,
-            self._read_events,
-            revision=self.machine.revision,
-            compact_revision=self.machine.view.state.compact_revision,
-            scheduler=asyncio.get_running_loop(),
-            clock=self._clock,
-            limits=self._watch_limits,
-        )
-        self._hubs.append(hub)
-        return hub
-
-    def _read_events(
-        self,
-        from_revision: int,
-        start: bytes,
-        end: bytes | None,
-        *,
-        max_events: int,
-        max_bytes: int,
-    ) -> EventPage:
-        return read_events(
-            self.machine.view, from_revision, start, end, max_events=max_events, max_bytes=max_bytes
-        )
+        return self.reader(TERM)
 
 
 class Node:
