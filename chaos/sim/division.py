@@ -260,7 +260,7 @@ class Restless:
         if planner.view.operations:
             return f"operations are under way: {sorted(planner.view.operations.values(), key=str)}"
         for node in self.cluster.divided:
-            if node.view.version != planner.view.version:
+            if node.running and node.view.version != planner.view.version:
                 return f"{node.label} has an older map"
             for group in node.shard_groups:
                 state = cast(Any, group.machine).shard.state
