@@ -4,6 +4,10 @@
 It needs nothing but Python 3.11 and its standard library. The first call makes `.venv` beside this
 file and installs the project with what the command needs; later calls start at once, until
 pyproject.toml or the tested versions (deploy/constraints.txt) change.
+
+The `.venv` is of the Python that runs this, but for one case: one that was built without
+optimisation (pyenv does so unless it is told otherwise) gives way to an optimised one on PATH,
+because a put then costs a tenth less. DEV_PYTHON names another one, whatever it is.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -26,6 +30,15 @@ BIN = VENV / "bin"
 PYTHON = BIN / "python"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 OLDEST = (3, 11)
+NAMES = ("python3.11", "python3.12", "python3.13", "python3")
+"""Of interpreters that it runs with; looked for in every folder of PATH."""
+PROBE = """
+import json, sys, sysconfig
+flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
+optimised = "--enable-optimizations" in flags or sys.base_prefix == "/usr"
+print(json.dumps([sys.executable, sys.version_info[:3], optimised]))
+"""
+"""Distributions optimise theirs, and not all of them say so in the flags."""
 
 # What each command installs besides the project itself (groups of pyproject.toml).
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -181,27 +194,56 @@ def usable_python() -> bool:
     return probe.stdout.strip() == "True"
 
 
+class Interpreter(NamedTuple):
+    version: tuple[int, ...]
+    program: str
+    optimised: bool
+
+    def __str__(self) -> str:
+        return f"Python {'.'.join(map(str, self.version))} ({self.program})"
+
+
+def probe(program: str) -> Interpreter | None:
+    """What it says of itself; None if it does not start."""
+    try:
+        done = subprocess.run([program, "-I", "-c", PROBE], capture_output=True, check=False)
+        found, version, optimised = json.loads(done.stdout)
+    except (OSError, ValueError):
+        return None
+    return Interpreter(tuple(version), found, optimised)
+
+
+def pythons() -> list[Interpreter]:
+    """Those to make .venv with, the best one first; that which runs this is one of them."""
+    asked = os.environ.get("DEV_PYTHON")
+    if asked:
+        named = probe(asked)
+        if named is None or named.version < OLDEST:
+            raise DevError(f"DEV_PYTHON={asked} is no Python {OLDEST[0]}.{OLDEST[1]} or newer")
+        return [named]
+    here = probe(sys.executable) or Interpreter(sys.version_info[:3], sys.executable, True)
+    if here.optimised:
+        return [here]
+    folders = os.get_exec_path()
+    paths = {shutil.which(name, path=folder) for folder in folders for name in NAMES}
+    found = {probe(path) for path in sorted(filter(None, paths))}
+    fit = [each for each in found if each and each.optimised and each.version >= OLDEST]
+    better = sorted(
+        fit, key=lambda each: (each.version[:2] == here.version[:2], each), reverse=True
+    )
+    if better:
+        say(f"{here} was built without optimisation; {better[0]} was not, and is taken")
+    return [*better, here]
+
+
 def make_venv() -> None:
-    """The first way that works: venv with pip, uv, virtualenv, venv filled by an outer pip."""
-    if VENV.exists():
-        shutil.rmtree(VENV)
-    say(f"making {VENV.name} with Python {sys.version.split()[0]}")
-    if has("ensurepip") and attempt(sys.executable, "-m", "venv", str(VENV)):
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
-    uv = shutil.which("uv")
-    if uv and attempt(uv, "venv", "--quiet", "--seed", "--python", sys.executable, str(VENV)):
-        return
-    if has("virtualenv") and attempt(sys.executable, "-m", "virtualenv", "--quiet", str(VENV)):
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
-    if (
-        has("pip")
-        and attempt(sys.executable, "-m", "venv", "--without-pip", str(VENV))
-        and attempt(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip")
-    ):
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
+    for python in pythons():
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        say(f"making {VENV.name} with {python}")
+        if venv_of(python.program):
+            return
+        shutil.rmtree(VENV, ignore_errors=True)
     version = sysconfig.get_python_version()
     raise DevError(
         "this Python cannot make a virtual environment: it has no ensurepip, and neither uv, "
@@ -209,8 +251,26 @@ def make_venv() -> None:
     )
 
 
-def has(module: str) -> bool:
-    return attempt(sys.executable, "-c", f"import {module}")
+def venv_of(python: str) -> bool:
+    """The first way that works: venv with pip, uv, virtualenv, venv filled by an outer pip."""
+    if has(python, "ensurepip") and attempt(python, "-m", "venv", str(VENV)):
+        return True
+    shutil.rmtree(VENV, ignore_errors=True)
+    uv = shutil.which("uv")
+    if uv and attempt(uv, "venv", "--quiet", "--seed", "--python", python, str(VENV)):
+        return True
+    if has(python, "virtualenv") and attempt(python, "-m", "virtualenv", "--quiet", str(VENV)):
+        return True
+    shutil.rmtree(VENV, ignore_errors=True)
+    return (
+        has(python, "pip")
+        and attempt(python, "-m", "venv", "--without-pip", str(VENV))
+        and attempt(python, "-m", "pip", "--python", str(PYTHON), "install", "-q", "pip")
+    )
+
+
+def has(python: str, module: str) -> bool:
+    return attempt(python, "-c", f"import {module}")
 
 
 def attempt(*command: str) -> bool:

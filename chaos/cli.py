@@ -1,6 +1,7 @@
 """The commands that chaos adds to `januskv`, found through the entry points "januskv.commands".
 
     januskv sim --seeds 0..500 --nodes 3       a range of seeds (the end is not included)
+    januskv sim --seeds 0..300 --faults everything   shards, and a cluster that governs itself
     januskv sim --seed 17 --trace              one seed again, line by line
     januskv sim --canary no-write-barrier      a known bug is put back, and must be caught
     januskv sim --mode leaderless --seeds 0..500   storms over the leaderless regime
@@ -31,6 +32,7 @@ from chaos.sim.simulation import SeedResult
 TRACE_LINES: Final = 40
 LEADERLESS_S: Final = 20.0
 """Of storm; the calm after it takes what it takes."""
+EVERYTHING: Final = "everything"
 MIN_SECONDS: Final = CALM_MIN_S + 1.0
 
 
@@ -56,9 +58,13 @@ class SimCommand:
         )
         parser.add_argument(
             "--faults", default="all", metavar="LIST",
-            help=f"comma-separated: {', '.join(sorted(MENU))}; or all, or none (all). Beside them "
-            f"{', '.join(sorted(shards.FAULTS))}: then the groups are shards. Leaderless: all, and "
-            f"{KEYSPACES}: some are made and dropped",
+            help=f"comma-separated: {', '.join(sorted(MENU))}; or all of these, or none (all). "
+            "Beside them, and then the groups are shards: splits, merges; bank (transactions over "
+            "shards), leases (of keys in several shards, and a watch over all); and what an "
+            "operator of a cluster that governs itself meets: moves (of replicas, disks lost, "
+            "another number of copies), joins, drains (and removals), deaths (machines that never "
+            f"come back; the silent are declared dead). Or {EVERYTHING}: all of all. Leaderless: "
+            f"all, and {KEYSPACES}: some are made and dropped",
         )  # fmt: skip
         parser.add_argument(
             "--canary", metavar="NAME", choices=[*sorted(CANARIES), *sorted(LEADERLESS), "all"],
@@ -135,9 +141,11 @@ def _faults(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     if names == {"none"}:
         return frozenset()
+    if EVERYTHING in names:
+        names = (names - {EVERYTHING}) | {"all"} | shards.FAULTS
     if "all" in names:
         names = (names - {"all"}) | frozenset(MENU)
-    known = [*MENU, *sorted(shards.FAULTS), KEYSPACES]
+    known = [*MENU, *sorted(shards.FAULTS), KEYSPACES, EVERYTHING]
     unknown = sorted(names - set(known))
     if unknown:
         raise UsageError(f"no such fault: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -146,9 +154,11 @@ def _faults(text: str) -> frozenset[str]:
 
 def replay_command(config: SimConfig) -> str:
     """What to type to see this very run again."""
-    everything = config.faults >= frozenset(MENU)
-    rest = sorted(config.faults - frozenset(MENU) if everything else config.faults)
-    faults = ",".join((["all"] if everything else []) + rest) or "none"
+    has_menu = config.faults >= frozenset(MENU)
+    rest = sorted(config.faults - frozenset(MENU) if has_menu else config.faults)
+    faults = ",".join((["all"] if has_menu else []) + rest) or "none"
+    if config.faults == frozenset(MENU) | shards.FAULTS:
+        faults = EVERYTHING
     return (
         f"januskv sim --seed {config.seed} --nodes {config.nodes} --groups {config.groups} "
         f"--seconds {config.seconds:g} --faults {faults} --trace"

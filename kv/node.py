@@ -230,6 +230,7 @@ class Node:
             execute=self.lead,
             evaluate=self._evaluate_forwarded,
         )
+        self.host.on_answered(self.forwarder.flush)
         self.mail = Mail(self.link, loop)
         self.neighbours = Neighbours(
             self.node_id,

@@ -109,6 +109,8 @@ def b_place(append: Append, log: LogView) -> Placed:
         )
         return Placed(rewritten, matched, None)
     first_new = append.prev_index + skip + 1
+    if not skip and commit == append.commit:  # as it came: nearly always
+        return Placed(append, end, first_new if first_new <= last else None)
     prev_term = append.prev_term if skip == 0 else log.term_at(first_new - 1)
     rewritten = append._replace(
         prev_index=first_new - 1, prev_term=prev_term, entries=entries[skip:], commit=commit

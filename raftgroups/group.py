@@ -190,9 +190,14 @@ class Group:
 
     def _sleep_if_idle(self, now: float) -> None:
         replica = self.replica
-        busy = self._proposals or not replica.reads.points.idle or self.changes.busy()
-        if busy or replica.journal.last_index != self._seen_last:
-            self._seen_last = replica.journal.last_index
+        last = replica.journal.last_index
+        if (
+            last != self._seen_last
+            or self._proposals
+            or not replica.reads.points.idle
+            or self.changes.busy()
+        ):
+            self._seen_last = last
             self._idle_since = now
             return
         limit = self._services.config.hibernate_after_s
@@ -222,8 +227,7 @@ class Group:
             nearest = min(replica.raft.heartbeat_deadline, replica.replication.notice_at)
         elif replica.may_campaign():
             nearest = replica.raft.election_deadline
-        if self._proposals:
-            nearest = min(nearest, self._proposals.deadline())
+        nearest = min(nearest, self._proposals.deadline())
         if self.changes.busy():
             nearest = min(nearest, self.changes.deadline())
         if not replica.reads.points.idle:
@@ -285,11 +289,8 @@ class Group:
     def settled(self) -> bool:
         """Leads, and has applied everything that leaders before it committed."""
         raft = self.replica.raft
-        return (
-            raft.leads
-            and self.replica.own_term_committed()
-            and raft.applied_index >= (raft.noop_index or 0)
-        )
+        noop = raft.noop_index
+        return noop is not None and raft.commit_index >= noop and raft.applied_index >= noop
 
     @property
     def formed(self) -> bool:

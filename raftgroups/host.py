@@ -379,6 +379,11 @@ class GroupHost:
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
 
+    def on_answered(self, call: Callable[[], None]) -> None:
+        """Have `call` told whenever the answers of a pass of the loop were given: what they made
+        somebody write to peers leaves with the entries of the same turn. It must not raise."""
+        self._soon.on_answered = call
+
     def next_beat(self) -> float:
         beat = self.config.heartbeat_s
         return (self.clock.monotonic() // beat + 1) * beat

@@ -17,7 +17,8 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, SupportsIndex, overload
+from operator import attrgetter
+from typing import Final, SupportsIndex, cast, overload
 
 from raftgroups.errors import BrokenLogError
 from raftgroups.lineage import BIRTH_INDEX, BIRTH_TERM
@@ -65,6 +66,8 @@ class GroupJournal:
         self.grown_bytes = 0
         """Bytes appended since the last compaction or start."""
         self.configs: list[tuple[int, Config]] = []
+        self.config = Config({})
+        """The last one: in force."""
         self.hard = HardState(0, None, 0)
         self.commit_index = 0
         self.applied_index = 0
@@ -95,6 +98,7 @@ class GroupJournal:
     def _begin(self, base_index: int, config: Config) -> None:
         self.window.begin(base_index, 0)
         self.configs = [(base_index, config)]
+        self.config = config
         self.commit_index = self.applied_index = base_index
         self._unwritten = base_index + 1
         self._dirty = self._dirty_configs = self._dirty_progress = True
@@ -136,6 +140,7 @@ class GroupJournal:
             )
         self.hard = unpack_hard_state(*found[Table.HARD_STATE])
         self.configs = unpack_configs(*found[Table.GROUP_CONFIG])
+        self.config = self.configs[-1][1]
         self.applied_index, commit_index = unpack_pair(*found[Table.APPLIED_INDEX])
         self.window.begin(base_index, base_term)
         tail = [journal_entry(key, record) for key, record in reversed(page.items)]
@@ -168,21 +173,10 @@ class GroupJournal:
 
     # --- reading -------------------------------------------------------------------------
 
-    @property
-    def base_index(self) -> int:
-        return self.window.base[1]
-
-    @property
-    def last_index(self) -> int:
-        return self.window.last_index
-
-    @property
-    def last_term(self) -> int:
-        return self.window.last_term
-
-    @property
-    def config(self) -> Config:
-        return self.configs[-1][1]
+    base_index = cast(int, property(attrgetter("window.base_index")))
+    """Not a method: a turn reads these numbers thirty times."""
+    last_index = cast(int, property(attrgetter("window.last_index")))
+    last_term = cast(int, property(attrgetter("window.last_term")))
 
     @property
     def config_index(self) -> int:
@@ -225,13 +219,13 @@ class GroupJournal:
     def __getitem__(self, item: slice) -> list[Entry]: ...
     def __getitem__(self, item: SupportsIndex | slice) -> Entry | list[Entry]:
         window = self.window
+        if item == -1:
+            return window.last
         if isinstance(item, slice):
             base = window.base[1]
             start, stop, _ = item.indices(len(self))
             return [window.entry(index) for index in range(base + start, base + stop)]
         position = int(item)
-        if position == -1:
-            return window.last
         if position == 0:
             return window.base
         return window.entry(window.base[1] + position)
@@ -246,8 +240,7 @@ class GroupJournal:
         self.grown_bytes += len(command)
         if command[0] == KIND_CONFIG:
             self.configs.append((idx, read_config(command)))
-            self._dirty_configs = True
-            self.on_config()
+            self._config_changed()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803 - pysyncobj's name
         first = self.base_index + entryFrom
@@ -264,8 +257,7 @@ class GroupJournal:
         if self.configs[-1][0] >= first:
             while self.configs[-1][0] >= first:
                 self.configs.pop()
-            self._dirty_configs = True
-            self.on_config()
+            self._config_changed()
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803 - pysyncobj's name
         raise AssertionError("pysyncobj compacts nothing here: see compact()")
@@ -333,7 +325,12 @@ class GroupJournal:
         self._unwritten = index + 1
         self.configs = [(config_index, config)]
         self.commit_index = self.applied_index = index
-        self._dirty = self._dirty_configs = self._dirty_progress = True
+        self._dirty = self._dirty_progress = True
+        self._config_changed()
+
+    def _config_changed(self) -> None:
+        self.config = self.configs[-1][1]
+        self._dirty_configs = True
         self.on_config()
 
     # --- the turn ------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class LogWindow:
         self._size_bytes = 0
         self._page: list[Entry] = []
         self.base: Entry = (NOOP, 0, 0)
+        self.base_index = 0
+        """Of `base`."""
         self.last_index = 0
         self.last_term = 0
 
@@ -86,6 +88,7 @@ class LogWindow:
     def begin(self, index: int, term: int) -> None:
         """An empty log after this base."""
         self.base = (NOOP, index, term)
+        self.base_index = index
         self._entries.clear()
         self._size_bytes = 0
         self._page = []
@@ -116,6 +119,7 @@ class LogWindow:
         del self._entries[:drop]
         self._page = []
         self.base = (NOOP, index, term)
+        self.base_index = index
 
     def evict(self, durable_index: int) -> None:
         """If it grew too large, forget what the disk has. Three quarters stay, so that this is

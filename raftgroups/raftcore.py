@@ -10,7 +10,8 @@ and dice are this node's. Nothing here is called from inside another node's call
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, Protocol, cast
 
 from pysyncobj.config import SyncObjConf
 from pysyncobj.node import Node
@@ -50,6 +51,8 @@ class Raft:
         self._environment = environment
         self._nodes: dict[NodeId, PeerNode] = {}
         self._hooks = hooks
+        self.leads = False
+        """Follows the core's state (`_role_changed`): a turn asks thirty times."""
         activate(self._environment)
         low, high = timing.election_timeout_s
         conf = SyncObjConf(
@@ -63,7 +66,7 @@ class Raft:
             appendEntriesPeriod=timing.heartbeat_s,
             leaderFallbackTimeout=timing.leader_silence_s,
             journalFile=journal,
-            onStateChanged=hooks.role_changed,
+            onStateChanged=self._role_changed,
         )
         core = self._core = Core(self._node(node), [], conf=conf, transport=NoTransport(self._sent))
         core._hooks = hooks
@@ -75,6 +78,10 @@ class Raft:
         if found is None:
             found = self._nodes[node] = PeerNode(node)
         return found
+
+    def _role_changed(self, old: int, new: int) -> None:
+        self.leads = new == LEADER
+        self._hooks.role_changed(old, new)
 
     def _sent(self, node: Node, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -93,60 +100,53 @@ class Raft:
     def role(self) -> int:
         return int(self._core._SyncObj__raftState)
 
-    @property
-    def leads(self) -> bool:
-        return bool(self._core._SyncObj__raftState == LEADER)
-
-    @property
-    def term(self) -> int:
-        return int(self._core._SyncObj__raftCurrentTerm)
+    term = cast(int, property(attrgetter("_core._SyncObj__raftCurrentTerm")))
+    """Not a method: a turn reads these numbers eighty times."""
 
     @property
     def leader(self) -> NodeId | None:
         leader = self._core._SyncObj__raftLeader
-        return None if leader is None else NodeId(leader.id)
+        return None if leader is None else cast("NodeId", leader.id)
 
     def forget_leader(self) -> None:
         self._core._SyncObj__raftLeader = None
 
-    @property
-    def commit_index(self) -> int:
-        return int(self._core._SyncObj__raftCommitIndex)
-
-    @commit_index.setter
-    def commit_index(self, index: int) -> None:
+    def _set_commit_index(self, index: int) -> None:
         self._core._SyncObj__raftCommitIndex = index
         self._core._SyncObj__raftLog.setRaftCommitIndex(index)
 
-    @property
-    def applied_index(self) -> int:
-        return int(self._core._SyncObj__raftLastApplied)
+    commit_index = cast(
+        int, property(attrgetter("_core._SyncObj__raftCommitIndex"), _set_commit_index)
+    )
 
-    @applied_index.setter
-    def applied_index(self, index: int) -> None:
+    def _set_applied_index(self, index: int) -> None:
         self._core._SyncObj__raftLastApplied = index
+
+    applied_index = cast(
+        int, property(attrgetter("_core._SyncObj__raftLastApplied"), _set_applied_index)
+    )
 
     @property
     def noop_index(self) -> int | None:
         """The first entry of this leader's term."""
-        index = self._core._SyncObj__noopIDx
-        return None if index is None or not self.leads else int(index)
+        index: int | None = self._core._SyncObj__noopIDx
+        return index if self.leads else None
 
-    @property
-    def election_deadline(self) -> float:
-        return float(self._core._SyncObj__raftElectionDeadline)
-
-    @election_deadline.setter
-    def election_deadline(self, deadline: float) -> None:
+    def _set_election_deadline(self, deadline: float) -> None:
         self._core._SyncObj__raftElectionDeadline = deadline
 
-    @property
-    def heartbeat_deadline(self) -> float:
-        return float(self._core._SyncObj__newAppendEntriesTime)
+    election_deadline = cast(
+        float,
+        property(attrgetter("_core._SyncObj__raftElectionDeadline"), _set_election_deadline),
+    )
 
-    @heartbeat_deadline.setter
-    def heartbeat_deadline(self, deadline: float) -> None:
+    def _set_heartbeat_deadline(self, deadline: float) -> None:
         self._core._SyncObj__newAppendEntriesTime = deadline
+
+    heartbeat_deadline = cast(
+        float,
+        property(attrgetter("_core._SyncObj__newAppendEntriesTime"), _set_heartbeat_deadline),
+    )
 
     def timeout_s(self) -> float:
         """A new random election timeout."""
@@ -174,13 +174,15 @@ class Raft:
         core._SyncObj__readonlyNodes = learning
 
     def next_index(self, node: NodeId) -> int:
-        return int(self._core._SyncObj__raftNextIndex[self._node(node)])
+        index: int = self._core._SyncObj__raftNextIndex[self._nodes[node]]
+        return index
 
     def set_next_index(self, node: NodeId, index: int) -> None:
         self._core._SyncObj__raftNextIndex[self._node(node)] = index
 
     def match_index(self, node: NodeId) -> int:
-        return int(self._core._SyncObj__raftMatchIndex.get(self._node(node), 0))
+        index: int = self._core._SyncObj__raftMatchIndex.get(self._nodes.get(node), 0)
+        return index
 
     def set_match(self, node: NodeId, index: int) -> None:
         self._core._SyncObj__raftMatchIndex[self._node(node)] = index
@@ -209,7 +211,7 @@ class Raft:
 
     def tick(self) -> None:
         activate(self._environment)
-        self._core.doTick(0)
+        self._core._onTick(0)
 
     def append(self, command: bytes) -> int:
         """Add an entry to the log of the leader; returns its index."""

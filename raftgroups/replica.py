@@ -157,7 +157,7 @@ class Replica:
     @property
     def installing(self) -> bool:
         """A snapshot is being put in place: the machine's state is not whole."""
-        return self.receiver.moving
+        return self.receiver.incoming is not None and self.receiver.moving
 
     @property
     def waiting(self) -> bool:
@@ -373,9 +373,10 @@ class Replica:
             self.raft.step_down()
 
     def need(self) -> Need:
-        if self._divided or self.sender.waits_for_write:
+        own = self.journal.need()
+        if own is Need.NOW or self._divided or self.sender.waits_for_write:
             return Need.NOW
-        return max(self.journal.need(), self.receiver.need())
+        return max(own, self.receiver.need())
 
     def must_fold(self) -> bool:
         """What was applied must go with the next batch."""

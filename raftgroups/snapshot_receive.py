@@ -305,7 +305,9 @@ class SnapshotReceiver:
         return replica.services.send(peer, ack)
 
     def need(self) -> Need:
-        if self._waiting or self._clear_staging or self._dirty_meta or self.moving:
+        if self._waiting or self._clear_staging or self._dirty_meta:
+            return Need.NOW
+        if self.incoming is not None and self.moving:
             return Need.NOW
         return Need.NOTHING
 

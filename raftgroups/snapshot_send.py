@@ -85,8 +85,10 @@ class SnapshotSender:
     @property
     def waits_for_write(self) -> bool:
         """What is applied must be written before a stream can begin."""
+        if not self.wanted:
+            return False
         replica = self._replica
-        return bool(self.wanted) and (replica.journal.durable_applied != replica.raft.applied_index)
+        return replica.journal.durable_applied != replica.raft.applied_index
 
     def begin(self) -> None:
         """Before a tick: begin the streams that are wanted, if nothing that was applied waits to
@@ -158,15 +160,18 @@ class SnapshotSender:
         reason = l2_member(self._replica.journal.config, peer, incarnation)
         if reason is not None:
             self._replica.drop(peer, reason)
-            return self._replica.tell_not_member(peer)
+            self._replica.tell_not_member(peer)
         stream = self.streams.get(peer)
         if stream is None or reply.snapshot != stream.offer.snapshot:
             return self._replica.drop(peer, "late-snapshot-reply")
-        stream.heard_at = self._replica.now()
         if reply.next_chunk is None:
+            # Whoever says it: one that lost its disk must not keep the place of its replacement.
             retry_s = self._replica.services.config.snapshot_retry_s
-            self._refused[peer] = stream.heard_at + retry_s
+            self._refused[peer] = self._replica.now() + retry_s
             return self._abort(peer, "snapshot-refused")
+        if reason is not None:
+            return None
+        stream.heard_at = self._replica.now()
         if reply.next_chunk not in stream.positions:
             return self._abort(peer, "snapshot-restarts")
         if reply.next_chunk > stream.acknowledged:

@@ -19,6 +19,8 @@ class Soon:
         self._scheduler = scheduler
         self._depart = depart
         self._answers: list[Callable[[], None]] = []
+        self.on_answered: Callable[[], None] | None = None
+        """Told once all answers of a pass were given. It must not raise."""
         self._readers: dict[int, None] = {}
 
     def answer(self, call: Callable[[], None]) -> None:
@@ -34,6 +36,8 @@ class Soon:
             except Exception:
                 # A defect of whoever asked must not take the answers of all others with it.
                 _logger.exception("a done callback raised; its defect, the node goes on")
+        if self.on_answered is not None:
+            self.on_answered()
 
     def reads_arrived(self, group_id: int) -> None:
         if not self._readers:

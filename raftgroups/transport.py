@@ -89,6 +89,8 @@ class Outbox:
         self._late: dict[NodeId, list[Message]] = {}
         self._now: dict[NodeId, list[Message]] | None = None
         """What leaves when the work under way is done; None: nothing is under way."""
+        self._entries: tuple[Append, bytes] | None = None
+        """Entries that this flush has sent to one peer, and their frame: others get the same."""
 
     def add(self, peer: NodeId, message: Message, *, early: bool) -> None:
         box = self._early if early else self._late
@@ -134,6 +136,7 @@ class Outbox:
         for peer, messages in box.items():
             count += len(messages)
             self.send(peer, messages)
+        self._entries = None
         return count
 
     def send(self, peer: NodeId, messages: list[Message]) -> None:
@@ -153,10 +156,17 @@ class Outbox:
         self._send_frame(peer, channel, messages[start:])
 
     def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        frame = encode_messages(self._opening, messages)
-        if not self._link.send(peer, channel, frame):
+        if not self._link.send(peer, channel, self._frame(messages)):
             for message in messages:
                 self._not_sent(peer, message)
+
+    def _frame(self, messages: list[Message]) -> bytes:
+        first = messages[0]
+        if len(messages) > 1 or not (isinstance(first, Append) and first.entries):
+            return encode_messages(self._opening, messages)
+        if self._entries is None or self._entries[0] != first:
+            self._entries = (first, encode_messages(self._opening, messages))
+        return self._entries[1]
 
 
 _SNAPSHOT_KINDS = (Offer, OfferReply, Chunk)

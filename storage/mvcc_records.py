@@ -138,8 +138,12 @@ def put_record(
         create = mod
     if prev_mod <= compact_revision:
         return HEAD.pack(0, create, mod, sub, version + 1, lease, 2, modified_ms) + value
-    if not flags & JUMP_COUNT and depth % JUMP_BASE:  # without any: most keys
-        return HEAD.pack(0, create, mod, sub, version + 1, lease, depth + 1, modified_ms) + value
+    if depth % JUMP_BASE:  # the previous record reaches no level: its jumps are the next one's
+        count = flags & JUMP_COUNT
+        head = HEAD.pack(count, create, mod, sub, version + 1, lease, depth + 1, modified_ms)
+        if not count:
+            return head + value
+        return head + previous[HEAD_BYTES : HEAD_BYTES + LOCATION_BYTES * count] + value
     count, jumps = _jumps_after(previous, flags, prev_mod, prev_sub, depth)
     head = HEAD.pack(count, create, mod, sub, version + 1, lease, depth + 1, modified_ms)
     return head + jumps + value

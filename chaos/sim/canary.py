@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos.sim.directed import SCRIPTS
-from chaos.sim.patches import PATCHED, SERVED
+from chaos.sim.patches import GOVERNED, PATCHED, SERVED
 from chaos.sim.runner import Summary, run_seeds
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
@@ -37,8 +37,10 @@ class Hunt:
 
 _BANK: Final = frozenset({"bank", "splits", "merges", "crash"})
 
+_DEATHS: Final = frozenset({"deaths", "joins", "crash"})
 _SERVED: Final = frozenset({"leases", "moves", "splits", "crash"})
 _SOON: Final = {
+    "leases-not-renewed": 4,
     "listed-elsewhere": 2,
     "locks-dropped-at-split": 2,
     "phantoms-not-locked": 1,
@@ -65,9 +67,13 @@ HUNTS: Final[dict[str, Hunt]] = {
             dense=True,
             stuck_counts=True,
         )
-        for name in PATCHED.keys() - SERVED.keys()
+        for name in PATCHED.keys() - SERVED.keys() - GOVERNED.keys()
     },
-    **{name: Hunt(_SERVED, seeds=20, seconds=20.0, stuck_counts=True) for name in SERVED},
+    **{
+        name: Hunt(_SERVED, seeds=20, seconds=20.0, first=_SOON.get(name, 0), stuck_counts=True)
+        for name in SERVED
+    },
+    **{name: Hunt(_DEATHS, seeds=20, seconds=20.0, stuck_counts=True) for name in GOVERNED},
     "locks-dropped-at-merge": Hunt(_BANK, seconds=25.0, first=2, stuck_counts=True),
 }
 

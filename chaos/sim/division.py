@@ -83,6 +83,7 @@ class DividedNode(MapNode, ShardNode):
             execute=self._lead,
             evaluate=self._evaluate,
         )
+        host.on_answered(self._forwarder.flush)
         attendant = Attendant(
             host=host,
             notes=mail,
@@ -262,7 +263,7 @@ class Restless:
         if planner.view.operations:
             return f"operations are under way: {sorted(planner.view.operations.values(), key=str)}"
         for node in self.cluster.divided:
-            if node.view.version != planner.view.version:
+            if node.running and node.view.version != planner.view.version:
                 return f"{node.label} has an older map"
             for group in node.shard_groups:
                 state = cast(Any, group.machine).shard.state

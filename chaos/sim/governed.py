@@ -4,25 +4,27 @@
 every node: the map in group 0, the divider and the mover of whoever leads it, both attendants.
 
     splits, merges   somebody asks for them by hand, or changes the limits by which they are due
-    moves            an operator joins, drains, removes and kills nodes for good, takes disks away,
-                     asks for moves, changes the number of copies
+    moves, joins, drains, deaths
+                     an operator at work (operator.py); with deaths, nodes that are silent for some
+                     seconds are declared dead and replaced, be they so or not
     bank             transactions over the shards (bank.py)
     the rest         the usual faults, but for those that change members past the map
 
 Judged is what shards.py and division.py judge, and that in the end every shard is where it should
-be, and nowhere else.
+be, and nowhere else; that whoever died for good was declared dead and has been replaced, and that
+nobody is declared dead in the calm who runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from chaos.sim.division import DividedCluster, DividedNode, DividedSimulation
 from chaos.sim.faults import FaultInjector
-from chaos.sim.operator import Operator
+from chaos.sim.operator import KINDS, Operator
 from chaos.sim.placed_node import PlacedCluster, PlacedInjector, PlacedNode
-from chaos.sim.shards import BANK, MERGES, MOVES, SPLITS
+from chaos.sim.shards import BANK, MERGES, SPLITS
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import NodeState, ShardRecord
 from raftgroups.transport import NodeId
@@ -87,10 +89,13 @@ class GovernedSimulation(DividedSimulation):
             **made.menu,
             SPLITS: lambda inject: self._divide(inject, self.restless.split),
             MERGES: lambda inject: self._divide(inject, self.restless.merge),
-            MOVES: lambda _: self.operator.act(),
+            **{kind: self._operate(kind) for kind in KINDS},
             BANK: lambda _: None,
         }
         return made
+
+    def _operate(self, kind: str) -> Callable[[FaultInjector], None]:
+        return lambda _: self.operator.act(kind)
 
     def _divide(self, inject: FaultInjector, act: Any) -> None:
         (self.restless.options if inject.rng.random() < OPTIONS_P else act)()
@@ -99,6 +104,7 @@ class GovernedSimulation(DividedSimulation):
         """The injector says when."""
 
     def _await_recovery(self) -> None:
+        self.cluster.calm_since = self.config.calm_at
         super()._await_recovery()
         done = self.cluster.admin.done
         done.update(self.operator.done)
@@ -106,8 +112,13 @@ class GovernedSimulation(DividedSimulation):
         done.update({f"step {kind}": count for kind, count in self.cluster.steps.items()})
         done.update(self.divisions())
 
+    def _settle(self) -> None:
+        super()._settle()
+        self.operator.settle()
+
     def _unsettled(self) -> str | None:
-        return super()._unsettled() or self.cluster.misplaced()
+        reason = super()._unsettled() or self.operator.busy()
+        return reason or self.cluster.unburied() or self.cluster.misplaced()
 
     def _belongs(self, label: str, group_id: int) -> bool:
         """A node that was declared dead, or never joined, has what it has."""

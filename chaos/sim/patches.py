@@ -1,4 +1,5 @@
-"""Known bugs of what goes over several shards, put back one at a time; each is noticed.
+"""Known bugs of what goes over several shards or governs them, put back one at a time; each is
+noticed.
 
 A canary changes names of modules for as long as one run lasts; nothing in the shipped code knows of
 it. What those of transactions break is a sentence of raftgroups/twophase.py or intents.py.
@@ -13,6 +14,7 @@ from typing import Any, Final
 from chaos.sim import lister
 from kv.api import listing
 from kv.api.listing import Page, Part
+from kv.placement import mover, observed
 from kv.reading import ShardReader
 from kv.strong.lease_ends import LeaseEnds
 from kv.watch import merged
@@ -22,6 +24,8 @@ from raftgroups import machine, twophase
 from raftgroups.commands import Decide, Prepare, Push
 from raftgroups.footprint import Span, spans_of_part
 from raftgroups.intents import Intents
+from raftgroups.lease import Leases
+from raftgroups.meta.commands import MetaCommand
 from raftgroups.results import DecideResult, PushResult, TxnStatus
 from storage.errors import WrongShardError
 
@@ -141,6 +145,16 @@ def _ends_not_driven() -> list[Patch]:
     return [(LeaseEnds, "drive", drive)]
 
 
+def _not_renewed() -> list[Patch]:
+    """A lease ends when its first time is over, though it was kept alive."""
+
+    def keep_alive(leases: Leases, lease: int, clock_ms: int) -> int:
+        found = leases.get(lease)
+        return 0 if found is None or found.deadline_ms <= clock_ms else found.ttl_s
+
+    return [(Leases, "keep_alive", keep_alive)]
+
+
 def _watch_from_now() -> list[Patch]:
     """A merged watch that comes to another hub goes on from now, not from where it was."""
 
@@ -150,13 +164,38 @@ def _watch_from_now() -> list[Patch]:
     return [(merged, "WatchRequest", request)]
 
 
+def _not_declared() -> list[Patch]:
+    """Nobody is declared dead, however long he is silent."""
+
+    def corrections(*args: Any, dead_after_s: float, **more: Any) -> list[MetaCommand]:
+        return observed.corrections(*args, dead_after_s=0.0, **more)
+
+    return [(mover, "corrections", corrections)]
+
+
+def _declared_at_once() -> list[Patch]:
+    """Who does not answer at once is declared dead."""
+
+    def corrections(*args: Any, dead_after_s: float, **more: Any) -> list[MetaCommand]:
+        return observed.corrections(*args, dead_after_s=dead_after_s / 100, **more)
+
+    return [(mover, "corrections", corrections)]
+
+
+GOVERNED: Final[dict[str, Callable[[], list[Patch]]]] = {
+    "dead-not-declared": _not_declared,
+    "declared-dead-at-once": _declared_at_once,
+}
+"""For clusters that govern themselves (governed.py)."""
 SERVED: Final[dict[str, Callable[[], list[Patch]]]] = {
     "lease-ends-not-driven": _ends_not_driven,
+    "leases-not-renewed": _not_renewed,
     "watch-goes-on-from-now": _watch_from_now,
 }
 """For nodes that serve (served.py)."""
 PATCHED: Final[dict[str, Callable[[], list[Patch]]]] = {
     **SERVED,
+    **GOVERNED,
     "listed-elsewhere": _listed_elsewhere,
     "no-txn-locks": _no_locks,
     "phantoms-not-locked": _phantoms,

@@ -20,6 +20,7 @@ from chaos.sim.world import NodeScheduler
 from kv.api.watching import encode_event
 from kv.cluster.tasks import Tasks
 from kv.meta.cluster_map import ClusterMap
+from kv.meta.keeper import counts
 from kv.strong.frames import Question
 from kv.strong.keyspace import Keyspace
 from kv.strong.machine import ServedMachine
@@ -34,7 +35,6 @@ from raftgroups.meta.records import DEFAULT_KEYSPACE_ID
 from raftgroups.meta.view import MetaView
 from raftgroups.outcomes import ProposeResult, Refused
 from raftgroups.results import Result
-from raftgroups.status import Role
 from raftgroups.transport import Link, NodeId
 from storage.latest import Latest
 from storage.mvcc_events import read_events
@@ -144,16 +144,12 @@ class ServedNode(GovernedNode):
     def _serve_and_leave(self) -> None:
         for group_id, group in list(self.groups()):
             due = group_id != META_GROUP and group_id not in self._forgetting
-            if due and group_id not in self.strong and self._counts(group):
+            if due and group_id not in self.strong and counts(group, self.view):
                 self._serve(group_id, group)
         for group_id in list(self.strong):
             group_here = None if self.host is None else self.host.groups.get(group_id)
-            if group_here is None or not self._counts(group_here):
+            if group_here is None or not counts(group_here, self.view):
                 self._leave(group_id)
-
-    def _counts(self, group: Group) -> bool:
-        whole = not group.blank and group.role not in (Role.LEARNER, Role.REMOVED)
-        return whole and not self.view.is_over(group.group_id)
 
     def _serve(self, group_id: int, group: Group) -> None:
         assert self._forwarder is not None

@@ -41,7 +41,11 @@ class SimConfig:
     @property
     def spare_nodes(self) -> int:
         """Nodes that begin outside every group, for membership changes."""
-        return 2 if "moves" in self.faults else 1 if "membership" in self.faults else 0
+        if "deaths" in self.faults:
+            return 3
+        if self.faults & {"moves", "joins", "drains"}:
+            return 2
+        return 1 if "membership" in self.faults else 0
 
 
 @dataclass(slots=True)

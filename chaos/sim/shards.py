@@ -1,9 +1,9 @@
 """Shards that split and merge, in the simulator, while all other faults strike.
 
-`januskv sim --faults all,splits,merges` comes here, and with `moves` to governed.py, which has more
-above it. Judged are: every key linearizable, every write once (its token is repeated across splits,
-merges and changes of leaders), nothing lost, the same results and states on all replicas, the
-shards of a keyspace without gap or overlap, cursors of watches and of listings exact.
+`januskv sim --faults all,splits,merges` comes here, and with what an operator does to governed.py,
+which has more above it. Judged are: every key linearizable, every write once (its token is repeated
+across splits, merges and changes of leaders), nothing lost, the same results and states on all
+replicas, the shards of a keyspace without gap or overlap, cursors of watches and of listings exact.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from chaos.history import Kind, Operation
 from chaos.sim.bank import Bank
 from chaos.sim.faults import MENU, FaultInjector
 from chaos.sim.node import SimNode
+from chaos.sim.operator import KINDS
 from chaos.sim.shard_clients import KEYS, ShardWorkload
 from chaos.sim.shard_node import ShardCluster, ShardNode
 from chaos.sim.simulation import POLL_S, READ_AGAIN_S, Simulation
@@ -33,12 +34,13 @@ from storage.mvcc_hash import ShardDigest, ShardHash
 
 SPLITS: Final = "splits"
 MERGES: Final = "merges"
-MOVES: Final = "moves"
 BANK: Final = "bank"
 """No fault: tellers move money between shards meanwhile (bank.py)."""
 LEASES: Final = "leases"
-"""No fault: leases and merged watches on nodes that serve (served.py); with `moves`."""
-FAULTS: Final = frozenset({SPLITS, MERGES, MOVES, BANK, LEASES})
+"""No fault: leases and merged watches on nodes that serve (served.py), governed by a map."""
+GOVERNED: Final = frozenset(KINDS)
+"""What an operator does (operator.py)."""
+FAULTS: Final = frozenset({SPLITS, MERGES, BANK, LEASES}) | GOVERNED
 NO_FAULTS: Final = frozenset({BANK, LEASES})
 FINAL_READS_S: Final = 4.0
 PLAN_S: Final = 0.1
@@ -208,8 +210,7 @@ class ShardSimulation(Simulation):
         until = world.now + self.settle_s
         why: str | None = "it was not looked at"
         while world.now < until and not world.stop_reason:
-            self.planner.settle()
-            self.cluster.admin.repair()
+            self._settle()
             world.run(world.now + POLL_S)
             why = self._unsettled()
             if why is None:
@@ -220,6 +221,10 @@ class ShardSimulation(Simulation):
             self.result.stuck.append(
                 Violation("liveness", f"not at rest {passed_s:.0f} s after the last fault: {why}")
             )
+
+    def _settle(self) -> None:
+        self.planner.settle()
+        self.cluster.admin.repair()
 
     def _unsettled(self) -> str | None:
         cluster = self.cluster

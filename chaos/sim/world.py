@@ -24,6 +24,7 @@ from typing import Any, Final
 
 SAME_INSTANT_LIMIT: Final = 200_000
 TRACE_BLOCK: Final = 512
+FAST_RATE: Final = 1.01
 
 Callback = Callable[..., object]
 
@@ -201,7 +202,7 @@ class NodeClock:
     Satisfies storage.clock.Clock. `monotonic` never goes back; `wall` may.
     """
 
-    __slots__ = ("_base_local", "_base_true", "_wall_offset", "_world", "rate")
+    __slots__ = ("_base_local", "_base_true", "_fast_at", "_wall_offset", "_world", "rate")
 
     def __init__(self, world: World, *, rate: float = 1.0, wall_offset: float = 0.0) -> None:
         self._world = world
@@ -209,6 +210,12 @@ class NodeClock:
         self._base_true = world.now
         self._base_local = 1_000.0 + world.now
         self._wall_offset = wall_offset
+        self._fast_at = float("-inf")
+
+    @property
+    def fast_at(self) -> float:
+        """When more time last passed on it than truly did, by more than a clock may be off."""
+        return self._world.now if self.rate > FAST_RATE else self._fast_at
 
     def monotonic(self) -> float:
         return self._base_local + (self._world.now - self._base_true) * self.rate
@@ -220,11 +227,13 @@ class NodeClock:
         """The monotonic clock leaps, as after a suspended virtual machine."""
         assert forward_s >= 0.0, "a monotonic clock never goes back"
         self._base_local += forward_s
+        self._fast_at = self._world.now
 
     def jump_wall(self, seconds: float) -> None:
         self._wall_offset += seconds
 
     def drift(self, rate: float) -> None:
+        self._fast_at = self.fast_at
         self._base_local = self.monotonic()
         self._base_true = self._world.now
         self.rate = rate

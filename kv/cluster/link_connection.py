@@ -263,7 +263,8 @@ class Connection(asyncio.BufferedProtocol):
                     self._owner.on_violation(self, failure.violation)
                 return
         self.sent_bytes += len(data)
-        self.transport.write(data)
+        assert self._transport is not None
+        self._transport.write(data)
 
     def open(
         self, peer: NodeId, queue: OutboundQueue, handlers: Sequence[FrameHandler | None]
@@ -287,7 +288,8 @@ class Connection(asyncio.BufferedProtocol):
     # --- frames ---------------------------------------------------------------------------
 
     def _deliver(self, frames: list[tuple[int, bytes]]) -> None:
-        peer = cast(NodeId, self.peer)
+        peer = self.peer
+        assert peer is not None, "channels are open once both sides are proved"
         for channel_id, frame in frames:
             if self.state is not State.OPEN:
                 return
@@ -325,13 +327,10 @@ class Connection(asyncio.BufferedProtocol):
         """Something was queued: write it after this pass of the loop has queued the rest."""
         if not self._pump_scheduled and not self._paused:
             self._pump_scheduled = True
-            self._scheduler.call_soon(self._scheduled_pump)
-
-    def _scheduled_pump(self) -> None:
-        self._pump_scheduled = False
-        self._pump()
+            self._scheduler.call_soon(self._pump)
 
     def _pump(self) -> None:
+        self._pump_scheduled = False  # of one more, called past the schedule, nothing is left
         if self._paused or self._transport is None or self.state < State.OPEN:
             return
         parts = self._queue.take(self._config.burst_bytes)

@@ -143,13 +143,12 @@ class Peers:
         self._next_number = next_number
         self._said = said
         self._records: dict[NodeId, PeerRecord] = {}
+        self.get: Callable[[NodeId], PeerRecord | None] = self._records.get
+        """Not a method of our own around it: each frame asks several times."""
         self.handlers: list[PeerHandler] = []
 
     def __iter__(self) -> Iterator[PeerRecord]:
         return iter(self._records.values())
-
-    def get(self, peer: NodeId) -> PeerRecord | None:
-        return self._records.get(peer)
 
     def make(self, peer: NodeId) -> PeerRecord:
         record = self._records.get(peer)

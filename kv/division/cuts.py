@@ -1,8 +1,9 @@
-"""Where a shard is cut if nobody names a key. Pure.
+"""Where a shard is cut if nobody names a key, and where not if somebody does. Pure.
 
 A lock works only while the keys of its queue, NAME/ and the number of each lease in hexadecimal,
 lie in one shard. So a cut that would fall among such keys goes before the first of them that may
-be; if the shard begins with them there is nothing else to cut: they are taken for plain keys.
+be; if the shard begins with them there is nothing else to cut: they are taken for plain keys. Who
+names such a key is told so, and may cut before them first, and then where they like.
 """
 
 from __future__ import annotations
@@ -21,6 +22,19 @@ def before_queue(cut: bytes, start: bytes) -> bytes:
     """The cut, moved out of what looks like the queue of a lock in a shard that begins there."""
     queued = _QUEUED.fullmatch(cut)
     return queued[1] if queued is not None and queued[1] > start else cut
+
+
+def refusal_of(cut: bytes, start: bytes) -> str:
+    """Why a shard that begins there should not be cut at a key that somebody named, and what to do
+    instead; empty if it may."""
+    before = before_queue(cut, start)
+    if before == cut:
+        return ""
+    return (
+        f"{cut!r} looks like a place in the queue of the lock {before[:-1]!r}, and a lock works "
+        f"only while its queue lies in one shard: split at {before!r}; if these are plain keys, "
+        "split there first and then among them"
+    )
 
 
 def middle_of(

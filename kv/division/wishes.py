@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from kv.division.cuts import refusal_of
 from kv.division.divider import begin
 from kv.division.figures import Shown
 from kv.division.limits import Due
@@ -61,6 +62,8 @@ class Wishes:
             raise InvalidShardsError(
                 f"shard {shard} holds {record.start!r} to {record.end!r}; split it at a key within"
             )
+        if refusal := refusal_of(key, record.start):
+            raise InvalidShardsError(refusal)
         operation = await self._begin(Due(SPLIT, (shard,), key, "asked for"))
         right = operation.new_shards[0]
         view = await self._done(operation, SPLIT_S, lambda view: right in view.shards)

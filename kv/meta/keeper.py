@@ -30,6 +30,7 @@ from typing import Final
 from kv.cluster.tasks import TaskOwner
 from kv.meta.service import MetaService
 from kv.strong.places import forget_place, is_formed, write_place
+from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.machine import ShardPlace
 from raftgroups.meta.commands import MetaCommand, ReportErased, ReportFormed
@@ -135,14 +136,8 @@ class Keeper:
         return group != META_GROUP and group not in self._erasing and self._counts(group)
 
     def _counts(self, group: int) -> bool:
-        """It has a state of its own: neither blank, nor a learner, nor removed. (A snapshot may be
-        put in its place: then it refuses by itself for a while, and its watchers wait.) And its
-        shard is one still: who was away when its replica was moved and the shard absorbed
-        elsewhere, is told by nobody, and would hold on to keys that are another one's now."""
         found = self._host.groups.get(group)
-        if found is None or found.blank or self._meta.map.view.is_over(group):
-            return False
-        return found.role not in (Role.LEARNER, Role.REMOVED)
+        return found is not None and counts(found, self._meta.map.view)
 
     def join(self, shard: ShardRecord) -> None:
         """An empty replica that waits to be added to the group as a learner."""
@@ -221,3 +216,13 @@ def place_of(shard: ShardRecord) -> ShardPlace:
 
 def replicas_here(view: MetaView, node: str) -> list[int]:
     return sorted(each.shard for each in view.shards_on(node))
+
+
+def counts(group: Group, view: MetaView) -> bool:
+    """It has a state of its own: neither blank, nor a learner, nor removed. (A snapshot may be put
+    in its place: then it refuses by itself for a while, and its watchers wait.) And its shard is
+    one still: who was away when its replica was moved and the shard absorbed elsewhere, is told by
+    nobody, and would hold on to keys that are another one's now. Pure."""
+    if group.blank or view.is_over(group.group_id):
+        return False
+    return group.role not in (Role.LEARNER, Role.REMOVED)

@@ -6,8 +6,10 @@
                                            '--> plan.py --> steps: invitations and orders, sent
 
 Nothing here is remembered that is not seen again: whoever leads the meta group next begins by
-asking. What is sent may be lost; it is seen not to be done, and sent again. What limits the pace
-are plan.Limits, and that leaderships are balanced one by one, some seconds apart.
+asking, and so does one that stood still (a frozen process, a suspended machine): the others were
+not silent for as long as it did not listen. What is sent may be lost; it is seen not to be done,
+and sent again. What limits the pace are plan.Limits, and that leaderships are balanced one by one,
+some seconds apart.
 
 ADD is two messages: the node is invited first, and only when its report shows an empty replica is
 the group's leader told to admit it. So whoever is admitted has forgotten whatever it knew before.
@@ -127,6 +129,7 @@ class Mover:
         self._heard: dict[NodeId, Heard] = {}
         self._since: float | None = None
         """Since when this node plans."""
+        self._looked_s: float | None = None
         self._proposed: dict[MetaCommand, float] = {}
         self._leaders_at = float("-inf")
         self._ring: tuple[tuple[tuple[NodeId, float], ...], Ring] | None = None
@@ -177,6 +180,9 @@ class Mover:
     def _look(self) -> bool:
         """True: something is under way."""
         now_s = self._clock.monotonic()
+        if self._looked_s is not None and now_s - self._looked_s > FRESH_S:
+            self._forget()
+        self._looked_s = now_s
         view = self._meta.view
         if not self._meta.leads or not view.version:
             self._forget()

@@ -10,9 +10,11 @@ The map's list of a shard's replicas is only a copy of the group's configuration
 that is committed and settled, the copy is corrected (`corrections`).
 
 A node is declared dead for its silence only where this heals something: more than half of the nodes
-that are not dead answer, as many active ones answer as the shards have copies, and no node that was
-declared dead before still has replicas to be replaced. So the loss of a switch, or of a third of a
-three-node cluster, moves nothing.
+that are not dead answer, as many active ones answer as the shards have copies, no node that was
+declared dead before still has replicas to be replaced, and each shard of the silent one has a
+majority of voters that answer. So the loss of a switch, or of a third of a three-node cluster,
+moves nothing; and whoever alone could give a shard its majority back is waited for, since a node
+that was declared dead does not come back with what it has.
 """
 
 from __future__ import annotations
@@ -210,12 +212,13 @@ def corrections(
     ]
     if dead_after_s and _may_declare(view, seen):
         silent = sorted(
-            (heard[NodeId(node.node)].at_s, node.node)
-            for node in view.nodes.values()
-            if node.state is not NodeState.DEAD and NodeId(node.node) in heard
+            (each.at_s, node)
+            for node, each in heard.items()
+            if now_s - each.at_s >= dead_after_s
+            and view.nodes[node].state is not NodeState.DEAD
+            and _can_be_replaced(seen, node)
         )
-        if silent and now_s - silent[0][0] >= dead_after_s:
-            found.append(SetNodeState(silent[0][1], NodeState.DEAD))
+        found += [SetNodeState(node, NodeState.DEAD) for _, node in silent[:1]]
     return found
 
 
@@ -236,7 +239,9 @@ def _ended_moves(view: MetaView, seen: Observation) -> Iterable[EndOperation]:
         group = groups.get(operation.shards[0])
         target = view.nodes.get(operation.target)
         impossible = group is None or target is None or target.state is not NodeState.ACTIVE
-        if impossible or (group is not None and _is_moved(group, operation)):
+        if impossible or (
+            group is not None and (_is_moved(group, operation) or _is_moot(group, operation))
+        ):
             yield EndOperation(operation.operation, operation.step)
 
 
@@ -246,6 +251,24 @@ def _is_moved(group: GroupView, operation: OperationRecord) -> bool:
         and group.settled
         and operation.target in group.voters
         and operation.source not in group.voters
+    )
+
+
+def _is_moot(group: GroupView, operation: OperationRecord) -> bool:
+    """Both have a replica, and none is to spare: the target got its own for another reason (drain,
+    loss, more copies), so that nothing would ever be done for this wish."""
+    both = {operation.source, operation.target} <= set(group.voters)
+    idle = group.leader is not None and group.settled and not group.learners
+    return idle and both and len(group.voters) <= group.copies
+
+
+def _can_be_replaced(seen: Observation, node: NodeId) -> bool:
+    """In every shard that it has: a majority of the voters answers without it."""
+    there = {each.node for each in seen.nodes if each.reachable} - {node}
+    return all(
+        2 * len(there.difference(group.lost).intersection(group.voters)) > len(group.voters)
+        for group in seen.groups
+        if node in group.voters
     )
 
 

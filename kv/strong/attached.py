@@ -5,6 +5,9 @@
                           --> UnderLease(epoch, command) to the shard of the keys
     fenced (a lease has ended since) --> look again
 
+Which shard is home, the map says; where a replica here that has the keys is another shard's, it is
+that one: the map may not know of a split yet.
+
 A lease that ends after the look takes the key with it, or fences the write (raftgroups/lease.py).
 """
 
@@ -34,7 +37,11 @@ OLD_VERSION = (
 
 
 class AttachedWrite(RoutedWrite):
-    __slots__ = ("_has_looked", "_plain")
+    __slots__ = ("_has_looked",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._has_looked = False
 
     def start(self) -> None:
         """Each try looks anew: a lease may have ended since."""
@@ -45,10 +52,13 @@ class AttachedWrite(RoutedWrite):
         if self._has_looked or self._keyspace.is_home(record):
             super().found(record)
         else:
-            left_s = max(0.001, self.deadline_s - self._keyspace.now_s())
-            query = LeaseLook(lease_ids(self._command))
-            options = ReadOptions(deadline_s=min(left_s, 300.0))
-            RoutedRead(self._keyspace, self._looked, self.deadline_s, query, options).start()
+            self._look()
+
+    def _look(self) -> None:
+        left_s = max(0.001, self.deadline_s - self._keyspace.now_s())
+        query = LeaseLook(lease_ids(self._command))
+        options = ReadOptions(deadline_s=min(left_s, 300.0))
+        RoutedRead(self._keyspace, self._looked, self.deadline_s, query, options).start()
 
     def _looked(self, answer: Looked | JanusError) -> None:
         if isinstance(answer, JanusError):
@@ -65,7 +75,10 @@ class AttachedWrite(RoutedWrite):
 
     def hand_over(self, shard: StrongShard) -> None:
         if not self._has_looked:
-            super().hand_over(shard)
+            if shard.machine.is_home:
+                super().hand_over(shard)
+            else:
+                self._look()
         elif shard.group.leads and shard.group.feature_level < LINEAGE_LEVEL:
             self.try_again(OLD_VERSION)
         else:

@@ -178,6 +178,11 @@ class Forwarder:
             self._flush_scheduled = True
             self._scheduler.call_soon(self._flush)
 
+    def flush(self) -> None:
+        """What waits for the next pass of the loop leaves with what else this one sends."""
+        if self._flush_scheduled:
+            self._flush()
+
     def _flush(self) -> None:
         self._flush_scheduled = False
         replies, self._replies = self._replies, {}

@@ -467,11 +467,12 @@ class StrongShard:
 
     def begin_turn(self) -> Need:
         group = self.group
+        settled = group.settled
         self._note_leadership(group)
-        self.duties.observe(settled=group.settled)
+        self.duties.observe(settled=settled)
         if group.readable:
             self._watched.after_turn()
-        if self.machine.leases.ended and group.settled and self.on_lease_ends is not None:
+        if self.machine.leases.ended and settled and self.on_lease_ends is not None:
             self.on_lease_ends(self)
         if self.waiting.has_sessions and group.readable:
             self.waiting.wake_sessions(self.machine.revision)

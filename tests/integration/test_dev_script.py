@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,59 @@ def test_help_works_without_an_environment(clone: Path) -> None:
     for command in ("up", "test", "check", "bench", "sim"):
         assert f"    {command} " in out
     assert not (clone / ".venv").exists()
+
+
+def interpreter(folder: Path, name: str, version: str, flags: str) -> None:
+    """Something that says of itself what an interpreter would, and makes no environment."""
+    program = folder / name
+    said = f'["{program}", {version}, {flags}]'
+    program.write_text(f"#!/bin/sh\n[ \"$2\" = -c ] && echo '{said}'\n")
+    program.chmod(0o755)
+
+
+def test_an_interpreter_without_optimisation_gives_way_to_an_optimised_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    interpreter(first, "python3.11", "[3, 11, 7]", "false")
+    interpreter(first, "python3.12", "[3, 12, 1]", "false")
+    interpreter(second, "python3.11", "[3, 11, 2]", "true")
+    interpreter(second, "python3.12", "[3, 12, 0]", "true")
+    interpreter(second, "python3", "[3, 9, 0]", "true")
+    (second / "python3.13").write_text("no program")
+    monkeypatch.setenv("PATH", f"{first}:{second}:{tmp_path / 'nowhere'}")
+    monkeypatch.delenv("DEV_PYTHON", raising=False)
+    dev = load()
+
+    monkeypatch.setattr(sys, "executable", str(first / "python3.11"))
+    order = [each.program for each in dev.pythons()]
+    kept = [str(second / name) for name in ("python3.11", "python3.12")]
+    assert order == [*kept, str(first / "python3.11")], "the same minor version first"
+
+    monkeypatch.setattr(sys, "executable", str(second / "python3.12"))
+    assert [each.program for each in dev.pythons()] == [str(second / "python3.12")]
+
+
+def test_a_named_interpreter_is_taken_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter(tmp_path, "mine", "[3, 12, 1]", "false")
+    interpreter(tmp_path, "old", "[3, 10, 13]", "true")
+    dev = load()
+    monkeypatch.setenv("DEV_PYTHON", str(tmp_path / "mine"))
+    assert [each.program for each in dev.pythons()] == [str(tmp_path / "mine")]
+    for wrong in ("old", "missing"):
+        monkeypatch.setenv("DEV_PYTHON", str(tmp_path / wrong))
+        with pytest.raises(dev.DevError, match=wrong):
+            dev.pythons()
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("dev_of_the_clone", ROOT / "dev.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -345,6 +345,9 @@ def test_a_split_of_nothing_is_refused(urls: tuple[Running, list[str]]) -> None:
     first = shards_of(a)[0]
     status, answer = call(a, "POST", split % first["shard"], {"key": "zzz"})
     assert (status, answer["error"]) == (400, "invalid_shards")
+    status, answer = call(a, "POST", split % first["shard"], {"key": "!/6d5a91c24f0017ab"})
+    assert (status, answer["error"]) == (400, "invalid_shards"), answer
+    assert "split at b'!/'" in answer["message"]
 
 
 def test_keyspaces_are_apart_and_go(urls: tuple[Running, list[str]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from chaos.sim.faults import MENU
 from chaos.sim.play import play_seed
 from chaos.sim.settings import SimConfig
-from chaos.sim.shards import MERGES, MOVES, SPLITS
+from chaos.sim.shards import GOVERNED, MERGES, SPLITS
 
 pytestmark = pytest.mark.sim
 SHARDS = frozenset({SPLITS, MERGES})
@@ -27,10 +27,13 @@ def test_all_faults(rounds: int) -> None:
 
 
 def test_replicas_move_while_their_shards_split_and_merge() -> None:
-    """By the production divider and mover, by a map in group 0, under all faults."""
-    result = play_seed(SimConfig(seed=41, seconds=24.0, faults=frozenset(MENU) | SHARDS | {MOVES}))
+    """By the production divider and mover, by a map in group 0, under all faults; machines join,
+    and one dies for good."""
+    result = play_seed(SimConfig(seed=43, seconds=30.0, faults=frozenset(MENU) | SHARDS | GOVERNED))
     assert result.ok, [str(each) for each in (*result.violations, *result.stuck)]
-    assert min(result.changes[name] for name in ("splits", "merges", "join", "step promote")) > 0
+    done = ("splits", "merges", "join", "step promote", "death for good", "step declare dead")
+    assert min(result.changes[name] for name in done) > 0
+    assert result.snapshots > 0
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from raftgroups.messages import Ack, Append, Chunk, Message, Vote, decode_frame
+from raftgroups.messages import (
+    Ack,
+    Append,
+    Chunk,
+    Echo,
+    Message,
+    Probe,
+    Vote,
+    decode_frame,
+)
 from raftgroups.transport import RAFT, SNAPSHOT, NodeId, Outbox, PeerHandler
 
 B, C = NodeId("b"), NodeId("c")
@@ -100,3 +109,29 @@ def test_what_the_link_refuses_is_told() -> None:
     box.add(B, Vote(1, 1), early=True)
     box.flush_early()
     assert lost == [(B, append(1)), (B, Vote(1, 1))]
+
+
+def test_the_same_entries_to_several_peers_are_encoded_once() -> None:
+    box, wire, _ = outbox()
+    for peer, message in ((B, append(10)), (C, append(10))):
+        box.add(peer, message, early=True)
+    box.flush_early()
+    assert wire.sent[0][2] is wire.sent[1][2]
+
+
+def test_what_only_looks_alike_has_a_frame_of_its_own() -> None:
+    """Named tuples of several kinds are equal if their fields are, and True is 1."""
+    box, wire, _ = outbox()
+    pairs: list[tuple[Message, Message]] = [
+        (Probe(1, 1, 1), Echo(1, 1, 1)),
+        (append(10), append(10)._replace(commit=2)),
+        (append(10), append(11)),
+        (append(10), append(10)._replace(entries=[])),
+    ]
+    for mine, theirs in pairs:
+        box.add(B, mine, early=True)
+        box.add(C, theirs, early=True)
+        box.flush_early()
+        found = [decode_frame(frame).messages for _, _, frame in wire.sent[-2:]]
+        assert [type(messages[0]) for messages in found] == [type(mine), type(theirs)]
+        assert found[0] != found[1] or type(mine) is not type(theirs)

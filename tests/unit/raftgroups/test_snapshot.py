@@ -335,6 +335,23 @@ def test_replies_of_another_stream_are_dropped(make_cluster: Make) -> None:
     assert not any(isinstance(m, Offer) for _, _, m in cluster.network.log)
 
 
+def test_a_node_that_lost_its_disk_does_not_keep_the_place_of_a_stream(make_cluster: Make) -> None:
+    """What it says counts for nothing in its group, but that it refuses the snapshot does: others
+    wait for the place, its replacement among them (seed 17 of the governed storms)."""
+    cluster = make_cluster(3, **SMALL)
+    behind(cluster)
+    cluster.network.heal()
+    leader = cluster["a"].group.replica
+    cluster.until(lambda: bool(leader.sender.streams))
+    (peer, stream), foreign = next(iter(leader.sender.streams.items())), 99
+    snapshot = stream.offer.snapshot
+    leader.sender.on_reply(peer, foreign, OfferReply(1, 1, snapshot, 1))
+    assert leader.sender.streams[peer].acknowledged == stream.acknowledged
+    leader.sender.on_reply(peer, foreign, OfferReply(1, 1, snapshot, None))
+    assert not leader.sender.streams
+    assert leader.services.snapshot_slots.taken == 0
+
+
 def test_replies_that_come_more_than_once_do_not_multiply_chunks(make_cluster: Make) -> None:
     """Each had the window sent again; every chunk of that was answered, and so on without end."""
     cluster = make_cluster(3, **{**SMALL, "snapshot_window_chunks": 4})

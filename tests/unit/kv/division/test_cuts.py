@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kv.api.lockplan import key_of
-from kv.division.cuts import before_queue, middle_of
+from kv.division.cuts import before_queue, middle_of, refusal_of
 
 LEASE = 0x6D5A_91C2_4F00_17AB
 QUEUE = [key_of(b"locks/nightly", LEASE + number) for number in range(10)]
@@ -30,6 +30,14 @@ def test_a_cut_among_the_keys_of_a_queue_goes_before_all_of_them(key: bytes) -> 
 )
 def test_other_keys_stay_as_they_are(key: bytes) -> None:
     assert before_queue(key, b"") == key
+
+
+@pytest.mark.parametrize("key", QUEUE)
+def test_who_names_a_key_of_a_queue_is_told_where_to_cut_instead(key: bytes) -> None:
+    assert "split at b'locks/nightly/'" in refusal_of(key, b"")
+    assert refusal_of(b"locks/nightly/", b"") == ""
+    assert refusal_of(key, b"locks/nightly/") == "", "there first, and then among them"
+    assert refusal_of(b"order/000576", b"") == ""
 
 
 def test_a_shard_of_nothing_else_is_cut_all_the_same() -> None:

@@ -25,7 +25,7 @@ from raftgroups.meta.records import (
 from raftgroups.meta.view import MetaView, meta_shard
 from raftgroups.transport import NodeId
 
-A, B, C, D, E = (NodeId(name) for name in "abcde")
+A, B, C, D, E, F = (NodeId(name) for name in "abcdef")
 
 
 def _view(*states: tuple[NodeId, NodeState], **shard: Any) -> MetaView:
@@ -191,6 +191,8 @@ def test_a_move_ends_when_it_is_done_and_when_it_cannot_be() -> None:
         (NodeState.ACTIVE, (A, B, C), False),
         (NodeState.ACTIVE, (A, B, C, D), False),
         (NodeState.ACTIVE, (A, B, D), True),
+        (NodeState.ACTIVE, (A, C, D), True),  # D came for another reason, and none is to spare
+        (NodeState.ACTIVE, (A, C), False),
         (NodeState.DRAINING, (A, B, C), True),
     ):
         view = _view((D, states))
@@ -219,3 +221,45 @@ def test_nobody_is_declared_dead_where_it_would_heal_nothing() -> None:
     reports = _reports(_leader(A, B, NodeId("e")), nodes=(A, B, D))
     told = _corrections(unhealed, reports, silent={C: 99.0}, dead_after_s=30.0)
     assert SetNodeState(C, NodeState.DEAD) not in told, "one loss after the other"
+
+
+def test_whoever_alone_can_give_a_shard_its_majority_back_is_waited_for() -> None:
+    """Of A, B, C one is gone for good and one only cut off: whichever is declared dead, the shard
+    has no majority without it, and whoever was declared dead does not come back."""
+    view = _view((D, NodeState.ACTIVE), (E, NodeState.ACTIVE))
+    reports = _reports(_leader(A, D, E, group=0), nodes=(A, D, E))
+    for silent in ({B: 40.0, C: 31.0}, {B: 31.0, C: 40.0}):
+        assert _dead(view, reports, silent) == []
+    one_is_back = _reports(_leader(A, B, C), nodes=(A, C, D, E))
+    assert _dead(view, one_is_back, {B: 40.0}) == [SetNodeState(B, NodeState.DEAD)]
+
+
+def test_a_voter_that_lost_its_disk_is_none_of_a_majority() -> None:
+    view = _view((D, NodeState.ACTIVE))
+    reports = _reports(_leader(A, B, C), nodes=(A, B, D))
+    reports[B] = replace(reports[B], incarnation=8)
+    assert _dead(view, reports, {C: 40.0}) == []
+
+
+def test_of_two_silent_ones_that_is_declared_dead_which_can_be_replaced() -> None:
+    """The one that has been silent for longer is missed elsewhere."""
+    view = _view((D, NodeState.ACTIVE), (E, NodeState.ACTIVE), (F, NodeState.ACTIVE))
+    other = replace(view.shards[1], shard=2, replicas=(B, D, E))
+    view = MetaView(5, view.nodes, view.keyspaces, {**view.shards, 2: other})
+    groups = _leader(A, D, F, group=0), _leader(A, C, F), _leader(D, B, E, group=2)
+    reports = _reports(*groups, nodes=(A, D, F, C))
+    assert _dead(view, reports, {B: 50.0, E: 40.0}) == [], "of shard 2 only D answers"
+    reports = _reports(*groups, nodes=(A, D, E, F))
+    assert _dead(view, reports, {C: 40.0}) == [SetNodeState(C, NodeState.DEAD)]
+    reports = _reports(*groups[:2], _leader(D, B, E, group=2), nodes=(A, D, F, NodeId("g")))
+    more = {**view.nodes, "g": replace(view.nodes[A], node="g")}
+    view = MetaView(5, more, view.keyspaces, view.shards)
+    found = _dead(view, reports, {B: 50.0, E: 45.0, C: 40.0})
+    assert found == [SetNodeState(C, NodeState.DEAD)]
+
+
+def _dead(
+    view: MetaView, reports: dict[NodeId, Report], silent: dict[NodeId, float]
+) -> list[MetaCommand]:
+    told = _corrections(view, reports, silent=silent, dead_after_s=30.0)
+    return [each for each in told if isinstance(each, SetNodeState)]

@@ -124,6 +124,23 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) 
         assert result.result == PutResult(number + 100)
 
 
+def test_replies_leave_in_the_pass_that_made_them_when_told_to(loop: Any) -> None:
+    rig = Rig(loop)
+    for number in range(3):
+        rig.send(number)
+    rig.loop.run()
+    rig.leader.flush()
+    assert rig.wire.frames == 1, "nothing waits"
+    for _, _, done in rig.executed:
+        done(Applied(7, PutResult(100)))
+    assert rig.wire.frames == 1
+    rig.leader.flush()
+    assert rig.wire.frames == 2
+    rig.loop.run()
+    assert rig.wire.frames == 2, "the pass that was asked for before finds nothing"
+    assert all(len(results) == 1 for results in rig.results.values())
+
+
 def test_refusals_and_unknowns_keep_their_meaning(loop: Any) -> None:
     rig = Rig(loop)
     for number in range(3):
