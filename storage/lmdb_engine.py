@@ -261,13 +261,11 @@ class LmdbEngine:
             with self._transaction() as txn:
                 for start, end in table.ranges:
                     self._apply(txn, [(Op.DELETE_RANGE, start, end)])
-                puts = []
-                for key in keys:
-                    value = rows[key]
-                    if value is None:
-                        txn.delete(key)
-                    else:
-                        puts.append((key, value))
+                puts = [(key, value) for key in keys if (value := rows[key]) is not None]
+                if len(puts) < len(keys):
+                    for key in keys:
+                        if rows[key] is None:
+                            txn.delete(key)
                 with txn.cursor() as cursor:
                     cursor.putmulti(puts)
         if self._clock.monotonic() >= self._next_expiry:

@@ -137,7 +137,9 @@ def _reaches(earlier: Range, start: bytes) -> bool:
 
 
 def merged(tables: Sequence[Table]) -> Table:
-    """One table with the effect of these."""
+    """One table with the effect of these, or the only one itself."""
+    if len(tables) == 1:
+        return tables[0]
     result = Table()
     for table in reversed(tables):
         rows = result.rows

@@ -54,6 +54,8 @@ SPARE_SEGMENTS: Final = 4
 """Files kept for later use; more of them are removed."""
 LIFE: Final = 1 << 32
 """Numbers left out at each start (rule 4)."""
+APART_BYTES: Final = 64 * 1024
+"""A body of this size is not copied behind its head to save a system call."""
 _ZEROS: Final = bytes(256 * 1024)
 _REPAIR: Final = "restore a backup, or wipe the directory and let it be copied from a peer"
 
@@ -200,12 +202,13 @@ class WriteAheadLog:
     # --- writing -----------------------------------------------------------------------------
 
     def append(self, operations: Sequence[Operation]) -> None:
-        record = pack_record(self.last_number + 1, operations, self.synced_number)
+        head, body = pack_record(self.last_number + 1, operations, self.synced_number)
+        size = len(head) + len(body)
         segment = self._segments[-1]
-        if segment.at + len(record) > self._segment_bytes and segment.at > HEADER_BYTES:
+        if segment.at + size > self._segment_bytes and segment.at > HEADER_BYTES:
             segment = self._rotate()
-        _write(segment.descriptor, record, segment.at)
-        segment.at += len(record)
+        _write_record(segment.descriptor, head, body, segment.at)
+        segment.at += size
         segment.last = self.last_number = self.last_number + 1
 
     def sync(self) -> None:
@@ -294,6 +297,14 @@ class WriteAheadLog:
 
 def _is_name(path: Path) -> bool:
     return path.name.isdecimal() and path.is_file()
+
+
+def _write_record(descriptor: int, head: bytes, body: bytes, at: int) -> None:
+    if len(body) < APART_BYTES:
+        _write(descriptor, head + body, at)
+    else:
+        _write(descriptor, head, at)
+        _write(descriptor, body, at + len(head))
 
 
 def _write(descriptor: int, data: bytes, at: int) -> None:

@@ -72,11 +72,15 @@ def read_header(data: bytes) -> SegmentHeader | None:
     return SegmentHeader(number, first, folded)
 
 
-def pack_record(number: int, operations: Sequence[Operation], synced: int = 0) -> bytes:
-    """`synced`: the number up to which everything is on the disk now.
+def pack_record(
+    number: int, operations: Sequence[Operation], synced: int = 0
+) -> tuple[bytes, bytes]:
+    """Its head and its body, which are written one behind the other. `synced`: the number up to
+    which everything is on the disk now.
 
     Column by column, so that a batch costs a few calls and not a few for each operation: 0.25 us
-    an operation instead of 0.9."""
+    an operation instead of 0.9. A body of half a megabyte is not copied again: that took as long as
+    making it, and most of it the kernel's pages."""
     kinds, keys, values = zip(*operations, strict=True)
     if any(kinds):
         kinds = tuple(
@@ -87,8 +91,8 @@ def pack_record(number: int, operations: Sequence[Operation], synced: int = 0) -
     count = len(kinds)
     lengths = pack(f"<{2 * count}I", *map(len, keys), *map(len, values))
     body = b"".join((_COUNT.pack(count), bytes(kinds), lengths, *keys, *values))
-    covered = _RECORD.pack(len(body), number, synced) + body
-    return _CHECKSUM.pack(crc32(covered)) + covered
+    head = _RECORD.pack(len(body), number, synced)
+    return _CHECKSUM.pack(crc32(body, crc32(head))) + head, body
 
 
 def read_record(data: bytes | memoryview, at: int, number: int) -> tuple[int, int] | None:

@@ -66,6 +66,9 @@ class DividedNode(MapNode, ShardNode):
     def shard(self, group_id: int) -> SimShard | None:
         return None if group_id == META_GROUP else super().shard(group_id)
 
+    def _is_over(self, group_id: int) -> bool:
+        return self.view.is_over(group_id)  # as kv/meta/keeper.py has it
+
     def _first_place(self, group_id: int) -> ShardPlace:
         start, end = self.cluster.first_ranges()[group_id - 1]
         return ShardPlace(group_id, group_id, DEFAULT_KEYSPACE_ID, group_id, start, end)

@@ -151,11 +151,14 @@ class ShardNode(SimNode):
         for group_id, group in list(self.groups()):
             if group.role is Role.REMOVED and self.removals_are_tidied_here:
                 self.forget(group_id)
-            elif group_id in self.cluster.gone and not self.host.awaited(group_id):
+            elif self._is_over(group_id) and not self.host.awaited(group_id):
                 self.world.trace(f"{self.label} g{group_id} is over")
                 self.to_join.pop(group_id, None)
                 self.host.retire(group_id, _nothing)
         self.world.after(TIDY_S, self._tidy, owner=self.process)
+
+    def _is_over(self, group_id: int) -> bool:
+        return group_id in self.cluster.gone
 
     def forget(self, group_id: int) -> None:
         assert self.host is not None

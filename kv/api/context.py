@@ -16,6 +16,7 @@ from kv.api.keyspace_bodies import (
     CreateKeyspaceBody,
     KeyspaceShown,
     OptionsGiven,
+    ShardOperation,
     ShardShown,
 )
 from kv.api.leaderless.face import Face
@@ -78,6 +79,8 @@ class Keyspaces(Protocol):
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]: ...
 
     async def merge(self, left: int, right: int | None) -> ShardShown: ...
+
+    async def end_merge(self, shard: int) -> ShardOperation: ...
 
 
 @dataclass(frozen=True, slots=True)

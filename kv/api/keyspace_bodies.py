@@ -91,6 +91,20 @@ class DroppedReply(Out):
     dropped: bool
 
 
+class ShardOperation(Out):
+    """A split, a merge or a move under way. `step` of a merge: `gather` while replicas come
+    together, which can be ended (DELETE .../merge); then `join`, or `undo`."""
+
+    operation: int
+    kind: str
+    step: str
+    shards: list[int]
+    began_ms: int
+    """Wall time, as what follows."""
+    stepped_ms: int
+    note: str
+
+
 class ShardShown(Out):
     """start <= key < end; null is unbounded. `leader` as this node knows it."""
 
@@ -103,6 +117,8 @@ class ShardShown(Out):
     replicas: list[str]
     leader: str | None
     key_encoding: Marked = UNSET
+    operation: ShardOperation | UnsetType = UNSET
+    """What holds it: until that is over nothing else is begun there."""
 
 
 class ShardsReply(Out):
@@ -124,6 +140,12 @@ class MergeShardReply(Out):
     """What the two became."""
 
     merged: ShardShown
+
+
+class MergeEndedReply(Out):
+    """The merge that was ended; its shards stay two."""
+
+    ended: ShardOperation
 
 
 class SplitShardReply(Out):

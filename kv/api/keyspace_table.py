@@ -105,4 +105,15 @@ KEYSPACE_ROUTES: Final = (
         errors=(404, 409),
         sees_data=False,
     ),
+    Route(
+        "DELETE",
+        "/api/v1/admin/shards/{shard}/merge",
+        "endMerge",
+        "End a merge whose replicas are still being brought together",
+        keyspaces.end_merge,
+        "admin",
+        replies={200: keyspace_bodies.MergeEndedReply},
+        errors=(404, 409),
+        sees_data=False,
+    ),
 )

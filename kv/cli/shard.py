@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from kv.cli import remote
 from kv.cli.progress import Progress
 from kv.cli.remote import emit, emit_json
 from kv.cli.show import size, table
+from kv.division.words import GATHER
 
 if TYPE_CHECKING:
     from kv.client import Client
@@ -44,6 +46,8 @@ class ShardCommand:
         merge.add_argument("shard", metavar="LEFT", type=remote.number)
         merge.add_argument("right", metavar="RIGHT", type=remote.number, nargs="?",
                            help="its right neighbour, to be sure that it is meant")  # fmt: skip
+        merge.add_argument("--end", action="store_true",
+                           help="end a merge that still brings replicas together")  # fmt: skip
 
         move = action(
             "move",
@@ -100,12 +104,24 @@ async def _split(args: argparse.Namespace, client: Client) -> int:
 
 async def _merge(args: argparse.Namespace, client: Client) -> int:
     """Longer than a request lasts where replicas have to come together first: then it waits on."""
+    if args.end:
+        return await _end_merge(args, client)
     wanted = {} if args.right is None else {"right": args.right}
     done = await client.admin("POST", f"{PATH}/{args.shard}/merge", wanted)
     if args.json:
         emit_json(done)
     else:
         _print([done["merged"]], await _names(client))
+    return 0
+
+
+async def _end_merge(args: argparse.Namespace, client: Client) -> int:
+    done = await client.admin("DELETE", f"{PATH}/{args.shard}/merge")
+    if args.json:
+        emit_json(done)
+    else:
+        pair = " and ".join(map(str, done["ended"]["shards"]))
+        emit(f"shards {pair} stay two; replicas that were moved stay where they are")
     return 0
 
 
@@ -184,3 +200,17 @@ def _print(
     head = ["SHARD", "KEYSPACE", "FROM", "TO", "EPOCH", "LEADER", "REPLICAS"]
     head += [] if carried is None else ["SIZE", "OPS/S", "HOTTEST"]
     emit(table(head, rows, right="SHARD EPOCH REPLICAS SIZE OPS/S"))
+    under_way = {each["operation"]["operation"]: each["operation"]
+                 for each in shards if "operation" in each}  # fmt: skip
+    for number, each in sorted(under_way.items()):
+        emit(_told(number, each))
+
+
+def _told(number: int, operation: dict[str, Any]) -> str:
+    pair = " and ".join(map(str, operation["shards"]))
+    since = datetime.fromtimestamp(operation["stepped_ms"] / 1000, UTC).strftime("%H:%M:%S UTC")
+    what = f"shard {pair}: {operation['kind']}, {operation['step']} since {since}"
+    if operation["step"] == GATHER:
+        what += ": replicas come together; januskv shard merge --end " + str(operation["shards"][0])
+        what += " ends it"
+    return f"{what} (operation {number}: {operation['note']})"

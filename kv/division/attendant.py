@@ -305,4 +305,5 @@ def standing_of(group: Group, machine: ShardMachine) -> Standing:
         tuple(sorted(config.learners.items())),
         journal.config_index <= applied and not group.changing,
         group.feature_level,
+        sum(group.replica.sender.there(peer)[1] for peer in config.learners),
     )

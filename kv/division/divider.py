@@ -262,7 +262,7 @@ class Divider:
                 self._propose(target, act.group, payload, TRY_S, done)
 
     def _given_up(self, operation: OperationRecord, why: str, now_s: float) -> None:
-        self.limits.given_up(operation, now_s)
+        self.limits.rest(operation.shards, now_s)
         self.refusals[operation.operation] = why
         while len(self.refusals) > REFUSALS_KEPT:
             del self.refusals[next(iter(self.refusals))]
@@ -305,10 +305,18 @@ class Divider:
         if self._beginning or not view.version:
             return
         due = self.limits.due(view, self.figures(now_s), now_s)
-        if due is not None:
+        if due is not None and due.kind == MERGE and self._is_one_away(due.shards, view, now_s):
+            self.limits.rest(due.shards, now_s)  # replicas would not come together
+        elif due is not None:
             shards = " and ".join(map(str, due.shards))
             _log.info("shard %s is due to be %s: %s", shards, _PAST[due.kind], due.why)
             self._begin(begin(view, due, self.shown(now_s)))
+
+    def _is_one_away(self, shards: tuple[int, ...], view: MetaView, now_s: float) -> bool:
+        """Of the nodes that have replicas of these, by their reports to the last idle looks."""
+        fresh_s = 2 * self.settings.idle_s + FRESH_S
+        there = {node for node, told in self._told.items() if now_s - told.at_s < fresh_s}
+        return any(NodeId(n) not in there for each in shards for n in view.shards[each].replicas)
 
     def _undo_stray(self, now_s: float, view: MetaView) -> None:
         found = stray(view, self.shown(now_s))

@@ -26,7 +26,6 @@ from raftgroups.meta.records import (
     KeyspaceOptions,
     KeyspaceRecord,
     KeyspaceState,
-    OperationRecord,
     Regime,
     ShardRecord,
     ShardState,
@@ -70,8 +69,9 @@ class Limits:
         self._rest_until.clear()
         self._last_s = float("-inf")
 
-    def given_up(self, operation: OperationRecord, now_s: float) -> None:
-        for shard in operation.shards:
+    def rest(self, shards: tuple[int, ...], now_s: float) -> None:
+        """They could not be changed now."""
+        for shard in shards:
             self._rest_until[shard] = now_s + self.pace.again_after_s
 
     def middles(self, view: MetaView, figures: Mapping[int, Figures]) -> tuple[int, ...]:

@@ -45,6 +45,8 @@ class Standing(_Message, frozen=True):
     learners: tuple[tuple[str, int], ...]
     settled_config: bool
     level: int
+    filled_bytes: int = 0
+    """Of the snapshots under way to its learners, what they have."""
 
 
 class Hot(_Message, frozen=True):

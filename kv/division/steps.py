@@ -1,7 +1,8 @@
 """A split, a merge: the next step of one that is under way, by what is seen. Pure.
 
     split   propose    Split, to the group                         then the map gets both halves
-    merge   gather     the right shard's replicas move to the left one's nodes (kv/placement)
+    merge   gather     the right shard's replicas move to the left one's nodes (kv/placement), as
+                       long as they come nearer (gathering.py)
             join       MergeBegin, Freeze, wait, Absorb            then the map gets one of two
             undo       MergeAbort, Thaw: it took too long          then the map stays as it is
 
@@ -27,6 +28,7 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from kv.division.figures import Shown, durable_of, same_members, seen_of
+from kv.division.gathering import Gathering
 from kv.division.words import GATHER, JOIN, MERGE, SPLIT, UNDO
 from raftgroups.commands import Command, Split, Token
 from raftgroups.levels import LINEAGE_LEVEL
@@ -38,8 +40,6 @@ from raftgroups.refusals import TokenTooOldError
 from raftgroups.results import Failure, SplitResult
 from storage.errors import WrongShardError
 
-GATHER_S: Final = 1800.0
-"""Replicas that are not together by then stay apart."""
 JOIN_S: Final = 10.0
 """The right shard answers nothing from some moment of it on."""
 OLD_MEMBERS: Final = (
@@ -140,6 +140,7 @@ class MergeWork:
     def __init__(self, operation: OperationRecord) -> None:
         left, right = operation.shards
         self._merge = Merge(left, right, operation.new_segments[0], float("inf"))
+        self._gathering: Gathering | None = None
         self._step = ""
         self._since_s = 0.0
         """Since when this node has been at that step: patience begins anew with whoever goes on."""
@@ -154,10 +155,10 @@ class MergeWork:
         if operation.step == GATHER:
             if left is not None and right is not None and same_members(left, right):
                 return _step(operation, JOIN)
-            if waited_s > GATHER_S:
-                why = f"their replicas did not come together within {GATHER_S:g} s"
-                return ToMeta(EndOperation(operation.operation, operation.step), why)
-            return None
+            if self._gathering is None:
+                self._gathering = Gathering(now_s)
+            why = self._gathering.why_not(operation.shards, view, shown, now_s)
+            return ToMeta(EndOperation(operation.operation, operation.step), why) if why else None
         if operation.step == UNDO:
             self._merge.give_up()
         levels = [each.level for each in (left, right) if each is not None]

@@ -13,11 +13,11 @@ from kv.division.cuts import refusal_of
 from kv.division.divider import begin
 from kv.division.figures import Shown
 from kv.division.limits import Due
-from kv.division.words import MERGE, SPLIT
+from kv.division.words import GATHER, MERGE, SPLIT
 from kv.errors import OutcomeUnknownError, UnavailableError
-from raftgroups.meta.commands import MetaAnswerBody, MetaCommand, OperationMade
+from raftgroups.meta.commands import EndOperation, MetaAnswerBody, MetaCommand, OperationMade
 from raftgroups.meta.records import OperationRecord, ShardRecord
-from raftgroups.meta.refusals import InvalidShardsError, UnknownShardError
+from raftgroups.meta.refusals import InvalidShardsError, ShardBusyError, UnknownShardError
 from raftgroups.meta.view import MetaView
 from storage.clock import Clock
 
@@ -95,6 +95,21 @@ class Wishes:
         gone = neighbour.shard
         view = await self._done(operation, MERGE_S, lambda view: gone not in view.shards)
         return view.shards[left]
+
+    async def let_go(self, shard: int) -> OperationRecord:
+        """End the merge of this shard and a neighbour while their replicas are still being brought
+        together: nothing was merged, and what was moved stays where it is."""
+        self._shard(shard)
+        operation = self._view().operation_of(shard)
+        if operation is None or operation.kind != MERGE:
+            raise InvalidShardsError(f"shard {shard} is not being merged; there is nothing to end")
+        if operation.step != GATHER:
+            raise ShardBusyError(
+                f"the replicas of shard {' and '.join(map(str, operation.shards))} are together "
+                "and being made one: that is done or undone within some seconds; list the shards"
+            )
+        await self._meta.propose(EndOperation(operation.operation, GATHER))
+        return operation
 
     def _shard(self, shard: int) -> ShardRecord:
         found = self._view().shards.get(shard)

@@ -3,7 +3,7 @@
     FORMING, and we are a founder    form the group, exactly once; report it when it is on the disk
     a replica is here, and votes     serve it
     it was removed from its group    stop serving
-    its shard is over by the map     stop serving; it stays: one here may have yet to absorb it
+    its shard is over by the map     stop serving; erase, unless one here may have yet to absorb it
     RETIRED                          stop serving, erase, report
     to join, to be forgotten         `join`, `forget`: whoever moves replicas asks for it
 
@@ -13,8 +13,11 @@ Forming is safe at any time and in any order: all founders form with the same vo
 same directories; one that comes late is like one that was down since the beginning. But it must
 happen once: whoever reported a group and does not have it any more does not form it again.
 
-A replica that the map does not name is not erased: the map may be old, and groups remove members by
-themselves.
+A replica that the map does not name is not erased for that: the map may be old, and groups remove
+members by themselves. One whose shard is over is: views are what the meta group has committed, and
+what is over in one of them is in every later one (`MetaView.is_over`), so no view is too old to say
+it. Its node was away when it was moved and the shard absorbed elsewhere; nobody would ever tell it,
+and the snapshot of a shard that has these keys now would be refused beside it.
 """
 
 from __future__ import annotations
@@ -94,6 +97,7 @@ class Keeper:
         for shard in view.shards_on(self._host.node_id):
             if shard.shard != META_GROUP:
                 self._follow(shard)
+        self._erase_what_is_over(view)
         served = set(self._served())
         for group in list(self._host.groups):
             if group not in served and self.is_due(group):
@@ -121,6 +125,12 @@ class Keeper:
                 self._host.create(shard.shard, sorted(founders), founders)
             self._formed.add(shard.shard)
 
+    def _erase_what_is_over(self, view: MetaView) -> None:
+        for group in list(self._host.groups):
+            if group != META_GROUP and view.is_over(group) and not self._host.awaited(group):
+                _log.info("shard %d is over, and what this node had of it is erased", group)
+                self._erase(group, told=False)
+
     def is_due(self, group: int) -> bool:
         """It is here and to be served."""
         return group != META_GROUP and group not in self._erasing and self._counts(group)
@@ -146,15 +156,17 @@ class Keeper:
 
         self._host.forget(group, erased)
 
-    def _erase(self, group: int) -> None:
+    def _erase(self, group: int, *, told: bool = True) -> None:
+        """`told`: the meta group waits to hear of it."""
         self._leave(group)
         self._erasing.add(group)
 
         def erased() -> None:
             forget_place(self._engine, group)
             self._erasing.discard(group)
-            self._erased.add(group)
-            self._report_soon()
+            if told:
+                self._erased.add(group)
+                self._report_soon()
 
         self._host.retire(group, erased)
 

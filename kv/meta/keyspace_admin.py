@@ -18,6 +18,7 @@ from kv.api.keyspace_bodies import (
     OptionsGiven,
     OptionsShown,
     QuotasShown,
+    ShardOperation,
     ShardShown,
 )
 from kv.api.text import shown
@@ -35,6 +36,7 @@ from raftgroups.meta.records import (
     META_SHARD,
     KeyspaceOptions,
     KeyspaceRecord,
+    OperationRecord,
     Regime,
     RingSeat,
     ShardRecord,
@@ -48,6 +50,8 @@ class Dividing(Protocol):
     async def split(self, shard: int, key: bytes) -> tuple[ShardRecord, ShardRecord]: ...
 
     async def merge(self, left: int, right: int | None = None) -> ShardRecord: ...
+
+    async def let_go(self, shard: int) -> OperationRecord: ...
 
 
 Served = Callable[[int, Collection[str], int], Awaitable[int]]
@@ -122,6 +126,7 @@ class KeyspaceAdmin:
         force = any(shown(edge)[1] is not UNSET for edge in edges)
         mark = shown(record.start, force)[1]
         keyspace = self._meta.map.view.keyspaces.get(record.keyspace)
+        operation = self._meta.map.view.operation_of(record.shard)
         return ShardShown(
             record.shard,
             "" if keyspace is None else keyspace.name,
@@ -132,6 +137,7 @@ class KeyspaceAdmin:
             list(record.replicas),
             self._leader_of(record.shard),
             mark,
+            UNSET if operation is None else _operation(operation),
         )
 
     # --- changing -----------------------------------------------------------------------------
@@ -205,6 +211,21 @@ class KeyspaceAdmin:
 
     async def merge(self, left: int, right: int | None) -> ShardShown:
         return self._shard(await self._divider.merge(left, right))
+
+    async def end_merge(self, shard: int) -> ShardOperation:
+        return _operation(await self._divider.let_go(shard))
+
+
+def _operation(record: OperationRecord) -> ShardOperation:
+    return ShardOperation(
+        record.operation,
+        record.kind,
+        record.step,
+        list(record.shards),
+        record.began_ms,
+        record.stepped_ms,
+        record.note,
+    )
 
 
 _OF_LEADERLESS = ("read_quorum", "write_quorum", "rule", "strict", "siblings")

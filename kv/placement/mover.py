@@ -41,7 +41,18 @@ from kv.placement.messages import (
     encode,
 )
 from kv.placement.observed import FRESH_S, Heard, Observation, corrections, observe
-from kv.placement.plan import Kind, Limits, NodeView, Plan, Standing, Step, Why, plan, ring_of_nodes
+from kv.placement.plan import (
+    GroupView,
+    Kind,
+    Limits,
+    NodeView,
+    Plan,
+    Standing,
+    Step,
+    Why,
+    plan,
+    ring_of_nodes,
+)
 from kv.placement.summary import summary_of
 from raftgroups.meta.commands import MetaCommand
 from raftgroups.meta.view import MetaView
@@ -122,6 +133,8 @@ class Mover:
         self._proposed: dict[MetaCommand, float] = {}
         self._leaders_at = float("-inf")
         self._ring: tuple[tuple[tuple[NodeId, float], ...], Ring] | None = None
+        self._last: tuple[tuple[list[NodeView], list[GroupView], Limits], Plan] | None = None
+        """What was planned from last, and the plan."""
         self._timer: Timer | None = None
         self._stopped = False
         self._news = False
@@ -233,7 +246,7 @@ class Mover:
         limits = self.settings.limits
         if self._balance_once:
             limits = replace(limits, balance=True)
-        found = self.plan = plan(seen.nodes, seen.groups, limits, self._ring_of(seen.nodes))
+        found = self.plan = self._planned(seen, limits)
         if found.settled:
             self._balance_once = False
         self._invite_again(view, seen, reports)
@@ -241,6 +254,14 @@ class Mover:
         for step in found.steps:
             self._take(step, now_s, view, seen, reports)
         return corrected or not found.finished
+
+    def _planned(self, seen: Observation, limits: Limits) -> Plan:
+        """Looks are many and most of them see what the last one saw; a plan follows from that
+        alone."""
+        given = (seen.nodes, seen.groups, limits)
+        if self._last is None or self._last[0] != given:
+            self._last = (given, plan(*given, self._ring_of(seen.nodes)))
+        return self._last[1]
 
     def _ring_of(self, nodes: list[NodeView]) -> Ring:
         key = tuple((node.node, node.weight) for node in nodes if node.standing is Standing.ACTIVE)

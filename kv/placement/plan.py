@@ -10,7 +10,8 @@ most. For one group, in this order:
     2. a learner that has caught up, in place of a lost voter       REMOVE the lost one, then
     3. a learner that has caught up                                 PROMOTE it
     4. a wanted node that is no member                              ADD it, as a learner
-    5. a voter that is not wanted, once all wanted ones vote        TRANSFER if it leads, REMOVE it
+    5. a voter that is not wanted, once all wanted ones vote        REMOVE it; if it leads, first
+                                                                    TRANSFER to who leads least
     6. a lost voter that nobody can replace                         REMOVE it
 
 A group is left alone while it has no leader, or a change of it is under way. Invariants: never
@@ -23,6 +24,7 @@ than its fair part than another, straight or through others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -218,6 +220,7 @@ class _Planner:
         self.ring = ring or ring_of(self.seats)
         self.traffic = _Traffic()
         self.waiting = 0
+        self.leads = Counter(group.leader for group in groups if group.leader is not None)
 
     def plan(self) -> Plan:
         for group in self.groups:
@@ -262,6 +265,7 @@ class _Planner:
                 fixed=group.fixed or group.still or group.leader is None or not group.settled,
                 pinned=group.pinned,
                 beside=group.beside,
+                leader=group.leader,
             )
             for group in self.groups
         ]
@@ -360,8 +364,16 @@ class _Planner:
             return None
         if node != group.leader:
             return self._step(Kind.REMOVE, group, node, why)
-        heir = min(well, key=lambda other: (self._is_draining(other), other))
+        heir = min(well, key=lambda other: (self._is_draining(other), self._leading(other), other))
+        self.leads[heir] += 1
         return self._step(Kind.TRANSFER, group, heir, why)
+
+    def _leading(self, node: NodeId) -> float:
+        """What it leads, by its weight. Whoever leads least inherits, so that leaderships go to a
+        new node with the replicas that it gets, and not once more for balance: clients wait for
+        each."""
+        found = self.nodes.get(node)
+        return self.leads[node] / (found.weight if found is not None else 1.0)
 
     def _is_draining(self, node: NodeId) -> bool:
         found = self.nodes.get(node)

@@ -3,7 +3,8 @@
     nodes, shards as they are placed now --> for each shard the nodes that it should be on
 
 1. What is kept: replicas on nodes that keep theirs. Too many: the one goes whose going leaves the
-   best spread over datacentres and racks, then the one on the fullest node.
+   best spread over datacentres and racks, then the one on the fullest node. One that leads goes
+   last among equals, and its node counts as one emptier: clients wait for a hand-over.
 2. What is missing: the ring's clockwise walk from the shard's point, first to where the spread is
    best, then to a node with room (below its fair part, rounded up), then in the walk's order; and
    evened out as in 4, which costs nothing while they are not made.
@@ -67,6 +68,8 @@ class Placed:
     left alone by steps 3 and 4."""
     beside: frozenset[NodeId] = frozenset()
     """Nodes to which the replicas are to come together: those on them are not the ones too many."""
+    leader: NodeId | None = None
+    """Where two replicas might go as well, its one stays."""
 
 
 class Board:
@@ -189,7 +192,8 @@ def _trim(board: Board, shard: Placed) -> None:
             [node for node in others if node not in shard.beside] or others,
             key=lambda node: (
                 board.crowding(other for other in nodes if other != node),
-                -board.off(node),
+                (node == shard.leader) - board.off(node),
+                node == shard.leader,
                 -board.rank(shard.group, node),
                 node,
             ),
@@ -333,9 +337,9 @@ def _chain_from(board: Board, source: NodeId, only_new: bool) -> Chain:
 
 
 def _exits(board: Board, node: NodeId, used: set[int], only_new: bool) -> Mapping[NodeId, int]:
-    """Where one replica of this node could go without a worse spread, and the best one for it: that
-    on whose walk the target comes first, and this node last."""
-    best: dict[NodeId, tuple[int, int, int]] = {}
+    """Where one replica of this node could go without a worse spread, and the best one for it: one
+    that it does not lead, on whose walk the target comes first, and this node last."""
+    best: dict[NodeId, tuple[bool, int, int, int]] = {}
     for group, nodes in board.sets.items():
         if node not in nodes or group in used or not board.may_move(group, node, only_new):
             continue
@@ -345,7 +349,8 @@ def _exits(board: Board, node: NodeId, used: set[int], only_new: bool) -> Mappin
                 continue
             if not board.places.flat and board.crowding(_exchanged(nodes, node, target)) > now:
                 continue
-            rank = (board.rank(group, target), -board.rank(group, node), group)
+            leads = board.shards[group].leader == node
+            rank = (leads, board.rank(group, target), -board.rank(group, node), group)
             if target not in best or rank < best[target]:
                 best[target] = rank
     return {target: best[target][-1] for target in sorted(best)}

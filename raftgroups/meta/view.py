@@ -140,8 +140,9 @@ class MetaView:
         return sorted(found, key=lambda shard: shard.start)
 
     def is_over(self, shard: int) -> bool:
-        """It was absorbed or dropped, for good: a number is given out once. (One that this view has
-        not heard of yet, or that a split is about to make, is not.)"""
+        """It was absorbed or dropped, for good: a number is given out once, and what is over in one
+        view is in every later one. (One that this view has not heard of yet, or that a split is
+        about to make, is not.)"""
         made = 0 < shard < self.next.shard and shard not in self.shards
         return made and not any(shard in each.new_shards for each in self.operations.values())
 

@@ -330,6 +330,11 @@ def test_neighbours_merge_under_load(urls: tuple[Running, list[str]]) -> None:
     last = f"/api/v1/admin/shards/{after[-1]['shard']}/merge"
     status, answer = call(a, "POST", last, {})
     assert (status, answer["error"]) == (400, "invalid_shards"), answer
+    status, answer = call(b, "DELETE", last)
+    assert (status, answer["error"]) == (400, "invalid_shards"), "it is not being merged"
+    status, answer = call(b, "DELETE", "/api/v1/admin/shards/999/merge")
+    assert (status, answer["error"]) == (404, "no_such_shard"), answer
+    assert not any("operation" in each for each in after), "nothing is under way"
 
 
 def test_a_split_of_nothing_is_refused(urls: tuple[Running, list[str]]) -> None:

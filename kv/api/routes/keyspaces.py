@@ -11,6 +11,7 @@ from kv.api.keyspace_bodies import (
     CreateKeyspaceBody,
     DroppedReply,
     KeyspacesReply,
+    MergeEndedReply,
     MergeShardBody,
     MergeShardReply,
     OptionsGiven,
@@ -69,6 +70,10 @@ async def merge(call: Call) -> Reply:
     wanted = decode(_merge, body) if body else MergeShardBody()
     merged = await call.api.keyspaces.merge(_shard(call), wanted.right)
     return Reply(200, encode(MergeShardReply(merged)))
+
+
+async def end_merge(call: Call) -> Reply:
+    return Reply(200, encode(MergeEndedReply(await call.api.keyspaces.end_merge(_shard(call)))))
 
 
 def _shard(call: Call) -> int:

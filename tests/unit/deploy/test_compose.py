@@ -16,7 +16,7 @@ from chaos.toxics.__main__ import read_proxies
 from kv.config.reading import SETTINGS, ConfigError, environment_name, load_config
 from kv.config.sections import Config
 from kv.config.values import Address
-from kv.node import DRAIN_S
+from kv.handing_over import WITHIN_S
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "deploy" / "compose"
@@ -112,7 +112,7 @@ def test_without_the_word_insecure_it_would_not_start() -> None:
 def test_a_node_may_take_its_time_to_stop() -> None:
     for name, config in configs(chaos=False):
         grace = services(chaos=False)[name]["stop_grace_period"]
-        slowest_s = DRAIN_S + 3 * config.limits.drain_timeout_s
+        slowest_s = WITHIN_S + 3 * config.limits.drain_timeout_s
         assert int(grace.removesuffix("s")) >= slowest_s + 5
 
 

@@ -19,7 +19,7 @@ import yaml
 from kv.config.reading import SETTINGS, environment_name, parse_config
 from kv.config.sections import Config
 from kv.config.values import Address
-from kv.node import DRAIN_S
+from kv.handing_over import WITHIN_S
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -263,7 +263,7 @@ def test_a_node_is_stopped_in_good_order() -> None:
     wait, seconds = NODE["lifecycle"]["preStop"]["exec"]["command"]
     assert wait == "sleep"
     drain_s = max(config.limits.drain_timeout_s for config in configs())
-    needed_s = int(seconds) + DRAIN_S + 3 * drain_s + 5
+    needed_s = int(seconds) + WITHIN_S + 3 * drain_s + 5
     assert PODS["terminationGracePeriodSeconds"] >= needed_s
     assert one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
     assert STATEFUL["replicas"] == 3

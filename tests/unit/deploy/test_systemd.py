@@ -11,7 +11,8 @@ import pytest
 
 from kv.cli.main import build_parser, known
 from kv.config.reading import load_config
-from kv.node import DRAIN_S, EXIT_BROKEN, EXIT_HUNG, EXIT_TASK
+from kv.handing_over import WITHIN_S
+from kv.node import EXIT_BROKEN, EXIT_HUNG, EXIT_TASK
 
 ROOT = Path(__file__).parents[3]
 SYSTEMD = ROOT / "deploy" / "systemd"
@@ -100,7 +101,7 @@ def test_the_samples_write_where_the_unit_may(sample: str) -> None:
         assert path.startswith(f"/etc/{value('ConfigurationDirectory')}/")
     files = config.limits.connections + config.storage.rocks.max_open_files
     assert int(value("LimitNOFILE")) > files
-    assert int(value("TimeoutStopSec")) >= DRAIN_S + 3 * config.limits.drain_timeout_s + 5
+    assert int(value("TimeoutStopSec")) >= WITHIN_S + 3 * config.limits.drain_timeout_s + 5
 
 
 def test_every_exit_code_is_explained_and_only_hopeless_ones_are_final() -> None:

@@ -11,7 +11,7 @@ import pytest
 from storage import wal, wal_format
 from storage.engine import Op, Operation
 from storage.errors import DamagedFilesError, UnknownDirectoryFormatError
-from storage.wal import WriteAheadLog
+from storage.wal import APART_BYTES, WriteAheadLog
 from storage.wal_format import (
     HEADER_BYTES,
     SegmentHeader,
@@ -63,6 +63,10 @@ def fill(log: WriteAheadLog, first: int, last: int) -> None:
     log.sync()
 
 
+def record(number: int, operations: list[Operation]) -> bytes:
+    return b"".join(pack_record(number, operations))
+
+
 def test_every_kind_of_operation_is_read_as_it_was_written() -> None:
     operations: list[Operation] = [
         (Op.PUT, b"key", b"value"),
@@ -72,7 +76,7 @@ def test_every_kind_of_operation_is_read_as_it_was_written() -> None:
         (Op.DELETE_RANGE, b"a", b"b"),
         (Op.DELETE_RANGE, b"a", b""),
     ]
-    data = b"before" + pack_record(7, operations) + b"after"
+    data = b"before" + record(7, operations) + b"after"
     place = read_record(data, 6, 7)
     assert place is not None
     assert list(read_operations(data, place[0])) == operations
@@ -81,7 +85,7 @@ def test_every_kind_of_operation_is_read_as_it_was_written() -> None:
 
 
 def test_a_record_that_is_not_whole_is_none() -> None:
-    data = pack_record(1, batch(1))
+    data = record(1, batch(1))
     for end in range(len(data)):
         assert read_record(data[:end], 0, 1) is None
     for at in range(len(data)):
@@ -143,7 +147,7 @@ def test_a_torn_end_ends_the_log_and_the_next_life_begins_behind_it(tmp_path: Pa
     log.close()
     path = segments(log.directory)[-1]
     whole = path.read_bytes()
-    third = whole.index(pack_record(3, batch(3)))
+    third = whole.index(record(3, batch(3)))
     for cut in (third + 1, third + 40):
         path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
         assert numbers(log.directory) == [1, 2]
@@ -165,7 +169,7 @@ def test_damage_to_a_record_that_was_synced_is_no_torn_end(tmp_path: Path, where
     log.close()
     (segment,) = segments(tmp_path)
     data = bytearray(segment.read_bytes())
-    second = HEADER_BYTES + len(pack_record(1, batch(1)))
+    second = HEADER_BYTES + len(record(1, batch(1)))
     data[second + where] ^= 1
     segment.write_bytes(data)
     with pytest.raises(DamagedFilesError, match=r"record 2 in .* was synced and is damaged"):
@@ -184,7 +188,7 @@ def test_what_the_power_tore_out_of_the_middle_of_an_end_never_synced_ends_the_l
     log.close()
     (segment,) = segments(tmp_path)
     data = bytearray(segment.read_bytes())
-    size = len(pack_record(1, batch(1)))
+    size = len(record(1, batch(1)))
     data[HEADER_BYTES + size : HEADER_BYTES + 2 * size] = bytes(size)
     segment.write_bytes(data)
     assert numbers(tmp_path) == [1]
@@ -259,6 +263,16 @@ def test_older_segments_mean_nothing_once_a_newer_header_says_that_they_are_fold
         shutil.copy(newest, left / "999")
         assert numbers(left) == [31, 32]
         shutil.rmtree(left)
+
+
+def test_a_record_whose_body_is_written_apart_is_read_as_it_was_written(tmp_path: Path) -> None:
+    large: list[Operation] = [(Op.PUT, b"large", b"v" * APART_BYTES), (Op.PUT, b"next", b"v")]
+    log = opened(tmp_path)
+    log.append(large)
+    log.append(batch(2))
+    log.sync()
+    log.close()
+    assert contents(tmp_path) == [*large, *batch(2)]
 
 
 def test_a_record_larger_than_a_segment_has_one_of_its_own(tmp_path: Path) -> None:

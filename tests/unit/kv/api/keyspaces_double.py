@@ -8,6 +8,7 @@ from kv.api.keyspace_bodies import (
     OptionsGiven,
     OptionsShown,
     QuotasShown,
+    ShardOperation,
     ShardShown,
 )
 from raftgroups.meta.refusals import KeyspaceExistsError, KeyspaceNotFoundError, UnknownShardError
@@ -50,4 +51,9 @@ class KeyspacesDouble:
         raise UnknownShardError("there is no such shard")
 
     async def merge(self, left: int, right: int | None) -> ShardShown:
+        raise UnknownShardError("there is no such shard")
+
+    async def end_merge(self, shard: int) -> ShardOperation:
+        if shard == 1:
+            return ShardOperation(4, "merge", "gather", [1, 2], 5, 6, "asked for")
         raise UnknownShardError("there is no such shard")

@@ -152,7 +152,7 @@ def test_what_was_given_up_rests() -> None:
     figures = carrying(s2={"size_bytes": 1001, "middle": b"k"})
     limits = Limits(PACE)
     assert limits.due(view_of(), figures, 0.0) is not None
-    limits.given_up(OperationRecord(7, SPLIT, "propose", (2,)), 1.0)
+    limits.rest((2,), 1.0)
     assert limits.due(view_of(), figures, 60.0) is None
     assert limits.due(view_of(), figures, 62.0) is not None
 

@@ -3,11 +3,15 @@ any moment, answers lost, and stragglers that come late."""
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
 from kv.division.figures import Shown
 from kv.division.messages import Standing
 from kv.division.steps import OLD_MEMBERS, SplitWork, ToGroup, ToMeta, stray, work_for
+from kv.division.wishes import Wishes
 from kv.division.words import GATHER, JOIN, MERGE, PROPOSE, SPLIT, UNDO
 from raftgroups.commands import Absorb, Freeze, MergeAbort, MergeBegin, Split, Thaw
 from raftgroups.meta.commands import EndOperation, StepOperation
@@ -16,6 +20,11 @@ from raftgroups.meta.records import (
     NodeRecord,
     OperationRecord,
     ShardRecord,
+)
+from raftgroups.meta.refusals import (
+    InvalidShardsError,
+    OperationNotFoundError,
+    ShardBusyError,
 )
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import Counters, MetaView
@@ -170,6 +179,37 @@ def test_replicas_that_stay_apart_end_it() -> None:
     assert isinstance(act, ToMeta)
     assert act.given_up
     assert isinstance(act.command, EndOperation)
+
+
+def test_what_an_operator_ended_is_over_and_a_step_of_it_too_late() -> None:
+    operation = merge_of(GATHER)
+    view, ended = view_with(operation), EndOperation(4, GATHER)
+
+    async def propose(command: object, deadline_s: float | None = None) -> object:
+        assert command == ended
+        return None
+
+    meta = SimpleNamespace(propose=propose)
+    wishes = Wishes(meta=meta, view=lambda: view, why=None, clock=None)  # type: ignore[arg-type]
+    assert asyncio.run(wishes.let_go(2)) == operation
+    after, _ = execute(view, ended, 0)
+    assert not after.operations
+    assert after.shards == view.shards
+    with pytest.raises(OperationNotFoundError):
+        execute(after, StepOperation(4, GATHER, JOIN), 0)
+
+
+@pytest.mark.parametrize(
+    ("operation", "error"),
+    [(merge_of(JOIN), ShardBusyError), (split_of(), InvalidShardsError)],
+)
+def test_only_a_merge_that_gathers_can_be_ended(
+    operation: OperationRecord, error: type[Exception]
+) -> None:
+    view = view_with(operation)
+    wishes = Wishes(meta=None, view=lambda: view, why=None, clock=None)  # type: ignore[arg-type]
+    with pytest.raises(error):
+        asyncio.run(wishes.let_go(1))
 
 
 def test_a_merge_step_by_step_each_by_another_planner() -> None:

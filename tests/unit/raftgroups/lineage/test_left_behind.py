@@ -128,6 +128,13 @@ def test_what_may_absorb_a_frozen_shard(left: ShardState, may: bool) -> None:
     assert not there.may_absorb(right)
 
 
+def test_one_that_waits_for_its_first_snapshot_may_absorb_it_by_the_log_behind_that() -> None:
+    right = machine(ShardState(2, KEYSPACE, 2, frozen_by=1, frozen_merge=9), b"m", None)
+    clock = ManualClock()
+    place = ShardPlace(1, 1, KEYSPACE, 1, b"", b"m")
+    assert ShardMachine(Latest(MemoryEngine(clock=clock), clock), place).may_absorb(right)
+
+
 def test_a_child_does_not_take_an_attempt_of_its_parent_for_its_own(shards: ShardCluster) -> None:
     """Attempts are places in a log, and a child has another log than its parent."""
     for key in (b"a", b"e", b"h", b"m", b"x"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from msgspec.structs import replace as with_fields
 
@@ -15,6 +17,7 @@ from raftgroups.meta.commands import (
     DropKeyspace,
     EndOperation,
     Ids,
+    MetaCommand,
     OperationMade,
     PutNode,
     RemoveNode,
@@ -295,6 +298,45 @@ def test_a_split_in_steps(begun: MetaView) -> None:
     assert not view.operations
     with pytest.raises(OperationNotFoundError):
         execute(view, end, 0)
+
+
+def test_what_is_over_is_so_in_every_later_view(begun: MetaView) -> None:
+    """Replicas are erased for it, by whatever view a node has."""
+    views = [begun]
+
+    def go(*commands: MetaCommand) -> None:
+        for command in commands:
+            views.append(after(views[-1], command))
+
+    view, made = begin_split(begun)
+    views.append(view)
+    parent = view.shards[2]
+    halves = (
+        with_fields(parent, end=b"9", segment=5),
+        with_fields(parent, shard=5, start=b"9", segment=6),
+    )
+    go(EndOperation(made.operation, "begin", ((2, parent.epoch),), halves))
+    left, right = (views[-1].shards[each] for each in (2, 5))
+    merge = OperationRecord(0, "merge", "join", shards=(2, 5))
+    view, answer = execute(views[-1], BeginOperation(merge, (2, 2), new_segments=1), 5)
+    assert isinstance(answer, OperationMade)
+    views.append(view)
+    one = with_fields(left, end=right.end, segment=answer.record.new_segments[0])
+    go(EndOperation(answer.record.operation, "join", ((2, 2), (5, 2)), (one,)))
+    view, _ = execute(views[-1], BeginOperation(SPLIT, (3,), new_shards=1), 5)
+    views.append(view)
+    go(
+        EndOperation(2 + made.operation, "begin"),
+        AllocateIds(2, 2),
+        CreateKeyspace("x", Regime.STRONG, KeyspaceOptions(), new_shards(1)),
+        DropKeyspace("x"),
+        ReportErased("a", (9,)),
+        ReportErased("b", (9,)),
+        ReportErased("c", (9,)),
+    )
+    over = [{n for n in range(20) if view.is_over(n)} for view in views]
+    assert all(earlier <= later for earlier, later in pairwise(over))
+    assert (over[0], over[-1]) == (set(), {5, 6, 7, 8, 9})
 
 
 def test_a_replacement_covers_exactly_what_was_there(begun: MetaView) -> None:
