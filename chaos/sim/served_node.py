@@ -120,6 +120,11 @@ class ServedNode(GovernedNode):
         self.watches = self.keyspace.watches(encode_event)
         scheduler.call_soon(self._look)
 
+    def _end(self, *, flush: bool) -> None:
+        if self.loop is not None:
+            self.loop.end()
+        super()._end(flush=flush)
+
     def _task_failed(self, name: str, error: BaseException) -> None:
         self._defect({"task": name, "exception": error})
 

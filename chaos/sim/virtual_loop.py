@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
+from weakref import WeakSet
 
 from chaos.sim.world import NodeClock, NodeScheduler, SimTimer
 
@@ -21,6 +23,7 @@ class VirtualLoop:
         self._scheduler = scheduler
         self._clock = clock
         self._report = report
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     @property
     def as_loop(self) -> asyncio.AbstractEventLoop:
@@ -57,7 +60,18 @@ class VirtualLoop:
     ) -> asyncio.Task[Any]:
         made = asyncio.Task(coro, loop=self.as_loop, name=name, context=context)
         cast(Any, made)._log_destroy_pending = False  # its process may be killed
+        self._tasks.add(made)
         return made
+
+    def end(self) -> None:
+        """Its process was killed. What has not begun yet would be taken for forgotten."""
+        for task in self._tasks:
+            coro = task.get_coro()
+            if (
+                inspect.iscoroutine(coro)
+                and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED
+            ):
+                coro.close()
 
     def _run(self, callback: Callable[..., object], args: tuple[Any, ...], context: Any) -> None:
         before = asyncio._get_running_loop()
