@@ -311,4 +311,9 @@ def _length(message: Any) -> int | None:
 
 def _is_plain(raw: bytes) -> bool:
     """Characters that stand for themselves, and nothing that a URL's reader might resolve."""
-    return not raw.translate(None, _PLAIN) and not (raw[0] in b"./" or b"/." in raw or b"//" in raw)
+    if raw.translate(None, _PLAIN):
+        return False
+    if raw[0] in b"./" or b"/." in raw or b"//" in raw:
+        parts = raw.split(b"/")
+        return b"" not in parts[:-1] and b"." not in parts and b".." not in parts
+    return True

@@ -208,6 +208,22 @@ async def test_what_is_measured(make_server: Any, quiet: Any) -> None:
     assert "januskv_requests_in_flight 0" in page
 
 
+async def test_a_key_whose_name_begins_with_a_dot_keeps_its_connection_fast(
+    make_server: Any, quiet: Any
+) -> None:
+    server = await make_server()
+    wire = server.connect()
+    for name in (b".profile", b"a/.b", b"..."):
+        wire.protocol.data_received(
+            b"GET /api/v1/keys/%s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % name
+        )
+        await quiet([wire])
+        assert not server.lane._handed, name
+    wire.protocol.data_received(b"GET /api/v1/keys/a/../b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await quiet([wire])
+    assert server.lane._handed
+
+
 async def test_latencies_are_measured_by_the_level_that_was_met(
     make_server: Any, quiet: Any
 ) -> None:

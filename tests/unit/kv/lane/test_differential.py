@@ -170,6 +170,16 @@ KEYS = {
     "any byte": write(b"%00%FF%20") + get(b"%00%ff%20"),
     "not percent": get(b"%zz") + get(b"%6") + get(b"%"),
     "dots": get(b".") + get(b"..") + get(b"a/../b") + get(b"a/./b") + get(b"%2e%2e") + get(b"a.b"),
+    "names with dots": write(b".a")
+    + get(b".a")
+    + write(b"a/.b/..c")
+    + get(b"a/.b/..c")
+    + write(b"...")
+    + get(b"...")
+    + get(b".a/../b")
+    + get(b".a/")
+    + get(b".a//b")
+    + get(b"a/."),
     "climbing": get(b"../../../version") + get(b"%2e%2e/%2e%2e/%2e%2e/version"),
     "double slashes": write(b"a//b") + get(b"a//b") + get(b"/a"),
     "odd characters": get(b"a:b@c!$&'()*+,;=d") + get(b'a"b') + get(b"a<b>") + get(b"a[b]{c}|^`\\"),
