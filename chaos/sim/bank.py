@@ -404,8 +404,7 @@ class Ask:
             self._later(self._again)
             return
         self.unsure = True
-        now_ms = int(self.drive.world.now * 1000)
-        payload = encode(self.command, self.token, now_ms)
+        payload = node.stamped(group_id, encode(self.command, self.token))
         group.propose(payload, lambda result: self._later(self._proposed, group_id, result))
 
     def _later(self, step: Any, *args: object) -> None:
