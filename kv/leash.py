@@ -17,12 +17,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 PR_SET_PDEATHSIG: Final = 1
+ROOT: Final = Path(__file__).parents[1]
 
 _starter: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leash")
 
@@ -42,24 +44,45 @@ def start(
         f"from kv.leash import hold; hold({os.getpid()}); "
         f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
-    command = [sys.executable, "-P", "-c", program, *arguments]
+    return _start(
+        [sys.executable, "-P", "-c", program, *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment(),
+        start_new_session=start_new_session,
+    )
 
-    def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment(),
-            start_new_session=start_new_session,
-        )
 
-    return _starter.submit(begin).result()
+def start_program(
+    command: Sequence[str],
+    *,
+    stdout: int | IO[Any] = subprocess.DEVNULL,
+    stderr: int | IO[Any] = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Any program, in a session of its own. It sees nothing of us, and of `env` all."""
+    program = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); from kv.leash import hold; "
+        f"hold({os.getpid()}); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    return _start(
+        [sys.executable, "-P", "-S", "-c", program, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
+        start_new_session=True,
+    )
+
+
+def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    return _starter.submit(partial(subprocess.Popen, command, **options)).result()
 
 
 def environment() -> dict[str, str]:
     """So that a child imports the code that runs here, wherever it was started."""
-    root = str(Path(__file__).parents[1])
+    root = str(ROOT)
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}
 

@@ -1,7 +1,8 @@
 """What a measured system is: something that starts three nodes in a directory and ends them.
 
-Invariant: whatever happens, every process that was started has ended when the context is left. Each
-cluster's processes are in a session of their own, so that a node whose parent died is found too.
+Invariant: whatever happens, every process that was started has ended when the context is left, or
+the program that measures is gone, however it ended. Each cluster's processes are in a session of
+their own, so that a node whose parent died is found too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from time import sleep
 from typing import Final, Protocol
 
+from kv import leash
 from storage.clock import Clock
 from storage.errors import JanusError
 from storage.system_clock import SystemClock
@@ -67,13 +69,8 @@ def program(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program with its output in a file; asked to end on leaving, then made to."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
+        process = leash.start_program(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
     try:
         yield process

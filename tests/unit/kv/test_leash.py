@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from kv import leash
 
 CHILD = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True); time.sleep(60)"
@@ -18,7 +20,7 @@ import sys, threading, time
 from kv import leash
 
 def start():
-    leash.start("leashed_child", ["a word"], stdout=sys.stdout)
+    STARTED
 
 thread = threading.Thread(target=start)  # faults start nodes in threads that end
 thread.start()
@@ -42,12 +44,22 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
-def test_a_frozen_child_dies_with_its_parent_and_not_with_a_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "started",
+    [
+        'leash.start("leashed_child", ["a word"], stdout=sys.stdout)',
+        'leash.start_program([sys.executable, "-m", "leashed_child", "a word"], stdout=sys.stdout)',
+    ],
+    ids=["module", "program"],
+)
+def test_a_frozen_child_dies_with_its_parent_and_not_with_a_thread(
+    tmp_path: Path, started: str
+) -> None:
     (tmp_path / "leashed_child.py").write_text(CHILD)
     surroundings = leash.environment()
     surroundings["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT],
+        [sys.executable, "-c", PARENT.replace("STARTED", started)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
