@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,8 @@ def start_program(
 
 
 def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    return _starter.submit(partial(subprocess.Popen, command, **options)).result()
+    begin: Callable[[], subprocess.Popen[bytes]] = partial(subprocess.Popen, command, **options)
+    return _starter.submit(begin).result()
 
 
 def environment() -> dict[str, str]:
