@@ -17,9 +17,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -77,7 +76,9 @@ def start_program(
 
 
 def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    begin: Callable[[], subprocess.Popen[bytes]] = partial(subprocess.Popen, command, **options)
+    def begin() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, **options)
+
     return _starter.submit(begin).result()
 
 

@@ -140,15 +140,19 @@ def nobody(_: int) -> Neighbour | None:
 
 
 def may_absorb(machine: ShardMachine, right: ShardMachine) -> bool:
-    """By the attempt that froze it, if that is this shard's; else a shard that is to divide off
-    from this one may be the left neighbour."""
+    """By the attempt that froze it, if that is this shard's (which may wait for its first snapshot,
+    and know no more than its number); else a shard that is to divide off from this one may be the
+    left neighbour."""
     state, theirs = machine.shard.state, right.shard.state
-    if not theirs.frozen_by or theirs.keyspace != state.keyspace:
+    if not theirs.frozen_by:
         return False
     if theirs.frozen_by == state.shard:
         under_way = (state.merging_with, state.merge) == (theirs.shard, theirs.frozen_merge)
         return under_way or state.applied_index < theirs.frozen_merge
-    return machine.shard.view.segments.own.end == right.shard.view.segments.own.start
+    ends_where_it_begins = (
+        machine.shard.view.segments.own.end == right.shard.view.segments.own.start
+    )
+    return theirs.keyspace == state.keyspace and ends_where_it_begins
 
 
 # --- split -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raftgroups.commands import MergeAbort, MergeBegin
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import NO_KEYSPACE, ShardMachine, ShardPlace
 from raftgroups.outcomes import Done
 from raftgroups.results import MergeResult
 from raftgroups.status import Role
@@ -117,6 +117,8 @@ def machine(state: ShardState, start: bytes, end: bytes | None) -> ShardMachine:
         (ShardState(1, KEYSPACE, 1, applied_index=12), False),
         (ShardState(4, KEYSPACE, 1, applied_index=12), True),  # shard 1 may be split off from it
         (ShardState(4, KEYSPACE + 1, 1, applied_index=12), False),
+        (ShardState(1, NO_KEYSPACE, 1), True),  # it waits for its first snapshot
+        (ShardState(4, NO_KEYSPACE, 1), False),
     ],
 )
 def test_what_may_absorb_a_frozen_shard(left: ShardState, may: bool) -> None:
