@@ -213,4 +213,5 @@ def _told(number: int, operation: dict[str, Any]) -> str:
     if operation["step"] == GATHER:
         what += ": replicas come together; januskv shard merge --end " + str(operation["shards"][0])
         what += " ends it"
-    return f"{what} (operation {number}: {operation['note']})"
+    note = f": {operation['note']}" if operation["note"] else ""
+    return f"{what} (operation {number}{note})"
