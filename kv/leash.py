@@ -13,12 +13,13 @@ Invariant: a child that has begun its own work dies with this program, also whil
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -73,6 +74,12 @@ def start_program(
         env=env,
         start_new_session=True,
     )
+
+
+def pool(jobs: int) -> ProcessPoolExecutor:
+    """Of fresh processes. Hand it its first task in a thread that stays."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, context, initializer=hold, initargs=(os.getpid(),))
 
 
 def _start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:

@@ -7,12 +7,10 @@ violated is printed with the last lines of its trace and the command that replay
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -22,6 +20,7 @@ from chaos.sim.leaderless_canary import CANARIES, STRICT, put_back
 from chaos.sim.leaderless_schedules import SCHEDULES
 from chaos.sim.leaderless_storm import live, storm
 from chaos.sim.world import SpinError
+from kv import leash
 from storage.system_clock import SystemClock
 
 KEYSPACES: Final = "keyspaces"
@@ -141,8 +140,7 @@ def _results(seeds: range, seconds: float, jobs: int, keyspaces: bool) -> Iterat
     if jobs <= 1 or len(seeds) == 1:
         yield from map(run, seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with leash.pool(jobs) as pool:
         yield from pool.map(run, seeds)
 
 

@@ -6,12 +6,11 @@ as they come and summed up in order of seeds.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, TextIO
@@ -19,6 +18,7 @@ from typing import Final, TextIO
 from chaos.sim.play import play_seed
 from chaos.sim.settings import SimConfig
 from chaos.sim.simulation import SeedResult
+from kv import leash
 from storage.system_clock import SystemClock
 
 AHEAD: Final = 4
@@ -108,8 +108,7 @@ def run_measured(config: SimConfig) -> SeedResult:
 
 
 def _parallel(config: SimConfig, seeds: Iterable[int], jobs: int) -> Iterator[SeedResult]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context)
+    pool = leash.pool(jobs)
     remaining = iter(seeds)
     try:
         waiting: set[Future[SeedResult]] = set()

@@ -80,6 +80,41 @@ def test_a_frozen_child_dies_with_its_parent_and_not_with_a_thread(
                 os.kill(child, signal.SIGKILL)
 
 
+POOLED = """
+import os, time
+from kv import leash
+
+if __name__ == "__main__":
+    pool = leash.pool(1)
+    worker = pool.submit(os.getpid).result()
+    pool.submit(time.sleep, 60)
+    print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_workers_of_a_pool_die_with_the_program(tmp_path: Path) -> None:
+    """In the middle of what they do, which may take long."""
+    program = tmp_path / "pooled.py"
+    program.write_text(POOLED)
+    with subprocess.Popen(
+        [sys.executable, str(program)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=leash.environment(),
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        try:
+            assert is_running(worker)
+            parent.kill()
+            parent.wait()
+            wait_for(lambda: not is_running(worker), "the worker outlives the program")
+        finally:
+            if is_running(worker):
+                os.kill(worker, signal.SIGKILL)
+
+
 def test_one_whose_parent_was_gone_before_it_began_ends_at_once() -> None:
     program = "from kv.leash import hold; hold(1); print('still here')"
     ended = subprocess.run(
