@@ -200,7 +200,7 @@ class ServedNode(GovernedNode):
     def stamped(self, group_id: int, payload: bytes) -> bytes:
         """The leader's clock counts, and a strange one would end leases before their time."""
         shard = self.strong.get(group_id)
-        return payload if shard is None else shard._stamped(payload)
+        return payload if shard is None else shard.stamped(payload)
 
     def _lead(
         self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]

@@ -227,7 +227,7 @@ class StrongShard:
             if self._move(write, error):
                 return
         if group.leads:
-            group.propose(self._stamped(write.payload), write.proposed)
+            group.propose(self.stamped(write.payload), write.proposed)
             return
         leader = group.leader
         if leader is None:
@@ -242,7 +242,8 @@ class StrongShard:
                 repeatable=write.repeatable,
             )
 
-    def _stamped(self, payload: bytes) -> bytes:
+    def stamped(self, payload: bytes) -> bytes:
+        """With the shard's clock as this node leads it, and the wall time."""
         clock_ms = 0  # it stays where it is until this leader's duties have begun
         if self.duties.leading:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
@@ -313,10 +314,10 @@ class StrongShard:
                 done, Refused(str(error), busy=isinstance(error, OverloadedError))
             )
         else:
-            self.group.propose(self._stamped(payload), done)
+            self.group.propose(self.stamped(payload), done)
 
     def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
-        self.group.propose(self._stamped(encode(command)), done)
+        self.group.propose(self.stamped(encode(command)), done)
 
     # --- reads ----------------------------------------------------------------------------
 
