@@ -3,43 +3,28 @@ and kill."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
+from kv.cli.main import main
 from kv.client.sync import Client
 from raftgroups.meta.view import even_ranges
+from tests.integration.calls import RECOVERY_S, call, key_path, put_until_done
 from tests.integration.test_cluster_command import Running, free_base_port
 
 pytestmark = [pytest.mark.integration]
 
 KEYS = [f"{chr(letter)}{number}" for letter in range(0x30, 0x7B, 3) for number in range(4)]
 SHARDS = 8
-RECOVERY_S = 20.0
-
-
-def call(url: str, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    host, _, port = url.removeprefix("http://").partition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read() or b"null")
-    finally:
-        connection.close()
-
-
-def key_path(key: str) -> str:
-    return f"/api/v1/keys/{quote(key, safe='')}"
 
 
 def listed(url: str, limit: int, reverse: bool = False) -> list[str]:
@@ -53,17 +38,6 @@ def listed(url: str, limit: int, reverse: bool = False) -> list[str]:
         if not page["has_more"]:
             return found
         cursor = page["cursor"]
-
-
-def put_until_done(url: str, key: str, value: str) -> None:
-    until_s = time.monotonic() + RECOVERY_S
-    while True:
-        status, answer = call(url, "PUT", key_path(key), {"value": value})
-        if status == 200:
-            return
-        assert status in (503, 504), answer  # a put of the same value may be made again
-        assert time.monotonic() < until_s, answer
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +55,8 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, li
             cluster.stop()
 
 
-def shards_of(url: str) -> list[dict[str, Any]]:
-    status, found = call(url, "GET", "/api/v1/admin/shards?of=default")
+def shards_of(url: str, keyspace: str = "default") -> list[dict[str, Any]]:
+    status, found = call(url, "GET", f"/api/v1/admin/shards?of={keyspace}")
     assert status == 200
     shards: list[dict[str, Any]] = found["shards"]
     return shards
@@ -374,6 +348,83 @@ def test_keyspaces_are_apart_and_go(urls: tuple[Running, list[str]]) -> None:
         time.sleep(0.05)
     assert call(a, "GET", path)[0] == 404
     assert call(a, "DELETE", "/api/v1/admin/keyspaces/default")[0] == 400
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+class Merge:
+    """Somebody asks for one and waits until it gathers."""
+
+    def __init__(self, url: str, keyspace: str, left: int) -> None:
+        self.answer: tuple[int, Any] = (0, None)
+        self.path = f"/api/v1/admin/shards/{left}/merge"
+        self._thread = threading.Thread(target=self._ask, args=(url,))
+        self._thread.start()
+        until_s = time.monotonic() + RECOVERY_S
+        while True:
+            found = next(each for each in shards_of(url, keyspace) if each["shard"] == left)
+            if found.get("operation", {}).get("step") == "gather":
+                break
+            assert time.monotonic() < until_s, found
+            time.sleep(0.02)
+
+    def _ask(self, url: str) -> None:
+        self.answer = call(url, "POST", self.path, {})
+
+    def told(self) -> tuple[int, Any]:
+        self._thread.join(RECOVERY_S)
+        return self.answer
+
+
+def test_a_merge_that_waits_for_a_node_is_ended(
+    urls: tuple[Running, list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Replicas of shards of one copy have to come together, and the node of one is away."""
+    cluster, (a, *_) = urls
+    wanted = {"name": "single", "shards": 3, "options": {"replication": 1}}
+    assert call(a, "POST", "/api/v1/admin/keyspaces", wanted)[0] == 200
+    for key in "0Kz":
+        put_until_done(a, key, "before", "single")
+    members = call(a, "GET", "/api/v1/admin/cluster/nodes")[1]["nodes"]
+    process = {each["name"]: each for each in json.loads(cluster.ready_file.read_text())}
+    node = {each["node_id"]: process[each["name"]] for each in members}
+    planner = call(a, "GET", "/api/v1/admin/cluster/moves")[1]["planner"]
+    left, right = shards_of(a, "single")[:2]
+    assert left["replicas"] != right["replicas"], "each is on a node of its own"
+    away, there = (left, right) if right["replicas"] == [planner] else (right, left)
+    key_there, key_away = (each["start"] or "0" for each in (there, away))
+    url = next(node[n]["url"] for n in node if n not in away["replicas"])
+    with stopped(node[away["replicas"][0]]["pid"]):
+        merge = Merge(url, "single", left["shard"])
+        busy = call(url, "POST", merge.path, {})
+        assert (busy[0], busy[1]["error"]) == (409, "shard_busy"), busy
+        assert call(url, "PUT", key_path(key_there, "single"), {"value": "meanwhile"})[0] == 200
+        status, done = call(url, "DELETE", merge.path)
+        assert status == 200, done
+        pair = [left["shard"], right["shard"]]
+        assert (done["ended"]["step"], done["ended"]["shards"]) == ("gather", pair)
+        status, answer = merge.told()
+        assert (status, answer["error"], answer["outcome"]) == (503, "unavailable", "none"), answer
+        assert not any("operation" in each for each in shards_of(url, "single"))
+        assert call(url, "DELETE", merge.path)[1]["error"] == "invalid_shards", "it is over"
+        merge = Merge(url, "single", left["shard"])
+        words = ["shard", "merge", str(right["shard"]), "--end", "--endpoints", url]
+        assert main(words) == 0, "by either of the two"
+        assert f"shards {pair[0]} and {pair[1]} stay two" in capfd.readouterr().out
+        assert merge.told()[0] == 503
+        assert main(words) == 2
+        assert "is not being merged" in capfd.readouterr().err
+    for key in (key_there, key_away):
+        put_until_done(url, key, "after", "single")
+        assert call(a, "GET", key_path(key, "single"))[1]["value"] == "after"
+    assert [each["shard"] for each in shards_of(a, "single")][:2] == pair
 
 
 def test_killed_and_restarted_it_has_everything(urls: tuple[Running, list[str]]) -> None:
