@@ -28,7 +28,7 @@ from kv.api.bodies import (
     RingState,
     ShardState,
 )
-from kv.api.context import Api, ApiSettings
+from kv.api.context import Api, ApiSettings, Keyspaces
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
 from kv.cluster.mail import Mail
@@ -139,6 +139,7 @@ class OneNode:
     def __init__(self) -> None:
         self.asked: list[tuple[str | None, float | None]] = []
         self.refusal: JanusError | None = None
+        self.repairs = True
 
     def status(self) -> NodeStatus:
         return NodeStatus(
@@ -167,10 +168,15 @@ class OneNode:
         return ClusterState("c", [node], [ShardState(SHARD, "n1", 5, 1, ["n1"])], 1, 1)
 
     def repair(self, done: Callable[[RepairReply], None]) -> bool:
-        done(RepairReply(2, 1, 3, 4, 5, 600, 0, {}))
-        return True
+        if self.refusal is not None:
+            raise self.refusal
+        if self.repairs:
+            done(RepairReply(2, 1, 3, 4, 5, 600, 0, {}))
+        return self.repairs
 
     def ring(self) -> RingState:
+        if self.refusal is not None:
+            raise self.refusal
         member = RingMember("n1", "one", "A", 1.0, 256, True)
         return RingState("00", 3, [member], "A" * 16)
 
@@ -351,6 +357,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
         settings: ApiSettings | None = None,
         leaderless: Single | None = None,
         placement: PlacementService | None = None,
+        keyspaces: Keyspaces | None = None,
     ) -> Rest:
         strong, node = Direct(), OneNode()
         observed: list[tuple[str, str, int, float, str]] = []
@@ -363,6 +370,7 @@ async def make_rest() -> AsyncIterator[MakeRest]:
             observe=lambda *facts: observed.append(facts),
             leaderless=None if leaderless is None else leaderless.face,
             placement=placement,
+            keyspaces=keyspaces,
         )
         runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
         await runner.setup()

@@ -47,6 +47,9 @@ class PlacementDouble:
         self.away: set[str] = set()
         self.ring = RingDouble()
         self.wishes: list[Wish] = []
+        self.plans = True
+        self.refusal = ""
+        """Of wishes."""
         founders = tuple((f"id-{name}", 7) for name in "abc")
         begin = Bootstrap(
             tuple(record(name) for name in "abc"),
@@ -81,7 +84,9 @@ class PlacementDouble:
     async def refresh(self) -> None:
         pass
 
-    def summary(self) -> Summary:
+    def summary(self) -> Summary | None:
+        if not self.plans:
+            return None
         return Summary(
             1,
             "id-a",
@@ -102,8 +107,9 @@ class PlacementDouble:
         return transfers[-1] if transfers else "id-a"
 
     def wish(self, wish: Wish) -> str:
-        self.wishes.append(wish)
-        return ""
+        if not self.refusal:
+            self.wishes.append(wish)
+        return self.refusal
 
     async def ask(self, peer: NodeId, kind: str, body: bytes, within_s: float) -> bytes:
         raise NoAnswerError("nobody is there")

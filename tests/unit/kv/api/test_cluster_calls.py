@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kv.leaderless.stand import Standing
-from raftgroups.meta.commands import CreateLeaderless
-from raftgroups.meta.records import KeyspaceOptions, RingSeat
+from kv.placement import service
+from raftgroups.meta.commands import CreateLeaderless, PutNode, SetNodeState
+from raftgroups.meta.records import KeyspaceOptions, NodeState, RingSeat
 
 from .conftest import MakeRest, Rest
 from .placement_double import PlacementDouble, record
 
 NODES = "/api/v1/admin/cluster/nodes"
+
+
+def peer_of(name: str) -> str:
+    host, port = record(name).peer
+    return f"{host}:{port}"
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ async def test_nodes_are_listed_with_their_replicas(cluster: Rest) -> None:
     assert nodes["d"]["replicas"] == []
     assert nodes["d"]["state"] == "active"
     assert nodes["d"]["reachable"] is True
-    assert nodes["a"]["peer_address"] == f"10.0.0.1:{record('a').peer[1]}"
+    assert nodes["a"]["peer_address"] == peer_of("a")
 
 
 async def test_a_node_is_drained_taken_back_and_removed(
@@ -75,7 +82,7 @@ async def test_a_lost_node_is_declared_dead_only_if_it_is_away(
 async def test_adding_waits_for_a_node_that_asks_by_itself(
     cluster: Rest, double: PlacementDouble
 ) -> None:
-    peer = f"10.0.0.1:{record('d').peer[1]}"
+    peer = peer_of("d")
     known = await cluster.ask("POST", NODES, {"node_address": peer})
     assert (known.status, known.body["name"]) == (200, "d")
     stranger = await cluster.ask("POST", NODES, {"node_address": "10.9.9.9:7401"})
@@ -117,11 +124,16 @@ async def test_a_replica_is_moved_and_a_leadership_handed_over(
         ("DELETE", NODES, {"node_address": "a", "dead": 1}, 400, "invalid_body"),
         ("POST", "/api/v1/admin/cluster/drain", {"node_address": "x"}, 404, "no_such_node"),
         ("POST", "/api/v1/admin/cluster/undrain", {"name": "x"}, 400, "invalid_body"),
+        ("GET", NODES + "?of=a", None, 400, "invalid_query"),
+        ("POST", "/api/v1/admin/cluster/drain", {"node_address": 5}, 400, "invalid_body"),
         ("POST", "/api/v1/admin/shards/x/move", {"source": "a", "target": "d"}, 400, None),
         ("POST", "/api/v1/admin/shards/9/move", {"source": "a", "target": "d"}, 404, None),
         ("POST", "/api/v1/admin/shards/1/move", {"source": "d", "target": "a"}, 409, None),
         ("POST", "/api/v1/admin/shards/1/move", {"source": "a", "target": "b"}, 409, None),
         ("POST", "/api/v1/admin/shards/1/move", {"source": "a"}, 400, "invalid_body"),
+        ("POST", "/api/v1/admin/shards/1/move", b"[", 400, "invalid_body"),
+        ("POST", "/api/v1/admin/shards/x/transfer", {"target": "a"}, 400, "invalid_path"),
+        ("POST", "/api/v1/admin/shards/1/transfer", {}, 400, "invalid_body"),
         ("POST", "/api/v1/admin/shards/1/transfer", {"target": "d"}, 409, "shard_not_there"),
         ("POST", "/api/v1/admin/shards/1/transfer", {"target": "x"}, 404, "no_such_node"),
         ("POST", "/api/v1/admin/shards/9/transfer", {"target": "a"}, 404, "no_such_shard"),
@@ -142,6 +154,80 @@ async def test_bad_input_is_told_what_to_do_and_changes_nothing(
     assert error is None or answer.body["error"] == error
     assert answer.body["outcome"] == "none"
     assert double.view is before
+
+
+async def test_while_nobody_plans_the_map_is_shown_and_nothing_is_moved(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.plans = False
+    nodes = (await cluster.get(NODES)).body["nodes"]
+    assert [node["name"] for node in nodes] == list("abcd")
+    assert {(node["leading"], node["reachable"]) for node in nodes} == {(None, None)}
+    before = double.view
+    for method, path, body in (
+        ("GET", "/api/v1/admin/cluster/moves", None),
+        ("POST", "/api/v1/admin/cluster/rebalance", None),
+        ("DELETE", NODES, {"node_address": "a", "dead": True}),
+    ):
+        answer = await cluster.ask(method, path, body)
+        assert (answer.status, answer.body["error"]) == (503, "unavailable"), path
+        assert "ask again" in answer.body["message"]
+    assert double.view is before
+
+
+async def test_what_the_planner_does_not_do_now_is_said_with_its_reason(
+    cluster: Rest, double: PlacementDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.refusal = "replicas are being moved"
+    balanced = await cluster.ask("POST", "/api/v1/admin/cluster/rebalance")
+    assert (balanced.status, balanced.body["outcome"]) == (503, "none")
+    assert "nothing was done: replicas are being moved" in balanced.body["message"]
+    monkeypatch.setattr(service, "TRANSFER_S", 2 * service.POLL_S)
+    late = await cluster.ask("POST", "/api/v1/admin/shards/1/transfer", {"target": "b"})
+    assert (late.status, late.body["error"]) == (503, "unavailable")
+    assert "b does not lead shard 1 yet" in late.body["message"]
+    assert "replicas are being moved" in late.body["message"]
+
+
+async def test_replicas_are_moved_to_active_nodes_only_and_the_dead_are_not_drained(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.execute(SetNodeState("id-d", NodeState.DRAINING))
+    move = {"source": "a", "target": "d"}
+    answer = await cluster.ask("POST", "/api/v1/admin/shards/1/move", move)
+    assert (answer.status, answer.body["error"]) == (409, "node_in_use")
+    assert "to an active node only" in answer.body["message"]
+    taken_back = await cluster.ask("POST", NODES, {"node_address": peer_of("d")})
+    assert (taken_back.status, taken_back.body["state"]) == (200, "active")
+    double.execute(SetNodeState("id-d", NodeState.DEAD))
+    answer = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    assert (answer.status, answer.body["error"]) == (409, "node_in_use")
+    assert "declared dead" in answer.body["message"]
+
+
+async def test_a_name_of_two_nodes_names_neither(cluster: Rest, double: PlacementDouble) -> None:
+    double.execute(PutNode(replace(record("e"), name="a")))
+    answer = await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "a"})
+    assert (answer.status, answer.body["error"]) == (404, "no_such_node")
+    assert "id-a, id-e" in answer.body["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", NODES, None),
+        ("POST", NODES, {"node_address": "10.9.9.9:7401"}),
+        ("DELETE", NODES, {"node_address": "a"}),
+        ("POST", "/api/v1/admin/cluster/drain", {"node_address": "a"}),
+        ("POST", "/api/v1/admin/cluster/undrain", {"node_address": "a"}),
+        ("POST", "/api/v1/admin/cluster/rebalance", None),
+        ("GET", "/api/v1/admin/cluster/moves", None),
+        ("POST", "/api/v1/admin/shards/1/move", {"source": "a", "target": "d"}),
+        ("POST", "/api/v1/admin/shards/1/transfer", {"target": "b"}),
+    ],
+)
+async def test_a_node_of_no_cluster_says_so(rest: Rest, method: str, path: str, body: Any) -> None:
+    assert await rest.refused(method, path, body) == (503, "unavailable")
 
 
 # --- where there is a ring -----------------------------------------------------------------------

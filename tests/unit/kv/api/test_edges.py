@@ -12,7 +12,13 @@ import pytest
 from kv.api.context import ApiSettings
 from kv.api.failures import STATUSES, defect_reply, error_reply
 from kv.api.guard import Access, host_name
-from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
+from kv.errors import (
+    OutcomeUnknownError,
+    OverloadedError,
+    StoppingError,
+    UnavailableError,
+    WrongRegimeError,
+)
 from raftgroups.refusals import AnswerNotKeptError, TokenTooOldError
 from storage.errors import (
     CompactedError,
@@ -282,7 +288,34 @@ async def test_leader_transfer(rest: Rest) -> None:
     assert rest.node.asked == [(None, None), ("n3", 3.0)]
     rest.node.refusal = UnavailableError("no other node is up")
     assert await rest.refused("POST", path) == (503, "unavailable")
-    assert await rest.refused("POST", path, {"to": "n3"}) == (400, "invalid_body")
+    for body in ({"to": "n3"}, {"target": 3}, {"target": ""}, b"["):
+        assert await rest.refused("POST", path, body) == (400, "invalid_body")
+    assert await rest.refused("POST", path + "?to=n3") == (400, "invalid_query")
+    assert await rest.refused("POST", path, Request_Timeout="soon") == (400, "invalid_header")
+    assert len(rest.node.asked) == 3
+
+
+@pytest.mark.parametrize("body", [None, {}, {"revision": 0}, {"revision": "4"}, {"upto": 4}, b"{"])
+async def test_a_compaction_names_a_revision(rest: Rest, body: object) -> None:
+    answer = await rest.refused("POST", "/api/v1/admin/compact", body)
+    assert answer == (400, "invalid_body")
+
+
+async def test_the_ring_is_shown_and_repaired(rest: Rest) -> None:
+    ring = await rest.get("/api/v1/admin/ring")
+    assert (ring.status, ring.body["n"]) == (200, 3)
+    assert [member["name"] for member in ring.body["members"]] == ["one"]
+    report = await rest.post("/api/v1/admin/repair")
+    assert (report.status, report.body["exchanges"]) == (200, 2)
+    rest.node.repairs = False
+    busy = await rest.ask("POST", "/api/v1/admin/repair")
+    assert (busy.status, busy.body["error"]) == (429, "overloaded")
+    assert busy.headers["Retry-After"]
+    for method, path in (("GET", "/api/v1/admin/ring"), ("POST", "/api/v1/admin/repair")):
+        assert await rest.refused(method, path + "?of=a") == (400, "invalid_query")
+    rest.node.refusal = WrongRegimeError("nothing is leaderless here")
+    for method, path in (("GET", "/api/v1/admin/ring"), ("POST", "/api/v1/admin/repair")):
+        assert await rest.refused(method, path) == (400, "wrong_regime")
 
 
 @pytest.mark.parametrize("depth", [5_000, 100_000])
