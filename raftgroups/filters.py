@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from raftgroups.membership import Config
+from raftgroups.levels import BLANK_VOTES_LEVEL
+from raftgroups.membership import UNBOUND, Config
 from raftgroups.messages import Ack, Append, MalformedError, VoteRequest, WireEntry
 from raftgroups.records import KIND_CONFIG, KIND_OPERATIONS, NOOP
 from raftgroups.transport import NodeId
@@ -183,3 +184,14 @@ def e2_vote_counts(
     if not config.is_voter(voter, incarnation):
         return "e2-vote-of-a-non-voter"
     return "e2-duplicate-vote" if voter in counted else None
+
+
+def blank_vote_counts(config: Config, voter: NodeId) -> str | None:
+    """The vote of a replica that has heard nothing of its group counts like that of an empty log,
+    but only if it surely never had more. Below the level a program may have erased it without a
+    mark; a voter that is not bound to a disk may have lost the one that had more."""
+    if config.level < BLANK_VOTES_LEVEL:
+        return "blank-vote-below-level"
+    if config.voters.get(voter, UNBOUND) == UNBOUND:
+        return "blank-vote-of-any-disk"
+    return None

@@ -96,7 +96,7 @@ class Group:
             reason = "this node stops"
         elif self.replica.installing:
             reason = "a snapshot is being put in place here; try again or ask another node"
-        elif not self.replica.may_vote():
+        elif not self.replica.is_member():
             reason = "this node is no member of the group"
         else:
             return None
@@ -316,7 +316,7 @@ class Group:
     @property
     def blank(self) -> bool:
         """It joined, and has heard nothing of its group yet: it has acknowledged nothing."""
-        return not self.replica.journal.config.voters
+        return self.replica.blank()
 
     @property
     def feature_level(self) -> int:

@@ -41,9 +41,9 @@ from raftgroups.records import (
     unpack_pair,
 )
 from raftgroups.transport import NodeId
-from storage.codec import Table
+from storage.codec import Table, seal
 from storage.committer import Need
-from storage.engine import Batch, Engine
+from storage.engine import Batch, Engine, Reader
 
 _PAGE_ENTRIES: Final = 256
 _PAGE_BYTES: Final = 1024 * 1024
@@ -84,6 +84,9 @@ class GroupJournal:
         self._dirty_configs = False
         self._dirty_progress = False
         self._prepared: tuple[int, int, int] | None = None
+        self.erased_before = False
+        """A replica of this group was erased here once: it may have voted, and acknowledged what
+        this one does not have."""
 
     # --- birth ---------------------------------------------------------------------------
 
@@ -91,6 +94,8 @@ class GroupJournal:
         """A new replica. Without a configuration it joins: its log begins before the first entry
         of any group, so that it can only start from a snapshot (hazard l4)."""
         if config is None:
+            with self._engine.snapshot() as rows:
+                self._look_for_mark(rows)
             self._begin(0, Config({}))
         else:
             self._begin(BIRTH_INDEX, config)
@@ -130,6 +135,7 @@ class GroupJournal:
                 if record is None:
                     return False
                 found[table] = (key, record)
+            self._look_for_mark(rows)
             base_index, base_term = unpack_pair(*found[Table.JOURNAL_META])
             page = rows.scan(
                 journal_key(group, base_index + 1),
@@ -153,6 +159,9 @@ class GroupJournal:
         self.durable_term = self.hard.term
         self.durable_applied = self.applied_index
         return True
+
+    def _look_for_mark(self, rows: Reader) -> None:
+        self.erased_before = rows.get(meta_key(Table.ERASED_REPLICA, self.group_id)) is not None
 
     def _check_loaded(self, tail: list[Entry], *, whole: bool) -> None:
         """The tail has no gaps, begins at the base if it is the whole log, and reaches far enough
@@ -387,8 +396,10 @@ class GroupJournal:
         self._dirty = self._dirty_configs = False
 
     def erase(self, batch: Batch) -> None:
-        """Nothing of this group stays."""
+        """Nothing of this group stays but a mark that it was here."""
         group = self.group_id
+        mark = meta_key(Table.ERASED_REPLICA, group)
+        batch.put(mark, seal(mark, b""))
         batch.delete_range(journal_key(group, 0), journal_key(group + 1, 0))
         for table in _META_TABLES:
             batch.delete(meta_key(table, group))

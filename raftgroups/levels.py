@@ -25,7 +25,7 @@ from typing import Final
 from raftgroups.errors import NewerLevelError
 from raftgroups.transport import NodeId
 
-FEATURE_LEVEL: Final = 4
+FEATURE_LEVEL: Final = 5
 """What this version of the package supports."""
 
 FIRST_LEVEL: Final = 1
@@ -43,6 +43,9 @@ RING_LEVEL: Final = 3
 PACKED_LEVEL: Final = 4
 """From here on a program reads packed chunks of snapshots (snapshot.py). Only its own level counts,
 not its group's."""
+
+BLANK_VOTES_LEVEL: Final = 5
+"""From here on a replica that is erased leaves a mark, so votes of blank ones count (voting.py)."""
 
 NOT_HEARD: Final = 0
 """Stands for the level of a node that has not said it yet."""

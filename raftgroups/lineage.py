@@ -17,9 +17,11 @@ election. `GroupHost.on_birth` is told once the batch is on the disk.
 
 A replica that is behind gets the parent's snapshot of after the split, and with it the parent's new
 bounds: then the right child is not here. Its messages are dropped and counted (`no-such-group`) and
-`GroupHost.on_unknown_group` is told, which may `join` it: an empty replica, no voter before it has
-installed a snapshot. A snapshot whose rows overlap with those of another replica of this node is
-refused (`snapshot-overlaps`) until that one has applied its split, or was removed.
+`GroupHost.on_unknown_group` is told, which may `join` it: an empty replica. It grants votes like an
+empty log (voting.py), since those that were born may be no majority; never in term 1, in which
+nobody stands: whoever has a configuration has heard of that term. A snapshot whose rows overlap
+with those of another replica of this node is refused (`snapshot-overlaps`) until that one has
+applied its split, or was removed.
 
     merge   1 left:  MergeBegin(right)                      -> MergeResult: merge = this attempt
             2 right: Freeze(left, merge)                    -> MergeResult: index = freeze_index

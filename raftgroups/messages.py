@@ -76,6 +76,13 @@ class Vote(NamedTuple):
     term: int
 
 
+class BlankVote(NamedTuple):
+    """The vote of a replica that has heard nothing of its group yet (voting.py)."""
+
+    group: int
+    term: int
+
+
 class PreVoteRequest(NamedTuple):
     group: int
     term: int
@@ -207,6 +214,7 @@ Message = (
     | Ack
     | VoteRequest
     | Vote
+    | BlankVote
     | PreVoteRequest
     | PreVote
     | Stale
@@ -310,6 +318,7 @@ _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     17: (OfferReply, 3, (_number_or_none,)),
     18: (Chunk, 4, (_flag, _number, _octets)),
     19: (LineageOffer, 6, (_octets, _ranges, _numbers)),
+    20: (BlankVote, 2, ()),
 }
 _OPENINGS: Final = {
     kind: array_head(1 + numbers + len(shapes)) + number_bytes(number)

@@ -6,6 +6,7 @@ HARD_STATE     group             term, removed_at, vote        what a vote depen
 GROUP_CONFIG   group             [[index, config], ...]        at the base and above it
 APPLIED_INDEX  group             applied index, commit index   in the batch of the applied data
 SNAPSHOT_STATE group             meta | 0x01 + number: a chunk being received
+ERASED_REPLICA group             nothing                       a replica of it was erased here
 NODE_META      raft.incarnation  the data directory's, when the rows below were written
 """
 

@@ -27,6 +27,7 @@ from raftgroups.machine_api import StateMachine
 from raftgroups.messages import (
     Ack,
     Append,
+    BlankVote,
     Chunk,
     Echo,
     LineageOffer,
@@ -117,6 +118,7 @@ class Replica:
             Ack: self.replication.on_ack,
             VoteRequest: self.voting.on_vote_request,
             Vote: self.voting.on_vote,
+            BlankVote: self.voting.on_blank_vote,
             PreVoteRequest: self.voting.on_pre_vote_request,
             PreVote: self.voting.on_pre_vote,
             Stale: self.voting.on_stale,
@@ -199,8 +201,18 @@ class Replica:
     def may_campaign(self) -> bool:
         return self.is_voter() and not self.installing
 
-    def may_vote(self) -> bool:
+    def is_member(self) -> bool:
         return self._member and not self.removed
+
+    def blank(self) -> bool:
+        """It joined, and has heard nothing of its group yet: it has acknowledged nothing."""
+        return not self.journal.config.voters
+
+    def may_vote(self) -> bool:
+        """A blank one does not know whether it is a member; the candidate does."""
+        if self.blank():
+            return not self.journal.erased_before
+        return self.is_member()
 
     def own_term_committed(self) -> bool:
         noop = self.raft.noop_index
@@ -401,7 +413,7 @@ class Replica:
         self.receiver.prepare(batch)
 
     def erase(self, batch: Batch) -> None:
-        """Nothing of it stays."""
+        """Nothing of it stays but the mark that the journal leaves."""
         self.erase_log(batch)
         with self.services.engine.snapshot() as rows:
             remove(batch, rows, self.owned_ranges())

@@ -4,12 +4,20 @@ The state is in election.py, the rules are in filters.py; this joins them with t
 network. Who may do what:
 
     stand      a voter of its own configuration, with its own disk, with its state complete
-    grant      a member of its own configuration (a learner may be a voter already and not know it)
+    grant      a member of its own configuration (a learner may be a voter already and not know it);
+               a blank replica, if none of its group was ever erased here
     be granted anyone whose log is good enough: our own configuration may be the older one
-    be counted voters of the candidate's configuration, of the incarnation that was admitted
+    be counted voters of the candidate's configuration, of the incarnation that was admitted; blank
+               ones only if they are bound to one, in a group whose level says that all leave marks
 
-A replica that joins has no configuration, so it neither stands nor grants: that is how a wiped
-directory under an old name stays silent until it was removed and added again.
+A blank replica joined, and has no configuration and no log yet. It never stands. Its vote is that
+of an empty log, so it must not be one that had more and lost it. A wiped directory under an old
+name has another incarnation, which does not count until it was removed and added again; a replica
+that was erased in the same directory has left a mark (journal.py). What remains are those that
+never had anything, though the candidate's configuration has them: members of a shard by its split
+that came past the split by a snapshot of the parent. Without their votes a shard that was born
+while its members were being changed could have too few voters, and nobody to send the others a
+snapshot.
 """
 
 from __future__ import annotations
@@ -17,8 +25,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from raftgroups.election import Election
-from raftgroups.filters import e2_vote_counts, e_pre_vote, e_undisturbed
-from raftgroups.messages import PreVote, PreVoteRequest, Stale, TimeoutNow, Vote, VoteRequest
+from raftgroups.filters import blank_vote_counts, e2_vote_counts, e_pre_vote, e_undisturbed
+from raftgroups.messages import (
+    BlankVote,
+    PreVote,
+    PreVoteRequest,
+    Stale,
+    TimeoutNow,
+    Vote,
+    VoteRequest,
+)
 from raftgroups.seams import CANDIDATE
 from raftgroups.transport import NodeId
 
@@ -165,8 +181,16 @@ class Voting:
 
     def grant(self, node: NodeId, term: int) -> None:
         """pysyncobj votes for this node."""
-        early = "vote-before-sync" in self._replica.services.config.canaries
-        self._replica.services.send(node, Vote(self._replica.group_id, term), early=early)
+        replica = self._replica
+        early = "vote-before-sync" in replica.services.config.canaries
+        kind = BlankVote if replica.blank() else Vote
+        replica.services.send(node, kind(replica.group_id, term), early=early)
+
+    def on_blank_vote(self, peer: NodeId, incarnation: int, vote: BlankVote) -> None:
+        reason = blank_vote_counts(self._replica.journal.config, peer)
+        if reason is not None:
+            return self._replica.drop(peer, reason)
+        return self.on_vote(peer, incarnation, Vote(vote.group, vote.term))
 
     def on_vote(self, peer: NodeId, incarnation: int, vote: Vote) -> None:
         replica, election = self._replica, self.election

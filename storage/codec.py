@@ -68,6 +68,8 @@ class Table(IntEnum):
     """group u64 -> index."""
     SNAPSHOT_STATE = 0x15
     """group u64 -> progress of a snapshot being received."""
+    ERASED_REPLICA = 0x16
+    """group u64 -> nothing: a replica of it was erased here."""
 
     # The strong regime's data (mvcc*.py).
     SHARD = 0x20

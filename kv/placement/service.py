@@ -47,6 +47,8 @@ ANSWER_WITHIN_S: Final = 1.0
 POLL_S: Final = 0.05
 ADD_S: Final = 5.0
 TRANSFER_S: Final = 5.0
+LEAVE_S: Final = 3.0
+"""What a node has said for the last time about its ring takes as long to reach all, at most."""
 WISH_AGAIN: Final = 10
 """Polls between two tries of what was refused for the moment, or lost."""
 Address = tuple[str, int]
@@ -312,7 +314,7 @@ class PlacementService:
                 f"node {node.name} has replicas of {len(left)} shards; drain it first (januskv "
                 f"node drain {node.name}), or, if it is lost for good, say so: dead"
             )
-        if self.ring.is_member(node.node):
+        if not await self._has_left_ring(node):
             raise NodeInUseError(
                 f"node {node.name} is on the ring of the leaderless keyspaces; drain it first "
                 f"(januskv node drain {node.name}) and wait until it has left, or, if it is lost "
@@ -321,6 +323,15 @@ class PlacementService:
         await self._meta.propose(RemoveNode(node.node))
         await self._meta.refresh()
         return node, True
+
+    async def _has_left_ring(self, node: NodeRecord) -> bool:
+        """Whoever saw that it has left may have seen it on another node, a moment ago."""
+        if node.state is NodeState.DRAINING:
+            for _ in range(int(LEAVE_S / POLL_S)):
+                if not self.ring.is_member(node.node):
+                    break
+                await asyncio.sleep(POLL_S)
+        return not self.ring.is_member(node.node)
 
     def _check_is_away(self, node: NodeRecord, summary: Summary) -> None:
         found = next((each for each in summary.nodes if each.node == node.node), None)

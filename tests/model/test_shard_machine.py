@@ -11,6 +11,7 @@ replica applies the whole log with other turns: equal answers, equal digest, equ
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,7 +219,7 @@ class Model:
 
     def on_increment(self, command: Increment) -> IncrementResult:
         old = self.now.get(command.key)
-        need(old is None or old.value in NUMBERS or old.value.isdigit(), "not_an_integer")
+        need(old is None or re.fullmatch(rb"-?[0-9]+", old.value), "not_an_integer")
         number = command.delta + int(old.value if old else 0)
         left = self.ttls.get(command.key)
         self.set(command.key, str(number).encode(), old.lease if old else 0)

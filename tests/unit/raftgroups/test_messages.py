@@ -30,6 +30,7 @@ ONE_OF_EACH = [
     m.Ack(1, 2, 3, True, False),
     m.VoteRequest(1, 2, 3, 4, True),
     m.Vote(1, 2),
+    m.BlankVote(1, 2),
     m.PreVoteRequest(1, 2, 3, 4, 5),
     m.PreVote(1, 2, 3, True),
     m.Stale(1, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -263,6 +264,26 @@ async def test_a_node_leaves_the_ring_before_it_is_removed_and_then_cannot_stay(
     assert "empty its directory" in late.body["message"]
     gone = await cluster.ask("DELETE", NODES, {"node_address": "d"})
     assert gone.body["state"] == "removed"
+
+
+async def test_the_word_that_a_drained_node_has_left_the_ring_may_come_late(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.ring.members = {"id-d": Standing("leaving", 0.0, 0, 0)}
+    await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    asyncio.get_running_loop().call_later(0.1, double.ring.members.clear)
+    gone = await cluster.ask("DELETE", NODES, {"node_address": "d"})
+    assert gone.body["state"] == "removed"
+
+
+async def test_a_drained_node_that_does_not_leave_the_ring_is_not_removed(
+    cluster: Rest, double: PlacementDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LEAVE_S", 0.1)
+    double.ring.members = {"id-d": Standing("leaving", 0.0, 9, 0)}
+    await cluster.ask("POST", "/api/v1/admin/cluster/drain", {"node_address": "d"})
+    stays = await cluster.ask("DELETE", NODES, {"node_address": "d"})
+    assert (stays.status, stays.body["error"]) == (409, "node_in_use")
 
 
 async def test_a_dead_node_is_removed_when_the_ring_goes_on_without_it(

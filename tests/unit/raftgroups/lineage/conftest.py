@@ -37,7 +37,8 @@ class ShardCluster(Cluster):
         self.segments = 1
         super().__init__(size, **{"feature_level": 2, "hibernate_after_s": 0.0, **settings})
         self.create(1)
-        self.until(lambda: self.lead(1).host.group(1).feature_level == 2)
+        level = self.settings["feature_level"]
+        self.until(lambda: self.lead(1).host.group(1).feature_level == level)
 
     def make_machine(self, group_id: int, engine: MemoryEngine, life: Life) -> ShardMachine:
         place = FIRST if group_id == 1 else ShardPlace.stored(group_id)
