@@ -124,7 +124,7 @@ class Report:
         attendant, shard = self._node.division.attendant, self._node.shards.get(group.group_id)
         if shard is None:
             return 0, 0.0, [], UNSET
-        load = attendant.load(group.group_id)
+        load = attendant.load(group.group_id, shard.machine)
         size = attendant.size(group.group_id, shard.machine).size_bytes if group.settled else 0
         place = shard.machine.view.place
         cut = middle_of([(mark, 1.0) for mark in load.marks], place.start, place.end)

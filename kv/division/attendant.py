@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import msgspec
 
 from kv.cluster.said_once import SaidOnce
+from kv.division.cuts import may_be_queued, queue_of
 from kv.division.messages import (
     REPORT_VERSION,
     Ask,
@@ -217,7 +218,7 @@ class Attendant:
         own, seen = machine.shard.view.segments.own, 0
         for key, body in machine.view.records(walk.at, own.end, limit=WALK_KEYS):
             if body is not None and walk.left <= 0:
-                walk.kept.middle, walk.kept.middle_keys = key, walk.keys
+                walk.kept.middle, walk.kept.middle_keys = _cut_at(machine, key), walk.keys
                 return True
             walk.left -= body is not None
             walk.at, seen = key + b"\x00", seen + 1
@@ -256,17 +257,17 @@ class Attendant:
             group.term,
             durable,
             standing_of(group, machine) if leads else None,
-            self.load(group_id) if detail else None,
+            self.load(group_id, machine) if detail else None,
             self.size(group_id, machine) if detail and leads else None,
         )
 
-    def load(self, group_id: int) -> Load:
+    def load(self, group_id: int, machine: ShardMachine) -> Load:
         meter = self.meter(group_id)
         total = meter.operations_a_second
         return Load(
             meter.reads_a_second,
             meter.writes_a_second,
-            tuple(meter.marks()),
+            tuple(_cut_at(machine, key) for key in meter.marks()),
             tuple(Hot(each.key, each.share * total) for each in meter.hot_keys()),
         )
 
@@ -283,6 +284,15 @@ def _machine(group: Group) -> ShardMachine | None:
     if group.blank or not group.readable or not isinstance(machine, ShardMachine):
         return None
     return machine
+
+
+def _cut_at(machine: ShardMachine, key: bytes) -> bytes:
+    """The key, or that before which a lock's queue begins, if it is a place in one."""
+    own = machine.view.segments.own
+    if not (may_be_queued(key) and own.holds_key(key)):
+        return key
+    found = machine.view.get(key)
+    return key if found is None else queue_of(key, found.lease, own.start)
 
 
 def standing_of(group: Group, machine: ShardMachine) -> Standing:

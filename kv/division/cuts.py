@@ -4,6 +4,9 @@ A lock works only while the keys of its queue, NAME/ and the number of each leas
 lie in one shard. So a cut that would fall among such keys goes before the first of them that may
 be; if the shard begins with them there is nothing else to cut: they are taken for plain keys. Who
 names such a key is told so, and may cut before them first, and then where they like.
+
+Whoever has the record at hand knows it for certain (`queue_of`): a node does, for the keys that it
+shows. Elsewhere, and for keys that are gone, it is guessed from how they look (`before_queue`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,20 @@ SHARE_MIN: Final = 0.2
 """A cut by load leaves each half at least so much of it; else one key, or two, carry it all."""
 _QUEUED: Final = re.compile(rb"(.*/)[0-9a-f]{12,16}", re.DOTALL)
 """Lease numbers that a node chose have so many digits, nearly all of them."""
+_MAYBE: Final = re.compile(rb".*/[1-9a-f][0-9a-f]{0,15}", re.DOTALL)
+
+
+def may_be_queued(key: bytes) -> bool:
+    """Worth a look at its record."""
+    return _MAYBE.fullmatch(key) is not None
+
+
+def queue_of(key: bytes, lease: int, start: bytes) -> bytes:
+    """Where to cut instead of at a key that hangs on this lease, in a shard that begins there:
+    before the queue, if it is a place in one."""
+    name, slash, place = key.rpartition(b"/")
+    queue = name + slash
+    return queue if lease and slash and place == b"%x" % lease and queue > start else key
 
 
 def before_queue(cut: bytes, start: bytes) -> bytes:
