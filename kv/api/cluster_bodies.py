@@ -61,10 +61,12 @@ class NodeBody(In):
 class RemoveNodeBody(In):
     """`dead`: it is lost for good, so its replicas are made anew and others own its part of the
     ring; repeat the call until its state is `removed`. Without it, the node must have been
-    drained."""
+    drained. `force`: also if shards lose the majority of their replicas by that, and what they
+    hold; else that is refused (`majority_lost`)."""
 
     node_address: Name
     dead: bool = False
+    force: bool = False
 
 
 class MoveState(Out):

@@ -141,6 +141,7 @@ _STATUS: Final[dict[str, int]] = {
     "lease_exists": 409,
     "shard_not_there": 409,
     "too_few_nodes": 409,
+    "majority_lost": 409,
     "lock_held": 409,
     "lock_lost": 409,
     "answer_not_kept": 409,

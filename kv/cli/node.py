@@ -66,6 +66,12 @@ class NodeCommand:
                     help="it never comes back: make its replicas anew, let others own its part "
                     "of the ring",
                 )
+                made.add_argument(
+                    "--force",
+                    action="store_true",
+                    help="with --dead: also if shards lose the majority of their replicas by that, "
+                    "and what they hold",
+                )
         for each in chosen.choices.values():
             remote.add_connection(each)
 
@@ -157,7 +163,7 @@ async def _drain(args: argparse.Namespace, client: Client) -> int:
 
 async def _remove(args: argparse.Namespace, client: Client) -> int:
     async def look() -> dict[str, Any]:
-        body = {"node_address": args.node, "dead": args.dead}
+        body = {"node_address": args.node, "dead": args.dead, "force": args.force}
         return await client.admin("DELETE", NODES, body)
 
     return await _until(args, client, look, _is_removed)

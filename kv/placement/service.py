@@ -58,6 +58,12 @@ class TooFewNodesError(InvalidRequestError):
     code: ClassVar[str] = "too_few_nodes"
 
 
+class MajorityLostError(InvalidRequestError):
+    """A node is declared dead that a shard needs for the majority of its replicas."""
+
+    code: ClassVar[str] = "majority_lost"
+
+
 class ShardNotHereError(InvalidRequestError):
     """A shard has no replica on the node that a move names, or has one already."""
 
@@ -298,12 +304,18 @@ class PlacementService:
         await self._meta.refresh()
         return self.find(node.node)
 
-    async def remove(self, name: str, *, dead: bool) -> tuple[NodeRecord, bool]:
+    async def remove(
+        self, name: str, *, dead: bool, force: bool = False
+    ) -> tuple[NodeRecord, bool]:
         """(the node, whether it was removed). `dead`: it is declared lost, so that its replicas are
-        replaced, and removed once that is done; else it must have been drained."""
+        replaced, and removed once that is done; else it must have been drained. `force`: also where
+        that loses shards, because others that have them are away, too."""
         node = self.find(name)
         if dead and node.state is not NodeState.DEAD:
-            self._check_is_away(node, await self.summary())
+            summary = await self.summary()
+            self._check_is_away(node, summary)
+            if not force:
+                self._check_majorities(node, summary)
             await self._meta.propose(SetNodeState(node.node, NodeState.DEAD))
             await self._meta.refresh()
         left = self.replicas_of(node.node)
@@ -339,6 +351,25 @@ class PlacementService:
             raise NodeInUseError(
                 f"node {node.name} answers: it is not dead. Drain it (januskv node drain "
                 f"{node.name}), or stop its process first"
+            )
+
+    def _check_majorities(self, node: NodeRecord, summary: Summary) -> None:
+        there = {each.node for each in summary.nodes if each.reachable} - {node.node}
+        voters = {each.group: each.voters for each in summary.groups if each.leader}
+        away: set[str] = set()
+        lost = []
+        for shard in self._view().shards_on(node.node):
+            having = set(voters.get(shard.shard, shard.replicas))
+            if node.node in having and 2 * len(having & there) <= len(having):
+                lost.append(shard.shard)
+                away |= having - there
+        if lost:
+            names = ", ".join(each.name for each in self.nodes() if each.node in away)
+            raise MajorityLostError(
+                f"shards {', '.join(map(str, sorted(lost)))} have no majority of their replicas "
+                f"while {names} are away, and a node that was declared dead never comes back with "
+                "what it has: start enough of these nodes. If they are lost for good, and those "
+                "shards with them, say so: force"
             )
 
     # --- replicas -------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ async def undrain_node(call: Call) -> Reply:
 
 async def remove_node(call: Call) -> Reply:
     wanted, service = decode(_remove, await call.body()), _service(call)
-    node, removed = await service.remove(wanted.node_address, dead=wanted.dead)
+    node, removed = await service.remove(wanted.node_address, dead=wanted.dead, force=wanted.force)
     ring = None if removed else await _ring(service, node.node)
     state: State | None = "removed" if removed else None
     return Reply(200, encode(_shown(service, node, state=state, ring=ring)))

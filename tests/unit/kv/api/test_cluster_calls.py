@@ -80,6 +80,23 @@ async def test_a_lost_node_is_declared_dead_only_if_it_is_away(
     assert (back.status, back.body["error"]) == (409, "node_in_use")
 
 
+async def test_a_node_whose_loss_would_lose_shards_is_declared_dead_by_force_only(
+    cluster: Rest, double: PlacementDouble
+) -> None:
+    double.away |= {"id-a", "id-b"}
+    before = double.view
+    refused = await cluster.ask("DELETE", NODES, {"node_address": "a", "dead": True})
+    assert (refused.status, refused.body["error"]) == (409, "majority_lost")
+    assert "shards 0, 1 have no majority" in refused.body["message"]
+    assert "while a, b are away" in refused.body["message"]
+    assert double.view is before
+    forced = {"node_address": "a", "dead": True, "force": True}
+    dead = await cluster.ask("DELETE", NODES, forced)
+    assert (dead.status, dead.body["state"]) == (200, "dead")
+    again = await cluster.ask("DELETE", NODES, {"node_address": "a", "dead": True})
+    assert again.status == 200, "it is dead already: the call asks how far its removal is"
+
+
 async def test_adding_waits_for_a_node_that_asks_by_itself(
     cluster: Rest, double: PlacementDouble
 ) -> None:

@@ -54,7 +54,7 @@ def test_a_drain_waits_until_nothing_is_left(capsys: pytest.CaptureFixture[str])
 def test_a_dead_node_is_removed_once_its_replicas_are_elsewhere() -> None:
     client = Asked(_node("dead", 1), _node("removed"), MOVES)
     assert _run(NodeCommand(), client, "remove", "--dead", "a") == 0
-    body = {"node_address": "a", "dead": True}
+    body = {"node_address": "a", "dead": True, "force": False}
     assert [call for call in client.calls if call[0] == "DELETE"] == 2 * [
         ("DELETE", "/api/v1/admin/cluster/nodes", body)
     ]
