@@ -1,4 +1,4 @@
-"""Fixtures of the engines' tests."""
+"""What the tests of storage share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from storage.clock import ManualClock
 from storage.rocks_engine import RocksEngine
+from tests.unit.storage.committer_world import World
 from tests.unit.storage.rocks_database import ENGINE, SMALL
 
 
@@ -22,3 +23,8 @@ def rocks(tmp_path: Path, clock: ManualClock) -> Iterator[RocksEngine]:
     engine = RocksEngine(tmp_path / ENGINE, clock=clock, options=SMALL)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
