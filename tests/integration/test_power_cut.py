@@ -7,6 +7,7 @@ breaks a promise stays in the test's temporary directory, beside a text of the r
 from __future__ import annotations
 
 import random
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Final
 
@@ -24,15 +25,22 @@ from chaos.powercut.campaign import (
 from chaos.powercut.disk import Disk
 from chaos.powercut.engines import LEADERLESS_NODE, LMDB, LOGGED, ROCKSDB, STRONG_NODE
 from chaos.powercut.namespace import Entries
-from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync
+from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync, Write
 from chaos.powercut.workload import Workload
 from chaos.powercut.writer import DATABASE
+from storage.wal import APART_BYTES
+from storage.wal_format import RECORD_HEAD_BYTES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
 
 IMAGES: Final = {"lmdb": 500, "logged": 500, "rocksdb": 150}
 """A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
+LARGE: Final = 7
+"""The batch that has a value of another size than the others."""
 CANARIES: Final = Path(__file__).with_name("broken_engines.py")
+ROOMY: Final = Subject(
+    "roomy", f"{Path(__file__).with_name('roomy_engine.py')}:roomy", LOGGED.volatile
+)
 every_subject = pytest.mark.parametrize(
     "subject", [LMDB, LOGGED, ROCKSDB, STRONG_NODE, LEADERLESS_NODE], ids=lambda s: s.name
 )
@@ -148,6 +156,44 @@ def test_a_power_cut_during_the_recovery_from_a_power_cut(
         assert not report.findings, str(report)
 
 
+def recorded_large_record(subject: Subject, tmp_path: Path) -> tuple[Workload, Recording, range]:
+    """With a batch whose record the log writes in two parts, and the positions from the first of
+    them to behind its acknowledgement."""
+    drawn = (Workload(seed, LARGE + 2, large_max_bytes=100_000) for seed in count())
+    workload = next(each for each in drawn if each.batch(LARGE).size_bytes > APART_BYTES)
+    root = tmp_path / "recorded"
+    root.mkdir()
+    recording = record(subject, workload, root)
+    calls = [call for call in recording.calls if isinstance(call.effect, Write)]
+    writes = sorted(calls, key=lambda call: (call.thread, call.entered))  # others fold meanwhile
+    (begun,) = [
+        head.entered
+        for head, body in pairwise(writes)
+        if isinstance(head.effect, Write)
+        and isinstance(body.effect, Write)
+        and (head.effect.file, len(head.effect.data)) == (body.effect.file, RECORD_HEAD_BYTES)
+        and body.effect.offset == head.effect.offset + RECORD_HEAD_BYTES
+        and len(body.effect.data) > APART_BYTES
+    ]
+    promise = b"ack %d\n" % LARGE
+    (promised,) = [at for at, text in recording.acknowledgements() if text == promise]
+    return workload, recording, range(begun, promised + 3)
+
+
+@pytest.mark.parametrize("subject", [LOGGED, ROOMY], ids=lambda s: s.name)
+def test_a_record_of_the_log_that_is_written_in_two_parts_is_there_whole_or_not_at_all(
+    subject: Subject, rounds: int, tmp_path: Path
+) -> None:
+    """At each call from its first to its acknowledgement. The segments of one of the logs are
+    smaller than the record, so that the file grows; in the other's it is written over zeros."""
+    workload, recording, positions = recorded_large_record(subject, tmp_path)
+    cuts = [cut for cut in positions for _ in range(6 * rounds)]
+    report = examine(subject, workload, recording, cuts, tmp_path / "images")
+    print(report)
+    assert not report.findings, str(report)
+    assert report.images == len(cuts)
+
+
 # --- canaries: each of these must be caught ------------------------------------------------------
 
 
@@ -185,6 +231,16 @@ def test_a_new_log_over_an_unsynced_one_is_caught(tmp_path: Path) -> None:
     scratch = tmp_path / "images"
     report = examine(subject, workload, recording, cuts, scratch, stop_after=1, keep=False)
     print(report)
+    assert report.findings
+
+
+def test_a_log_that_believes_the_length_of_a_torn_record_is_caught(tmp_path: Path) -> None:
+    subject = canary(LOGGED, "logged_believing")
+    workload, recording, positions = recorded_large_record(subject, tmp_path)
+    cuts = [cut for cut in positions for _ in range(8)]
+    report = examine(
+        subject, workload, recording, cuts, tmp_path / "images", stop_after=1, keep=False
+    )
     assert report.findings
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,19 +12,7 @@ from raftgroups.readpath import Together
 from raftgroups.reads import Reader, ReadPoints
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-
-Make = Callable[..., Any]
-
-
-def steady(make_cluster: Make, **settings: Any) -> Any:
-    cluster = make_cluster(3, **settings)
-    cluster.create()
-    cluster.put(b"x")
-    cluster.make_leader(NodeId("a"))
-    cluster.converge()
-    cluster.run(0.3)
-    cluster.network.log.clear()
-    return cluster
+from tests.unit.raftgroups.members import Make, steady
 
 
 def read_through(cluster: Any, node: str) -> None:

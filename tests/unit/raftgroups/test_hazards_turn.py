@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from raftgroups.messages import Ack, Append
 from raftgroups.outcomes import Applied, Refused, Unknown
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-
-Make = Callable[..., Any]
-
-
-def steady(make_cluster: Make, size: int = 3, **settings: Any) -> Any:
-    cluster = make_cluster(size, **settings)
-    cluster.create()
-    cluster.put(b"x")
-    if size > 1:
-        cluster.make_leader(NodeId("a"))
-    cluster.converge()
-    cluster.run(0.3)
-    cluster.network.log.clear()
-    return cluster
-
+from tests.unit.raftgroups.members import Make, steady
 
 # --- c ---------------------------------------------------------------------------------------
 

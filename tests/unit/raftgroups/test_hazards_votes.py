@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,19 +20,7 @@ from raftgroups.outcomes import Applied, Done, Refused
 from raftgroups.seams import CANDIDATE
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-
-Make = Callable[..., Any]
-
-
-def steady(make_cluster: Make, size: int = 3, **settings: Any) -> Any:
-    cluster = make_cluster(size, **settings)
-    cluster.create()
-    cluster.put(b"x")
-    cluster.make_leader(NodeId("a"))
-    cluster.converge()
-    cluster.run(0.3)
-    cluster.network.log.clear()
-    return cluster
+from tests.unit.raftgroups.members import Make, steady
 
 
 def candidate(cluster: Any, node: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from raftgroups.messages import Chunk, Offer, OfferReply
@@ -11,8 +10,8 @@ from raftgroups.snapshot import Phase
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
 from storage.engine import Batch
+from tests.unit.raftgroups.members import D, Make, changed, steady
 
-Make = Callable[..., Any]
 SMALL = {"snapshot_chunk_bytes": 64, "snapshot_window_chunks": 2}
 
 
@@ -369,3 +368,25 @@ def test_replies_that_come_more_than_once_do_not_multiply_chunks(make_cluster: M
     cluster.converge()
     assert follower.group.status().snapshots_received == 1
     assert len(chunks) <= 4 * len(set(chunks))
+
+
+def test_a_snapshot_under_way_tells_how_far_it_is(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, snapshot_chunk_bytes=200, snapshot_window_chunks=1)
+    for number in range(30):
+        cluster.put(b"%d" % number * 20)
+    cluster["a"].group.compact(0)
+    cluster.run(0.1)
+    made = cluster.start(D)
+    made.host.join(1)
+    changed(cluster, "add_learner", "d")
+    seen: list[tuple[int, int]] = []
+
+    def there() -> bool:
+        peer = cluster["a"].group.status().peers[D]
+        seen.append((peer.snapshot_rows, peer.snapshot_bytes))
+        return bool(peer.lag == 0)
+
+    cluster.until(there)
+    rows, sizes = max(seen)
+    assert rows > 1
+    assert sizes > 100

@@ -37,11 +37,6 @@ Open = Callable[..., LmdbEngine]
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def opened(tmp_path: Path, clock: ManualClock) -> Iterator[Open]:
     engines: list[LmdbEngine] = []
 
