@@ -1,7 +1,7 @@
 """RocksDB behind the Engine contract: a log-structured merge tree through rocksdict.
 
 What rocksdict 0.3.29 does otherwise than its documentation says shaped this file; each point has a
-test in tests/unit/storage/test_rocks_engine.py:
+test in tests/unit/storage/test_rocks_*.py:
 
 - `Rdict.write`, gets, iterators and checkpoints hold the interpreter for as long as they last;
   `flush_wal`, `flush`, `compact_range` and `close` let it go. A synced write in one call therefore

@@ -1,7 +1,7 @@
 """What RocksDB says, as errors of the one tree.
 
 rocksdict raises a bare Exception with RocksDB's own text for everything, so the text decides. Each
-wording below was seen (tests/unit/storage/test_rocks_engine.py makes each one happen again).
+wording below was seen (tests/unit/storage/test_rocks_*.py makes each one happen again).
 """
 
 from __future__ import annotations

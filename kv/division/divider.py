@@ -222,6 +222,8 @@ class Divider:
         }
         for gone in self._works.keys() - due.keys():
             del self._works[gone]
+            if gone not in self._waiting:
+                self._keep_reason(gone, "somebody asked for its end")
             self._waiting.discard(gone)
         if not due:
             return
@@ -263,11 +265,15 @@ class Divider:
 
     def _given_up(self, operation: OperationRecord, why: str, now_s: float) -> None:
         self.limits.rest(operation.shards, now_s)
-        self.refusals[operation.operation] = why
-        while len(self.refusals) > REFUSALS_KEPT:
-            del self.refusals[next(iter(self.refusals))]
+        self._keep_reason(operation.operation, why)
         shards = " and ".join(map(str, operation.shards))
         _log.warning("the %s of shard %s was given up: %s", operation.kind, shards, why)
+
+    def _keep_reason(self, operation: int, why: str) -> None:
+        """The first one that is seen; of what was done nobody asks for it."""
+        self.refusals.setdefault(operation, why)
+        while len(self.refusals) > REFUSALS_KEPT:
+            del self.refusals[next(iter(self.refusals))]
 
     def _meta_answered(self, number: int, applied: bool) -> None:
         if applied:

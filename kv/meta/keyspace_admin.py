@@ -204,6 +204,7 @@ class KeyspaceAdmin:
     async def drop(self, name: str, deadline_s: float | None) -> None:
         self._record(name)
         await self._meta.propose(DropKeyspace(name), deadline_s)
+        await self._meta.refresh()  # who lists the keyspaces here next does not see it any more
 
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]:
         left, right = await self._divider.split(shard, key)

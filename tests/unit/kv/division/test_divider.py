@@ -13,8 +13,9 @@ from typing import Any, cast
 import pytest
 
 from kv.division.attendant import ASK
-from kv.division.divider import Divider, DividerSettings
-from kv.division.limits import Pace
+from kv.division.divider import Divider, DividerSettings, begin
+from kv.division.figures import Shown
+from kv.division.limits import Due, Pace
 from kv.division.messages import (
     REPORT_VERSION,
     Ask,
@@ -27,7 +28,7 @@ from kv.division.messages import (
     encode,
 )
 from kv.division.words import GATHER, JOIN, MERGE, PROPOSE, SPLIT
-from raftgroups.meta.commands import BeginOperation, MetaCommand
+from raftgroups.meta.commands import BeginOperation, EndOperation, MetaCommand
 from raftgroups.meta.records import KeyspaceOptions, KeyspaceRecord, NodeRecord, ShardRecord
 from raftgroups.meta.rules import execute
 from raftgroups.meta.view import Counters, MetaView
@@ -193,6 +194,19 @@ def test_a_split_waits_for_nobody() -> None:
     cluster.away.update("bc")
     cluster.loop.advance(3 * IDLE_S)
     assert cluster.began == [(SPLIT, PROPOSE, (2,))]
+
+
+def test_who_waited_for_a_merge_that_somebody_ended_is_told_so() -> None:
+    cluster = Cluster(automatic=False)
+    cluster.voters[2] = "abd"
+    due = Due(MERGE, (1, 2), b"", "asked for")
+    cluster.propose(begin(cluster.view, due, Shown()), lambda _: None)
+    cluster.loop.advance(2 * IDLE_S)
+    (number,) = cluster.view.operations
+    cluster.propose(EndOperation(number, GATHER), lambda _: None)
+    cluster.loop.advance(IDLE_S)
+    assert not cluster.view.operations
+    assert cluster.divider.refusals == {number: "somebody asked for its end"}
 
 
 def test_a_report_that_cannot_be_read_is_said_once_and_changes_nothing(
