@@ -4,7 +4,9 @@ Nothing here blocks and nothing is answered from inside the call that asked: out
 loop, each exactly once. A group belongs to its host; it is made by GroupHost.create, join or start.
 
 Its part of a turn (`step`), after the messages: tick the core, move changes on, append everything
-that waits as ONE entry, send, answer reads. Invariant: what is Refused was never appended.
+that waits as ONE entry, send, answer reads, and tell whoever serves it (`on_turn`).
+
+Invariant: what is Refused was never appended.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ from raftgroups.transport import NodeId
 _logger = logging.getLogger(__name__)
 
 
+def nobody() -> None:
+    """Serves the group."""
+
+
 class Group:
     """Use the public methods from the node's loop only."""
 
@@ -47,6 +53,9 @@ class Group:
         )
         self.replica = Replica(services, group_id, journal, machine, self)
         self.changes = Changes(self.replica)
+        self.on_turn: Callable[[], None] = nobody
+        """Told at the end of each part that this group takes in a turn, by when what it applied can
+        be read. Whatever it raises stops the node; what it begins, it begins from the loop."""
 
     # --- what users call -----------------------------------------------------------------
 
@@ -170,6 +179,7 @@ class Group:
         replica.reads.after_tick()
         self._expire(now)
         self._sleep_if_idle(now)
+        self.on_turn()
 
     def _append(self) -> None:
         services = self._services
