@@ -105,6 +105,9 @@ class GroupHost:
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
+        self._to_write: dict[int, None] = {}
+        """Groups that may have something to write: those that took part in a turn, until a batch
+        finds that they have nothing left."""
         self._prepared: list[Group] = []
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
@@ -480,6 +483,7 @@ class GroupHost:
             self._dirty[message.group] = None
             group.replica.receive(peer, incarnation, message)
         dirty, self._dirty = self._dirty, {}
+        self._to_write.update(dirty)
         need = self._unwritten
         for group_id in dirty:
             group = self._groups.get(group_id)
@@ -520,11 +524,16 @@ class GroupHost:
         if all_fold:
             self._fold_at = now + self.config.fold_after_s
         self._prepared = prepared = []
-        for group in self._groups.values():
+        to_write, self._to_write = self._to_write, {}
+        for group_id in to_write:
+            group = self._groups.get(group_id)
+            if group is None:  # it has ended
+                continue
             replica = group.replica
             need = replica.need()
             if need is Need.NOTHING:
                 continue
+            self._to_write[group_id] = None  # there may be more, or its log is compacted now
             fold = all_fold or replica.must_fold()
             if fold or need is Need.NOW:
                 prepared.append(group)

@@ -374,9 +374,9 @@ class Replica:
 
     def need(self) -> Need:
         own = self.journal.need()
-        if own is Need.NOW or self._divided or self.sender.waits_for_write:
+        if own is Need.NOW or self._divided or self.receiver.must_write:
             return Need.NOW
-        return max(own, self.receiver.need())
+        return Need.NOW if self.sender.wanted and self.sender.waits_for_write else own
 
     def must_fold(self) -> bool:
         """What was applied must go with the next batch."""
@@ -387,7 +387,7 @@ class Replica:
             or self._unfolded_bytes >= config.fold_bytes
             or self.journal.must_fold
             or bool(self.sender.wanted)
-            or self.receiver.need() is not Need.NOTHING
+            or self.receiver.must_write
         )
 
     def prepare(self, batch: Batch, *, fold: bool = True) -> None:
