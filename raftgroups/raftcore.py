@@ -105,8 +105,8 @@ class Raft:
 
     @property
     def leader(self) -> NodeId | None:
-        leader = self._core._SyncObj__raftLeader
-        return None if leader is None else cast("NodeId", leader.id)
+        leader: PeerNode | None = self._core._SyncObj__raftLeader
+        return None if leader is None else leader.node
 
     def forget_leader(self) -> None:
         self._core._SyncObj__raftLeader = None

@@ -231,8 +231,9 @@ class Hooks(Protocol):
 class PeerNode(Node):  # type: ignore[misc]
     """A node whose hash does not depend on the process, so that sets have one order everywhere."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: NodeId) -> None:
         super().__init__(node)
+        self.node = node
         self._hash = crc32(node.encode())
 
     def __hash__(self) -> int:

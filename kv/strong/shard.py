@@ -469,30 +469,30 @@ class StrongShard:
     def after_turn(self) -> None:
         """The group's part in it: see what it applied, and who leads."""
         group = self.group
-        settled = group.settled
-        self._note_leadership(group)
+        settled, leader = group.settled, group.leader
+        term = self.term if group.leads else 0
+        if leader != self._seen_leader or term != self._led_term:
+            self._note_leadership(leader, term)
         self.duties.observe(settled=settled)
         if group.readable:
             self._watched.after_turn()
+            if self.waiting.sessions:
+                self.waiting.wake_sessions(self.machine.revision)
         if self.machine.leases.ended and settled and self.on_lease_ends is not None:
             self.on_lease_ends(self)
-        if self.waiting.has_sessions and group.readable:
-            self.waiting.wake_sessions(self.machine.revision)
-        if self.waiting.has_parked and (group.leads or group.leader is not None):
-            self.waiting.retry_soon()
 
-    def _note_leadership(self, group: Group) -> None:
-        leader = group.leader
+    def _note_leadership(self, leader: NodeId | None, term: int) -> None:
+        """`term`: the one that this node leads, or 0."""
+        number = self.group.group_id
         if leader is not None and leader != self._seen_leader:
             self._seen_leader = leader
-            self._forwarder.led_by_another(group.group_id, leader)
-        term = group.term if group.leads else 0
+            self._forwarder.led_by_another(number, leader)
         if term == self._led_term:
             return
         if term:
-            _log.info("this node leads group %d in term %d", group.group_id, term)
+            _log.info("this node leads group %d in term %d", number, term)
         else:
-            _log.info("this node leads group %d no longer", group.group_id)
+            _log.info("this node leads group %d no longer", number)
         self._led_term = term
 
     # --- status, end ------------------------------------------------------------------------
