@@ -163,7 +163,8 @@ class Group:
             peer, incarnation, ack
         )
 
-    def step(self, now: float) -> None:
+    def step(self, now: float) -> float:
+        """Returns when the next turn is due though nothing happens."""
         replica = self.replica
         if replica.sender.wanted:
             replica.sender.begin()
@@ -172,14 +173,20 @@ class Group:
         if replica.raft.leads:
             if self._proposals.queued and not self.changes.transfer:
                 self._append()
-            replica.sender.step(now)
+            if replica.sender.streams:
+                replica.sender.step(now)
             replica.replication.send()
         elif self._proposals.queued:
             self._refuse_queued("this node does not lead the group")
-        replica.reads.after_tick()
-        self._expire(now)
+        if not replica.reads.points.idle:
+            replica.reads.after_tick()
         self._sleep_if_idle(now)
+        deadline = self.next_deadline()
+        if deadline <= now:
+            self._expire(now)
+            deadline = self.next_deadline()
         self.on_turn()
+        return deadline
 
     def _append(self) -> None:
         services = self._services
@@ -190,13 +197,10 @@ class Group:
             services.wake(self.group_id)
 
     def _expire(self, now: float) -> None:
-        if self._proposals.deadline() <= now:
-            queued, appended = self._proposals.expire(now)
-            self._answer_all(queued, Refused("no majority took it in time", None))
-            self._answer_all(appended, Unknown("no majority confirmed it in time"))
-        points = self.replica.reads.points
-        if not points.idle and points.deadline() <= now:
-            self.replica.reads.expire(now)
+        queued, appended = self._proposals.expire(now)
+        self._answer_all(queued, Refused("no majority took it in time", None))
+        self._answer_all(appended, Unknown("no majority confirmed it in time"))
+        self.replica.reads.expire(now)
 
     def _sleep_if_idle(self, now: float) -> None:
         replica = self.replica

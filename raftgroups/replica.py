@@ -353,7 +353,8 @@ class Replica:
                 self._rush_until = self.now() + RUSH_S
         self._commit_floor = self.raft.commit_index
         self.raft.tick()
-        self.receiver.step()
+        if self.receiver.incoming is not None:
+            self.receiver.step()
         if self._rush_until:
             self._rush()
 
@@ -415,7 +416,8 @@ class Replica:
         if self._folded and not self.installing:
             self.machine.after_commit()
         self.journal.after_commit()
-        self.receiver.after_commit()
+        if self.receiver.incoming is not None:
+            self.receiver.after_commit()
         self._compact_if_long()
 
     def _compact_if_long(self) -> None:

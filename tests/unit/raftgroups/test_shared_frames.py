@@ -99,9 +99,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[bool]:
     counted: Counter[bool] = Counter()
     step = Group.step
 
-    def counting(group: Group, now: float) -> None:
+    def counting(group: Group, now: float) -> float:
         counted[group.replica.raft.leads] += 1
-        step(group, now)
+        return step(group, now)
 
     monkeypatch.setattr(Group, "step", counting)
     return counted
