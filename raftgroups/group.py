@@ -142,7 +142,6 @@ class Group:
     def compact(self, keep: int) -> int:
         """Drop applied entries but the last `keep`; returns the new first index."""
         self.replica.compact(keep)
-        self._services.wake(self.group_id)
         return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------

@@ -109,8 +109,8 @@ class GroupHost:
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
         self._to_write: dict[int, None] = {}
-        """Groups that may have something to write: those that took part in a turn, until a batch
-        finds that they have nothing left."""
+        """Groups that have something to write: found at the end of their part in a turn, kept until
+        a batch leaves nothing."""
         self._prepared: list[Group] = []
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
@@ -478,15 +478,16 @@ class GroupHost:
             self._dirty[message.group] = None
             group.replica.receive(peer, incarnation, message)
         dirty, self._dirty = self._dirty, {}
-        self._to_write.update(dirty)
         need = self._unwritten
         for group_id in dirty:
             group = self._groups.get(group_id)
             if group is None:  # it has ended in this turn
                 continue
             self._deadlines.watch(group.step(now))
-            if need is not Need.NOW:
-                need = max(need, group.replica.need())
+            own = group.replica.need()
+            if own is not Need.NOTHING:
+                self._to_write[group_id] = None
+                need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
         self._outbox.flush_now()
@@ -527,12 +528,12 @@ class GroupHost:
             need = replica.need()
             if need is Need.NOTHING:
                 continue
-            self._to_write[group_id] = None  # there may be more, or its log is compacted now
             fold = all_fold or replica.must_fold()
             if fold or need is Need.NOW:
                 prepared.append(group)
                 replica.prepare(batch, fold=fold)
             if replica.need() is not Need.NOTHING:
+                self._to_write[group_id] = None
                 self._unwritten = Need.LAZY
 
     def after_commit(self) -> None:

@@ -430,9 +430,12 @@ class Replica:
 
     def compact(self, keep: int) -> None:
         """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""
-        bound = self.journal.durable_applied - keep
+        journal = self.journal
+        bound, base = journal.durable_applied - keep, journal.base_index
         held = self.sender.holds()
-        self.journal.compact(bound if held is None else min(bound, held))
+        journal.compact(bound if held is None else min(bound, held))
+        if journal.base_index != base:
+            self.services.wake(self.group_id)  # there is something to write
 
     # --- raftgroups.seams.Hooks ----------------------------------------------------------
 
