@@ -394,8 +394,7 @@ class Node:
         )
         shard.on_proposed, shard.waiting.on_overload = self.on_proposed, self.on_overload
         self.shards[group_id] = shard
-        self.committer.add(shard)
-        self.committer.kick()
+        self.host.wake(group_id)
         self.keyspace(shard.machine.place.keyspace).served(shard)
         self._note_begun()
 
@@ -405,7 +404,6 @@ class Node:
         if shard is not None:
             self.keyspace(shard.machine.place.keyspace).left(shard)
             shard.leave("this shard is not served here any more")
-            self.committer.remove(shard)
 
     def record_named(self, name: str) -> KeyspaceRecord:
         """Raises KeyspaceNotFoundError."""

@@ -176,7 +176,8 @@ class Changes:
             self._step_change(self.change, now)
         if self.transfer is not None:
             self._step_transfer(self.transfer, now)
-        self._raise_level()
+        if self._replica.journal.config.level < self._replica.services.config.feature_level:
+            self._raise_level()
 
     def _form(self) -> None:
         replica = self._replica
@@ -206,7 +207,7 @@ class Changes:
         replica = self._replica
         config, services = replica.journal.config, replica.services
         own = services.config.feature_level
-        if config.level >= own or self._refusal() is not None:
+        if self._refusal() is not None:
             return
         level = level_of_all(
             own,

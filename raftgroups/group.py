@@ -4,7 +4,9 @@ Nothing here blocks and nothing is answered from inside the call that asked: out
 loop, each exactly once. A group belongs to its host; it is made by GroupHost.create, join or start.
 
 Its part of a turn (`step`), after the messages: tick the core, move changes on, append everything
-that waits as ONE entry, send, answer reads. Invariant: what is Refused was never appended.
+that waits as ONE entry, send, answer reads, and tell whoever serves it (`on_turn`).
+
+Invariant: what is Refused was never appended.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ from raftgroups.transport import NodeId
 _logger = logging.getLogger(__name__)
 
 
+def nobody() -> None:
+    """Serves the group."""
+
+
 class Group:
     """Use the public methods from the node's loop only."""
 
@@ -47,6 +53,9 @@ class Group:
         )
         self.replica = Replica(services, group_id, journal, machine, self)
         self.changes = Changes(self.replica)
+        self.on_turn: Callable[[], None] = nobody
+        """Told at the end of each part that this group takes in a turn, by when what it applied can
+        be read. Whatever it raises stops the node; what it begins, it begins from the loop."""
 
     # --- what users call -----------------------------------------------------------------
 
@@ -133,7 +142,6 @@ class Group:
     def compact(self, keep: int) -> int:
         """Drop applied entries but the last `keep`; returns the new first index."""
         self.replica.compact(keep)
-        self._services.wake(self.group_id)
         return self.replica.journal.base_index + 1
 
     # --- the turn ------------------------------------------------------------------------
@@ -154,7 +162,8 @@ class Group:
             peer, incarnation, ack
         )
 
-    def step(self, now: float) -> None:
+    def step(self, now: float) -> float:
+        """Returns when the next turn is due though nothing happens."""
         replica = self.replica
         if replica.sender.wanted:
             replica.sender.begin()
@@ -163,13 +172,20 @@ class Group:
         if replica.raft.leads:
             if self._proposals.queued and not self.changes.transfer:
                 self._append()
-            replica.sender.step(now)
+            if replica.sender.streams:
+                replica.sender.step(now)
             replica.replication.send()
         elif self._proposals.queued:
             self._refuse_queued("this node does not lead the group")
-        replica.reads.after_tick()
-        self._expire(now)
+        if not replica.reads.points.idle:
+            replica.reads.after_tick()
         self._sleep_if_idle(now)
+        deadline = self.next_deadline()
+        if deadline <= now:
+            self._expire(now)
+            deadline = self.next_deadline()
+        self.on_turn()
+        return deadline
 
     def _append(self) -> None:
         services = self._services
@@ -180,13 +196,10 @@ class Group:
             services.wake(self.group_id)
 
     def _expire(self, now: float) -> None:
-        if self._proposals.deadline() <= now:
-            queued, appended = self._proposals.expire(now)
-            self._answer_all(queued, Refused("no majority took it in time", None))
-            self._answer_all(appended, Unknown("no majority confirmed it in time"))
-        points = self.replica.reads.points
-        if not points.idle and points.deadline() <= now:
-            self.replica.reads.expire(now)
+        queued, appended = self._proposals.expire(now)
+        self._answer_all(queued, Refused("no majority took it in time", None))
+        self._answer_all(appended, Unknown("no majority confirmed it in time"))
+        self.replica.reads.expire(now)
 
     def _sleep_if_idle(self, now: float) -> None:
         replica = self.replica

@@ -100,11 +100,17 @@ class GroupHost:
         identity.adopt(engine, incarnation)
         level = config.feature_level
         self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent)
+        # Of Services, and asked for so often that no method of ours stands around them.
+        self.send = self._outbox.add
+        self.connected = link.connected
         self._levels: dict[NodeId, int] = {}
         """What the last frame of each node said of its program (raftgroups/levels.py)."""
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
+        self._to_write: dict[int, None] = {}
+        """Groups that have something to write: found at the end of their part in a turn, kept until
+        a batch leaves nothing."""
         self._prepared: list[Group] = []
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
@@ -126,6 +132,7 @@ class GroupHost:
         self._stopped = False
         self._logged: set[str] = set()
         self._hibernation = Hibernation(self, scheduler.call_later)
+        self.asleep = self._hibernation.asleep
         self.on_birth: Callable[[Group], None] = _no_group
         """Told of each group that a split has made here, once it is on the disk and before anything
         is applied to it. It must not raise."""
@@ -316,15 +323,9 @@ class GroupHost:
 
     # --- raftgroups.services.Services ----------------------------------------------------
 
-    def send(self, peer: NodeId, message: Message, *, early: bool = False) -> None:
-        self._outbox.add(peer, message, early=early)
-
     def send_now(self, peer: NodeId, message: Message) -> None:
         self.counters.messages_out += 1
         self._outbox.send_now(peer, message)
-
-    def connected(self, peer: NodeId) -> bool:
-        return self._link.connected(peer)
 
     def level_of(self, peer: NodeId) -> int:
         return self._levels.get(peer, NOT_HEARD)
@@ -356,9 +357,6 @@ class GroupHost:
 
     def hibernate(self, group_id: int, leader: NodeId) -> None:
         self._hibernation.sleep(self._groups[group_id], leader)
-
-    def asleep(self, group_id: int) -> bool:
-        return self._hibernation.asleep(group_id)
 
     def reads_arrived(self, group_id: int) -> None:
         if self._hibernation.asleep(group_id):
@@ -485,10 +483,11 @@ class GroupHost:
             group = self._groups.get(group_id)
             if group is None:  # it has ended in this turn
                 continue
-            group.step(now)
-            self._deadlines.watch(group.next_deadline())
-            if need is not Need.NOW:
-                need = max(need, group.replica.need())
+            self._deadlines.watch(group.step(now))
+            own = group.replica.need()
+            if own is not Need.NOTHING:
+                self._to_write[group_id] = None
+                need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
         self._outbox.flush_now()
@@ -520,7 +519,11 @@ class GroupHost:
         if all_fold:
             self._fold_at = now + self.config.fold_after_s
         self._prepared = prepared = []
-        for group in self._groups.values():
+        to_write, self._to_write = self._to_write, {}
+        for group_id in to_write:
+            group = self._groups.get(group_id)
+            if group is None:  # it has ended
+                continue
             replica = group.replica
             need = replica.need()
             if need is Need.NOTHING:
@@ -530,6 +533,7 @@ class GroupHost:
                 prepared.append(group)
                 replica.prepare(batch, fold=fold)
             if replica.need() is not Need.NOTHING:
+                self._to_write[group_id] = None
                 self._unwritten = Need.LAZY
 
     def after_commit(self) -> None:

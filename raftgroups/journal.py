@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Final, SupportsIndex, cast, overload
+from typing import Final, cast
 
 from raftgroups.errors import BrokenLogError
 from raftgroups.lineage import BIRTH_INDEX, BIRTH_TERM
@@ -198,6 +198,14 @@ class GroupJournal:
     def entry(self, index: int) -> Entry:
         return self.window.entry(index)
 
+    def entries(self, first: int, count: int | None = None) -> list[Entry]:
+        """The base or entries from `first` on; none if it is before the base or after the last."""
+        window = self.window
+        last = window.last_index if count is None else min(window.last_index, first + count - 1)
+        if first < window.base_index:
+            return []
+        return [window.entry(index) for index in range(first, last + 1)]
+
     def term_at(self, index: int) -> int:
         return self.window.entry(index)[2]
 
@@ -222,22 +230,10 @@ class GroupJournal:
     def __len__(self) -> int:
         return self.last_index - self.base_index + 1
 
-    @overload
-    def __getitem__(self, item: SupportsIndex) -> Entry: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[Entry]: ...
-    def __getitem__(self, item: SupportsIndex | slice) -> Entry | list[Entry]:
+    def __getitem__(self, position: int) -> Entry:
+        """Only the base and what is near it is asked for in this way (seams.py)."""
         window = self.window
-        if item == -1:
-            return window.last
-        if isinstance(item, slice):
-            base = window.base[1]
-            start, stop, _ = item.indices(len(self))
-            return [window.entry(index) for index in range(base + start, base + stop)]
-        position = int(item)
-        if position == 0:
-            return window.base
-        return window.entry(window.base[1] + position)
+        return window.last if position == -1 else window.entry(window.base_index + position)
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         if idx != self.last_index + 1 or term < self.last_term:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import cbor2
 
-from raftgroups.smallcbor import array_head, number_bytes, write
+from raftgroups.smallcbor import FALSE, TRUE, array_head, number_bytes, write
 from storage.errors import JanusError
 from storage.slices import Range
 
@@ -250,7 +250,7 @@ def _number(value: object) -> bool:
 
 
 def _number_or_none(value: object) -> bool:
-    return value is None or _number(value)
+    return value is None or (type(value) is int and 0 <= value < _INT_LIMIT)
 
 
 def _flag(value: object) -> bool:
@@ -350,6 +350,8 @@ def encode_messages(opening: bytes, messages: Sequence[Message]) -> bytes:
         for value in message:
             if type(value) is int:  # nearly all of them
                 add(number_bytes(value))
+            elif type(value) is bool:
+                add(TRUE if value else FALSE)
             else:
                 write(value, add)
     return b"".join(parts)
@@ -372,9 +374,11 @@ def decode_frame(frame: bytes) -> Frame:
         raise MalformedError(f"a frame of {len(frame)} bytes does not have five parts")
     _, incarnation, boot, level, body = decoded
     if (
-        not _number(incarnation)
+        type(incarnation) is not int
+        or not 0 <= incarnation < _INT_LIMIT
         or type(boot) is not str
-        or not (_number(level) and level > 0)
+        or type(level) is not int
+        or not 0 < level < _INT_LIMIT
         or type(body) is not list
     ):
         raise MalformedError(f"the head of a frame of {len(frame)} bytes does not fit")

@@ -105,8 +105,8 @@ class Raft:
 
     @property
     def leader(self) -> NodeId | None:
-        leader = self._core._SyncObj__raftLeader
-        return None if leader is None else cast("NodeId", leader.id)
+        leader: PeerNode | None = self._core._SyncObj__raftLeader
+        return None if leader is None else leader.node
 
     def forget_leader(self) -> None:
         self._core._SyncObj__raftLeader = None
@@ -178,21 +178,21 @@ class Raft:
         return index
 
     def set_next_index(self, node: NodeId, index: int) -> None:
-        self._core._SyncObj__raftNextIndex[self._node(node)] = index
+        self._core._SyncObj__raftNextIndex[self._nodes[node]] = index
 
     def match_index(self, node: NodeId) -> int:
         index: int = self._core._SyncObj__raftMatchIndex.get(self._nodes.get(node), 0)
         return index
 
     def set_match(self, node: NodeId, index: int) -> None:
-        self._core._SyncObj__raftMatchIndex[self._node(node)] = index
+        self._core._SyncObj__raftMatchIndex[self._nodes[node]] = index
 
     def forget_match(self, node: NodeId) -> None:
         """It is on another disk now: what it had does not count."""
         self._core._SyncObj__raftMatchIndex[self._node(node)] = 0
 
     def heard(self, node: NodeId) -> None:
-        peer = self._node(node)
+        peer = self._nodes.get(node)
         if peer in self._core._SyncObj__raftMatchIndex:
             self._core._SyncObj__lastResponseTime[peer] = self._environment.clock.monotonic()
 
@@ -285,4 +285,5 @@ class Raft:
 
     def _receive(self, node: NodeId, message: dict[str, Any]) -> None:
         activate(self._environment)
-        self._core._SyncObj__onMessageReceived(self._node(node), message)
+        peer = self._nodes.get(node) or self._node(node)
+        self._core._SyncObj__onMessageReceived(peer, message)

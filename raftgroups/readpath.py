@@ -164,10 +164,9 @@ class ReadPath:
         replica.services.send_now(leader, request)
 
     def after_tick(self) -> None:
-        """The core has moved on: answer, leave, or say again what may have been lost."""
+        """The core has moved on and somebody waits: answer, leave, or say again what may have been
+        lost."""
         points, replica = self.points, self._replica
-        if points.idle:
-            return
         if not replica.installing:
             points.applied(replica.raft.applied_index)
         flight = points.flight

@@ -365,7 +365,8 @@ class Replica:
                 self._rush_until = self.now() + RUSH_S
         self._commit_floor = self.raft.commit_index
         self.raft.tick()
-        self.receiver.step()
+        if self.receiver.incoming is not None:
+            self.receiver.step()
         if self._rush_until:
             self._rush()
 
@@ -386,9 +387,9 @@ class Replica:
 
     def need(self) -> Need:
         own = self.journal.need()
-        if own is Need.NOW or self._divided or self.sender.waits_for_write:
+        if own is Need.NOW or self._divided or self.receiver.must_write:
             return Need.NOW
-        return max(own, self.receiver.need())
+        return Need.NOW if self.sender.wanted and self.sender.waits_for_write else own
 
     def must_fold(self) -> bool:
         """What was applied must go with the next batch."""
@@ -399,7 +400,7 @@ class Replica:
             or self._unfolded_bytes >= config.fold_bytes
             or self.journal.must_fold
             or bool(self.sender.wanted)
-            or self.receiver.need() is not Need.NOTHING
+            or self.receiver.must_write
         )
 
     def prepare(self, batch: Batch, *, fold: bool = True) -> None:
@@ -427,7 +428,8 @@ class Replica:
         if self._folded and not self.installing:
             self.machine.after_commit()
         self.journal.after_commit()
-        self.receiver.after_commit()
+        if self.receiver.incoming is not None:
+            self.receiver.after_commit()
         self._compact_if_long()
 
     def _compact_if_long(self) -> None:
@@ -440,9 +442,12 @@ class Replica:
 
     def compact(self, keep: int) -> None:
         """Hazard h: by index, never a dump, and not past what a snapshot under way needs."""
-        bound = self.journal.durable_applied - keep
+        journal = self.journal
+        bound, base = journal.durable_applied - keep, journal.base_index
         held = self.sender.holds()
-        self.journal.compact(bound if held is None else min(bound, held))
+        journal.compact(bound if held is None else min(bound, held))
+        if journal.base_index != base:
+            self.services.wake(self.group_id)  # there is something to write
 
     # --- raftgroups.seams.Hooks ----------------------------------------------------------
 

@@ -85,7 +85,6 @@ class Replication:
         heartbeat, self.heartbeat = self.heartbeat, False
         replica = self._replica
         early = replica.journal.durable_term == replica.raft.term
-        now = replica.now()
         notice_at, self.notice_at = self.notice_at, _NEVER
         untold = False
         for peer, progress in self.progress.items():
@@ -94,6 +93,7 @@ class Replication:
                 untold = untold or self._untold(peer, progress)
         if not untold:
             return
+        now = replica.now()
         if notice_at == _NEVER:
             notice_at = now + replica.services.config.commit_notice_s
         if notice_at > now:

@@ -30,7 +30,7 @@ from pysyncobj import syncobj as _module
 from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj
 
-from raftgroups.records import NOOP
+from raftgroups.records import NOOP, Entry
 from raftgroups.transport import NodeId
 from storage.clock import Clock, Rng
 
@@ -51,6 +51,9 @@ MODULE_NAMES: Final = (
 )
 METHOD_NAMES: Final = (
     "_SyncObj__connectedToAnyone",
+    "_SyncObj__getCurrentLogIndex",
+    "_SyncObj__getCurrentLogTerm",
+    "_SyncObj__getEntries",
     "_SyncObj__sendAppendEntries",
     "_SyncObj__sendNextNodeIdx",
     "_SyncObj__applyLogEntries",
@@ -231,8 +234,9 @@ class Hooks(Protocol):
 class PeerNode(Node):  # type: ignore[misc]
     """A node whose hash does not depend on the process, so that sets have one order everywhere."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: NodeId) -> None:
         super().__init__(node)
+        self.node = node
         self._hash = crc32(node.encode())
 
     def __hash__(self) -> int:
@@ -246,6 +250,28 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
         return self._hooks.may_stand()
+
+    # The log by its own names: through its face of a list each of these was four calls and more.
+
+    def _SyncObj__getCurrentLogIndex(self) -> int:  # noqa: N802
+        index: int = self._SyncObj__raftLog.last_index
+        return index
+
+    def _SyncObj__getCurrentLogTerm(self) -> int:  # noqa: N802
+        term: int = self._SyncObj__raftLog.last_term
+        return term
+
+    def _SyncObj__getEntries(  # noqa: N802
+        self,
+        fromIDx: int | None,  # noqa: N803
+        count: int | None = None,
+        maxSizeBytes: int | None = None,  # noqa: N803
+    ) -> list[Entry]:
+        assert maxSizeBytes is None, "what is sent is chosen by raftgroups/replication.py"
+        if fromIDx is None:
+            return []
+        entries: list[Entry] = self._SyncObj__raftLog.entries(fromIDx, count)
+        return entries
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         self._SyncObj__newAppendEntriesTime = self._hooks.heartbeat_is_due()

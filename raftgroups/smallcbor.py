@@ -18,7 +18,9 @@ _HEAD_8: Final = Struct(">BB").pack
 _HEAD_16: Final = Struct(">BH").pack
 _HEAD_32: Final = Struct(">BI").pack
 _HEAD_64: Final = Struct(">BQ").pack
-_SMALL: Final = tuple(bytes((number,)) for number in range(_SHORT))
+NULL: Final = b"\xf6"
+FALSE: Final = b"\xf4"
+TRUE: Final = b"\xf5"
 
 
 def head(major: int, number: int) -> bytes:
@@ -37,15 +39,19 @@ def head(major: int, number: int) -> bytes:
 def number_bytes(number: int) -> bytes:
     """A number from 0 to 2**64 - 1."""
     assert number >= 0
-    if number < _SHORT:
+    if number < 1 << 8:
         return _SMALL[number]
-    if 1 << 16 <= number < 1 << 32:
-        return _HEAD_32(26, number)
-    return head(0, number)
+    if number < 1 << 16:
+        return _HEAD_16(25, number)
+    return _HEAD_32(26, number) if number < 1 << 32 else _HEAD_64(27, number)
 
 
 def array_head(length: int) -> bytes:
-    return head(_ARRAY, length)
+    return _ARRAYS[length] if length < _SHORT else head(_ARRAY, length)
+
+
+_SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
+_ARRAYS: Final = tuple(head(_ARRAY, length) for length in range(_SHORT))
 
 
 def write(value: Any, add: Callable[[bytes], object]) -> None:
@@ -57,16 +63,19 @@ def write(value: Any, add: Callable[[bytes], object]) -> None:
         add(head(_BYTES, len(value)))
         add(value)
     elif kind is bool:
-        add(b"\xf5" if value else b"\xf4")
+        add(TRUE if value else FALSE)
     elif value is None:
-        add(b"\xf6")
+        add(NULL)
     elif kind is str:
         text = value.encode()
         add(head(_TEXT, len(text)))
         add(text)
     elif isinstance(value, list | tuple):
-        add(head(_ARRAY, len(value)))
+        add(array_head(len(value)))
         for item in value:
-            write(item, add)
+            if type(item) is int:  # of nearly every array, and a call spared
+                add(number_bytes(item))
+            else:
+                write(item, add)
     else:
         raise TypeError(f"{value!r} has no place in a frame")

@@ -52,7 +52,6 @@ from raftgroups.snapshot import (
 )
 from raftgroups.transport import NodeId
 from storage.codec import Table, seal, table_range, unseal
-from storage.committer import Need
 from storage.engine import Batch, Engine, iterate
 from storage.slices import Range, remove
 
@@ -304,12 +303,14 @@ class SnapshotReceiver:
         ack = Ack(replica.group_id, raft.term, incoming.last_index + 1, success=True, reset=False)
         return replica.services.send(peer, ack)
 
-    def need(self) -> Need:
-        if self._waiting or self._clear_staging or self._dirty_meta:
-            return Need.NOW
-        if self.incoming is not None and self.moving:
-            return Need.NOW
-        return Need.NOTHING
+    @property
+    def must_write(self) -> bool:
+        return bool(
+            self._waiting
+            or self._clear_staging
+            or self._dirty_meta
+            or (self.incoming is not None and self.moving)
+        )
 
     def prepare(self, batch: Batch) -> None:
         group = self._replica.group_id

@@ -92,7 +92,7 @@ class Outbox:
         self._entries: tuple[Append, bytes] | None = None
         """Entries that this flush has sent to one peer, and their frame: others get the same."""
 
-    def add(self, peer: NodeId, message: Message, *, early: bool) -> None:
+    def add(self, peer: NodeId, message: Message, *, early: bool = False) -> None:
         box = self._early if early else self._late
         waiting = box.get(peer)
         if waiting is None:

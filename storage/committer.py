@@ -254,10 +254,6 @@ class Committer:
     def add(self, participant: Participant) -> None:
         self._participants.append(participant)
 
-    def remove(self, participant: Participant) -> None:
-        """It takes part in no further turn; one that is under way it still finishes."""
-        self._participants = [each for each in self._participants if each is not participant]
-
     def kick(self) -> None:
         """There is work: a turn will begin in the next pass of the loop."""
         if self._stopped:

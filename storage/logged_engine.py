@@ -164,6 +164,7 @@ class LoggedEngine:
         """Told when a fold is wanted and when one has ended."""
         self._active = Table()
         self._sealed: tuple[Table, ...] = ()
+        self._sealed_bytes = 0
         self._folding: tuple[Table, ...] = ()
         self._fold_through = 0
         """The last record of what is being folded."""
@@ -212,16 +213,12 @@ class LoggedEngine:
     def _take(self, operations: Sequence[Operation]) -> None:
         with self._guard:
             self._active.apply(operations)
-            waiting = self._waiting_bytes()
+            waiting = self._active.size_bytes + self._sealed_bytes  # that no fold has taken yet
         if waiting >= self._fold_bytes:
             if self._folding and waiting >= HOLD_FOLDS * self._fold_bytes:
                 self._await_fold()
             if not self._folding:
                 self._begin_fold()
-
-    def _waiting_bytes(self) -> int:
-        """Of rows that no fold has taken yet."""
-        return self._active.size_bytes + sum(table.size_bytes for table in self._sealed)
 
     def _check_writable(self) -> None:
         if self._closed:
@@ -251,7 +248,7 @@ class LoggedEngine:
             self._thread.start()
         with self._guard:
             self._seal()
-            self._folding, self._sealed = self._sealed, ()
+            self._folding, self._sealed, self._sealed_bytes = self._sealed, (), 0
             self._fold_through = self._log.last_number
             self._changed.notify_all()
 
@@ -259,6 +256,7 @@ class LoggedEngine:
         """What is read or folded from now on is not written to any more. With `_guard` held."""
         if self._active:
             self._sealed = stack(self._sealed, self._active)
+            self._sealed_bytes += self._active.size_bytes
             self._active = Table()
 
     def _run(self) -> None:

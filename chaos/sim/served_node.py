@@ -161,7 +161,7 @@ class ServedNode(GovernedNode):
         assert self.loop is not None
         assert self.keyspace is not None
         assert self.meters is not None
-        assert self.committer is not None
+        assert self.host is not None
         shard = self.strong[group_id] = StrongShard(
             group,
             cast(ServedMachine, group.machine),
@@ -172,18 +172,15 @@ class ServedNode(GovernedNode):
             settings=SETTINGS,
             meter=self.meters.meter(group_id),
         )
-        self.committer.add(shard)
-        self.committer.kick()
+        self.host.wake(group_id)
         self.keyspace.served(shard)
 
     def _leave(self, group_id: int) -> None:
         shard = self.strong.pop(group_id, None)
         if shard is not None:
             assert self.keyspace is not None
-            assert self.committer is not None
             self.keyspace.left(shard)
             shard.leave("this shard is not served here any more")
-            self.committer.remove(shard)
 
     def _born(self, group: Group) -> None:
         super()._born(group)

@@ -203,7 +203,8 @@ class PeerLink:
 
     def connected(self, peer: NodeId) -> bool:
         record = self._peers.get(peer)
-        return record is not None and record.connected
+        connection = None if record is None else record.connection
+        return connection is not None and connection.state is State.OPEN
 
     def subscribe(self, channel: str, handler: FrameHandler) -> None:
         channel_id = self._channel_ids.get(channel)

@@ -64,26 +64,26 @@ class LeaderDuties:
         return self.shard_clock.now(self._clock.monotonic())
 
     def observe(self, *, settled: bool) -> None:
-        """After every turn."""
+        """After every turn of its group."""
         machine = self._machine
-        now_s = self._clock.monotonic()
+        clock_ms = machine.clock_ms
         if settled != self.leading:
             self.leading = settled
-            self.shard_clock.lead(now_s, machine.clock_ms)
+            self.shard_clock.lead(self._clock.monotonic(), clock_ms)
             self._compaction = AutoCompaction(self._policy)
-        clock_ms = machine.clock_ms
         changed = clock_ms != self._seen_clock_ms
         if changed:
             self._seen_clock_ms = clock_ms
             if settled:
                 self.shard_clock.observe(clock_ms)
             else:
-                self.shard_clock.lead(now_s, clock_ms)
+                self.shard_clock.lead(self._clock.monotonic(), clock_ms)
         if not settled:
-            self._disarm()
+            if self._timer is not None or self._compaction_timer is not None:
+                self._disarm()
             return
-        if machine.alive and (changed or self._timer is None):
-            self._arm(now_s + LOOK_AGAIN_S)
+        if (changed or self._timer is None) and machine.alive:
+            self._arm(self._clock.monotonic() + LOOK_AGAIN_S)
         if machine.revision != self._seen_revision:
             self._seen_revision = machine.revision
             if self._compaction_timer is None and self._policy_is_on:

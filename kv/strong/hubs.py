@@ -49,6 +49,8 @@ class ShardHubs:
         self._clock = clock
         self._limits = limits
         self.hubs: list[ShardWatches] = []
+        self._passed_by = -1
+        """The revision that the hubs were last told by number."""
         self._compact_seen = machine.shard.state.compact_revision
         self._seen_own = machine.shard.view.segments.own
         machine.on_restored = self._restored
@@ -93,11 +95,11 @@ class ShardHubs:
 
     def _attend(self) -> None:
         if self._machine.observer is None:
-            self._pass_by()
+            self._pass_by(self._machine.revision)
             self._machine.observe(self._told)
 
-    def _pass_by(self) -> None:
-        revision = self._machine.revision
+    def _pass_by(self, revision: int) -> None:
+        self._passed_by = revision
         for hub in self.hubs:
             hub.passed(revision)
 
@@ -131,11 +133,13 @@ class ShardHubs:
         machine = self._machine
         if machine.shard.view.segments.own is not self._seen_own:
             self._note_range(machine.revision)
+        state = machine.shard.state
         if machine.observer is None:
-            self._pass_by()
+            if state.revision != self._passed_by:
+                self._pass_by(state.revision)
         elif all(hub.idle for hub in self.hubs):
             machine.observe(None)
-        compact_revision = machine.shard.state.compact_revision
+        compact_revision = state.compact_revision
         if compact_revision != self._compact_seen:
             self._compact_seen = compact_revision
             for hub in self.hubs:

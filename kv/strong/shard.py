@@ -14,9 +14,10 @@ until the deadline (waiting.py) and is then UnavailableError (surely not done), 
 at once if a queue was full; Unknown is OutcomeUnknownError, unless the write has an idempotency
 token, with which trying again is safe.
 
-The rules here are those of one node; it takes part in the turn after the group host, only to see
-what the turn applied. Invariants: `done` is called exactly once, from the loop, never from inside
-the call; nothing waits without a deadline; what waits is bounded.
+The rules here are those of one node. Its group tells it of each turn that it had a part in
+(`after_turn`), so a shard in which nothing happens costs nothing. Invariants: `done` is called
+exactly once, from the loop, never from inside the call; nothing waits without a deadline; what
+waits is bounded.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
 from raftgroups.commands import Command, decode, encode, stamp
-from raftgroups.group import Group
+from raftgroups.group import Group, nobody
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from raftgroups.refusals import LockedError
@@ -57,8 +58,6 @@ from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
 from raftgroups.txnref import TxnRef
 from storage.clock import Clock, Scheduler
-from storage.committer import Need
-from storage.engine import Batch
 from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
 from storage.mvcc_policy import CompactionPolicy
 
@@ -83,7 +82,7 @@ class ShardSettings:
 
 
 class StrongShard:
-    """kv/regime.py Strong, and a storage.committer.Participant that only looks."""
+    """kv/regime.py Strong. Serves its group from the beginning to `stop`."""
 
     def __init__(
         self,
@@ -98,6 +97,7 @@ class StrongShard:
         meter: Meter,
     ) -> None:
         self.group = group
+        group.on_turn = self.after_turn
         self.meter = meter
         self.machine = machine
         self._forwarder = forwarder
@@ -464,45 +464,36 @@ class StrongShard:
     def ground(self, watches: Watches, page: object) -> None:
         """A shard by itself is never more than one."""
 
-    # --- storage.committer.Participant --------------------------------------------------------
+    # --- the turn -----------------------------------------------------------------------------
 
-    def begin_turn(self) -> Need:
+    def after_turn(self) -> None:
+        """The group's part in it: see what it applied, and who leads."""
         group = self.group
-        settled = group.settled
-        self._note_leadership(group)
+        settled, leader = group.settled, group.leader
+        term = self.term if group.leads else 0
+        if leader != self._seen_leader or term != self._led_term:
+            self._note_leadership(leader, term)
         self.duties.observe(settled=settled)
         if group.readable:
             self._watched.after_turn()
+            if self.waiting.sessions:
+                self.waiting.wake_sessions(self.machine.revision)
         if self.machine.leases.ended and settled and self.on_lease_ends is not None:
             self.on_lease_ends(self)
-        if self.waiting.has_sessions and group.readable:
-            self.waiting.wake_sessions(self.machine.revision)
-        if self.waiting.has_parked and (group.leads or group.leader is not None):
-            self.waiting.retry_soon()
-        return Need.NOTHING
 
-    def _note_leadership(self, group: Group) -> None:
-        leader = group.leader
+    def _note_leadership(self, leader: NodeId | None, term: int) -> None:
+        """`term`: the one that this node leads, or 0."""
+        number = self.group.group_id
         if leader is not None and leader != self._seen_leader:
             self._seen_leader = leader
-            self._forwarder.led_by_another(group.group_id, leader)
-        term = group.term if group.leads else 0
+            self._forwarder.led_by_another(number, leader)
         if term == self._led_term:
             return
         if term:
-            _log.info("this node leads group %d in term %d", group.group_id, term)
+            _log.info("this node leads group %d in term %d", number, term)
         else:
-            _log.info("this node leads group %d no longer", group.group_id)
+            _log.info("this node leads group %d no longer", number)
         self._led_term = term
-
-    def prepare(self, batch: Batch) -> None:
-        """Nothing of its own."""
-
-    def after_commit(self) -> None:
-        """Answers come from the group."""
-
-    def stalled(self, seconds: float) -> None:
-        """The host stands down."""
 
     # --- status, end ------------------------------------------------------------------------
 
@@ -526,6 +517,7 @@ class StrongShard:
         self.stop()
 
     def stop(self) -> None:
+        self.group.on_turn = nobody
         self.duties.stop()
         self.waiting.stop()
         self._watched.stop()

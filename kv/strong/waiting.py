@@ -42,20 +42,14 @@ class WaitingRoom:
         self._clock = clock
         self._parked_max = parked_max
         self._session_waits_max = session_waits_max
-        self._parked: deque[Operation] = deque()
-        self._sessions: list[SessionRead] = []
+        self.parked: deque[Operation] = deque()
+        """Those to be tried again. While there are some, a timer is set for that."""
+        self.sessions: list[SessionRead] = []
+        """Those that wait for this replica to catch up."""
         self._retry_timer: Timer | None = None
         self.stopped = False
         self._move: Callable[[Operation], bool] | None = None
         self.on_overload: Callable[[], None] | None = None
-
-    @property
-    def has_parked(self) -> bool:
-        return bool(self._parked)
-
-    @property
-    def has_sessions(self) -> bool:
-        return bool(self._sessions)
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -70,24 +64,24 @@ class WaitingRoom:
             if self._move is None or not self._move(operation):
                 self.give_up(operation, StoppingError(f"this node is stopping: {why}"))
             return
-        if len(self._parked) >= self._parked_max:
-            waiting = len(self._parked)
+        if len(self.parked) >= self._parked_max:
+            waiting = len(self.parked)
             error = OverloadedError(f"{waiting} operations wait for a leader already")
             self._scheduler.call_soon(self.give_up, operation, error)
             return
         operation.why = why
-        self._parked.append(operation)
+        self.parked.append(operation)
         self.retry_soon()
 
     def wait_for_session(self, read: SessionRead, revision: int) -> None:
         """This replica is at that revision, which is less than the session has seen."""
-        if len(self._sessions) >= self._session_waits_max:
-            waiting = len(self._sessions)
+        if len(self.sessions) >= self._session_waits_max:
+            waiting = len(self.sessions)
             error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
             self._scheduler.call_soon(self.answer, read, error)
             return
         read.why = f"this replica is at revision {revision} and the session has seen {read.seen}"
-        self._sessions.append(read)
+        self.sessions.append(read)
         self.retry_soon()
 
     # --- again --------------------------------------------------------------------------------
@@ -109,7 +103,7 @@ class WaitingRoom:
     def _retry(self) -> None:
         self._retry_timer = None
         now_s = self._clock.monotonic()
-        parked, self._parked = self._parked, deque()
+        parked, self.parked = self.parked, deque()
         for operation in parked:
             if operation.answered:
                 continue
@@ -117,22 +111,22 @@ class WaitingRoom:
                 self.give_up(operation, _unavailable(operation, operation.why))
             else:
                 operation.start()
-        waits, self._sessions = self._sessions, []
+        waits, self.sessions = self.sessions, []
         for read in waits:
             if read.answered:
                 continue
             if read.deadline_s <= now_s:
                 self.give_up(read, _unavailable(read, read.why))
             else:
-                self._sessions.append(read)
-        if self._parked or self._sessions:
+                self.sessions.append(read)
+        if self.parked or self.sessions:
             self.retry_soon()
 
     def wake_sessions(self, revision: int) -> None:
         """This replica has come so far."""
-        ready = [read for read in self._sessions if read.seen <= revision]
+        ready = [read for read in self.sessions if read.seen <= revision]
         if ready:
-            self._sessions = [read for read in self._sessions if read.seen > revision]
+            self.sessions = [read for read in self.sessions if read.seen > revision]
             for read in ready:
                 read.start()
 
@@ -175,7 +169,7 @@ class WaitingRoom:
         if not operation.changes:
             why = operation.why or "no majority confirmed within the deadline given what is newest"
             self.give_up(operation, _unavailable(operation, why))
-        elif operation in self._parked:
+        elif operation in self.parked:
             self.give_up(operation, _unavailable(operation, operation.why))
         else:
             self.answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
@@ -192,9 +186,9 @@ class WaitingRoom:
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None
-        waiting = [*self._parked, *self._sessions]
-        self._parked.clear()
-        self._sessions.clear()
+        waiting = [*self.parked, *self.sessions]
+        self.parked.clear()
+        self.sessions.clear()
         for operation in waiting:
             if self._move is None or not self._move(operation):
                 self.give_up(operation, StoppingError("this node is stopping; ask another one"))

@@ -122,7 +122,7 @@ class Node:
     def turn(self) -> None:
         """What was applied is written, and seen."""
         for shard in list(self.shards.values()):
-            shard.begin_turn()
+            shard.after_turn()
         batch = Batch()
         for shard in self.shards.values():
             shard.machine.prepare(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from raftgroups.group import Group
 from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import Applied, ReadReady
+from raftgroups.replica import Replica
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
+from storage.committer import Need
 
 Make = Callable[..., Any]
 GROUPS = range(1, 9)
@@ -90,6 +93,32 @@ def test_a_read_does_not_wait_for_the_sync_of_another_group(make_cluster: Make) 
     writer.finish()
 
 
+# --- groups in which nothing happens ---------------------------------------------------------
+
+
+def test_a_put_in_one_group_costs_nothing_in_the_others(
+    make_cluster: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = many_groups(make_cluster)
+    asked: Counter[int] = Counter()
+    told: Counter[int] = Counter()
+    need = Replica.need
+
+    def counting(replica: Replica) -> Need:
+        asked[replica.group_id] += 1
+        return need(replica)
+
+    cluster.run(0.03)  # no heartbeats are due now
+    monkeypatch.setattr(Replica, "need", counting)
+    for group_id in GROUPS:
+        cluster["a"].host.group(group_id).on_turn = partial(told.update, [group_id])
+    results: list[object] = []
+    cluster["a"].host.group(3).propose(b"x", results.append)
+    cluster.until(lambda: bool(results), 0.05)
+    assert isinstance(results[0], Applied)
+    assert set(asked) == set(told) == {3}
+
+
 # --- heartbeats ------------------------------------------------------------------------------
 
 
@@ -99,9 +128,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[bool]:
     counted: Counter[bool] = Counter()
     step = Group.step
 
-    def counting(group: Group, now: float) -> None:
+    def counting(group: Group, now: float) -> float:
         counted[group.replica.raft.leads] += 1
-        step(group, now)
+        return step(group, now)
 
     monkeypatch.setattr(Group, "step", counting)
     return counted

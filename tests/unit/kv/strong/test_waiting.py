@@ -58,7 +58,7 @@ def test_what_is_parked_is_started_again_until_its_deadline(rig: Rig) -> None:
     rig.room.refused(write, Refused("no leader"))
     rig.loop.advance(1.5 * RETRY_S)
     assert rig.shard.started == [write]
-    assert not rig.room.has_parked
+    assert not rig.room.parked
     rig.room.refused(write, Refused("no leader"))
     rig.loop.advance(10 * RETRY_S)
     rig.room.refused(write, Refused("still no leader"))
@@ -98,7 +98,7 @@ def test_sessions_wake_when_the_replica_has_seen_enough(rig: Rig) -> None:
     assert rig.shard.started == []
     rig.room.wake_sessions(7)
     assert rig.shard.started == [read]
-    assert not rig.room.has_sessions
+    assert not rig.room.sessions
 
 
 def test_the_deadline_of_the_request_ends_it_exactly(rig: Rig) -> None:
