@@ -21,11 +21,10 @@ from raftgroups.meta.commands import (
     OperationMade,
 )
 from raftgroups.meta.records import KeyspaceOptions, OperationRecord, RingSeat, ShardRecord
-from raftgroups.meta.rules import execute
-from raftgroups.meta.view import MetaView, even_ranges
+from raftgroups.meta.view import even_ranges
 from storage.clock import ManualClock
 
-from .placement_double import record
+from .placement_double import MapDouble, record
 
 
 class Fate(Enum):
@@ -42,11 +41,11 @@ class HastyClock(ManualClock):
         return super().monotonic()
 
 
-class DivisionDouble:
+class DivisionDouble(MapDouble):
     """Nodes a, b, c; `default` has three shards there, and no other keyspace."""
 
     def __init__(self) -> None:
-        self.view = MetaView()
+        super().__init__()
         self.fate = Fate.DONE
         self.first: list[MetaCommand] = []
         """What somebody else's call does just before the next one is decided."""
@@ -70,23 +69,16 @@ class DivisionDouble:
     def map(self) -> DivisionDouble:
         return self
 
-    def execute(self, command: MetaCommand) -> MetaAnswerBody:
-        self.view, answer = execute(self.view, command, 1_000)
-        return answer
-
     async def propose(
         self, command: MetaCommand, deadline_s: float | None = None
     ) -> MetaAnswerBody:
         for other in self.first:
             self.execute(other)
-        answer = self.execute(command)
+        answer = await super().propose(command, deadline_s)
         if isinstance(command, BeginOperation) and self.fate is not Fate.GOES_ON:
             assert isinstance(answer, OperationMade)
             self._end(answer.record)
         return answer
-
-    async def refresh(self) -> None:
-        pass
 
     def begin(self, kind: str, step: str, *shards: int) -> None:
         """Something that is under way, and stays so."""

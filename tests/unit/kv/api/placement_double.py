@@ -39,11 +39,30 @@ class RingDouble:
         return self.members.get(node)
 
 
-class PlacementDouble:
-    """Nodes a, b, c with a shard, and d without."""
+class MapDouble:
+    """A map in memory that decides by the real rules, at once. kv/placement/service.py Meta."""
 
     def __init__(self) -> None:
         self.view = MetaView()
+
+    def execute(self, command: MetaCommand) -> MetaAnswerBody:
+        self.view, answer = execute(self.view, command, 1_000)
+        return answer
+
+    async def propose(
+        self, command: MetaCommand, deadline_s: float | None = None
+    ) -> MetaAnswerBody:
+        return self.execute(command)
+
+    async def refresh(self) -> None:
+        pass
+
+
+class PlacementDouble(MapDouble):
+    """Nodes a, b, c with a shard, and d without."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.away: set[str] = set()
         self.ring = RingDouble()
         self.wishes: list[Wish] = []
@@ -70,19 +89,7 @@ class PlacementDouble:
             ring=self.ring,
         )
 
-    def execute(self, command: MetaCommand) -> MetaAnswerBody:
-        self.view, answer = execute(self.view, command, 1_000)
-        return answer
-
     # --- what the service asks ----------------------------------------------------------------
-
-    async def propose(
-        self, command: MetaCommand, deadline_s: float | None = None
-    ) -> MetaAnswerBody:
-        return self.execute(command)
-
-    async def refresh(self) -> None:
-        pass
 
     def summary(self) -> Summary | None:
         if not self.plans:
