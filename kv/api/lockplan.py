@@ -1,6 +1,6 @@
 """Locks as leases and keys: what is written, what is read, who holds it. Pure.
 
-    key     name / lease in lower hex        attached to the lease; its value is the owner's text
+    key     a place in the queue (kv/lock_keys.py); its value is the owner's text
     queue   the keys of that prefix, by create revision; the first one holds the lock
     token   the holder's create revision: rises from holder to holder, so whatever is guarded by
             the lock can refuse a holder that does not know yet that it is none any more
@@ -14,13 +14,14 @@ It is etcd's lock: holders through /v3/lock and through here exclude each other.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from kv.api.failures import InvalidPathError, InvalidQueryError
 from kv.api.hot import encode
 from kv.api.live_bodies import LockHolder, LockReply, LockState, UnlockReply
 from kv.api.reply import Reply
 from kv.api.text import shown
+from kv.lock_keys import DIGITS_MAX, place_at, place_key, queue_of
 from kv.reading import ShardReader
 from kv.watch.index import one_key
 from kv.watch.watcher import WatchRequest
@@ -39,29 +40,17 @@ from raftgroups.results import PutResult, RangeAnswer, Result, TxnResult
 from storage.codec import KEY_MAX_BYTES, prefix_end
 from storage.mvcc_records import KeyValue
 
-LEASE_HEX_MAX: Final = 16
-
 
 def prefix_of(name: bytes) -> bytes:
     """Raises InvalidPathError."""
-    longest = KEY_MAX_BYTES - LEASE_HEX_MAX - 1
+    longest = KEY_MAX_BYTES - DIGITS_MAX - len(queue_of(b""))
     if not 0 < len(name) <= longest:
         raise InvalidPathError(f"the name of a lock has 1 to {longest} bytes, not {len(name)}")
-    return name + b"/"
+    return queue_of(name)
 
 
 def key_of(name: bytes, lease: int) -> bytes:
-    return prefix_of(name) + b"%x" % lease
-
-
-def lease_of_key(name: bytes, key: bytes) -> int | None:
-    """None if it is no key of this lock."""
-    text = key.removeprefix(prefix_of(name))
-    if not key.startswith(prefix_of(name)) or not 0 < len(text) <= LEASE_HEX_MAX:
-        return None
-    if text.strip(b"0123456789abcdef"):
-        return None
-    return int(text, 16)
+    return place_key(prefix_of(name), lease)
 
 
 def enter(key: bytes, lease: int, owner: bytes) -> Txn:
@@ -154,6 +143,7 @@ def key_to_release(name: bytes, key: bytes | None, lease: int | None) -> bytes:
         raise InvalidQueryError("give key= or lease= of the answer that gave you the lock")
     if key is None:
         return key_of(name, lease or 0)
-    if lease_of_key(name, key) is None:
+    place = place_at(key)
+    if place is None or place.queue != prefix_of(name):
         raise InvalidQueryError(f"{key!r} is no key of the lock {name!r}; give the answer's key")
     return key

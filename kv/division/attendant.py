@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import msgspec
 
 from kv.cluster.said_once import SaidOnce
-from kv.division.cuts import may_be_queued, queue_of
+from kv.division.cuts import before_known
 from kv.division.messages import (
     REPORT_VERSION,
     Ask,
@@ -32,6 +32,7 @@ from kv.division.messages import (
     encode,
 )
 from kv.division.meter import Meter
+from kv.lock_keys import place_at
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.machine import ShardMachine
@@ -289,10 +290,10 @@ def _machine(group: Group) -> ShardMachine | None:
 def _cut_at(machine: ShardMachine, key: bytes) -> bytes:
     """The key, or that before which a lock's queue begins, if it is a place in one."""
     own = machine.view.segments.own
-    if not (may_be_queued(key) and own.holds_key(key)):
+    if place_at(key) is None or not own.holds_key(key):
         return key
     found = machine.view.get(key)
-    return key if found is None else queue_of(key, found.lease, own.start)
+    return key if found is None else before_known(key, found.lease, own.start)
 
 
 def standing_of(group: Group, machine: ShardMachine) -> Standing:

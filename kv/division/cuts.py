@@ -1,44 +1,42 @@
 """Where a shard is cut if nobody names a key, and where not if somebody does. Pure.
 
-A lock works only while the keys of its queue, NAME/ and the number of each lease in hexadecimal,
-lie in one shard. So a cut that would fall among such keys goes before the first of them that may
-be; if the shard begins with them there is nothing else to cut: they are taken for plain keys. Who
-names such a key is told so, and may cut before them first, and then where they like.
+A lock works only while the places of its queue (kv/lock_keys.py) lie in one shard. So a cut that
+would fall among such keys goes before the first of them that may be; if the shard begins with them
+there is nothing else to cut: they are taken for plain keys. Who names such a key is told so, and
+may cut before them first, and then where they like.
 
-Whoever has the record at hand knows it for certain (`queue_of`): a node does, for the keys that it
-shows. Elsewhere, and for keys that are gone, it is guessed from how they look (`before_queue`).
+Whoever has the record at hand knows it for certain (`before_known`): a node does, for the keys that
+it shows. Elsewhere, and for keys that are gone, it is guessed from how they look (`before_queue`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
+from kv.lock_keys import place_at
+
 SHARE_MIN: Final = 0.2
 """A cut by load leaves each half at least so much of it; else one key, or two, carry it all."""
-_QUEUED: Final = re.compile(rb"(.*/)[0-9a-f]{12,16}", re.DOTALL)
-"""Lease numbers that a node chose have so many digits, nearly all of them."""
-_MAYBE: Final = re.compile(rb".*/[1-9a-f][0-9a-f]{0,15}", re.DOTALL)
+CHOSEN_MIN: Final = 16**11
+"""Lease numbers that a node chose are no smaller, nearly all of them."""
 
 
-def may_be_queued(key: bytes) -> bool:
-    """Worth a look at its record."""
-    return _MAYBE.fullmatch(key) is not None
-
-
-def queue_of(key: bytes, lease: int, start: bytes) -> bytes:
+def before_known(key: bytes, lease: int, start: bytes) -> bytes:
     """Where to cut instead of at a key that hangs on this lease, in a shard that begins there:
     before the queue, if it is a place in one."""
-    name, slash, place = key.rpartition(b"/")
-    queue = name + slash
-    return queue if lease and slash and place == b"%x" % lease and queue > start else key
+    place = place_at(key)
+    if place is None or place.lease != lease or place.queue <= start:
+        return key
+    return place.queue
 
 
 def before_queue(cut: bytes, start: bytes) -> bytes:
     """The cut, moved out of what looks like the queue of a lock in a shard that begins there."""
-    queued = _QUEUED.fullmatch(cut)
-    return queued[1] if queued is not None and queued[1] > start else cut
+    place = place_at(cut)
+    if place is None or place.lease < CHOSEN_MIN or place.queue <= start:
+        return cut
+    return place.queue
 
 
 def refusal_of(cut: bytes, start: bytes) -> str:

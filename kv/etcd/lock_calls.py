@@ -29,9 +29,9 @@ from kv.etcd.queues import (
     Queues,
     created_at,
     oldest,
-    prefix_of,
 )
 from kv.etcd.unary import UnaryCalls
+from kv.lock_keys import queue_of
 from kv.regime import Strong
 from kv.watch.index import KeyRange, one_key, with_prefix
 from kv.watch.messages import CancelReason, EventBatch
@@ -145,7 +145,7 @@ class LockCalls:
 
     async def leader(self, request: web.BaseRequest, body: bytes) -> bytes:
         name = decode(_NAME, body).get("name", b"")
-        answer = await self._queues.range(oldest(prefix_of(name)))
+        answer = await self._queues.range(oldest(queue_of(name)))
         if not answer.items:
             raise NO_LEADER
         return self._answer(answer.revision, _kv_field(answer.items[0]))
@@ -154,7 +154,7 @@ class LockCalls:
 
     async def observe(self, caller: Caller, body: bytes) -> AsyncGenerator[bytes, None]:
         """Messages of the stream, until the client is gone."""
-        prefix = prefix_of(decode(_NAME, body).get("name", b""))
+        prefix = queue_of(decode(_NAME, body).get("name", b""))
         while not caller.is_gone:
             answer = await self._queues.range(oldest(prefix))
             if answer.items:

@@ -1,6 +1,6 @@
 """Locks and elections: queues of keys under one prefix, in the order of their creation.
 
-    enter      txn: if my key does not exist, put it (name/lease in hex, with the lease)
+    enter      txn: if my key (kv/lock_keys.py) does not exist, put it with its lease
     wait       until no key of the prefix is older than mine: watch the next older one's deletion
     own it     my key still exists, so the lease still lives
 
@@ -24,6 +24,7 @@ from kv.etcd.errors import EtcdError, Grpc
 from kv.etcd.follow import Follow, ending, event_parts
 from kv.etcd.presence import Caller
 from kv.etcd.queries import RangeQuery
+from kv.lock_keys import place_key, queue_of
 from kv.regime import Strong
 from kv.watch.index import one_key
 from kv.watch.messages import CancelReason
@@ -65,14 +66,6 @@ class Place(NamedTuple):
     is_first: bool
 
 
-def prefix_of(name: bytes) -> bytes:
-    return name + b"/"
-
-
-def place_key(name: bytes, lease: int) -> bytes:
-    return b"%b%x" % (prefix_of(name), lease)
-
-
 def oldest(prefix: bytes) -> Range:
     """Who owns the queue of this prefix."""
     return Range(
@@ -112,7 +105,8 @@ class Queues:
 
     async def take(self, caller: Caller, name: bytes, lease: int, value: bytes = b"") -> Place:
         """Enter the queue and wait until it is ours. Raises HungUpError, EtcdError, JanusError."""
-        key, prefix = place_key(name, lease), prefix_of(name)
+        prefix = queue_of(name)
+        key = place_key(prefix, lease)
         self._waiting[key] += 1
         place: Place | None = None
         is_ours = False

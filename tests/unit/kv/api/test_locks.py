@@ -200,6 +200,7 @@ async def test_any_name(rest: Rest) -> None:
         ("DELETE", LOCK + "?key=job/1&lease=1", None, 400, "invalid_query"),
         ("DELETE", LOCK + "?key=other/1", None, 400, "invalid_query"),
         ("DELETE", LOCK + "?key=job/x", None, 400, "invalid_query"),
+        ("DELETE", LOCK + "?key=job/01", None, 400, "invalid_query"),
         ("DELETE", LOCK + "?lease=x", None, 400, "invalid_query"),
         ("PUT", LOCK, None, 405, "method_not_allowed"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kv.api.lockplan import key_of
-from kv.division.cuts import before_queue, middle_of, refusal_of
+from kv.division.cuts import before_known, before_queue, middle_of, refusal_of
 
 LEASE = 0x6D5A_91C2_4F00_17AB
 QUEUE = [key_of(b"locks/nightly", LEASE + number) for number in range(10)]
@@ -23,6 +23,7 @@ def test_a_cut_among_the_keys_of_a_queue_goes_before_all_of_them(key: bytes) -> 
         b"locks/nightly",
         b"locks/nightly/",
         b"order/000576",
+        b"order/000000000576",
         b"order/0123456789abcdefg",
         b"0123456789abcdef",
         b"",
@@ -38,6 +39,15 @@ def test_who_names_a_key_of_a_queue_is_told_where_to_cut_instead(key: bytes) -> 
     assert refusal_of(b"locks/nightly/", b"") == ""
     assert refusal_of(key, b"locks/nightly/") == "", "there first, and then among them"
     assert refusal_of(b"order/000576", b"") == ""
+
+
+def test_whoever_knows_the_lease_need_not_guess() -> None:
+    short = key_of(b"locks/nightly", 7)
+    assert before_queue(short, b"") == short
+    assert before_known(short, 7, b"") == b"locks/nightly/"
+    assert before_known(short, 8, b"") == short, "hangs on another lease"
+    assert before_known(QUEUE[5], 0, b"") == QUEUE[5], "hangs on none"
+    assert before_known(short, 7, b"locks/nightly/") == short
 
 
 def test_a_shard_of_nothing_else_is_cut_all_the_same() -> None:
