@@ -55,8 +55,8 @@ from kv.strong.places import read_place
 from kv.strong.questions import evaluate
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.host import GroupHost, HostConfig
-from raftgroups.machine import ShardPlace
 from raftgroups.machine_api import StateMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.machine import META_GROUP, MetaMachine
 from raftgroups.meta.records import (
     DEFAULT_KEYSPACE_ID,

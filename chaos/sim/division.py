@@ -39,7 +39,7 @@ from kv.strong.forward import Forwarder
 from kv.strong.frames import Question
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.commands import AlterKeyspace, MetaCommand
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import (

@@ -20,7 +20,7 @@ from kv.strong.lease_ends import LeaseEnds
 from kv.watch import merged
 from kv.watch.index import KeyRange
 from kv.watch.watcher import WatchRequest
-from raftgroups import machine, twophase
+from raftgroups import handlers, twophase
 from raftgroups.commands import Decide, Prepare, Push
 from raftgroups.footprint import Span, spans_of_part
 from raftgroups.intents import Intents
@@ -104,7 +104,7 @@ def _decided_without_record() -> list[Patch]:
         here = twophase._resolve_here(shard, command.txn, True, command.taken)
         return DecideResult(here.revision, True, command.taken, here)
 
-    return [(machine._HANDLERS, Decide, decide)]
+    return [(handlers.HANDLERS, Decide, decide)]
 
 
 def _committed_pushed_away() -> list[Patch]:
@@ -116,7 +116,7 @@ def _committed_pushed_away() -> list[Patch]:
         shard.intents.remove(command.txn.id)
         return PushResult(shard.shard.state.revision, TxnStatus.GONE)
 
-    return [(machine._HANDLERS, Push, push)]
+    return [(handlers.HANDLERS, Push, push)]
 
 
 def _listed_elsewhere() -> list[Patch]:

@@ -29,7 +29,7 @@ from kv.strong.shard import ShardSettings, StrongShard
 from kv.watch.keyspace_watches import KeyspaceWatches
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import DEFAULT_KEYSPACE_ID
 from raftgroups.meta.view import MetaView

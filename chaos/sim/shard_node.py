@@ -26,8 +26,9 @@ from raftgroups.dedupe import Dedupe
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
 from raftgroups.levels import FEATURE_LEVEL
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
 from raftgroups.machine_api import StateMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Result
 from raftgroups.status import Role
 from raftgroups.transport import Link, NodeId

@@ -32,7 +32,7 @@ from kv.meta.service import MetaService
 from kv.strong.places import forget_place, is_formed, write_place
 from raftgroups.group import Group
 from raftgroups.host import GroupHost
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.commands import MetaCommand, ReportErased, ReportFormed
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import ShardRecord, ShardState

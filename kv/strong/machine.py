@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raftgroups.machine import CommittedState, Observer, ShardMachine, ShardPlace
+from raftgroups.machine import Observer, ShardMachine
+from raftgroups.machine_parts import CommittedState, ShardPlace
 
 
 class ServedMachine(ShardMachine):

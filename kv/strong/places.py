@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from storage.codec import Table, key_u64, seal, unseal
 from storage.engine import Batch, Engine
 from storage.mvcc_state import ShardState

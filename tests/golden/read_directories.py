@@ -17,8 +17,9 @@ from typing import Any
 from raftgroups.commands import Token
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
 from raftgroups.machine_api import StateMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.transport import Link, NodeId
 from storage.committer import Committer, InlineWriter
 from storage.engine import Batch, Engine, iterate

@@ -41,7 +41,7 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.lineage import Neighbour
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure
 from storage.clock import ManualClock
 from storage.engine import Batch

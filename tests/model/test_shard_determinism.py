@@ -33,7 +33,8 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.dedupe import Limits
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from storage.clock import ManualClock
 from storage.engine import Batch
 from storage.latest import Latest

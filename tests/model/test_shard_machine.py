@@ -46,7 +46,8 @@ from raftgroups.commands import (
     decode,
     encode,
 )
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import (
     BatchResult,
     CasResult,

@@ -14,7 +14,7 @@ from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from storage.clock import Clock
 from storage.latest import Latest
 from storage.memory import MemoryEngine

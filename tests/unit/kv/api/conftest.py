@@ -46,7 +46,7 @@ from kv.placement.service import PlacementService
 from kv.strong.reader import ReplicaReader
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, Expire, Tick, encode
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure, error_of
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.committer import Committer, InlineWriter

@@ -10,7 +10,7 @@ from kv.api.listing import Page, count_part, part_of
 from kv.strong.machine import ServedMachine
 from kv.strong.reader import ReplicaReader
 from raftgroups.commands import Put, encode
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from storage.errors import WrongShardError
 from storage.latest import Latest
 from storage.memory import MemoryEngine

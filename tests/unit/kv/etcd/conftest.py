@@ -34,7 +34,7 @@ from kv.regime import Done, ShardReader
 from kv.strong.admission import check
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, encode
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure, error_of
 from storage.clock import Clock, ManualClock
 from storage.engine import Batch

@@ -33,7 +33,8 @@ from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from raftgroups.commands import Command, encode
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure, error_of
 from storage.clock import ManualClock
 from storage.errors import JanusError

@@ -9,7 +9,7 @@ from typing import Any, cast
 from kv.meta.cluster_map import ClusterMap
 from kv.meta.keeper import Keeper
 from kv.strong.places import is_from_before, write_place
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.records import DEFAULT_KEYSPACE_ID, OperationRecord, ShardRecord
 from raftgroups.meta.view import Counters, MetaView
 from raftgroups.status import Role

@@ -15,7 +15,8 @@ from kv.watch.watcher import WatchRequest
 from raftgroups.commands import LeaseGrant, Put, encode
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import ProposeResult
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.committer import Committer, InlineWriter

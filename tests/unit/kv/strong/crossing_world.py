@@ -23,7 +23,8 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.lineage import Neighbour
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.records import ShardRecord
 from raftgroups.meta.view import ShardTable
 from raftgroups.results import Failure, error_of

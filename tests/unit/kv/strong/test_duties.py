@@ -7,7 +7,8 @@ from typing import Any
 
 from kv.strong.duties import LeaderDuties
 from raftgroups.commands import Command, Compact, Expire, LeaseGrant, Put, Tick, encode
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import Applied, ProposeResult, Refused
 from storage.engine import Batch
 from storage.latest import Latest

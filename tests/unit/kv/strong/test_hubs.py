@@ -12,7 +12,7 @@ from kv.watch.messages import EventBatch
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchRequest
 from raftgroups.commands import Put, encode
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from storage.codec import Table
 from storage.engine import Batch
 from storage.latest import Latest

@@ -14,7 +14,7 @@ from kv.strong.machine import ServedMachine
 from kv.strong.operations import Write
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.commands import Command, LeaseEnd, Put, UnderLease, encode
-from raftgroups.machine import ShardPlace
+from raftgroups.machine_parts import ShardPlace
 from storage.errors import WrongShardError
 from storage.latest import Latest
 from storage.memory import MemoryEngine

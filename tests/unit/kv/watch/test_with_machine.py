@@ -10,7 +10,8 @@ from kv.watch.index import with_prefix
 from kv.watch.messages import Cancelled, EventBatch
 from kv.watch.watcher import WatchRequest
 from raftgroups.commands import Command, Compact, Delete, Put, encode
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from storage.clock import ManualClock
 from storage.engine import Batch
 from storage.latest import Latest

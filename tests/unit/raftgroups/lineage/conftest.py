@@ -19,7 +19,8 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.group import Group
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import Applied
 from raftgroups.transport import NodeId
 from storage.latest import Latest

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from raftgroups.commands import MergeAbort, MergeBegin
-from raftgroups.machine import NO_KEYSPACE, ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import NO_KEYSPACE, ShardPlace
 from raftgroups.outcomes import Done
 from raftgroups.results import MergeResult
 from raftgroups.status import Role

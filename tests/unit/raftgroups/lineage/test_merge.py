@@ -19,7 +19,8 @@ from raftgroups.commands import (
     Token,
     encode,
 )
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import Refused
 from raftgroups.refusals import ReplicaBehindError
 from raftgroups.results import MergeResult

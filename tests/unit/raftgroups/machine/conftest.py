@@ -9,7 +9,8 @@ import pytest
 
 from raftgroups.commands import Command, Token, encode
 from raftgroups.dedupe import Limits
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure
 from storage.clock import ManualClock
 from storage.engine import Batch

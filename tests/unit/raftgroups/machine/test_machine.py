@@ -24,7 +24,8 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.dedupe import ANSWER_MAX_BYTES, RETENTION_MS, Limits
-from raftgroups.machine import ShardMachine, ShardPlace
+from raftgroups.machine import ShardMachine
+from raftgroups.machine_parts import ShardPlace
 from raftgroups.refusals import NewerCommandError, ReplicaAheadError
 from raftgroups.results import Failure, PutResult
 from storage.clock import ManualClock
