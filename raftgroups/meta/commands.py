@@ -111,16 +111,10 @@ class ReportErased(_Body, frozen=True, tag=9):
     shards: tuple[int, ...]
 
 
-class AllocateIds(_Body, frozen=True, tag=10):
-    """Ids that nobody else gets. Those that are never used are no loss."""
-
-    shards: int = 0
-    segments: int = 0
-
-
 class BeginOperation(_Body, frozen=True, tag=11):
     """`operation.operation` is 0: the machine chooses it. `epochs`: of each of its shards, as the
-    planner saw them. `new_shards` and `new_segments` say HOW MANY ids it needs."""
+    planner saw them. `new_shards` and `new_segments` say HOW MANY ids it needs: nobody else gets
+    them, and those that are never used are no loss."""
 
     operation: OperationRecord
     epochs: tuple[int, ...]
@@ -190,7 +184,6 @@ MetaCommand = (
     | DropKeyspace
     | ReportFormed
     | ReportErased
-    | AllocateIds
     | BeginOperation
     | StepOperation
     | EndOperation
@@ -198,13 +191,6 @@ MetaCommand = (
     | BootstrapLeaderless
     | CreateLeaderless
 )
-
-
-class Ids(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """The first of each; they follow one another."""
-
-    shard: int
-    segment: int
 
 
 class Changed(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -223,7 +209,7 @@ class OperationMade(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=Fals
     record: OperationRecord
 
 
-MetaAnswerBody = Ids | Changed | KeyspaceMade | OperationMade
+MetaAnswerBody = Changed | KeyspaceMade | OperationMade
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(MetaCommand).decode

@@ -19,7 +19,6 @@ from msgspec.structs import replace as with_fields
 
 from raftgroups.meta.changing import Answered, next_view
 from raftgroups.meta.commands import (
-    AllocateIds,
     AlterKeyspace,
     BeginOperation,
     Bootstrap,
@@ -59,7 +58,6 @@ from raftgroups.meta.records import (
     ShardState,
 )
 from raftgroups.meta.shard_rules import (
-    allocate,
     new_shards,
     report_erased,
     report_formed,
@@ -135,7 +133,6 @@ _HANDLERS: Final[dict[type, Callable[[MetaView, Any, int], Answered]]] = {
     DropKeyspace: drop_keyspace,
     ReportFormed: report_formed,
     ReportErased: report_erased,
-    AllocateIds: allocate,
     BeginOperation: begin_operation,
     StepOperation: step_operation,
     EndOperation: end_operation,

@@ -14,9 +14,7 @@ from msgspec.structs import replace as with_fields
 
 from raftgroups.meta.changing import Answered, minus, next_view, plus
 from raftgroups.meta.commands import (
-    AllocateIds,
     Changed,
-    Ids,
     NewShard,
     ReportErased,
     ReportFormed,
@@ -172,13 +170,6 @@ def set_replicas(view: MetaView, command: SetReplicas, _: int) -> Answered:
     record = with_fields(record, replicas=command.replicas, epoch=record.epoch + 1)
     after = next_view(view, shards=plus(view.shards, record.shard, record))
     return after, Changed(after.version)
-
-
-def allocate(view: MetaView, command: AllocateIds, _: int) -> Answered:
-    check_count(command.shards)
-    check_count(command.segments)
-    first = Ids(view.next.shard, view.next.segment)
-    return next_view(view, next=taken(view.next, command.shards, command.segments)), first
 
 
 def check_count(count: int) -> None:

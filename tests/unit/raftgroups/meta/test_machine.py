@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from raftgroups.meta.commands import (
-    AllocateIds,
+    BeginOperation,
     CreateLeaderless,
-    Ids,
     PutNode,
     RemoveNode,
     SetReplicas,
+    StepOperation,
     decode_answer,
     encode,
 )
 from raftgroups.meta.machine import REMEMBERED_MAX, MetaMachine
-from raftgroups.meta.records import KeyspaceOptions, RingRecord, RingSeat
+from raftgroups.meta.records import KeyspaceOptions, OperationRecord, RingRecord, RingSeat
 from raftgroups.meta.view import MetaView
 from raftgroups.refusals import NewerCommandError
 from raftgroups.results import Failure, MetaAnswer, decode_result, encode_result
@@ -51,6 +51,19 @@ def request(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
+def an_operation() -> tuple[Bench, StepOperation]:
+    """One that began, and the command for another attempt at its step: each execution counts."""
+    bench = Bench()
+    bench.apply(encode(bootstrap(1)))
+    operation = OperationRecord(0, "split", "begin", shards=(1,), key=b"9")
+    bench.apply(encode(BeginOperation(operation, (1,), new_shards=1, new_segments=2)))
+    return bench, StepOperation(1, "begin", "begin")
+
+
+def attempts(bench: Bench) -> int:
+    return bench.machine.view.operations[1].attempts
+
+
 def test_what_was_committed_is_there_after_a_restart() -> None:
     bench = Bench()
     bench.apply(encode(bootstrap(3)))
@@ -70,31 +83,29 @@ def test_what_was_committed_is_there_after_a_restart() -> None:
 
 
 def test_asking_again_does_nothing_twice() -> None:
-    bench = Bench()
-    bench.apply(encode(bootstrap(1)))
-    payload = encode(AllocateIds(1, 1), request(7))
+    bench, again = an_operation()
+    payload = encode(again, request(7))
     first = bench.apply(payload)
     bench.commit()
     bench.machine = bench.open()
     second = bench.apply(payload)
     assert isinstance(first, MetaAnswer)
     assert isinstance(second, MetaAnswer)
-    assert decode_answer(first.body) == decode_answer(second.body) == Ids(2, 2)
-    assert bench.machine.view.next.shard == 3
+    assert decode_answer(first.body) == decode_answer(second.body)
+    assert attempts(bench) == 1
 
 
 def test_the_oldest_answers_are_forgotten() -> None:
-    bench = Bench()
-    bench.apply(encode(bootstrap(1)))
+    bench, again = an_operation()
     for number in range(1, REMEMBERED_MAX + 2):
-        bench.apply(encode(AllocateIds(1), request(number)))
+        bench.apply(encode(again, request(number)))
     bench.commit()
     bench.machine = bench.open()
-    before = bench.machine.view.next.shard
-    bench.apply(encode(AllocateIds(1), request(2)))
-    assert bench.machine.view.next.shard == before
-    bench.apply(encode(AllocateIds(1), request(1)))
-    assert bench.machine.view.next.shard == before + 1
+    before = attempts(bench)
+    bench.apply(encode(again, request(2)))
+    assert attempts(bench) == before
+    bench.apply(encode(again, request(1)))
+    assert attempts(bench) == before + 1
 
 
 def test_a_refusal_is_an_answer_and_changes_nothing() -> None:

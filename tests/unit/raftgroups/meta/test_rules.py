@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace as with_fields
 
 from raftgroups.meta.commands import (
-    AllocateIds,
     AlterKeyspace,
     BeginOperation,
     BootstrapLeaderless,
@@ -16,7 +15,6 @@ from raftgroups.meta.commands import (
     CreateLeaderless,
     DropKeyspace,
     EndOperation,
-    Ids,
     MetaCommand,
     OperationMade,
     PutNode,
@@ -265,9 +263,11 @@ def test_default_is_not_dropped(begun: MetaView) -> None:
 
 
 def test_ids_are_given_once(begun: MetaView) -> None:
-    view, first = execute(begun, AllocateIds(2, 3), 0)
-    view, second = execute(view, AllocateIds(1, 1), 0)
-    assert (first, second) == (Ids(5, 5), Ids(7, 8))
+    view, first = begin_split(begun)
+    view = after(view, EndOperation(first.operation, "begin"))
+    _, second = begin_split(view)
+    assert (first.operation, first.new_shards, first.new_segments) == (1, (5,), (5, 6))
+    assert (second.operation, second.new_shards, second.new_segments) == (2, (6,), (7, 8))
 
 
 def test_replicas_change_at_the_epoch_that_was_seen(begun: MetaView) -> None:
@@ -327,7 +327,8 @@ def test_what_is_over_is_so_in_every_later_view(begun: MetaView) -> None:
     views.append(view)
     go(
         EndOperation(2 + made.operation, "begin"),
-        AllocateIds(2, 2),
+        BeginOperation(SPLIT, (3,), new_shards=2),
+        EndOperation(3 + made.operation, "begin"),
         CreateKeyspace("x", Regime.STRONG, KeyspaceOptions(), new_shards(1)),
         DropKeyspace("x"),
         ReportErased("a", (9,)),
