@@ -1,8 +1,10 @@
 """The message rules: what a replica lets through to pysyncobj, and in which form. Pure.
 
-Each rule answers one hazard of pysyncobj (the table in raftgroups/ARCHITECTURE.md) and carries its
-letter, so that tests and canaries name it. A rule that refuses returns the reason as a short word,
-which the host counts; a rule that rewrites returns the new value. None of them changes anything.
+A rule that answers a hazard of pysyncobj (the table in raftgroups/ARCHITECTURE.md) carries its
+letter, so that tests and canaries name it. Two carry none: `ack_within_log` bounds what a peer may
+claim, and `blank_vote_counts` judges a vote that pysyncobj knows nothing of. A rule that refuses
+returns the reason as a short word, which the host counts; a rule that rewrites returns the new
+value. None of them changes anything.
 
 What the rules may assume of a sender: it is the node that the link authenticated. Nothing else: it
 may be late, repeated, out of date, removed, or on another disk than before.
