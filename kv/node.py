@@ -445,9 +445,7 @@ class Node:
             )
         return found
 
-    def lead(
-        self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
-    ) -> None:
+    def lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """What somebody else asks for: proposed if this node leads the group, else Refused."""
         if group_id == META_GROUP and not self.draining:
             self.meta.lead(payload, done)
@@ -456,7 +454,7 @@ class Node:
         if shard is None or self.draining:
             self.loop.call_soon(done, Refused("this node does not serve that group now"))
         else:
-            shard.lead(payload, budget_s, done)
+            shard.lead(payload, done)
 
     def _evaluate_forwarded(
         self, question: Question, done: Callable[[ProposeResult], None]

@@ -127,14 +127,12 @@ class DividedNode(MapNode, ShardNode):
         assert self._forwarder is not None
         self.world.trace(f"{self.label} asks {target} to propose to g{group}")
         if target == self.node_id:
-            self._lead(group, payload, within_s, done)
+            self._lead(group, payload, done)
         else:
             until_s = self.clock.monotonic() + within_s
             self._forwarder.send(target, group, payload, until_s, done, repeatable=True)
 
-    def _lead(
-        self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
-    ) -> None:
+    def _lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         group = None if self.host is None else self.host.groups.get(group_id)
         if group is None or group.blank:
             self.world.at(self.world.now, done, Refused("it is not here"), owner=self.process)

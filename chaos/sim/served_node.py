@@ -199,15 +199,13 @@ class ServedNode(GovernedNode):
         shard = self.strong.get(group_id)
         return payload if shard is None else shard.stamped(payload)
 
-    def _lead(
-        self, group_id: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
-    ) -> None:
+    def _lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         shard = self.strong.get(group_id)
         if shard is None:
             refused = Refused("this node does not serve that group now")
             self.world.after(0.0, done, refused, owner=self.process)
         else:
-            shard.lead(payload, budget_s, done)
+            shard.lead(payload, done)
 
     def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
         assert self.loop is not None

@@ -93,7 +93,7 @@ class NodeDivision:
     ) -> None:
         node = self._node
         if target == node.node_id:
-            node.lead(group, payload, within_s, done)
+            node.lead(group, payload, done)
         else:
             until_s = node.clock.monotonic() + within_s
             node.forwarder.send(target, group, payload, until_s, done, repeatable=True)

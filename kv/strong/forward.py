@@ -53,8 +53,8 @@ FAILED_QUESTION: Final = -1
 """As the index of what a question that failed is Applied with."""
 
 Done = Callable[[ProposeResult], None]
-Execute = Callable[[int, bytes, float, Done], None]
-"""(group, command, seconds that the asker waits, done): lead it; done is called exactly once."""
+Execute = Callable[[int, bytes, Done], None]
+"""(group, command, done): lead it; done is called exactly once."""
 Evaluate = Callable[[Question, Done], None]
 """Read it here; done gets Applied of the answer's bytes or of a Failure, or Refused."""
 
@@ -279,7 +279,7 @@ class Forwarder:
             else:
                 self._evaluate(request, done)
             return
-        self._execute(request.group, request.command, request.budget_ms / 1000, done)
+        self._execute(request.group, request.command, done)
 
     def _served(self, peer: NodeId, number: int, result: ProposeResult) -> None:
         self._serving[peer] -= 1

@@ -50,7 +50,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unk
     number: int
     group: int
     budget_ms: int
-    """How long the asker still waits."""
+    """How long the asker still waits. Nobody looks at it: a leader gives up proposals in the order
+    in which they came (raftgroups/proposals.py), and until then one may be done."""
     command: bytes
 
 

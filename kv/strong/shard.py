@@ -288,7 +288,7 @@ class StrongShard:
             self.crossings.clear(error.holders, own.start)
         self.waiting.park(operation, str(error))
 
-    def lead(self, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]) -> None:
+    def lead(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
             command, *_ = decode(payload)

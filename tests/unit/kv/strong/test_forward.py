@@ -83,10 +83,7 @@ class Rig:
         self.leader = self._forwarder(B)
 
     def _forwarder(self, node: NodeId) -> Forwarder:
-        def execute(
-            group: int, payload: bytes, budget_s: float, done: Callable[[ProposeResult], None]
-        ) -> None:
-            assert budget_s > 0
+        def execute(group: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
             self.executed.append((group, payload, done))
 
         return Forwarder(
