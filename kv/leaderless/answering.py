@@ -11,6 +11,7 @@ Nothing is kept between two questions, and a bounded number of them is worked on
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from functools import partial
 from typing import Final
 
 from kv.leaderless import frames
@@ -63,8 +64,8 @@ class Answering:
                 reply(Status.FAILED, b"these are no segments of what is shared")
                 return
             self._serving += 1
-            steps = self._served(peer, request, shared, segments, reply)
-            self._procedures.start(steps, f"compare with {peer}")
+            work = partial(self._served, peer, request, shared, segments, reply)
+            self._procedures.start(work, f"compare with {peer}")
 
     async def _served(
         self,

@@ -68,7 +68,7 @@ class Housekeeping:
         """Copies that this node should not have, as the last look counted them."""
 
     def start(self) -> None:
-        self._procedures.start(self._keep_house(), "housekeeping")
+        self._procedures.start(self._keep_house, "housekeeping")
 
     def took_foreign(self) -> None:
         """This node stands in for somebody; what is left of it is to be looked for."""

@@ -141,7 +141,7 @@ class Maintenance:
 
     def start(self) -> None:
         self._repair_at_s = self._next_repair_s()
-        self._procedures.start(self._mend(), "mending")
+        self._procedures.start(self._mend, "mending")
         self.house.start()
 
     def view_changed(self) -> None:

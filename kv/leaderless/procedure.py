@@ -4,13 +4,14 @@ Repair, reaping, joining: each asks, waits, pauses and asks again, for minutes. 
 nobody could read them; as asyncio tasks they could not run on the simulator's clock. So they are
 coroutines, and `Procedures` drives them with the node's Scheduler, in production and in simulation:
 
-    procedures.start(work(), "repair n2")       runs until its first wait, in a pass of its own
+    procedures.start(work, "repair n2")         runs until its first wait, in a pass of its own
     await procedures.pause(1.0)
     reply = await signal                        a Signal is set once, by whoever has the answer
 
 A procedure belongs to its Procedures: `stop` closes it at the wait where it stands, and what it
 raises goes to `on_failure`, because a node whose repair died unseen only looks whole. Nothing runs
-inside `start` or `set`.
+inside `start` or `set`: the coroutine itself is made in its first pass, so a node that ends before
+it leaves none behind that never ran.
 """
 
 from __future__ import annotations
@@ -51,26 +52,37 @@ class Signal(Generic[T]):
         self._waiter = waiter
 
 
-Steps = Coroutine[Any, Any, None]
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class _Procedure:
+    __slots__ = ("name", "steps", "work")
+
+    def __init__(self, work: Work, name: str) -> None:
+        self.work: Final = work
+        self.name: Final = name
+        self.steps: Coroutine[Any, Any, None] | None = None
+        """From its first pass on."""
 
 
 class Procedures:
     def __init__(self, scheduler: Scheduler, on_failure: Callable[[BaseException], None]) -> None:
         self._scheduler = scheduler
         self._on_failure = on_failure
-        self._running: dict[Steps, str] = {}
+        self._running: dict[_Procedure, None] = {}
         self._stopped = False
 
     @property
     def running(self) -> list[str]:
-        return list(self._running.values())
+        return [procedure.name for procedure in self._running]
 
-    def start(self, steps: Steps, name: str) -> None:
+    def start(self, work: Work, name: str) -> None:
+        """Nothing, once it was stopped."""
         if self._stopped:
-            steps.close()
             return
-        self._running[steps] = name
-        self._scheduler.call_soon(self._go_on, steps)
+        procedure = _Procedure(work, name)
+        self._running[procedure] = None
+        self._scheduler.call_soon(self._go_on, procedure)
 
     def pause(self, seconds: float) -> Signal[None]:
         signal: Signal[None] = Signal()
@@ -79,19 +91,23 @@ class Procedures:
 
     def stop(self) -> None:
         self._stopped = True
-        for steps in list(self._running):
-            steps.close()
+        for procedure in list(self._running):
+            if procedure.steps is not None:
+                procedure.steps.close()
         self._running.clear()
 
-    def _go_on(self, steps: Steps) -> None:
-        if steps not in self._running:
+    def _go_on(self, procedure: _Procedure) -> None:
+        if procedure not in self._running:
             return  # stopped meanwhile
+        steps = procedure.steps
         try:
+            if steps is None:
+                steps = procedure.steps = procedure.work()
             signal: Signal[Any] = steps.send(None)
         except StopIteration:
-            self._running.pop(steps, None)
+            self._running.pop(procedure, None)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody has to know
-            self._running.pop(steps, None)
+            self._running.pop(procedure, None)
             self._on_failure(error)
         else:
-            signal._wake(partial(self._scheduler.call_soon, self._go_on, steps))
+            signal._wake(partial(self._scheduler.call_soon, self._go_on, procedure))

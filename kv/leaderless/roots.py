@@ -56,7 +56,7 @@ class Roots:
         sums = self._sums = PeerRoots(partial(self._view().holders, n=self._keyspace.n), self._node)
         self._summed = 0
         name = f"load the roots of keyspace {self._keyspace.number}"
-        self._procedures.start(self._add_up(sums), name)
+        self._procedures.start(partial(self._add_up, sums), name)
 
     async def _add_up(self, sums: PeerRoots) -> None:
         number = self._keyspace.number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from typing import Any
 
 from chaos.sim.leaderless import LeaderlessCluster, LeaderlessMachine
@@ -183,3 +185,15 @@ def test_a_dropped_keyspace_is_erased_with_its_hints_and_comes_back_with_nobody(
         assert keyspaces_held(live(machine).replica.reader()) == []
         assert not isinstance(live(machine).replica.read(NEW.number, b"k1"), Found)
     assert isinstance(put(cluster, others[1], b"k1"), KeyspaceNotFoundError)
+
+
+def test_a_run_that_ends_in_the_middle_leaves_no_work_that_was_never_begun() -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        cluster, seats = make(3)
+        for machine in cluster.machines:
+            machine.hear_of(NEW, seats)
+        cluster.machines[0].crash(power=False)
+        del cluster, machine
+        gc.collect()
+    assert [str(each.message) for each in warned] == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from chaos.sim.world import NodeClock, NodeScheduler, Process, World
 from kv.leaderless.procedure import Procedures, Signal
 
@@ -30,7 +33,7 @@ def test_steps_wait_for_signals_and_pauses_and_never_run_inside_a_call() -> None
         stage.seen.append(stage.world.now)
         stage.seen.append(await late)
 
-    stage.procedures.start(steps(), "steps")
+    stage.procedures.start(steps, "steps")
     assert stage.seen == []
     stage.run()
     assert stage.seen == ["early", 0.5]
@@ -49,10 +52,33 @@ def test_a_failure_goes_to_the_owner() -> None:
         await stage.procedures.pause(0.1)
         raise ValueError("broken")
 
-    stage.procedures.start(steps(), "steps")
+    stage.procedures.start(steps, "steps")
     stage.run()
     assert [str(failure) for failure in stage.failures] == ["broken"]
     assert stage.procedures.running == []
+
+
+def test_what_ends_before_its_first_pass_was_never_begun() -> None:
+    """A coroutine that was made and never ran is a warning of the interpreter's when it goes."""
+    stage = Stage()
+    begun: list[str] = []
+
+    def work() -> Coroutine[Any, Any, None]:
+        begun.append("begun")
+        return steps()
+
+    async def steps() -> None:
+        await stage.procedures.pause(10.0)
+
+    stage.procedures.start(work, "stopped")
+    stage.procedures.stop()
+    stage.run()
+    assert begun == []
+    stage = Stage()
+    stage.procedures.start(work, "not stopped")
+    assert begun == []
+    stage.run()
+    assert begun == ["begun"]
 
 
 def test_stop_closes_them_where_they_stand() -> None:
@@ -65,11 +91,11 @@ def test_stop_closes_them_where_they_stand() -> None:
         finally:
             stage.seen.append("closed")
 
-    stage.procedures.start(steps(), "steps")
+    stage.procedures.start(steps, "steps")
     stage.run(0.1)
     stage.procedures.stop()
     assert stage.seen == ["closed"]
-    stage.procedures.start(steps(), "never")
+    stage.procedures.start(steps, "never")
     stage.run(20.0)
     assert stage.seen == ["closed"]
     assert stage.failures == []
