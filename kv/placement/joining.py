@@ -22,6 +22,7 @@ from kv.cluster.link_discovery import DiscoveryError
 from kv.cluster.link_handshake import Peer
 from kv.cluster.mail import NoAnswerError
 from kv.cluster.tasks import TaskOwner
+from kv.looks import Looks
 from raftgroups.meta.commands import MetaCommand, PutNode
 from raftgroups.meta.records import NodeRecord, NodeState
 from raftgroups.meta.view import MetaView, decode_view, encode_view
@@ -218,10 +219,9 @@ class Newcomer:
         dialed = self._route(address)
         peer = (await self._link.discover(dialed)).node_id
         self._link.set_peer(peer, dialed)
-        for _ in range(int(CONNECT_S / POLL_S)):
+        async for _ in Looks(CONNECT_S, POLL_S):
             if self._link.connected(peer):
                 break
-            await asyncio.sleep(POLL_S)
         body = await self._mail.ask(peer, JOIN, _encode(record), ANSWER_WITHIN_S)
         try:
             answer = _decode_answer(body)

@@ -18,6 +18,7 @@ from kv.cluster.link_discovery import DiscoveryError
 from kv.cluster.link_handshake import Peer
 from kv.cluster.mail import NoAnswerError
 from kv.errors import UnavailableError
+from kv.looks import Looks
 from kv.placement.messages import Summary, Wish, decode_summary, encode
 from kv.placement.mover import SUMMARY, WISH, Mover
 from kv.placement.observed import MOVE, MOVING
@@ -50,7 +51,7 @@ TRANSFER_S: Final = 5.0
 LEAVE_S: Final = 3.0
 """What a node has said for the last time about its ring takes as long to reach all, at most."""
 WISH_AGAIN: Final = 10
-"""Polls between two tries of what was refused for the moment, or lost."""
+"""Looks between two tries of what was refused for the moment, or lost."""
 Address = tuple[str, int]
 
 
@@ -247,12 +248,12 @@ class PlacementService:
             ) from error
 
     async def _await_member(self, node: NodeId, address: str, within_s: float) -> NodeRecord:
-        for _ in range(max(1, int(within_s / POLL_S))):
+        async for number in Looks(within_s, POLL_S):
+            if number:
+                await self._meta.refresh()
             known = self._view().nodes.get(node)
             if known is not None:
                 return known
-            await asyncio.sleep(POLL_S)
-            await self._meta.refresh()
         raise UnavailableError(
             f"the node at {address} ({node}) belongs to this cluster's name and does not ask to "
             "become a member; start it with [cluster] join naming nodes of this cluster"
@@ -338,12 +339,10 @@ class PlacementService:
 
     async def _has_left_ring(self, node: NodeRecord) -> bool:
         """Whoever saw that it has left may have seen it on another node, a moment ago."""
-        if node.state is NodeState.DRAINING:
-            for _ in range(int(LEAVE_S / POLL_S)):
-                if not self.ring.is_member(node.node):
-                    break
-                await asyncio.sleep(POLL_S)
-        return not self.ring.is_member(node.node)
+        async for _ in Looks(LEAVE_S if node.state is NodeState.DRAINING else 0.0, POLL_S):
+            if not self.ring.is_member(node.node):
+                return True
+        return False
 
     def _check_is_away(self, node: NodeRecord, summary: Summary) -> None:
         found = next((each for each in summary.nodes if each.node == node.node), None)
@@ -415,15 +414,14 @@ class PlacementService:
                 f"shard {shard} has no replica on {new.name}; it has on {self._names(record)}"
             )
         why = "it may still happen"
-        for turn in range(int(TRANSFER_S / POLL_S)):
+        async for number in Looks(TRANSFER_S, POLL_S):
             try:
                 if self._leader_in(await self.summary(), shard) == new.node:
                     return new.node
-                if turn % WISH_AGAIN == 0:
+                if number % WISH_AGAIN == 0:
                     await self._wish(Wish("transfer", shard, new.node))
             except UnavailableError as error:
                 why = str(error)  # a move is under way; or the meta group is what is handed over
-            await asyncio.sleep(POLL_S)
         raise UnavailableError(f"{new.name} does not lead shard {shard} yet: {why}. Look again")
 
     def _leader_in(self, summary: Summary, shard: int) -> str:
