@@ -21,9 +21,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from kv.cluster import gossip_wire as wire
+from kv.cluster.mail import Notes
 from kv.cluster.membership import Death, Learned, Membership, NodeInfo, Status, Version
 from kv.cluster.phi import Health, PhiDetector
 from kv.cluster.said_once import SaidOnce
@@ -37,17 +38,8 @@ ANSWER: Final = "gossip-answer"
 RECORDS: Final = "gossip-records"
 ASK_AGAIN_S: Final = 0.05
 
-Handler = Callable[[NodeId, bytes], bytes | None]
 Keep = Callable[[Callable[[], None]], None]
 """Write down what this node knows, synced, then call back."""
-
-
-class Post(Protocol):
-    """kv/cluster/mail.py, as far as it is needed here."""
-
-    def on(self, kind: str, handler: Handler) -> None: ...
-
-    def tell(self, peer: NodeId, kind: str, body: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +60,7 @@ class Gossip:
         self,
         membership: Membership,
         *,
-        post: Post,
+        post: Notes,
         connected: Callable[[NodeId], bool],
         detector: PhiDetector,
         clock: Clock,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
@@ -27,6 +27,14 @@ CHANNEL: Final = "gossip"
 UNDER_WAY_MAX: Final = 1024
 
 Handler = Callable[[NodeId, bytes], bytes | None]
+
+
+class Notes(Protocol):
+    """As much of Mail as those need who never wait for an answer; the simulator's has no more."""
+
+    def on(self, kind: str, handler: Handler) -> None: ...
+
+    def tell(self, peer: NodeId, kind: str, body: bytes) -> bool: ...
 
 
 class NoAnswerError(JanusError):

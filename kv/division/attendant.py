@@ -12,11 +12,12 @@ All of it is bounded and may be lost: the next one that asks is told what is so 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
+from kv.cluster.mail import Notes
 from kv.cluster.said_once import SaidOnce
 from kv.division.cuts import before_known
 from kv.division.messages import (
@@ -53,14 +54,6 @@ WALK_KEYS: Final = 500
 WALK_REST_S: Final = 0.005
 MIDDLE_KEPT: Final = 0.1
 """A middle that was found is good while the number of keys has changed by no more than this."""
-
-
-class Notes(Protocol):
-    """kv/cluster/mail.py, or the simulator's."""
-
-    def tell(self, peer: NodeId, kind: str, body: bytes) -> bool: ...
-
-    def on(self, kind: str, handler: Callable[[NodeId, bytes], bytes | None]) -> None: ...
 
 
 class _Shard:

@@ -20,8 +20,9 @@ from typing import Final, Protocol
 
 import msgspec
 
+from kv.cluster.mail import Notes
 from kv.cluster.said_once import SaidOnce
-from kv.division.attendant import ASK, REPORT, Attendant, Notes
+from kv.division.attendant import ASK, REPORT, Attendant
 from kv.division.figures import Figures, Shown, Told, figures, same_members, shown
 from kv.division.limits import Due, Limits, Pace
 from kv.division.messages import Ask, Report, decode_report, encode

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kv.cluster.gossip import Post
+from kv.cluster.mail import Notes
 from kv.cluster.ring import Member
 from kv.leaderless.coordinator import Coordinator
 from kv.leaderless.deadlines import Deadlines
@@ -61,7 +61,7 @@ class Leaderless:
         engine: Engine,
         committer: Committer,
         link: Link,
-        post: Post,
+        post: Notes,
         clock: Clock,
         scheduler: Scheduler,
         rng: Rng,

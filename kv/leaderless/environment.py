@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from kv.cluster.gossip import Post
+from kv.cluster.mail import Notes
 from kv.cluster.ring import DEFAULT_VNODES, Member
 from kv.leaderless.assembly import Leaderless
 from kv.leaderless.handoff import HandoffSettings
@@ -67,7 +67,7 @@ class LeaderlessEnvironment:
         directory: DataDirectory,
         *,
         link: Link,
-        post: Post,
+        post: Notes,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         reserve_bytes: int,

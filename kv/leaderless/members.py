@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from kv.cluster.gossip import Gossip, GossipSettings, Post
+from kv.cluster.gossip import Gossip, GossipSettings
 from kv.cluster.gossip_wire import Kept, MalformedGossipError, decode_kept, encode_kept
+from kv.cluster.mail import Notes
 from kv.cluster.membership import Learned, Membership, NodeInfo, Status
 from kv.cluster.phi import PhiDetector, PhiOptions
 from kv.cluster.ring import DEFAULT_VNODES, Member
@@ -74,7 +75,7 @@ class Members:
         *,
         replica: Replica,
         link: Link,
-        post: Post,
+        post: Notes,
         clock: Clock,
         scheduler: Scheduler,
         rng: Rng,

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from kv.cluster.mail import Notes
 from kv.cluster.said_once import SaidOnce
 from kv.placement.messages import (
     DISMISS,
@@ -67,14 +68,6 @@ _ROLES: Final = {
     Role.LEARNER: ReplicaRole.LEARNER,
     Role.REMOVED: ReplicaRole.REMOVED,
 }
-
-
-class Notes(Protocol):
-    """kv/cluster/mail.py, or the simulator's."""
-
-    def tell(self, peer: NodeId, kind: str, body: bytes) -> bool: ...
-
-    def on(self, kind: str, handler: Callable[[NodeId, bytes], bytes | None]) -> None: ...
 
 
 class Replicas(Protocol):

@@ -24,9 +24,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from kv.cluster.mail import Notes
 from kv.cluster.ring import Ring
 from kv.cluster.said_once import SaidOnce
-from kv.placement.attendant import ASK, INVITE, ORDER, REPORT, Attendant, Notes, question
+from kv.placement.attendant import ASK, INVITE, ORDER, REPORT, Attendant, question
 from kv.placement.messages import (
     DISMISS,
     Invite,

@@ -80,7 +80,7 @@ class Cluster:
         )
         self.divider.start()
 
-    # --- kv.division.divider.Meta, kv.division.attendant.Notes and Attendant ------------------
+    # --- kv.division.divider.Meta and Attendant, kv.cluster.mail.Notes ----------------------
 
     def propose(self, command: MetaCommand, done: Callable[[bool], None]) -> None:
         self.view, _ = execute(self.view, command, 0)
