@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from chaos.sim.world import NodeClock, NodeScheduler, Process, World
 from kv.cluster import gossip_wire as wire
-from kv.cluster.gossip import Gossip, GossipSettings, Handler
+from kv.cluster.gossip import Gossip, GossipSettings
+from kv.cluster.mail import Handler
 from kv.cluster.membership import Answer, Death, Learned, Membership, NodeInfo, Status, Version
 from kv.cluster.phi import Health, PhiDetector
 from kv.cluster.ring import BucketRange
