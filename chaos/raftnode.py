@@ -46,13 +46,14 @@ from raftgroups.levels import FEATURE_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
-from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.committer import Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine
 from storage.lmdb_engine import LmdbEngine
 from storage.logged_engine import LoggedEngine
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
+from storage.writers import AdaptiveWriter, kernel_syncs
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +87,12 @@ class RaftNode:
             incarnation = self.directory.identity.incarnation
             strong = self.directory.environment_path(RegimeName.STRONG)
             self.engine = LoggedEngine(LmdbEngine(strong, clock=self.clock))
-        self.writer = AdaptiveWriter(self.clock, loop.call_soon_threadsafe, sync_apart=True)
+        self.writer = AdaptiveWriter(
+            self.clock,
+            loop.call_soon_threadsafe,
+            sync_apart=True,
+            kernel=kernel_syncs(self.clock, loop, _log.warning),
+        )
         self.committer = Committer(
             self.engine,
             self.writer,

@@ -67,13 +67,14 @@ from raftgroups.meta.records import (
 from raftgroups.outcomes import ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.clock import Clock
-from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.committer import Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
 from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
 from storage.system_clock import SystemClock
+from storage.writers import AdaptiveWriter, kernel_syncs
 
 _log = logging.getLogger(__name__)
 
@@ -176,6 +177,7 @@ class Node:
             loop.call_soon_threadsafe,
             under_pressure=lambda: self._pressure() is not WritePressure.NONE,
             sync_apart=True,
+            kernel=kernel_syncs(clock, loop, _log.info),
         )
         self.committer = Committer(
             self.engine,

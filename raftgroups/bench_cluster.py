@@ -19,8 +19,9 @@ from raftgroups.host import GroupHost, HostConfig
 from raftgroups.status import Role
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
 from storage.clock import Clock, Rng, Scheduler
-from storage.committer import Committer, Writer
+from storage.committer import Committer
 from storage.engine import Batch, Engine
+from storage.writers import Writer
 
 NODES: Final = (NodeId("n1"), NodeId("n2"), NodeId("n3"))
 SLOTS: Final = 1_024

@@ -13,11 +13,8 @@ which the safety of the Raft groups rests (raftgroups/host.py), so it is kept he
 LAZY work (applied data that a log already holds) does not pay for a sync of its own: it rides on
 the next NOW turn, or is written after `lazy_limit_s`.
 
-The write runs inline on the loop while syncs are quick (median under 2 ms) and on a dedicated
-writer thread while they are slow: handing a quick write to a thread costs more than it saves, and a
-slow one inline freezes the loop. Where readers may see what is not synced yet, a large batch, that
-of a loop with much to do, is written inline and synced by the thread, while the loop hears the next
-requests. A stall is told to the participants before anything that queued
+Who writes, the loop, a thread or the kernel's workers, is the writer's choice (storage/writers.py).
+A stall is told to the participants before anything that queued
 up during it is handled, so that a leader whose disk stood still steps down first. A write that
 fails, or that lasts `fatal_after_s`, is fatal: `on_fatal` is called, nothing is acknowledged, and
 no turn ever begins again. So is an exception out of a participant: an event loop would log it and
@@ -30,23 +27,13 @@ This file knows no asyncio: it takes a Scheduler, so that the simulator runs it 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from functools import partial
-from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Protocol
 
 from storage.clock import Clock, Scheduler, Timer
 from storage.engine import Batch, Engine
-
-SYNC_APART_BYTES: Final = 2048
-"""A batch of this size is one of many operations, or of a value that takes its time."""
-INLINE_BELOW_S: Final = 0.002
-THREAD_ABOVE_S: Final = 0.003
-APART_BYTES: Final = 256 * 1024
-"""A batch of this size is written by the thread, not only synced."""
-SAMPLES: Final = 31
+from storage.writers import Writer
 
 
 class Need(IntEnum):
@@ -79,135 +66,6 @@ class Participant(Protocol):
 OnCommit = Callable[[float, float, int], None]
 """Told of each commit after everyone was: the seconds that the synced write took, those from the
 turn's end until the last participant was told, and the bytes written. It must not raise."""
-
-Done = Callable[[BaseException | None, float], None]
-"""Called on the loop with the failure, if any, and the seconds that the write took."""
-
-
-class Writer(Protocol):
-    """Runs one write and calls `done` exactly once, on the loop."""
-
-    def submit(self, engine: Engine, batch: Batch, done: Done) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class InlineWriter:
-    """Writes at once, on the loop."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        started = self._clock.monotonic()
-        failure: BaseException | None = None
-        try:
-            engine.write(batch, sync=True)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the committer must see it
-            failure = error
-        done(failure, self._clock.monotonic() - started)
-
-    def close(self) -> None:
-        pass
-
-
-class ThreadWriter:
-    """Writes on one dedicated thread (LMDB begins and commits on the same one)."""
-
-    def __init__(self, clock: Clock, call_soon_threadsafe: Callable[..., object]) -> None:
-        self._inline = InlineWriter(clock)
-        self._post = call_soon_threadsafe
-        self._work: SimpleQueue[tuple[Engine, Batch, Done] | None] = SimpleQueue()
-        """One write at a time, which the committer sees to; None: no more."""
-        self._thread: threading.Thread | None = None
-
-    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="janus-writer", daemon=True)
-            self._thread.start()
-        self._work.put((engine, batch, done))
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            engine, batch, done = work
-            self._inline.submit(engine, batch, partial(self._report, done))
-
-    def _report(self, done: Done, failure: BaseException | None, seconds: float) -> None:
-        self._post(done, failure, seconds)
-
-    def close(self) -> None:
-        """Waits for the write in flight."""
-        self._work.put(None)
-        if self._thread is not None:
-            self._thread.join()
-
-
-class AdaptiveWriter:
-    """Inline while the median sync is quick, a thread while it is slow.
-
-    The two thresholds differ so that a disk near the border does not flip at every write. An engine
-    `under_pressure` (its write_pressure() is not NONE) may make a write wait: that one goes to the
-    thread whatever the median is. With `sync_apart` the thread also syncs large batches that were
-    written inline: snapshots see them a moment before they are safe. Very large ones, rows of a
-    snapshot say, are written by the thread: they take long on any disk, and tell nothing of how
-    long the others will.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        call_soon_threadsafe: Callable[..., object],
-        *,
-        under_pressure: Callable[[], bool] = lambda: False,
-        sync_apart: bool = False,
-    ) -> None:
-        self._clock = clock
-        self._inline = InlineWriter(clock)
-        self._thread = ThreadWriter(clock, call_soon_threadsafe)
-        self._samples: deque[float] = deque(maxlen=SAMPLES)
-        self._under_pressure = under_pressure
-        self._sync_apart = sync_apart
-        self.threaded = False
-
-    def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
-        if batch.size_bytes > APART_BYTES:
-            self._thread.submit(engine, batch, done)
-        elif self.threaded or self._under_pressure():
-            self._thread.submit(engine, batch, self._measured(done))
-        elif self._sync_apart and batch.size_bytes >= SYNC_APART_BYTES:
-            self._write_then_sync(engine, batch, done)
-        else:
-            self._inline.submit(engine, batch, self._measured(done))
-
-    def _write_then_sync(self, engine: Engine, batch: Batch, done: Done) -> None:
-        started = self._clock.monotonic()
-        try:
-            engine.write(batch, sync=False)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the committer must see it
-            done(error, self._clock.monotonic() - started)
-            return
-        written_s = self._clock.monotonic() - started
-        self._thread.submit(engine, Batch(), self._measured(done, written_s))
-
-    def _measured(self, done: Done, before_s: float = 0.0) -> Done:
-        def measured(failure: BaseException | None, seconds: float) -> None:
-            self._observe(before_s + seconds)
-            done(failure, before_s + seconds)
-
-        return measured
-
-    def _observe(self, seconds: float) -> None:
-        self._samples.append(seconds)
-        if len(self._samples) < 5:
-            return
-        typical = sorted(self._samples)[len(self._samples) // 2]
-        if self.threaded and typical < INLINE_BELOW_S:
-            self.threaded = False
-        elif not self.threaded and typical > THREAD_ABOVE_S:
-            self.threaded = True
-
-    def close(self) -> None:
-        self._thread.close()
 
 
 class Committer:

@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from itertools import repeat
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from storage.errors import EmptyKeyError, KeyTooLongError, ValueTooLargeError
 
@@ -193,6 +193,31 @@ class PressureGauge(Protocol):
     every admission."""
 
     def write_pressure(self) -> WritePressure: ...
+
+
+class BegunSync(NamedTuple):
+    descriptor: int
+    """What to fdatasync: a file description that nothing else syncs, because the kernel tells a
+    failure to each of them once."""
+    number: int
+    """For `end_sync`."""
+
+
+@runtime_checkable
+class SyncsApart(Protocol):
+    """What an engine with a log of its own offers besides: that somebody else (the kernel's
+    workers) makes the sync that `write(Batch(), sync=True)` would make. Other writes may be made
+    between the two calls."""
+
+    def begin_sync(self) -> BegunSync | None:
+        """None: there is nothing to begin, and a write says why."""
+        ...
+
+    def end_sync(self, number: int, failure: OSError | None) -> None:
+        """The fdatasync begun after `begin_sync` has ended: what had been written by then survives
+        a power cut, unless it failed. That poisons the engine and raises, as a write would; so
+        does an engine that failed meanwhile."""
+        ...
 
 
 class Engine(Protocol):

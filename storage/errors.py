@@ -124,6 +124,10 @@ class WriteFailedError(StorageError):
     outcome = Outcome.UNKNOWN
 
 
+class KernelSyncUnavailableError(StorageError):
+    """The kernel's workers cannot sync for this process, and why. A thread does it instead."""
+
+
 class ReadFailedError(StorageError):
     """The disk or the engine could not read. Nothing is known to be damaged."""
 

@@ -41,6 +41,7 @@ from storage.engine import (
     DEFAULT_SCAN_LIMIT,
     DEFAULT_SNAPSHOT_MAX_AGE_S,
     Batch,
+    BegunSync,
     EngineStatistics,
     Operation,
     ScanPage,
@@ -210,6 +211,20 @@ class LoggedEngine:
                 self._batches += 1
                 self._put_bytes += batch.size_bytes
 
+    def begin_sync(self) -> BegunSync | None:
+        """See storage.engine.SyncsApart."""
+        with self._writing:
+            if self._closed or self._failure is not None:
+                return None
+            return self._log.begin_sync()
+
+    def end_sync(self, number: int, failure: OSError | None) -> None:
+        with self._writing:
+            if failure is not None:
+                raise self._fail(failure) from failure
+            self._check_writable()
+            self._log.end_sync(number)
+
     def _take(self, operations: Sequence[Operation]) -> None:
         with self._guard:
             self._active.apply(operations)
@@ -352,6 +367,7 @@ class LoggedEngine:
                 **tree.details,
                 "log_bytes": self._log.size_bytes,
                 "log_syncs": self._log.syncs,
+                "log_kernel_syncs": self._log.syncs_apart,
                 "log_records_replayed": self._replayed,
                 "folds": self._folds,
                 "fold_waiting_bytes": waiting,

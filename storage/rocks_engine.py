@@ -28,7 +28,7 @@ Write stalls. RocksDB's own slowdown (which sleeps inside the call) is off; it o
                        raises WriteStalledError (nothing written, the engine stays usable)
 
 A caller on an event loop hands writes to a thread while pressure is not `none` (AdaptiveWriter in
-storage/committer.py), and admits less work above the engine.
+storage/writers.py), and admits less work above the engine.
 """
 
 from __future__ import annotations

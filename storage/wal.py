@@ -20,6 +20,10 @@ Rules, on which recovery rests:
    what is, not what changes) ends with a state that is at least as new as the tree's.
 4. Each start leaves out a whole life's worth of numbers: an end that was never acknowledged and is
    still in a file cannot have the numbers that come next.
+5. A record is synced only once an fdatasync of its segment has ended well that began after its
+   append. One that somebody else makes (`begin_sync`, `end_sync`) has a file description of its
+   own: the kernel tells a lost page to each description once, so two syncs of one description
+   beside each other would hide it from one of them.
 
 A file whose header is not whole is no segment; names mean nothing. For one thread at a time, but
 for `prepare`. It knows batches as bytes and nothing of the tree.
@@ -35,7 +39,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from storage import files
-from storage.engine import Operation
+from storage.engine import BegunSync, Operation
 from storage.errors import DamagedFilesError, UnknownDirectoryFormatError
 from storage.wal_format import (
     HEADER_BYTES,
@@ -70,13 +74,20 @@ class _Found(NamedTuple):
 class _Spare(NamedTuple):
     path: Path
     descriptor: int
+    apart: int
+    """Another description of the file (rule 5)."""
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        os.close(self.apart)
 
 
 class _Segment:
-    __slots__ = ("at", "descriptor", "header", "last", "path")
+    __slots__ = ("at", "descriptor", "file", "header", "last", "path")
 
     def __init__(self, spare: _Spare, header: SegmentHeader) -> None:
-        self.path, self.descriptor = spare
+        self.file = spare
+        self.path, self.descriptor = spare.path, spare.descriptor
         self.header = header
         self.at = HEADER_BYTES
         """Where the next record goes."""
@@ -95,6 +106,8 @@ class WriteAheadLog:
         self.synced_number = 0
         self.folded_number = 0
         self.syncs = 0
+        self.syncs_apart = 0
+        """Of these, how many somebody else made."""
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._spare: list[_Spare] = []
@@ -196,7 +209,7 @@ class WriteAheadLog:
             os.close(descriptor)
             return False
         os.fsync(descriptor)
-        self._spare.append(_Spare(path, descriptor))
+        self._spare.append(_spare(path, descriptor))
         return True
 
     # --- writing -----------------------------------------------------------------------------
@@ -218,6 +231,18 @@ class WriteAheadLog:
             self.synced_number = self.last_number
             self.syncs += 1
 
+    def begin_sync(self) -> BegunSync | None:
+        """What somebody else has to fdatasync for everything appended; None: it is all synced."""
+        if self.synced_number == self.last_number:
+            return None
+        return BegunSync(self._segments[-1].file.apart, self.last_number)
+
+    def end_sync(self, number: int) -> None:
+        """That has ended well. Segments before the one of `number` were synced when they ended."""
+        self.synced_number = max(self.synced_number, number)
+        self.syncs += 1
+        self.syncs_apart += 1
+
     def folded(self, number: int) -> None:
         """The tree has every record up to this one, synced."""
         assert self.folded_number <= number <= self.synced_number
@@ -234,10 +259,8 @@ class WriteAheadLog:
         return self._segment_bytes * (len(self._segments) + len(self._spare))
 
     def close(self) -> None:
-        for segment in self._segments:
-            os.close(segment.descriptor)
-        for spare in self._spare:
-            os.close(spare.descriptor)
+        for file in (*(segment.file for segment in self._segments), *self._spare):
+            file.close()
         self._segments.clear()
         self._spare.clear()
 
@@ -282,17 +305,26 @@ class WriteAheadLog:
         except BaseException:
             os.close(descriptor)
             raise
-        return _Spare(path, descriptor)
+        return _spare(path, descriptor)
 
     def _retire(self, segment: _Segment) -> None:
         if len(self._spare) >= SPARE_SEGMENTS:
-            os.close(segment.descriptor)
+            segment.file.close()
             with suppress(FileNotFoundError):
                 segment.path.unlink()
             return
         if segment.at > self._segment_bytes:
             os.ftruncate(segment.descriptor, self._segment_bytes)
-        self._spare.append(_Spare(segment.path, segment.descriptor))
+        self._spare.append(segment.file)
+
+
+def _spare(path: Path, descriptor: int) -> _Spare:
+    """Takes the descriptor over."""
+    try:
+        return _Spare(path, descriptor, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _is_name(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The simulated disk: storage.committer.Writer on virtual time, and what a crash leaves behind.
+"""The simulated disk: storage.writers.Writer on virtual time, and what a crash leaves behind.
 
 A write takes a seeded time and is applied to the engine at its end. Two manners, as in production:
 `inline`, where the process does nothing else meanwhile, and the writer thread, where frames are
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.sim.world import Process, SimTimer, World
-from storage.committer import Done
 from storage.engine import Batch, Engine
 from storage.errors import WriteFailedError
 from storage.faulty import FaultyEngine
+from storage.writers import Done
 
 FATAL_AFTER_S: Final = 10.0
 """The watchdog's patience with one write (storage.committer.SyncWatchdog)."""

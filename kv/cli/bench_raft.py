@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +29,9 @@ from kv.cli.command import whole_number
 from kv.cli.progress import Progress
 from raftgroups import bench
 from raftgroups.bench_cluster import NODES, Parts
-from storage.committer import AdaptiveWriter
 from storage.environment import LMDB
 from storage.system_clock import SystemClock
+from storage.writers import AdaptiveWriter, kernel_syncs
 
 HELP: Final = "writes and reads through 1, 4 and 64 Raft groups, and what idle groups cost"
 DESCRIPTION: Final = (
@@ -115,7 +117,12 @@ def measure(
             rng=random.Random(),
             cpu_s=time.process_time,
             open_engine=lambda name: directories.engine(LMDB, scratch / name),
-            make_writer=lambda: AdaptiveWriter(clock, loop.call_soon_threadsafe, sync_apart=True),
+            make_writer=lambda: AdaptiveWriter(
+                clock,
+                loop.call_soon_threadsafe,
+                sync_apart=True,
+                kernel=kernel_syncs(clock, loop, partial(print, file=sys.stderr)),
+            ),
         )
         try:
             result = runner.run(_driven(bench.run(parts, plan, progress.advance)))

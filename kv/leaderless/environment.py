@@ -26,12 +26,13 @@ from kv.leaderless.parts import CoordinatorSettings
 from kv.leaderless.replica import ReplicaLimits
 from raftgroups.transport import Link, NodeId
 from storage.clock import Clock
-from storage.committer import AdaptiveWriter, Committer, SyncWatchdog
+from storage.committer import Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import Engine, WritePressure
 from storage.environment import ROCKSDB, EngineSettings, open_engine, pressure_of
 from storage.errors import JanusError
 from storage.space import SpaceGuard
+from storage.writers import AdaptiveWriter
 
 FIRST_KEYSPACE = Keyspace(r=2, w=2)
 

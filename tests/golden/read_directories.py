@@ -21,7 +21,7 @@ from raftgroups.machine import ShardMachine
 from raftgroups.machine_api import StateMachine
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.transport import Link, NodeId
-from storage.committer import Committer, InlineWriter
+from storage.committer import Committer
 from storage.engine import Batch, Engine, iterate
 from storage.hints import hint_usages, last_sequence, read_hints
 from storage.latest import Latest
@@ -31,6 +31,7 @@ from storage.mvcc_records import KeyValue
 from storage.objects import index_leaves, scan_objects, scan_reapable
 from storage.siblings import SiblingSet
 from storage.system_clock import SystemClock
+from storage.writers import InlineWriter
 
 SHARD = 5
 SHARD_GROUP = 4

@@ -25,9 +25,10 @@ from raftgroups.outcomes import Applied
 from raftgroups.outcomes import Done as ChangeDone
 from raftgroups.status import Role
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
-from storage.committer import Committer, Done
+from storage.committer import Committer
 from storage.engine import Batch, Engine
 from storage.memory import MemoryEngine
+from storage.writers import Done
 
 G = 1
 

@@ -11,11 +11,11 @@ import pytest
 
 from raftgroups import bench
 from raftgroups.bench_cluster import Parts
-from storage.committer import InlineWriter
 from storage.engine import Batch, Engine
 from storage.errors import WriteFailedError
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
+from storage.writers import InlineWriter
 
 TINY = bench.Plan(
     groups=(2,), seconds=0.1, in_flight=(4,), reads_in_flight=4, idle_groups=1, idle_seconds=0.1

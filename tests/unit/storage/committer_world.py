@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.clock import ManualClock
-from storage.committer import Committer, Done, Need, Writer
+from storage.committer import Committer, Need
 from storage.engine import Batch, Engine, iterate
 from storage.memory import MemoryEngine
+from storage.writers import Done, Writer
 
 
 class Call:

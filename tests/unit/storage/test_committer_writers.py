@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.clock import ManualClock
-from storage.committer import (
+from storage.committer import Committer
+from storage.engine import Batch, BegunSync
+from storage.errors import WriteFailedError
+from storage.kernel_sync import KernelSync
+from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
+from storage.memory import MemoryEngine
+from storage.system_clock import SystemClock
+from storage.writers import (
     APART_BYTES,
     SYNC_APART_BYTES,
     THREAD_ABOVE_S,
     AdaptiveWriter,
-    Committer,
     InlineWriter,
+    KernelSyncs,
     ThreadWriter,
+    kernel_syncs,
 )
-from storage.engine import Batch
-from storage.errors import WriteFailedError
-from storage.memory import MemoryEngine
-from storage.system_clock import SystemClock
 from tests.unit.storage.committer_world import Actor
 
 
@@ -287,3 +296,233 @@ async def test_a_failure_on_the_writer_thread_is_fatal_on_the_loop() -> None:
         assert await failed is engine.fails
     assert actor.acknowledged == []
     writer.close()
+
+
+# --- syncs that the kernel makes -----------------------------------------------------------------
+
+
+class ApartEngine(TimedEngine):
+    """Offers syncs apart, and notes what it is told of them."""
+
+    def __init__(self, clock: ManualClock, descriptor: int) -> None:
+        super().__init__(clock)
+        self.descriptor = descriptor
+        self.nothing_to_begin = False
+        self.begun = 0
+        self.ended: list[tuple[int, int | None]] = []
+
+    def begin_sync(self) -> BegunSync | None:
+        if self.nothing_to_begin:
+            return None
+        self.begun += 1
+        return BegunSync(self.descriptor, self.begun)
+
+    def end_sync(self, number: int, failure: OSError | None) -> None:
+        self.ended.append((number, None if failure is None else failure.errno))
+        if failure is not None:
+            raise WriteFailedError("no") from failure
+
+
+class HeldKernel(KernelSync):
+    """Syncs end when the test says so."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0)
+        self.submitted: list[int] = []
+        self.refuses: OSError | None = None
+        self.code: int | None = None
+        self.waited = self.closed = False
+
+    def submit(self, descriptor: int) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.submitted.append(descriptor)
+
+    def end(self) -> int | None:
+        code, self.code = self.code, None
+        return code
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        self.waited = True
+        self.code = 0
+
+    def close(self) -> None:
+        self.closed = True
+        os.close(self.descriptor)
+
+
+class Watching:
+    """The loop's part: it calls back when the test says so."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[int, Callable[..., object]] = {}
+
+    def add_reader(self, descriptor: int, callback: Callable[..., object], /, *args: Any) -> None:
+        self.callbacks[descriptor] = callback
+
+    def remove_reader(self, descriptor: int, /) -> None:
+        del self.callbacks[descriptor]
+
+
+class KernelWorld:
+    def __init__(self) -> None:
+        self.engine = ApartEngine(ManualClock(), descriptor=77)
+        self.mailbox = Mailbox()
+        self.kernel = HeldKernel()
+        self.watching = Watching()
+        self.syncs = KernelSyncs(self.engine.manual, self.kernel, self.watching)
+        self.writer = AdaptiveWriter(
+            self.engine.manual, self.mailbox.post, sync_apart=True, kernel=self.syncs
+        )
+        self.done: list[tuple[object, ...]] = []
+
+    def submit(self, size: int = SYNC_APART_BYTES) -> None:
+        batch = batch_of(b"key")
+        batch.put(b"more", bytes(size))
+        self.writer.submit(self.engine, batch, partial(_keep, self.done))
+
+    def ends(self, code: int) -> None:
+        self.kernel.code = code
+        self.watching.callbacks[self.kernel.descriptor]()
+
+
+@pytest.fixture
+def world() -> Iterator[KernelWorld]:
+    world = KernelWorld()
+    yield world
+    world.writer.close()
+    assert world.kernel.closed
+    assert not world.watching.callbacks
+
+
+def test_a_large_batch_is_written_here_and_synced_by_the_kernel(world: KernelWorld) -> None:
+    world.engine.sync_s = 0.25
+    world.submit()
+    assert world.engine.writes == [(2, False)]
+    assert world.kernel.submitted == [77]
+    world.engine.manual.advance(0.5)
+    world.watching.callbacks[world.kernel.descriptor]()
+    assert world.done == [], "woken for nothing"
+    world.ends(0)
+    assert world.done == [(None, 0.75)], "the write and the sync"
+    assert world.engine.ended == [(1, None)]
+    assert set(world.engine.threads) == {threading.current_thread().name}
+
+
+def test_a_sync_of_the_kernel_that_fails_is_told(world: KernelWorld) -> None:
+    world.submit()
+    world.ends(errno.EIO)
+    ((failure, _seconds),) = world.done
+    assert isinstance(failure, WriteFailedError)
+    assert world.engine.ended == [(1, errno.EIO)]
+
+
+@pytest.mark.parametrize("why", ["refused", "nothing to begin"])
+def test_what_the_kernel_does_not_take_is_synced_by_the_thread(
+    world: KernelWorld, why: str
+) -> None:
+    if why == "refused":
+        world.kernel.refuses = OSError(errno.EAGAIN, "no")
+    else:
+        world.engine.nothing_to_begin = True
+    world.submit()
+    world.mailbox.run_next()
+    assert world.engine.writes == [(2, False), (0, True)]
+    assert world.engine.threads[1] == "janus-writer"
+    assert world.done == [(None, 0.0)]
+    assert world.syncs.refused == (why == "refused")
+    world.kernel.refuses, world.engine.nothing_to_begin = None, False
+    world.submit()
+    world.ends(0)
+    assert len(world.done) == 2, "the next one is the kernel's again"
+
+
+def test_an_engine_without_a_log_of_its_own_keeps_the_thread(world: KernelWorld) -> None:
+    plain = TimedEngine(ManualClock())
+    large = batch_of(b"large")
+    large.put(b"more", bytes(SYNC_APART_BYTES))
+    world.writer.submit(plain, large, partial(_keep, world.done))
+    world.mailbox.run_next()
+    assert plain.threads[1] == "janus-writer"
+    assert world.kernel.submitted == []
+
+
+def test_small_and_very_large_batches_are_not_the_kernels(world: KernelWorld) -> None:
+    world.submit(size=10)
+    assert world.engine.writes == [(2, True)]
+    world.submit(size=APART_BYTES)
+    world.mailbox.run_next()
+    assert world.engine.writes == [(2, True), (2, True)]
+    assert world.kernel.submitted == []
+
+
+def test_slow_syncs_of_the_kernel_hold_up_nobody_and_move_nothing_to_the_thread(
+    world: KernelWorld,
+) -> None:
+    for _ in range(40):
+        world.submit()
+        world.engine.manual.advance(10 * THREAD_ABOVE_S)
+        world.ends(0)
+    assert not world.writer.threaded
+    assert len(world.kernel.submitted) == 40
+
+
+def test_closing_waits_for_the_sync_of_the_kernel_and_tells_of_it() -> None:
+    world = KernelWorld()
+    world.submit()
+    world.writer.close()
+    assert world.kernel.waited
+    assert world.done == [(None, 0.0)]
+    assert world.engine.ended == [(1, None)]
+
+
+def test_where_the_kernel_cannot_the_reason_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    told: list[str] = []
+    assert kernel_syncs(ManualClock(), Watching(), told.append) is None
+    (line,) = told
+    assert line.startswith("the kernel does not sync the log here, a thread does: not known for")
+
+
+async def test_a_committer_on_a_real_loop_whose_log_the_kernel_syncs(tmp_path: Path) -> None:
+    """The real engine, the real calls; the participant's batches are large."""
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    engine = LoggedEngine(LmdbEngine(tmp_path / "data", clock=clock))
+    told: list[str] = []
+    kernel = kernel_syncs(clock, loop, told.append)
+    if kernel is None:
+        pytest.skip(told[0])
+    writer = AdaptiveWriter(clock, loop.call_soon_threadsafe, sync_apart=True, kernel=kernel)
+    fatal: list[BaseException] = []
+    committer = Committer(engine, writer, loop, clock, on_fatal=fatal.append)
+    acknowledged = asyncio.Event()
+    seconds: list[float] = []
+    committer.on_commit = lambda sync_s, whole_s, size: seconds.append(sync_s)
+
+    class Large(Actor):
+        def prepare(self, batch: Batch) -> None:
+            super().prepare(batch)
+            batch.put(b"large", bytes(SYNC_APART_BYTES))
+
+        def after_commit(self) -> None:
+            super().after_commit()
+            if len(self.acknowledged) == 20:
+                acknowledged.set()
+
+    actor = Large("a", [])
+    committer.add(actor)
+    for number in range(20):
+        actor.put(b"%02d" % number)
+        committer.kick()
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await acknowledged.wait()
+    committer.stop()
+    writer.close()
+    details = engine.statistics().details
+    engine.close()
+    assert fatal == []
+    assert details["log_kernel_syncs"] == committer.commits == len(seconds)
+    assert details["log_syncs"] == details["log_kernel_syncs"]
+    assert all(0 < each < 30 for each in seconds)

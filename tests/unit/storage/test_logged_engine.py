@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from storage.clock import ManualClock
-from storage.engine import Batch, Engine, iterate
-from storage.errors import DataDirectoryError, WriteFailedError
+from storage.engine import Batch, BegunSync, Engine, SyncsApart, iterate
+from storage.errors import DataDirectoryError, EngineClosedError, WriteFailedError
 from storage.lmdb_engine import LmdbEngine
 from storage.logged_engine import LoggedEngine
 from storage.memtable import Table
@@ -274,3 +274,92 @@ def test_the_space_that_waits_for_a_fold_does_not_count_as_free(engine: LoggedEn
     assert figures.reusable_bytes == 0
     assert not figures.keys_exact
     assert figures.disk_bytes >= float(figures.details["log_bytes"])
+
+
+# --- syncs that somebody else makes --------------------------------------------------------------
+
+
+def begun(engine: LoggedEngine) -> BegunSync:
+    found = engine.begin_sync()
+    assert found is not None
+    return found
+
+
+def test_a_sync_apart_makes_safe_what_was_written_before_it_began(engine: LoggedEngine) -> None:
+    assert isinstance(engine, SyncsApart)
+    assert engine.begin_sync() is None, "there is nothing to sync"
+    put(engine, b"a", sync=False)
+    first = begun(engine)
+    put(engine, b"b", sync=False)
+    engine.end_sync(first.number, None)
+    second = begun(engine)
+    assert second.number == first.number + 1
+    engine.end_sync(second.number, None)
+    assert engine.begin_sync() is None
+    assert figure(engine, "log_kernel_syncs") == 2
+
+
+def test_a_segment_that_ends_while_a_sync_is_in_flight(path: Path) -> None:
+    engine = opened(path, segment_bytes=2_000)
+    put(engine, b"a", sync=False)
+    sync = begun(engine)
+    put(engine, *(b"%03d" % number for number in range(300)), sync=False)
+    put(engine, b"z", sync=False)
+    assert begun(engine).descriptor != sync.descriptor, "another segment"
+    engine.end_sync(sync.number, None)
+    assert begun(engine).number > sync.number, "the end is still to be synced"
+    copy = killed(path)
+    engine.close()
+    again = opened(copy)
+    assert len(everything(again)) == 302
+    again.close()
+
+
+def test_a_sync_apart_that_failed_poisons(engine: LoggedEngine, path: Path) -> None:
+    put(engine, b"a")
+    put(engine, b"b", sync=False)
+    failure = OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(WriteFailedError, match=r"Input/output error.* takes no more"):
+        engine.end_sync(begun(engine).number, failure)
+    with pytest.raises(WriteFailedError, match="takes no more"):
+        put(engine, b"c")
+    assert engine.begin_sync() is None, "a write says why"
+    assert figure(engine, "log_kernel_syncs") == 0
+    assert len(everything(engine)) == 2, "reads go on"
+
+
+def test_a_sync_apart_ends_badly_if_the_engine_failed_meanwhile(
+    engine: LoggedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(engine, b"a", sync=False)
+    sync = begun(engine)
+    with monkeypatch.context() as broken:
+        failing(broken, "fdatasync", errno.EIO)
+        with pytest.raises(WriteFailedError):
+            put(engine, b"b")
+    with pytest.raises(WriteFailedError, match="takes no more"):
+        engine.end_sync(sync.number, None)
+
+
+def test_a_checkpoint_while_a_sync_is_in_flight(engine: LoggedEngine, path: Path) -> None:
+    """It syncs the log itself, folds, and takes nothing from what ends later."""
+    put(engine, b"a", sync=False)
+    sync = begun(engine)
+    copy = path.with_name("copy")
+    engine.checkpoint(copy)
+    assert in_tree(copy) == [(b"a", b"value")]
+    assert engine.begin_sync() is None
+    engine.end_sync(sync.number, None)
+    put(engine, b"b")
+    assert len(everything(engine)) == 2
+
+
+def test_closing_while_a_sync_is_in_flight_loses_nothing(path: Path) -> None:
+    engine = opened(path)
+    put(engine, b"a", sync=False)
+    sync = begun(engine)
+    engine.close()
+    with pytest.raises(EngineClosedError):
+        engine.end_sync(sync.number, None)
+    assert engine.begin_sync() is None
+    assert in_tree(path) == [(b"a", b"value")]

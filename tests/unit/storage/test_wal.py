@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -311,3 +312,76 @@ def test_files_are_used_again_after_a_restart_and_strange_ones_removed(tmp_path:
     again = opened(log.directory)
     assert {path.name for path in log.directory.iterdir()} == names
     again.close()
+
+
+# --- syncs that somebody else makes --------------------------------------------------------------
+
+
+def test_only_what_was_appended_before_the_sync_began_is_synced_by_it(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.append(batch(1))
+    log.append(batch(2))
+    begun = log.begin_sync()
+    assert begun is not None
+    log.append(batch(3))
+    assert log.synced_number == 0, "begun, not ended"
+    os.fdatasync(begun.descriptor)
+    log.end_sync(begun.number)
+    assert (log.synced_number, log.last_number) == (2, 3)
+    again = log.begin_sync()
+    assert again is not None
+    log.end_sync(again.number)
+    assert log.begin_sync() is None, "everything is synced"
+    assert (log.syncs, log.syncs_apart) == (2, 2)
+    log.close()
+
+
+def test_a_sync_begun_before_the_segment_ended_takes_nothing_back(tmp_path: Path) -> None:
+    """Meanwhile the log goes on in the next segments, and its own file is used again."""
+    log = opened(tmp_path)
+    log.append(batch(1))
+    begun = log.begin_sync()
+    assert begun is not None
+    for number in range(2, 60):
+        log.append(batch(number))
+        log.folded(log.synced_number)
+    assert not os.path.samestat(os.fstat(begun.descriptor), os.stat(segments(tmp_path)[-1])), (
+        "another segment is written to"
+    )
+    synced = log.synced_number
+    assert begun.number < synced < log.last_number, "each rotation synced the segment before"
+    log.end_sync(begun.number)
+    assert log.synced_number == synced
+    log.close()
+
+
+def test_a_sync_apart_has_a_description_of_the_file_of_its_own(tmp_path: Path) -> None:
+    """Else of two syncs beside each other only one would hear of a page that was lost."""
+    log = opened(tmp_path)
+    synced: list[int] = []
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr(os, "fdatasync", synced.append)
+        for number in range(1, 40):  # over several segments
+            log.append(batch(number))
+            begun = log.begin_sync()
+            assert begun is not None
+            log.sync()
+            assert os.path.samestat(os.fstat(begun.descriptor), os.fstat(synced[-1]))
+            modes = [
+                fcntl.fcntl(each, fcntl.F_GETFL) & os.O_ACCMODE
+                for each in (begun.descriptor, synced[-1])
+            ]
+            assert modes == [os.O_RDONLY, os.O_RDWR], "not one description twice"
+            log.folded(number)
+    log.close()
+
+
+def test_a_closed_log_has_no_file_open(tmp_path: Path) -> None:
+    open_files = len(os.listdir("/proc/self/fd"))
+    log = opened(tmp_path)
+    fill(log, 1, 60)
+    log.folded(60)
+    log.mark()
+    log.close()
+    opened(tmp_path).close()
+    assert len(os.listdir("/proc/self/fd")) == open_files

@@ -49,10 +49,11 @@ from raftgroups.commands import Command, Expire, Tick, encode
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.results import Failure, error_of
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
-from storage.committer import Committer, InlineWriter
+from storage.committer import Committer
 from storage.errors import JanusError
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
+from storage.writers import InlineWriter
 from tests.unit.kv.direct import DirectShard
 
 SHARD = 3

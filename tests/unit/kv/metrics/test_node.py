@@ -15,10 +15,11 @@ from kv.metrics import Metrics
 from kv.metrics.loop_lag import LoopLagProbe
 from kv.metrics.process import process_figures
 from storage.clock import ManualClock
-from storage.committer import Committer, InlineWriter, Need
+from storage.committer import Committer, Need
 from storage.engine import Batch
 from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
+from storage.writers import InlineWriter
 
 
 async def until(condition: Callable[[], bool]) -> None:

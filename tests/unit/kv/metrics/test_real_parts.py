@@ -19,11 +19,12 @@ from raftgroups.machine import ShardMachine
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import ProposeResult
 from raftgroups.transport import FrameHandler, NodeId, PeerHandler
-from storage.committer import Committer, InlineWriter
+from storage.committer import Committer
 from storage.latest import Latest
 from storage.lmdb_engine import LmdbEngine
 from storage.space import SpaceGuard
 from storage.system_clock import SystemClock
+from storage.writers import InlineWriter
 
 Read = Callable[[Metrics], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
