@@ -16,5 +16,5 @@ kill -9 cannot tell, because the page cache survives it. So the proof goes the l
 `crashloop` is the cheaper test of another promise: kill -9 in a loop shows that batches are atomic
 and recovery works. It does not show durability.
 
-Pure: recording, filestate, namespace, disk, syscalls, workload. Impure: the others.
+Pure: recording, submitted, filestate, namespace, disk, syscalls, workload. Impure: the others.
 """

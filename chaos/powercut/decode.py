@@ -6,8 +6,9 @@ the call does not concern the tree. Descriptors are looked up in /proc at each c
 close and exec need no bookkeeping.
 
 Refused with a RecordingError, because their effect could not be seen: writable shared mappings of
-files that are not declared volatile, io_uring, asynchronous I/O, and calls that move data inside
-the kernel into a file of the tree (copy_file_range, sendfile, splice, reflinks).
+files that are not declared volatile, io_uring, asynchronous I/O other than syncs (submitted.py),
+and calls that move data inside the kernel into a file of the tree (copy_file_range, sendfile,
+splice, reflinks).
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from chaos.powercut.recording import (
     Write,
     Zero,
 )
+from chaos.powercut.submitted import Begun, Ended, events, submitted
 from chaos.powercut.syscalls import BY_ARCHITECTURE
 from chaos.powercut.tree import Tree
 
-Finish = Callable[[int | None], Effect | None]
-"""From the result (None: the call never returned) to the effect (None: it had none)."""
+Finish = Callable[[int | None], Effect | Begun | Ended | None]
+"""From the result (None: the call never returned) to the effect (None: it had none), or to syncs
+that go on after the call, or have ended before it."""
 
 _AT_FDCWD: Final = -100
 _O_DSYNC: Final = os.O_DSYNC
@@ -104,7 +107,9 @@ class Decoder:
             "mprotect": lambda t, a: self._protect(t, a[0], a[1], a[2]),
             "pkey_mprotect": lambda t, a: self._protect(t, a[0], a[1], a[2]),
             "io_uring_setup": _refuse("io_uring_setup"),
-            "io_submit": _refuse("io_submit"),
+            "io_submit": lambda t, a: submitted(t, a, lambda d: self._file_id(t, d)),
+            "io_getevents": events,
+            "io_pgetevents": _refuse("io_pgetevents"),
             "open_by_handle_at": _refuse("open_by_handle_at"),
             # No promise and no effect in the model: listed so that they are counted.
             "sync_file_range": lambda t, a: None,
@@ -147,6 +152,10 @@ class Decoder:
             return None  # not an open descriptor: the call will fail
         file = self._tree.id_of(about)
         return None if file is None else (file, about)
+
+    def _file_id(self, tracee: Tracee, descriptor: int) -> FileId | None:
+        found = self._file(tracee, descriptor)
+        return None if found is None else found[0]
 
     # --- data ---
 

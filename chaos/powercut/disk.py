@@ -3,7 +3,9 @@
 The model, conservative but what Linux file systems do (ext4 in its default mode, XFS, btrfs):
 
 1. fsync and fdatasync make durable what was written to that file by calls left before they were
-   entered, and its length; they count once they are left. sync and syncfs do so for every file.
+   entered, and its length; they count once they are left. sync and syncfs do so for every file. A
+   sync given to the kernel's workers is entered with its io_submit, and is left with the
+   io_getevents that gives back its event with the result 0 (submitted.py).
 2. A write through an O_DSYNC or O_SYNC descriptor makes its own sectors durable, with whatever was
    written to these sectors before, and the length that it needs; nothing else of the file.
 3. sync_file_range and msync promise nothing and are no events (msync could matter only for a

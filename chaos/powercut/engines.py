@@ -1,21 +1,29 @@
 """The engines that the proof is about, as a child process opens them (see opening.py).
 
-`lmdb`, `logged` (LMDB behind its log) and `rocksdb` are the engine alone. The nodes' ones stand in
-a data directory with its lock, its stamp and its environment: a power cut in a node's first second
-must not matter either.
+`lmdb`, `logged` (LMDB behind its log) and `rocksdb` are the engine alone; `kernel_synced` is the
+logged one behind a node's writer, for syncs that the kernel's workers make. The nodes' ones stand
+in a data directory with its lock, its stamp and its environment: a power cut in a node's first
+second must not matter either.
 """
 
 from __future__ import annotations
 
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 from chaos.powercut.campaign import Subject
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import DEFAULT_SNAPSHOT_MAX_AGE_S, Batch, Engine, EngineStatistics, Snapshot
 from storage.environment import EngineSettings, open_engine
+from storage.kernel_sync import KernelSync
 from storage.rocks_options import RocksOptions
 from storage.system_clock import SystemClock
+from storage.writers import AdaptiveWriter, KernelSyncs
 
 # So small that the workload makes it flush and compact.
 _ROCKS: Final = RocksOptions(write_buffer_bytes=64 * 1024)
@@ -82,6 +90,54 @@ def logged(path: Path) -> Engine:
     return LoggedEngine(tree, fold_bytes=24 * 1024, segment_bytes=32 * 1024)
 
 
+class ByWriter(Wrapped):
+    """Synced writes go through the writer of a node: large ones are written by this thread and
+    synced by the kernel's workers."""
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        clock = SystemClock()
+        self._callbacks: dict[int, Callable[..., object]] = {}
+        kernel = KernelSyncs(clock, KernelSync(), self)
+        self._writer = AdaptiveWriter(clock, self._post, sync_apart=True, kernel=kernel)
+        self._posted: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        if not sync:
+            self.inner.write(batch, sync=False)
+            return
+        ended: list[BaseException | None] = []
+        self._writer.submit(self.inner, batch, lambda failure, _: ended.append(failure))
+        while not ended:
+            self._pass()
+        if ended[0] is not None:
+            raise ended[0]
+
+    def _pass(self) -> None:
+        """One pass of a very small loop."""
+        with suppress(Empty):
+            self._posted.get_nowait()()
+        for descriptor in select.select(list(self._callbacks), [], [], 0.01)[0]:
+            self._callbacks[descriptor]()
+
+    def _post(self, callback: Callable[..., object], *arguments: Any) -> None:
+        self._posted.put(partial(callback, *arguments))
+
+    def add_reader(self, descriptor: int, callback: Callable[..., object], /, *_: Any) -> None:
+        self._callbacks[descriptor] = callback
+
+    def remove_reader(self, descriptor: int, /) -> None:
+        del self._callbacks[descriptor]
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
+def kernel_synced(path: Path) -> Engine:
+    return ByWriter(logged(path))
+
+
 def rocksdb(path: Path) -> Engine:
     from storage.rocks_engine import RocksEngine
 
@@ -98,6 +154,7 @@ def leaderless_node(path: Path) -> Engine:
 
 LMDB: Final = Subject("lmdb", f"{__name__}:lmdb", volatile=_LOCK_TABLES)
 LOGGED: Final = Subject("logged", f"{__name__}:logged", volatile=_LOCK_TABLES)
+KERNEL_SYNCED: Final = Subject("kernel-synced", f"{__name__}:kernel_synced", volatile=_LOCK_TABLES)
 ROCKSDB: Final = Subject("rocksdb", f"{__name__}:rocksdb")
 STRONG_NODE: Final = Subject("strong-node", f"{__name__}:strong_node", volatile=_LOCK_TABLES)
 LEADERLESS_NODE: Final = Subject("leaderless-node", f"{__name__}:leaderless_node")

@@ -157,6 +157,11 @@ class Tracee:
         raw = self.memory(address, 16 * count)
         return b"".join(self.memory(base, size) for base, size in struct.iter_unpack("=QQ", raw))
 
+    def process(self) -> int:
+        """The id of the process that the thread is one of."""
+        with open(f"{self._proc}/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+
     def link(self, name: str) -> str:
         """Where /proc/TID/NAME points: cwd, fd/3."""
         return os.readlink(f"{self._proc}/{name}")

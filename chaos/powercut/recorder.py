@@ -32,6 +32,7 @@ from chaos.powercut.decode import Decoder, Finish
 from chaos.powercut.disk import Disk
 from chaos.powercut.errors import RecordingError, TracingUnavailableError
 from chaos.powercut.recording import Call, Recording, Sync
+from chaos.powercut.submitted import Begun, Ended, Request
 from chaos.powercut.tree import Tree
 
 # Waits for one byte, so that the tracer can seize it first; then becomes the program.
@@ -69,6 +70,8 @@ class Recorder:
         self._volatile = frozenset(volatile)
         self._calls: list[Call] = []
         self._counts: Counter[str] = Counter()
+        self._submitted: dict[Request, tuple[int, Sync]] = {}
+        """Syncs under way in the kernel, with the position at which they were entered."""
         self.position = 0
 
     def run(
@@ -126,7 +129,17 @@ class Recorder:
 
     def add(self, started: _Started, left: int | None, result: int | None, thread: int) -> None:
         effect = started.finish(result)
-        if effect is not None and not (left is None and isinstance(effect, Sync)):
+        if isinstance(effect, Begun):
+            for request, sync in effect.syncs:
+                self._submitted[request] = started.entered, sync
+        elif isinstance(effect, Ended):
+            for request in effect.badly:
+                self._submitted.pop(request, None)
+            for request in effect.well:
+                if (begun := self._submitted.pop(request, None)) is not None:
+                    entered, sync = begun
+                    self._calls.append(Call(entered, left, sync, thread))
+        elif effect is not None and not (left is None and isinstance(effect, Sync)):
             self._calls.append(Call(started.entered, left, effect, thread))
 
     def decoder(self, output: os.stat_result) -> Decoder:

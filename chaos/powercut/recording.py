@@ -57,9 +57,11 @@ class Zero:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """fsync or fdatasync of a file or directory; None: everything (sync, syncfs)."""
+    """fsync or fdatasync of a file or directory; None: everything (sync, syncfs). Of one that the
+    kernel's workers made the call spans from its io_submit to the io_getevents that told of it."""
 
     file: FileId | None
+    by_kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ X86_64: Final[dict[int, str]] = {
     88: "symlink",
     133: "mknod",
     162: "sync",
+    208: "io_getevents",
     209: "io_submit",
     257: "openat",
     258: "mkdirat",
@@ -53,12 +54,14 @@ X86_64: Final[dict[int, str]] = {
     326: "copy_file_range",
     328: "pwritev2",
     329: "pkey_mprotect",
+    333: "io_pgetevents",
     425: "io_uring_setup",
     437: "openat2",
 }
 
 AARCH64: Final[dict[int, str]] = {
     2: "io_submit",
+    4: "io_getevents",
     29: "ioctl",
     33: "mknodat",
     34: "mkdirat",
@@ -89,6 +92,7 @@ AARCH64: Final[dict[int, str]] = {
     285: "copy_file_range",
     287: "pwritev2",
     288: "pkey_mprotect",
+    292: "io_pgetevents",
     425: "io_uring_setup",
     437: "openat2",
 }

@@ -6,6 +6,7 @@ Child processes open them by the path of this file (chaos/powercut/opening.py).
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from unittest.mock import patch
 
@@ -108,6 +109,29 @@ def logged_believing(path: Path) -> Engine:
 
     wal.read_record = believing
     return engines.logged(path)
+
+
+def kernel_synced_ahead(path: Path) -> Engine:
+    """What the kernel was told to sync is taken for synced; that it was is only heard of before
+    the next one."""
+    from storage.kernel_sync import KernelSync
+
+    submit, end, wait = KernelSync.submit, KernelSync.end, KernelSync.wait
+
+    def submit_ahead(kernel: KernelSync, descriptor: int) -> None:
+        if kernel.in_flight:
+            wait(kernel)
+            end(kernel)
+        submit(kernel, descriptor)
+        os.eventfd_write(kernel.descriptor, 1)
+
+    def end_ahead(kernel: KernelSync) -> int | None:
+        return 0 if kernel.in_flight else None
+
+    engine = engines.kernel_synced(path)  # after its probe, which is right
+    KernelSync.submit = submit_ahead  # type: ignore[method-assign]
+    KernelSync.end = end_ahead  # type: ignore[method-assign]
+    return engine
 
 
 def rocksdb_unsynced(path: Path) -> Engine:

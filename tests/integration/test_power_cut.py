@@ -23,7 +23,14 @@ from chaos.powercut.campaign import (
     write_image,
 )
 from chaos.powercut.disk import Disk
-from chaos.powercut.engines import LEADERLESS_NODE, LMDB, LOGGED, ROCKSDB, STRONG_NODE
+from chaos.powercut.engines import (
+    KERNEL_SYNCED,
+    LEADERLESS_NODE,
+    LMDB,
+    LOGGED,
+    ROCKSDB,
+    STRONG_NODE,
+)
 from chaos.powercut.namespace import Entries
 from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync, Write
 from chaos.powercut.workload import Workload
@@ -33,7 +40,7 @@ from storage.wal_format import RECORD_HEAD_BYTES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
 
-IMAGES: Final = {"lmdb": 500, "logged": 500, "rocksdb": 150}
+IMAGES: Final = {"lmdb": 500, "logged": 500, "kernel-synced": 500, "rocksdb": 150}
 """A round: an image of RocksDB costs some 20 ms, one of LMDB some 3."""
 LARGE: Final = 7
 """The batch that has a value of another size than the others."""
@@ -156,6 +163,31 @@ def test_a_power_cut_during_the_recovery_from_a_power_cut(
         assert not report.findings, str(report)
 
 
+def test_what_was_acknowledged_by_a_sync_of_the_kernel_survives(
+    rounds: int, tmp_path: Path
+) -> None:
+    """Cuts right before the end of each of these syncs was heard of, and behind what it lets the
+    engine say."""
+    for seed in range(rounds):
+        workload, recording = record_seed(KERNEL_SYNCED, seed, tmp_path)
+        counts = recording.call_counts
+        # Its probes: one of each, at the start.
+        assert counts["io_submit"] == counts["io_getevents"] > 20, "of 60 synced batches"
+        ends = [
+            call.left
+            for call in recording.calls
+            if isinstance(call.effect, Sync) and call.effect.by_kernel
+        ]
+        assert len(ends) == counts["io_submit"] - 1
+        cuts = sorted(end + near for end in ends if end for near in (0, 2))
+        report = examine(
+            KERNEL_SYNCED, workload, recording, cuts, tmp_path / f"images-{seed}", seed=seed
+        )
+        print(report)
+        assert not report.findings, str(report)
+        assert report.images == len(cuts) > 40
+
+
 def recorded_large_record(subject: Subject, tmp_path: Path) -> tuple[Workload, Recording, range]:
     """With a batch whose record the log writes in two parts, and the positions from the first of
     them to behind its acknowledgement."""
@@ -241,6 +273,15 @@ def test_a_log_that_believes_the_length_of_a_torn_record_is_caught(tmp_path: Pat
     report = examine(
         subject, workload, recording, cuts, tmp_path / "images", stop_after=1, keep=False
     )
+    assert report.findings
+
+
+def test_a_sync_of_the_kernel_that_counts_before_it_has_ended_is_caught(tmp_path: Path) -> None:
+    subject = canary(KERNEL_SYNCED, "kernel_synced_ahead")
+    workload, recording = record_seed(subject, 1, tmp_path)
+    assert recording.call_counts["io_getevents"] > 20, "they are heard of, but late"
+    report = caught(subject, workload, recording, tmp_path)
+    print(report)
     assert report.findings
 
 

@@ -169,6 +169,42 @@ def test_syncs_are_seen_and_only_of_this_directory(
     assert synced == [created[0], created[0], 0, None]
 
 
+def test_a_sync_that_the_kernel_makes_spans_from_its_submission_to_its_end(
+    recorded: Recorded,
+) -> None:
+    effects = recorded.effects(
+        """
+        from storage.kernel_sync import KernelSync
+        fd = os.open("f", os.O_RDWR | os.O_CREAT)
+        kernel = KernelSync()
+        os.write(fd, b"before")
+        kernel.submit(fd)
+        os.write(fd, b"meanwhile")
+        kernel.wait()
+        os.write(1, b"it ended, and nobody looked")
+        assert kernel.end() == 0
+        os.write(fd, b"after")
+        kernel.submit(fd)
+        kernel.close()                        # nobody looks
+        """
+    )
+    said = {"before", "meanwhile", "after"}
+    calls = recorded.recorder.recording().calls
+    at = {
+        call.effect.data.decode(): call
+        for call in calls
+        if isinstance(call.effect, Write) and call.effect.data.decode() in said
+    }
+    (told,) = (call for call in calls if isinstance(call.effect, Acknowledge))
+    (sync,) = (call for call in calls if isinstance(call.effect, Sync))
+    assert kinds(effects)["Sync"] == 1
+    assert sync.left is not None
+    assert at["before"].left is not None
+    assert told.left is not None
+    assert at["before"].left < sync.entered < at["meanwhile"].entered
+    assert told.left < sync.left < at["after"].entered
+
+
 def test_a_number_that_is_used_again_names_another_file(recorded: Recorded) -> None:
     effects = recorded.effects(
         """
@@ -349,6 +385,18 @@ def test_a_machine_without_ptrace_is_skipped_but_not_in_ci(
             "import ctypes; ctypes.CDLL(None).syscall(425, 4, bytes(120))",
             "io_uring_setup",
             id="io_uring",
+        ),
+        pytest.param(
+            """
+            import ctypes, struct
+            request = ctypes.create_string_buffer(struct.pack("=16xHhI40x", 1, 0, fd), 64)
+            array = (ctypes.c_void_p * 1)(ctypes.addressof(request))
+            from storage.kernel_sync import NUMBERS
+            number = NUMBERS[os.uname().machine].submit
+            ctypes.CDLL(None).syscall(number, ctypes.c_ulong(0), ctypes.c_long(1), array)
+            """,
+            "io_submit of a request of kind 1",
+            id="aio",
         ),
         pytest.param(
             "os.sendfile(fd, os.open('/proc/self/exe', 0), 0, 100)", "sendfile", id="sendfile"

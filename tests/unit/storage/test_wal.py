@@ -345,9 +345,6 @@ def test_a_sync_begun_before_the_segment_ended_takes_nothing_back(tmp_path: Path
     for number in range(2, 60):
         log.append(batch(number))
         log.folded(log.synced_number)
-    assert not os.path.samestat(os.fstat(begun.descriptor), os.stat(segments(tmp_path)[-1])), (
-        "another segment is written to"
-    )
     synced = log.synced_number
     assert begun.number < synced < log.last_number, "each rotation synced the segment before"
     log.end_sync(begun.number)

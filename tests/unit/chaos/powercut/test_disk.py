@@ -74,6 +74,22 @@ def test_a_sync_counts_when_it_is_left() -> None:
     assert (("f", OLD), ("f.tmp", NEW)) in contents(draw(REPLACE, cut=6))
 
 
+def test_a_sync_of_the_kernel_covers_what_was_left_before_it_was_submitted() -> None:
+    """The write made between its two ends is undecided, and so is all before it was heard of."""
+    made = Recording(
+        (
+            Call(0, 1, Write(1, 0, b"a" * 512, synced=False)),
+            Call(2, 7, Sync(1, by_kernel=True)),
+            Call(4, 5, Write(1, 512, b"b" * 512, synced=False)),
+        ),
+        INITIAL,
+    )
+    b = {image.files["f"][512:1024] == b"b" * 512 for image in draw(made)}
+    assert b == {True, False}
+    assert {image.files["f"][:512] for image in draw(made)} == {b"a" * 512}
+    assert len({image.files["f"][:512] for image in draw(made, cut=7)}) == 2
+
+
 def test_rename_without_a_sync_may_leave_an_empty_or_torn_file() -> None:
     made = recording(
         Create(2, TEMPORARY), Write(2, 0, NEW, synced=False), Rename(2, TEMPORARY, FINAL, 1)
