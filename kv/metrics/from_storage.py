@@ -68,6 +68,14 @@ STALE_READERS: Final = counter(
     "readers", "regime",
 )  # fmt: skip
 
+LOG_SYNCS: Final = counter(
+    "januskv_log_syncs_total", "Syncs of the write-ahead log.", "syncs", "regime"
+)
+LOG_KERNEL_SYNCS: Final = counter(
+    "januskv_log_kernel_syncs_total", "Of these, those that the kernel's workers made.", "syncs",
+    "regime",
+)  # fmt: skip
+
 ALARM: Final = gauge(
     "januskv_space_alarm", "1 while growing writes are refused for lack of space.", "flag", "regime"
 )
@@ -91,7 +99,8 @@ STALLS: Final = counter(
 
 DEFINITIONS: Final = (
     *_ENGINE_DEFINITIONS, MAP_SIZE_BYTES, PAGE_BYTES, PAGES, DEPTH, LAST_TRANSACTION,
-    STALE_READERS, ALARM, TIMES_RAISED, RESERVE_BYTES, AVAILABLE_BYTES, TURNS, COMMITS, STALLS,
+    STALE_READERS, LOG_SYNCS, LOG_KERNEL_SYNCS, ALARM, TIMES_RAISED, RESERVE_BYTES,
+    AVAILABLE_BYTES, TURNS, COMMITS, STALLS,
 )  # fmt: skip
 
 _LMDB_DETAILS: Final[tuple[tuple[str, Definition], ...]] = (
@@ -100,6 +109,8 @@ _LMDB_DETAILS: Final[tuple[tuple[str, Definition], ...]] = (
     ("depth", DEPTH),
     ("last_transaction", LAST_TRANSACTION),
     ("stale_readers_cleared", STALE_READERS),
+    ("log_syncs", LOG_SYNCS),
+    ("log_kernel_syncs", LOG_KERNEL_SYNCS),
 )
 _PAGE_KINDS: Final = ("branch", "leaf", "overflow", "other")
 

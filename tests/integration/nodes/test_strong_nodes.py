@@ -28,6 +28,9 @@ from raftgroups.commands import (
 from raftgroups.refusals import LeaseNotFoundError
 from storage.errors import CompactedError, KeyTooLongError, NoSpaceError
 from storage.space import SpaceGuard
+from storage.system_clock import SystemClock
+from storage.writers import kernel_syncs
+from tests.integration.nodes.conftest import until
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +59,27 @@ async def test_concurrent_increments_through_all_nodes_add_up(make_trio: Make) -
     trio = await make_trio()
     await asyncio.gather(*(trio.write(n % 3, Increment(b"n", 1)) for n in range(300)))
     assert (await trio.read(0, lambda shard: shard.get(b"n"))).value == b"300"
+
+
+async def test_under_load_the_kernel_syncs_the_logs(make_trio: Make) -> None:
+    """Of the leader, whose turns are large, and of those that take what it sends."""
+    told: list[str] = []
+    kernel = kernel_syncs(SystemClock(), asyncio.get_running_loop(), told.append)
+    if kernel is None:
+        pytest.skip(told[0])
+    kernel.close()
+    trio = await make_trio()
+    for turn in range(5):
+        puts = [Put(b"%d-%d" % (turn, n), bytes(200)) for n in range(50)]
+        await asyncio.gather(*(trio.write(n % 3, put) for n, put in enumerate(puts)))
+
+    def by_kernel(number: int) -> float:
+        details = trio.nodes[number].engine.statistics().details
+        assert details["log_kernel_syncs"] <= details["log_syncs"]
+        return float(details["log_kernel_syncs"])
+
+    await until(lambda: all(by_kernel(n) >= 2 for n in range(3)), "syncs made by the kernel")
+    assert not trio.fatal
 
 
 async def test_refusals_of_a_forwarded_write_are_those_of_the_machine(make_trio: Make) -> None:

@@ -43,6 +43,8 @@ def test_every_name_has_a_value_when_every_source_speaks(metrics: Metrics, read:
         "januskv_lmdb_page_bytes",
         "januskv_lmdb_last_transaction",
         "januskv_lmdb_stale_readers_cleared_total",
+        "januskv_log_syncs_total",
+        "januskv_log_kernel_syncs_total",
         "process_virtual_memory_bytes",
         "process_start_time_seconds",
         "process_max_fds",
