@@ -225,7 +225,7 @@ class App:
     def _api(self, report: ApiNode, leaderless: Face | None = None) -> Api:
         config = self.config
         return Api(
-            self.node.default,
+            self.node.serving.default,
             report,
             clock=self.node.clock,
             rng=random.Random(os.urandom(16)),
@@ -238,7 +238,7 @@ class App:
             keyspaces=KeyspaceAdmin(
                 self.node.meta,
                 self.node.division.wishes,
-                self.node.leader_of,
+                self.node.serving.leader_of,
                 self.node.stand.seats,
                 self.node.stand.serving.count,
             ),
@@ -249,9 +249,9 @@ class App:
 
     def _served(self, name: str) -> Strong | Face:
         """What serves a keyspace here. Raises JanusErrors."""
-        record = self.node.record_named(name)
+        record = self.node.serving.record_named(name)
         if record.regime is Regime.STRONG:
-            return self.node.keyspace(record.keyspace)
+            return self.node.serving.keyspace(record.keyspace)
         space = self.node.stand.keyspace(record)
         assert self.leaderless is not None, "it serves the keyspace"
         return self.leaderless.face(space)
@@ -267,7 +267,7 @@ class App:
         config, node = self.config, self.node
         assert self.report is not None
         return GatewayContext(
-            strong=node.default,
+            strong=node.serving.default,
             cluster_id=uint64_of(node.cluster_id),
             member_id=uint64_of(node.node_id),
             members=self.report.members,
@@ -309,7 +309,7 @@ class App:
         sources.link = node.link.status
         sources.shards = lambda: [
             ShardFigures.of_machine(shard.machine, group=group, keyspace="default")
-            for group, shard in node.shards.items()
+            for group, shard in node.serving.shards.items()
         ]
         sources.engines = lambda: {STRONG: node.engine.statistics()}
         sources.space = lambda: {STRONG: node.guard}
@@ -320,7 +320,7 @@ class App:
             self._connect_leaderless(self.leaderless)
         node.committer.on_commit = self.metrics.commit_observer(STRONG)
         overload = self.metrics.refusals.labels("writes_and_reads").add
-        node.observe(self.metrics.proposals.ended, overload)
+        node.serving.observe(self.metrics.proposals.ended, overload)
         node.forwarder.on_answer = self.metrics.forwarded.ended
         node.forwarder.on_batch = self.metrics.forward_batch.observe
         self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)

@@ -1,6 +1,6 @@
-"""One node without its faces: the directory, the engine, the link, the groups, its shards.
+"""One node without its faces: the directory, the engine, the link, the group host, put together.
 
-    data directory (locked, stamped) -> engine -> committer -> link -> group host -> strong shards
+    data directory (locked, stamped) -> engine -> committer -> link -> group host -> serving.py
                                                                           '-- meta group --> map
 
     start     open everything; a node that knows its groups resumes them, one of `initial` finds the
@@ -9,7 +9,8 @@
     hand_over_all, drain     leadership moves to another node; then no new work is taken
     close     everything pending is answered, everything is closed
 
-HTTP stands in kv/app.py, which makes one of these. Fatal conditions (a failed or hanging write, a
+The groups that are here, and who asks them: kv/serving.py. HTTP stands in kv/app.py, which makes
+one of these. Fatal conditions (a failed or hanging write, a
 task that died) go to `on_fatal`, which must end the process at once: nothing may be acknowledged
 any more, and recovery decides at the next start.
 """
@@ -35,9 +36,7 @@ from kv.cluster.mail import Mail
 from kv.cluster.tasks import Tasks
 from kv.division.divider import DividerSettings
 from kv.division.stand import NodeDivision
-from kv.errors import KeyspaceNotFoundError
 from kv.faulty import NodeFaults
-from kv.handing_over import hand_over_all
 from kv.leaderless.environment import LeaderlessEnvironment, LeaderlessSettings
 from kv.leaderless.stand import LeaderlessStand
 from kv.meta.begin import Beginning
@@ -46,32 +45,20 @@ from kv.meta.service import MetaService
 from kv.neighbours import Neighbours
 from kv.placement.mover import MoverSettings
 from kv.placement.stand import NodePlacement
+from kv.serving import Serving
 from kv.strong.forward import Forwarder
-from kv.strong.frames import Question
 from kv.strong.gate import Gate
-from kv.strong.keyspace import Keyspace
-from kv.strong.machine import ServedMachine
-from kv.strong.places import read_place
-from kv.strong.questions import evaluate
-from kv.strong.shard import ShardSettings, StrongShard
+from kv.strong.shard import ShardSettings
 from raftgroups.host import GroupHost, HostConfig
-from raftgroups.machine_api import StateMachine
-from raftgroups.machine_parts import ShardPlace
-from raftgroups.meta.machine import META_GROUP, MetaMachine
 from raftgroups.meta.records import (
-    DEFAULT_KEYSPACE_ID,
-    FIRST_SHARD,
     KeyspaceOptions,
-    KeyspaceRecord,
 )
-from raftgroups.outcomes import ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.clock import Clock
 from storage.committer import Committer, SyncWatchdog
 from storage.datadir import DataDirectory, RegimeName
 from storage.engine import WritePressure
 from storage.environment import EngineSettings, open_engine, pressure_of
-from storage.latest import Latest
 from storage.space import SpaceGuard, default_reserve_bytes
 from storage.system_clock import SystemClock
 from storage.writers import AdaptiveWriter, kernel_syncs
@@ -81,11 +68,6 @@ _log = logging.getLogger(__name__)
 EXIT_BROKEN: Final = 70
 EXIT_HUNG: Final = 71
 EXIT_TASK: Final = 72
-FIRST_GROUP: Final = FIRST_SHARD
-"""The group of the first shard of the keyspace `default`."""
-FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=1)
-"""Where group 1 of a directory belongs that holds no record of it: one from before there was a meta
-group."""
 SPACE_LOOK_S: Final = 1.0
 
 
@@ -210,8 +192,7 @@ class Node:
         self.guard = SpaceGuard(reserve_bytes)
         has_gauge = hasattr(self.engine, "write_pressure")
         self.gate = Gate(self.guard, pressure=self._pressure if has_gauge else None)
-        self.machines: dict[int, ServedMachine] = {}
-        self._meta_machine: MetaMachine | None = None
+        self.serving = Serving(self)
         self.host = GroupHost(
             node_id=self.node_id,
             boot_id=self.directory.boot_id,
@@ -223,14 +204,14 @@ class Node:
             rng=random.Random(os.urandom(16)),
             scheduler=loop,
             config=settings.host,
-            machines=self._make_machine,
+            machines=self.serving.make_machine,
         )
         self.forwarder = Forwarder(
             self.link,
             scheduler=loop,
             clock=clock,
-            execute=self.lead,
-            evaluate=self._evaluate_forwarded,
+            execute=self.serving.lead,
+            evaluate=self.serving.evaluate,
         )
         self.host.on_answered(self.forwarder.flush)
         self.mail = Mail(self.link, loop)
@@ -244,10 +225,6 @@ class Node:
             routes=settings.peer_routes,
             full=self._note_full_peers,
         )
-        self.shards: dict[int, StrongShard] = {}
-        """Served here, by group."""
-        self.on_proposed: Callable[[ProposeResult], None] | None = None
-        self.on_overload: Callable[[], None] | None = None
         self.meta = MetaService(
             node_id=self.node_id,
             directory=self.directory.path,
@@ -264,20 +241,18 @@ class Node:
             host=self.host,
             engine=self.engine,
             meta=self.meta,
-            serve=self._serve_group,
-            leave=self._leave_group,
-            served=lambda: self.shards,
+            serve=self.serving.serve,
+            leave=self.serving.leave,
+            served=lambda: self.serving.shards,
             tasks=self.tasks,
             loop=loop,
         )
-        self.host.on_birth = lambda group: self._serve_group(group.group_id)
-        self.host.on_end = self._leave_group
-        self.host.on_unknown_group = self._unknown_group
-        self.keyspaces: dict[int, Keyspace] = {}
+        self.host.on_birth = lambda group: self.serving.serve(group.group_id)
+        self.host.on_end = self.serving.leave
+        self.host.on_unknown_group = self.serving.unknown
         self.stand = LeaderlessStand(self)
         self.placement = NodePlacement(self)
         self.division = NodeDivision(self)
-        self._has_begun = asyncio.Event()
         self._space_timer: asyncio.TimerHandle | None = None
         self.draining = False
         self._closed = False
@@ -303,19 +278,6 @@ class Node:
     def broken(self, error: BaseException) -> None:
         _log.critical("this node cannot go on: %s", error, exc_info=error)
         self.on_fatal(EXIT_BROKEN, f"this node cannot go on: {error}")
-
-    def _make_machine(self, group_id: int) -> StateMachine:
-        latest = Latest(self.engine, self.clock)
-        if group_id == META_GROUP:
-            self._meta_machine = MetaMachine(latest, latest.renew)
-            return self._meta_machine
-        place = read_place(self.engine, group_id)
-        if place is None:
-            assert group_id == FIRST_GROUP, f"nothing says where group {group_id} belongs"
-            place = FIRST_PLACE
-        machine = ServedMachine(latest, place)
-        self.machines[group_id] = machine
-        return machine
 
     # --- start ----------------------------------------------------------------------------
 
@@ -350,120 +312,9 @@ class Node:
         self.keeper.start()
         self.placement.start()
         self.division.start()
-        self.meta.map.on_change(lambda _: self._note_begun())
-        await self._has_begun.wait()
+        self.meta.map.on_change(lambda _: self.serving.note_begun())
+        await self.serving.begun()
         self.stand.start()
-
-    def _note_begun(self) -> None:
-        """Once the map is known, and the shards that it places here are here."""
-        if not self.meta.map.known:
-            return
-        own = self.node_id
-        due = (s for s in self.meta.map.view.shards_on(own) if s.shard != META_GROUP)
-        waiting = [
-            shard.shard
-            for shard in due
-            if shard.shard not in self.shards
-            and (
-                self.keeper.is_due(shard.shard)
-                or (own in dict(shard.founders) and own not in shard.formed)
-            )
-        ]
-        if not waiting:
-            self._has_begun.set()
-
-    def host_meta(self) -> None:
-        """Group 0 has a replica here."""
-        assert self._meta_machine is not None
-        self.meta.host(self.host.group(META_GROUP), self._meta_machine)
-
-    def learn_from_removed_meta(self) -> None:
-        """The replica of group 0 was removed, or is of a directory that was restored: what it knew
-        is the oldest map that is right to begin with, until this node is admitted again."""
-        assert self._meta_machine is not None
-        self.meta.learn(self._meta_machine.view)
-
-    def _serve_group(self, group_id: int) -> None:
-        shard = StrongShard(
-            self.host.group(group_id),
-            self.machines[group_id],
-            self.forwarder,
-            scheduler=self.loop,
-            clock=self.clock,
-            gate=self.gate,
-            settings=self.settings.shard,
-            meter=self.division.attendant.meter(group_id),
-        )
-        shard.on_proposed, shard.waiting.on_overload = self.on_proposed, self.on_overload
-        self.shards[group_id] = shard
-        self.host.wake(group_id)
-        self.keyspace(shard.machine.place.keyspace).served(shard)
-        self._note_begun()
-
-    def _leave_group(self, group_id: int) -> None:
-        """Its keyspace is dropped, or its replica was removed."""
-        shard = self.shards.pop(group_id, None)
-        if shard is not None:
-            self.keyspace(shard.machine.place.keyspace).left(shard)
-            shard.leave("this shard is not served here any more")
-
-    def record_named(self, name: str) -> KeyspaceRecord:
-        """Raises KeyspaceNotFoundError."""
-        record = self.meta.map.view.keyspace_named(name)
-        if record is None:
-            raise KeyspaceNotFoundError(
-                f"there is no keyspace {name[:64]!a}; GET /api/v1/admin/keyspaces lists them"
-            )
-        return record
-
-    def leader_of(self, group: int) -> NodeId | None:
-        found = self.host.groups.get(group)
-        return None if found is None else found.leader
-
-    def _unknown_group(self, group: int, peer: NodeId) -> None:
-        """A peer speaks of a group that is not here. If the map places a replica here, and no shard
-        here still holds its keys (which it would divide off by itself), its split was passed over
-        by a snapshot: join it."""
-        shard = self.meta.map.view.shards.get(group)
-        if shard is None or self.node_id not in shard.replicas or shard.founders:
-            return
-        if any(each.holds(shard.keyspace, shard.start) for each in self.shards.values()):
-            return
-        self.loop.call_soon(self.keeper.join, shard)
-
-    def keyspace(self, keyspace: int) -> Keyspace:
-        """By id, whether or not the map knows it yet."""
-        found = self.keyspaces.get(keyspace)
-        if found is None:
-            found = self.keyspaces[keyspace] = Keyspace(
-                keyspace,
-                meta=self.meta,
-                forwarder=self.forwarder,
-                scheduler=self.loop,
-                clock=self.clock,
-                tasks=self.tasks,
-                gate=self.gate,
-                settings=self.settings.shard,
-            )
-        return found
-
-    def lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
-        """What somebody else asks for: proposed if this node leads the group, else Refused."""
-        if group_id == META_GROUP and not self.draining:
-            self.meta.lead(payload, done)
-            return
-        shard = self.shards.get(group_id)
-        if shard is None or self.draining:
-            self.loop.call_soon(done, Refused("this node does not serve that group now"))
-        else:
-            shard.lead(payload, done)
-
-    def _evaluate_forwarded(
-        self, question: Question, done: Callable[[ProposeResult], None]
-    ) -> None:
-        """A read of a node that has no replica of the shard."""
-        shard = None if self.draining else self.shards.get(question.group)
-        evaluate(shard, question, done, self.loop)
 
     def _look_at_space(self) -> None:
         raised = self.guard.raised
@@ -480,49 +331,23 @@ class Node:
         self.neighbours.show(alarms=("NOSPACE",) if self.guard.raised else ())
         self._space_timer = self.loop.call_later(SPACE_LOOK_S, self._look_at_space)
 
-    def observe(
-        self, on_proposed: Callable[[ProposeResult], None], on_overload: Callable[[], None]
-    ) -> None:
-        """For metrics, of the shards that are here and those to come."""
-        self.on_proposed, self.on_overload = on_proposed, on_overload
-        for shard in self.shards.values():
-            shard.on_proposed, shard.waiting.on_overload = on_proposed, on_overload
-
     # --- while it runs ----------------------------------------------------------------------
-
-    @property
-    def default(self) -> Keyspace:
-        """The keyspace `default`."""
-        return self.keyspace(DEFAULT_KEYSPACE_ID)
-
-    @property
-    def strong(self) -> StrongShard:
-        """The first shard of the keyspace `default`, if it is served here."""
-        return self.shards[FIRST_GROUP]
 
     @property
     def ready(self) -> bool:
         """This one can be asked: its shards are led, by whomever."""
-        return (
-            self.meta.map.known
-            and not self.draining
-            and all(
-                shard.group.readable and shard.group.formed and shard.group.leader is not None
-                for shard in self.shards.values()
-            )
-        )
+        return self.meta.map.known and not self.draining and self.serving.led
 
     # --- the end ----------------------------------------------------------------------------
 
     async def hand_over_all(self) -> None:
         """Somebody else leads what this node leads; it still serves."""
-        await hand_over_all(shard.group for shard in self.shards.values())
+        await self.serving.hand_over_all()
 
     def drain(self, why: str) -> None:
         """Take nothing new; watchers are told the end."""
         self.draining = True
-        for shard in self.shards.values():
-            shard.drain(why)
+        self.serving.drain(why)
         self.stand.drain()
 
     async def close(self) -> None:
@@ -538,8 +363,7 @@ class Node:
         self.keeper.stop()
         self.meta.stop()
         self.forwarder.stop()
-        for shard in self.shards.values():
-            shard.stop()
+        self.serving.stop()
         self.host.stop()
         self.stand.stop()
         await asyncio.sleep(0)  # the answers that the stop gave go out

@@ -37,7 +37,8 @@ from kv.etcd.context import Member, StatusNumbers, uint64_of
 from kv.handing_over import hand_over, heir_of
 from kv.leaderless_report import ANSWER_WITHIN_S, KIND, MEBIBYTE, RingReport
 from kv.metrics.from_process import ProcessFigures
-from kv.node import FIRST_GROUP, Node
+from kv.node import Node
+from kv.serving import FIRST_GROUP
 from raftgroups.group import Group
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import ShardRecord
@@ -73,7 +74,8 @@ class Report:
         node = self._node
         group = self._group
         standing = None if group is None else group.status()
-        shard = None if group is None else node.shards.get(group.group_id)
+        shard = None if group is None else node.serving.shards.get(group.group_id)
+        served = node.serving.shards.values()
         state = None if shard is None else shard.machine.shard.state
         return NodeStatus(
             node_id=node.node_id,
@@ -91,8 +93,8 @@ class Report:
             uptime_s=round(node.clock.monotonic() - self._started_s, 3),
             data_bytes=node.engine.statistics().disk_bytes,
             memory_used_mb=round((self._process().anonymous_bytes or 0) / MEBIBYTE, 1),
-            keys_count=sum(each.machine.shard.state.keys for each in node.shards.values()),
-            watchers=sum(hub.watching for each in node.shards.values() for hub in each.hubs),
+            keys_count=sum(each.machine.shard.state.keys for each in served),
+            watchers=sum(hub.watching for each in served for hub in each.hubs),
             problems=self._problems(),
             shards=[self._local(each) for _, each in sorted(node.host.groups.items())],
             leaderless=UNSET if self.on_ring is None else self.on_ring.section(),
@@ -107,7 +109,7 @@ class Report:
         )
 
     def _local(self, group: Group) -> LocalShard:
-        shard, standing = self._node.shards.get(group.group_id), group.status()
+        shard, standing = self._node.serving.shards.get(group.group_id), group.status()
         state = None if shard is None else shard.machine.shard.state
         return LocalShard(
             group.group_id,
@@ -121,7 +123,8 @@ class Report:
 
     def _carried(self, group: Group) -> tuple[int, float, list[HotKeyState], str | UnsetType]:
         """(size, operations a second, hot keys, where to cut) of a replica that is served here."""
-        attendant, shard = self._node.division.attendant, self._node.shards.get(group.group_id)
+        attendant = self._node.division.attendant
+        shard = self._node.serving.shards.get(group.group_id)
         if shard is None:
             return 0, 0.0, [], UNSET
         load = attendant.load(group.group_id, shard.machine)
@@ -139,7 +142,7 @@ class Report:
     def _problems(self) -> list[str]:
         node = self._node
         found = [f"{alarm} on {self._name(who)}" for who, alarm in node.neighbours.alarms]
-        standings = [each.group.status() for each in node.shards.values()]
+        standings = [each.group.status() for each in node.serving.shards.values()]
         if any(standing.leader is None for standing in standings):
             found.append("no leader is known")
         if node.draining:

@@ -8,7 +8,8 @@
     several shards
 
 A handler is called with the machine between two write scopes, and leaves none open; what it raises
-of REFUSALS has changed nothing. The machine looks at the table once an entry: it is the only one.
+of REFUSALS has changed nothing. There is no other table: the command within an UnderLease is looked
+up here, too.
 """
 
 from __future__ import annotations

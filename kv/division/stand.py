@@ -42,7 +42,7 @@ class NodeDivision:
             notes=node.mail,
             attendant=self.attendant,
             propose=self._propose_to_group,
-            leader_of=node.leader_of,
+            leader_of=node.serving.leader_of,
             scheduler=node.loop,
             clock=node.clock,
             settings=node.settings.divider,
@@ -93,7 +93,7 @@ class NodeDivision:
     ) -> None:
         node = self._node
         if target == node.node_id:
-            node.lead(group, payload, done)
+            node.serving.lead(group, payload, done)
         else:
             until_s = node.clock.monotonic() + within_s
             node.forwarder.send(target, group, payload, until_s, done, repeatable=True)

@@ -49,7 +49,7 @@ class Beginning:
         before = FIRST_SHARD in groups and is_from_before(node.engine, FIRST_SHARD)
         hosts = META_GROUP in groups and votes(groups[META_GROUP])
         if hosts:
-            node.host_meta()
+            node.serving.host_meta()
         elif before:
             voters = groups[FIRST_SHARD].status().voters
             node.meta.map.learn(beginning.implied_view(voters))
@@ -61,7 +61,7 @@ class Beginning:
             await node.placement.join()
             return
         elif META_GROUP in groups:
-            node.learn_from_removed_meta()
+            node.serving.learn_from_removed_meta()
             return
         else:
             await self._form()
@@ -83,7 +83,7 @@ class Beginning:
         hosts = beginning.meta_hosts(self._founders)
         if node.node_id in hosts:
             node.host.create(META_GROUP, [NodeId(each) for each in hosts])
-            node.host_meta()
+            node.serving.host_meta()
             _log.info("formed the cluster %s with %d nodes", node.cluster_id, len(self._founders))
 
     async def _form_from_before(self) -> None:
@@ -96,7 +96,7 @@ class Beginning:
             await asyncio.sleep(POLL_S)
         if node.node_id in config.voters:
             node.host.create(META_GROUP, sorted(config.voters), config.voters)
-            node.host_meta()
+            node.serving.host_meta()
             _log.info("formed the meta group from the %d members of group 1", len(config.voters))
             self.keep_leading()
 

@@ -127,7 +127,7 @@ class NodePlacement:
             self._node.keeper.forget(group)
 
     def size_of(self, group: int) -> tuple[int, int]:
-        machine = self._node.machines.get(group)
+        machine = self._node.serving.machines.get(group)
         if machine is None:
             return (0, 0)
         state = machine.shard.state
@@ -150,7 +150,7 @@ class NodePlacement:
             if node.meta.group is not None:
                 node.meta.unhost()
         elif node.meta.group is not group:
-            node.host_meta()
+            node.serving.host_meta()
             node.beginning.keep_leading()
 
     def _check_membership(self, view: MetaView) -> None:

@@ -111,13 +111,15 @@ class Trio:
 
     @property
     def leader(self) -> int:
-        found = [n for n, node in enumerate(self.nodes) if node and node.strong.group.settled]
+        found = [
+            n for n, node in enumerate(self.nodes) if node and node.serving.first.group.settled
+        ]
         assert len(found) == 1, f"leaders: {found}"
         return found[0]
 
     async def led(self) -> int:
         def settled() -> bool:
-            return sum(node.strong.group.settled for node in self.running) == 1
+            return sum(node.serving.first.group.settled for node in self.running) == 1
 
         await until(settled, "one node leads")
         return self.leader
@@ -127,11 +129,11 @@ class Trio:
         return next(n for n, node in enumerate(self.nodes) if node and n != leader)
 
     async def write(self, number: int, command: Command, **options: Any) -> Any:
-        strong = self[number].strong
+        strong = self[number].serving.first
         return await ask(lambda done: strong.write(command, done, **options))
 
     async def read(self, number: int, evaluate: Callable[[Any], Any], **options: Any) -> Any:
-        strong = self[number].strong
+        strong = self[number].serving.first
         return await ask(lambda done: strong.read(evaluate, done, **options))
 
 

@@ -166,7 +166,7 @@ async def test_a_strong_cluster_gets_a_ring_with_its_first_leaderless_keyspace(
     )
     with pytest.raises(KeyspaceNotFoundError):
         await put(trio[1], b"k", b"v", keyspace=number)
-    assert trio[1].strong.group.readable
+    assert trio[1].serving.first.group.readable
 
 
 async def test_operators_let_a_node_leave_the_ring_and_declare_another_one_dead(

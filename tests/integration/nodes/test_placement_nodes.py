@@ -69,11 +69,11 @@ class Crowd:
         await self.stop(*self.nodes)
 
     async def put(self, number: int, key: bytes) -> None:
-        default = self.nodes[number].default
+        default = self.nodes[number].serving.default
         await ask(lambda done: default.write(Put(key, b"value of " + key), done))
 
     async def get(self, number: int, key: bytes) -> bytes:
-        default = self.nodes[number].default
+        default = self.nodes[number].serving.default
         found = await ask(lambda done: default.read(RawKeyQuery(key), done))
         return found.body
 
@@ -113,7 +113,9 @@ async def test_a_joined_node_serves_what_it_does_not_have_and_gets_its_part(crow
     counts = [sum(shard > 0 for shard in crowd.on(number)) for number in crowd.nodes]
     assert sum(counts) == 6
     assert max(counts) - min(counts) <= 1
-    await until(lambda: set(crowd.on(NEW)) - {0} <= set(crowd.nodes[NEW].shards), "it serves them")
+    await until(
+        lambda: set(crowd.on(NEW)) - {0} <= set(crowd.nodes[NEW].serving.shards), "it serves them"
+    )
     for key in KEYS:
         await crowd.put(NEW, key)
         assert await crowd.get(NEW, key) == b"value of " + key

@@ -30,7 +30,7 @@ class Faces:
 
     async def serve(self) -> None:
         for number, node in enumerate(self.trio.nodes):
-            api = Api(node.strong, None, clock=node.clock, rng=Random(number))  # type: ignore[arg-type]
+            api = Api(node.serving.first, None, clock=node.clock, rng=Random(number))  # type: ignore[arg-type]
             runner = web.AppRunner(make_app(api), shutdown_timeout=1.0, **RUNNER_OPTIONS)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -199,7 +199,7 @@ async def test_remaining_lease_time_survives_a_leader_change(make_trio: Make) ->
     loop = asyncio.get_running_loop()
     granted_s = loop.time()
     # The clock that a new leader goes on from is that of the last entry: a Tick comes every 0.8 s.
-    machine = trio[leader].strong.machine
+    machine = trio[leader].serving.first.machine
     begun_ms = machine.clock_ms
     while machine.clock_ms < begun_ms + 1_500:
         assert loop.time() < granted_s + 10
@@ -233,7 +233,7 @@ async def test_watchers_on_every_node_see_the_same(make_trio: Make) -> None:
     trio = await make_trio()
     seen: list[list[tuple[int, int]]] = [[], [], []]
     for number in range(3):
-        hub = trio[number].strong.watches(lambda event, with_prev: event.kv.key)
+        hub = trio[number].serving.first.watches(lambda event, with_prev: event.kv.key)
         state: dict[str, Any] = {}
 
         def wake(hub: Any = hub, state: Any = state, number: int = number) -> None:
@@ -266,7 +266,7 @@ async def test_drain_moves_the_leadership_and_takes_nothing_new(make_trio: Make)
         await trio.write(leader, Put(b"k", b"v"))
     follower = next(n for n in range(3) if n != leader)
     await trio.write(follower, Put(b"k", b"v"))
-    assert not trio[leader].strong.group.leads
+    assert not trio[leader].serving.first.group.leads
 
 
 async def test_a_full_disk_of_one_member_refuses_growth_on_all(make_trio: Make) -> None:
