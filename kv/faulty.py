@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from storage.clock import Clock
-from storage.engine import Batch, Engine
+from storage.engine import Batch, BegunSync, Engine
 from storage.errors import InvalidOptionError
 from storage.faulty import FaultyEngine
 
@@ -68,6 +68,14 @@ class _LockedEngine(FaultyEngine):
     def write(self, batch: Batch, *, sync: bool) -> None:
         with self.lock:
             super().write(batch, sync=sync)
+
+    def begin_sync(self) -> BegunSync | None:
+        with self.lock:
+            return super().begin_sync()
+
+    def end_sync(self, number: int, failure: OSError | None) -> None:
+        with self.lock:
+            super().end_sync(number, failure)
 
 
 class NodeFaults:

@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from itertools import repeat
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, cast
 
 from storage.errors import EmptyKeyError, KeyTooLongError, ValueTooLargeError
 
@@ -203,7 +203,6 @@ class BegunSync(NamedTuple):
     """For `end_sync`."""
 
 
-@runtime_checkable
 class SyncsApart(Protocol):
     """What an engine with a log of its own offers besides: that somebody else (the kernel's
     workers) makes the sync that `write(Batch(), sync=True)` would make. Other writes may be made
@@ -218,6 +217,11 @@ class SyncsApart(Protocol):
         a power cut, unless it failed. That poisons the engine and raises, as a write would; so
         does an engine that failed meanwhile."""
         ...
+
+
+def syncs_apart(engine: object) -> SyncsApart | None:
+    """What it offers of that. (A protocol that is checked at run time costs 5 us each time.)"""
+    return cast(SyncsApart, engine) if hasattr(engine, "begin_sync") else None
 
 
 class Engine(Protocol):

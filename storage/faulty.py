@@ -13,6 +13,9 @@ writes them back, youngest first. A write that failed in its sync has an unknown
 sees it while the engine lives, and after the cut (or the restart that `recover` stands for) the
 dice decide whether it is there, as the youngest of all.
 
+A sync apart (SyncsApart) is the inner engine's, and only begun while no fault waits for a sync: a
+fault is injected where a write syncs, which is what a writer does whose sync could not be begun.
+
 After `power_cut` every call raises until `recover`, which is what the next start of the process
 would see. Snapshots do not survive either.
 """
@@ -31,6 +34,7 @@ from storage.engine import (
     DEFAULT_SCAN_LIMIT,
     DEFAULT_SNAPSHOT_MAX_AGE_S,
     Batch,
+    BegunSync,
     Engine,
     EngineStatistics,
     Op,
@@ -38,6 +42,7 @@ from storage.engine import (
     ScanPage,
     Snapshot,
     iterate,
+    syncs_apart,
 )
 from storage.errors import EngineClosedError, ReadFailedError, WriteFailedError
 
@@ -58,6 +63,10 @@ class Faults:
     slow_sync_s: float = 0.0
     torn_last_batch: bool = False
     """Set it before the write that is to be torn: only then is its undo remembered."""
+
+    @property
+    def wait_for_a_sync(self) -> bool:
+        return self.fail_sync_in is not None or bool(self.slow_sync_s) or self.torn_last_batch
 
     def fires(self, call: Call) -> bool:
         name = f"fail_{call}_in"
@@ -132,6 +141,8 @@ class FaultyEngine:
         self._sleep = sleep
         self._log: list[_Written] = []
         self._synced_in_log = 0
+        self._apart: tuple[_Written, ...] = ()
+        """What the sync apart in flight makes safe."""
         self._failure: str | None = None
         self._powered = True
 
@@ -159,6 +170,30 @@ class FaultyEngine:
         if written is not None:
             self._log.append(written)
             self._synced_in_log += int(sync)
+
+    def begin_sync(self) -> BegunSync | None:
+        quiet = self._powered and self._failure is None and not self.faults.wait_for_a_sync
+        offer = syncs_apart(self.inner)
+        if not quiet or offer is None:
+            return None
+        self._apart = tuple(self._log)
+        return offer.begin_sync()
+
+    def end_sync(self, number: int, failure: OSError | None) -> None:
+        offer = syncs_apart(self.inner)
+        assert offer is not None, "it was begun there"
+        self._check_power()
+        if self._failure is not None:
+            raise WriteFailedError(self._failure)
+        try:
+            offer.end_sync(number, failure)
+        except WriteFailedError as error:
+            self._failure = str(error)
+            raise
+        safe = {id(written) for written in self._apart}
+        self._synced_in_log = sum(id(each) not in safe for each in self._log[: self._synced_in_log])
+        self._log = [written for written in self._log if id(written) not in safe]
+        self._apart = ()
 
     def snapshot(self, *, max_age_s: float = DEFAULT_SNAPSHOT_MAX_AGE_S) -> _FaultySnapshot:
         self._check_power()

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from storage.clock import Clock
-from storage.engine import Batch, Engine, SyncsApart
+from storage.engine import Batch, Engine, SyncsApart, syncs_apart
 from storage.errors import KernelSyncUnavailableError
 from storage.kernel_sync import KernelSync
 
@@ -220,8 +220,8 @@ class AdaptiveWriter:
             return
         if (
             self._kernel is not None
-            and isinstance(engine, SyncsApart)
-            and self._kernel.begin(engine, started, done)
+            and (offer := syncs_apart(engine)) is not None
+            and self._kernel.begin(offer, started, done)
         ):
             return
         written_s = self._clock.monotonic() - started

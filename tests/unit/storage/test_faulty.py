@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.clock import ManualClock
-from storage.engine import Batch, Engine, iterate
+from storage.engine import Batch, BegunSync, Engine, iterate
 from storage.errors import EngineClosedError, ReadFailedError, WriteFailedError
 from storage.faulty import Faults, FaultyEngine
 from storage.lmdb_engine import LmdbEngine
+from storage.logged_engine import LoggedEngine
 from storage.memory import MemoryEngine
 
 
@@ -237,3 +240,85 @@ def test_the_same_dice_give_the_same_run() -> None:
         return states
 
     assert run() == run()
+
+
+# --- syncs that somebody else makes --------------------------------------------------------------
+
+
+def over_a_log(path: Path, seed: int = 1) -> FaultyEngine:
+    tree = LmdbEngine(path, clock=ManualClock(), map_size_bytes=1 << 24)
+    return FaultyEngine(LoggedEngine(tree, segment_bytes=1 << 16), rng=random.Random(seed))
+
+
+def begun(engine: FaultyEngine) -> BegunSync:
+    found = engine.begin_sync()
+    assert found is not None
+    return found
+
+
+def test_a_sync_apart_that_has_ended_survives_a_power_cut_and_one_that_has_not_may_not(
+    tmp_path: Path,
+) -> None:
+    found = set()
+    for seed in range(12):
+        engine = over_a_log(tmp_path / str(seed), seed)
+        put(engine, b"a", sync=False)
+        engine.end_sync(begun(engine).number, None)
+        put(engine, b"b", sync=False)
+        sync = begun(engine)
+        put(engine, b"c", sync=False)
+        engine.power_cut()
+        with pytest.raises(EngineClosedError):
+            engine.end_sync(sync.number, None)
+        engine.recover()
+        found.add(b"".join(keys(engine)))
+        engine.close()
+    assert found == {b"a", b"ab", b"abc"}
+
+
+def test_a_write_that_was_synced_meanwhile_and_one_after_it_are_told_apart(tmp_path: Path) -> None:
+    found = set()
+    for seed in range(12):
+        engine = over_a_log(tmp_path / str(seed), seed)
+        put(engine, b"a", sync=False)
+        sync = begun(engine)
+        put(engine, b"b", sync=True)
+        put(engine, b"c", sync=False)
+        engine.end_sync(sync.number, None)
+        engine.power_cut()
+        engine.recover()
+        found.add(b"".join(keys(engine)))
+        engine.close()
+    assert found == {b"ab", b"abc"}
+
+
+@pytest.mark.parametrize(
+    "faults", [{"fail_sync_in": 2}, {"slow_sync_s": 0.1}, {"torn_last_batch": True}], ids=str
+)
+def test_a_fault_that_waits_for_a_sync_gets_one(tmp_path: Path, faults: dict[str, Any]) -> None:
+    """The writer syncs by a write then, and that one has the fault."""
+    engine = over_a_log(tmp_path / "data")
+    put(engine, b"a", sync=False)
+    for name, value in faults.items():
+        setattr(engine.faults, name, value)
+    assert engine.begin_sync() is None
+    engine.faults = Faults()
+    engine.end_sync(begun(engine).number, None)
+    engine.close()
+
+
+def test_a_sync_apart_that_fails_poisons_the_wrapper(tmp_path: Path) -> None:
+    engine = over_a_log(tmp_path / "data")
+    put(engine, b"a", sync=False)
+    with pytest.raises(WriteFailedError, match="takes no more"):
+        engine.end_sync(begun(engine).number, OSError(errno.EIO, "the disk is broken"))
+    assert engine.begin_sync() is None
+    with pytest.raises(WriteFailedError, match="takes no more"):
+        put(engine, b"b")
+    engine.close()
+
+
+def test_over_an_engine_without_syncs_apart_there_are_none() -> None:
+    engine = make()
+    put(engine, b"a", sync=False)
+    assert engine.begin_sync() is None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from storage.clock import ManualClock
-from storage.engine import Batch, BegunSync, Engine, SyncsApart, iterate
+from storage.engine import Batch, BegunSync, Engine, iterate, syncs_apart
 from storage.errors import DataDirectoryError, EngineClosedError, WriteFailedError
 from storage.lmdb_engine import LmdbEngine
 from storage.logged_engine import LoggedEngine
@@ -286,7 +286,7 @@ def begun(engine: LoggedEngine) -> BegunSync:
 
 
 def test_a_sync_apart_makes_safe_what_was_written_before_it_began(engine: LoggedEngine) -> None:
-    assert isinstance(engine, SyncsApart)
+    assert syncs_apart(engine) is engine
     assert engine.begin_sync() is None, "there is nothing to sync"
     put(engine, b"a", sync=False)
     first = begun(engine)
