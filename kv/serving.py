@@ -42,6 +42,18 @@ FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=
 """Where group 1 of a directory belongs that holds no record of it: one from before there was a meta
 group."""
 
+RECENT_BYTES: Final = 32 * 1024 * 1024
+"""Of the records read or written lately that stay in memory, of all shards here together."""
+RECENT_LEAST_BYTES: Final = 128 * 1024
+RECENT_MOST_BYTES: Final = 5 * 1024 * 1024
+"""Of a generation of one shard; there are two."""
+
+
+def recent_share(shards: int) -> int:
+    """The generation of each of so many."""
+    share = RECENT_BYTES // (2 * max(shards, 1))
+    return max(RECENT_LEAST_BYTES, min(RECENT_MOST_BYTES, share))
+
 
 class Serving:
     """For the node's loop only. Made before the host and the forwarder, which call back here."""
@@ -99,6 +111,7 @@ class Serving:
         )
         shard.on_proposed, shard.waiting.on_overload = self._on_proposed, self._on_overload
         self.shards[group_id] = shard
+        self._share_memory()
         node.host.wake(group_id)
         self.keyspace(shard.machine.place.keyspace).served(shard)
         self.note_begun()
@@ -109,6 +122,12 @@ class Serving:
         if shard is not None:
             self.keyspace(shard.machine.place.keyspace).left(shard)
             shard.leave("this shard is not served here any more")
+            self._share_memory()
+
+    def _share_memory(self) -> None:
+        share = recent_share(len(self.shards))
+        for shard in self.shards.values():
+            shard.machine.remember(share)
 
     def unknown(self, group: int, peer: NodeId) -> None:
         """A peer speaks of a group that is not here. If the map places a replica here, and no shard

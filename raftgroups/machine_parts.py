@@ -26,6 +26,7 @@ from raftgroups.machine_rows import MachineRows
 from raftgroups.refusals import ReplicaAheadError
 from storage.engine import Batch, Reader
 from storage.mvcc import Divided, Shard
+from storage.mvcc_recent import GENERATION_BYTES
 from storage.slices import Range as RowRange
 
 NO_KEYSPACE: Final = 0
@@ -72,12 +73,14 @@ class MachineParts:
         self._change: Change | None = None
         self._gated = False
         """Frozen, or something is locked (twophase.py): entries are looked at more closely."""
+        self._recent_bytes = GENERATION_BYTES
         self._load()
 
     def _load(self) -> None:
         place, source = self._place, self._source
         reader = source()
         self.shard = Shard.load(source, place.shard) or self._new_shard()
+        self.shard.recent.generation_bytes = self._recent_bytes
         keyspace = self.shard.state.keyspace
         self.leases = Leases(keyspace)
         if self.is_home:
@@ -93,6 +96,10 @@ class MachineParts:
         head, self.leases.epoch = self._rows.load(reader)
         if head is not None:
             self.clock_ms, self.ttls.count, self.dedupe.next_order, self.dedupe.forgotten = head
+
+    def remember(self, generation_bytes: int) -> None:
+        """So much of what was read or written lately stays in memory (storage/mvcc_recent.py)."""
+        self._recent_bytes = self.shard.recent.generation_bytes = generation_bytes
 
     @property
     def is_home(self) -> bool:

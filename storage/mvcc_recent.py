@@ -7,7 +7,9 @@ record took half as long (1.6 us instead of 3.2).
 
 Two generations: what is learned goes into the young one; once that is full it becomes the old one,
 and what was old is forgotten. So a look-up is at most two, forgetting costs nothing an entry, and
-the memory is bounded.
+the memory is bounded. How much it is worth depends on how many of the keys in use fit: over 10,000
+keys of 100 bytes a generation of 2 MiB knew seven of ten of them, one of 5 MiB nearly all, which
+saved a tenth of a put's processor time. Whoever has many shards divides the memory among them.
 
 Invariant: a body here is what the engine holds of that key once the layers above are on the disk.
 Whoever writes keys past the layers, or changes which keys the shard has, calls `forget`. Pure.
@@ -19,6 +21,7 @@ from collections.abc import Mapping
 from typing import Final
 
 GENERATION_BYTES: Final = 2 * 1024 * 1024
+"""Of a shard that nobody gave a share."""
 ENTRY_BYTES: Final = 160
 """What an entry costs in memory besides its bytes."""
 BODY_MAX_BYTES: Final = 8 * 1024
@@ -27,12 +30,13 @@ cost."""
 
 
 class Recent:
-    __slots__ = ("_size_bytes", "old", "young")
+    __slots__ = ("_size_bytes", "generation_bytes", "old", "young")
 
     def __init__(self) -> None:
         self.young: dict[bytes, bytes] = {}
         """Looked at first. (Read by View.newest, which is too hot for a call.)"""
         self.old: dict[bytes, bytes] = {}
+        self.generation_bytes = GENERATION_BYTES
         self._size_bytes = 0
 
     def learn(self, key: bytes, body: bytes) -> None:
@@ -45,7 +49,7 @@ class Recent:
     def written(self, bodies: Mapping[bytes, bytes]) -> None:
         """What a layer held is on the disk; it replaces all that was known of these keys."""
         size = sum(map(len, bodies)) + sum(map(len, bodies.values()))
-        if size <= GENERATION_BYTES and size <= BODY_MAX_BYTES * len(bodies):
+        if size <= self.generation_bytes and size <= BODY_MAX_BYTES * len(bodies):
             self.young.update(bodies)
             self._grow(ENTRY_BYTES * len(bodies) + size)
             return
@@ -56,7 +60,7 @@ class Recent:
 
     def _grow(self, size_bytes: int) -> None:
         self._size_bytes += size_bytes
-        if self._size_bytes > GENERATION_BYTES:
+        if self._size_bytes > self.generation_bytes:
             self.old, self.young, self._size_bytes = self.young, {}, 0
 
     def forget(self) -> None:

@@ -78,6 +78,18 @@ def test_memory_is_bounded_and_the_newest_stays() -> None:
     assert known(recent, bytes(4)) is None
 
 
+def test_a_larger_generation_keeps_more() -> None:
+    def known_of(generation_bytes: int) -> int:
+        recent = Recent()
+        recent.generation_bytes = generation_bytes
+        for nth in range(3000):
+            recent.learn(nth.to_bytes(4, "big"), bytes(100))
+        return len(recent.young) + len(recent.old)
+
+    assert known_of(128 * 1024) < 1200
+    assert known_of(1024 * 1024) == 3000
+
+
 def test_of_a_layer_with_large_values_only_the_small_ones_stay() -> None:
     recent = Recent()
     large = bytes(3 * BODY_MAX_BYTES)
