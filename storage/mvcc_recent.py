@@ -8,7 +8,7 @@ record took half as long (1.6 us instead of 3.2).
 Two generations: what is learned goes into the young one; once that is full it becomes the old one,
 and what was old is forgotten. So a look-up is at most two, forgetting costs nothing an entry, and
 the memory is bounded. How much it is worth depends on how many of the keys in use fit: over 10,000
-keys of 100 bytes a generation of 2 MiB knew seven of ten of them, one of 5 MiB nearly all, which
+keys of 100 bytes, put at random, two of 2 MiB knew half of them, of 5 MiB nine of ten, which
 saved a tenth of a put's processor time. Whoever has many shards divides the memory among them.
 
 Invariant: a body here is what the engine holds of that key once the layers above are on the disk.
