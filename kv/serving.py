@@ -43,7 +43,8 @@ FIRST_PLACE: Final = ShardPlace(group=FIRST_GROUP, shard=1, keyspace=1, segment=
 group."""
 
 RECENT_BYTES: Final = 32 * 1024 * 1024
-"""Of the records read or written lately that stay in memory, of all shards here together."""
+"""Of the records read or written lately that stay in memory, of all shards here together, where
+each gets more than the least."""
 RECENT_LEAST_BYTES: Final = 128 * 1024
 RECENT_MOST_BYTES: Final = 5 * 1024 * 1024
 """Of a generation of one shard; there are two."""
@@ -122,6 +123,7 @@ class Serving:
         if shard is not None:
             self.keyspace(shard.machine.place.keyspace).left(shard)
             shard.leave("this shard is not served here any more")
+            shard.machine.remember(RECENT_LEAST_BYTES)
             self._share_memory()
 
     def _share_memory(self) -> None:

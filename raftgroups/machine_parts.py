@@ -80,7 +80,7 @@ class MachineParts:
         place, source = self._place, self._source
         reader = source()
         self.shard = Shard.load(source, place.shard) or self._new_shard()
-        self.shard.recent.generation_bytes = self._recent_bytes
+        self.shard.recent.limit(self._recent_bytes)
         keyspace = self.shard.state.keyspace
         self.leases = Leases(keyspace)
         if self.is_home:
@@ -99,7 +99,8 @@ class MachineParts:
 
     def remember(self, generation_bytes: int) -> None:
         """So much of what was read or written lately stays in memory (storage/mvcc_recent.py)."""
-        self._recent_bytes = self.shard.recent.generation_bytes = generation_bytes
+        self._recent_bytes = generation_bytes
+        self.shard.recent.limit(generation_bytes)
 
     @property
     def is_home(self) -> bool:

@@ -39,6 +39,12 @@ class Recent:
         self.generation_bytes = GENERATION_BYTES
         self._size_bytes = 0
 
+    def limit(self, generation_bytes: int) -> None:
+        """So much may stay from now on; less than before: nothing of what is here does."""
+        if generation_bytes < self.generation_bytes:
+            self.forget()
+        self.generation_bytes = generation_bytes
+
     def learn(self, key: bytes, body: bytes) -> None:
         """It was read from the engine."""
         size = len(body)

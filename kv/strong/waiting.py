@@ -1,6 +1,6 @@
 """Operations of one shard that wait, and how they end: tried again, given up, answered once.
 
-    refused, unknown but repeatable --> parked --(every RETRY_S, or a leader is there)--> started
+    refused, unknown but repeatable --> parked --(every RETRY_S)--> started
     a session that this replica is behind of --> until the replica has seen enough
     deadline, a full queue, the node stops  --> given up
 

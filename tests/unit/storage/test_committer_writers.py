@@ -267,14 +267,7 @@ async def test_a_committer_on_a_real_loop_with_a_writer_thread() -> None:
 
     actor = Awaited("a", diary)
     committer.add(actor)
-    for number in range(20):
-        actor.put(b"%02d" % number)
-        committer.kick()
-        await asyncio.sleep(0)
-    async with asyncio.timeout(30):
-        await acknowledged.wait()
-    committer.stop()
-    writer.close()
+    await _write_twenty(committer, writer, actor, acknowledged)
     assert fatal == []
     assert actor.acknowledged == [b"%02d" % number for number in range(20)]
     assert engine.statistics().keys == 20
@@ -299,6 +292,23 @@ async def test_a_failure_on_the_writer_thread_is_fatal_on_the_loop() -> None:
 
 
 # --- syncs that the kernel makes -----------------------------------------------------------------
+
+
+async def _write_twenty(
+    committer: Committer,
+    writer: AdaptiveWriter | ThreadWriter,
+    actor: Actor,
+    acknowledged: asyncio.Event,
+) -> None:
+    """Asked for one by one, then nothing more is written."""
+    for number in range(20):
+        actor.put(b"%02d" % number)
+        committer.kick()
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await acknowledged.wait()
+    committer.stop()
+    writer.close()
 
 
 class ApartEngine(TimedEngine):
@@ -512,14 +522,7 @@ async def test_a_committer_on_a_real_loop_whose_log_the_kernel_syncs(tmp_path: P
 
     actor = Large("a", [])
     committer.add(actor)
-    for number in range(20):
-        actor.put(b"%02d" % number)
-        committer.kick()
-        await asyncio.sleep(0)
-    async with asyncio.timeout(30):
-        await acknowledged.wait()
-    committer.stop()
-    writer.close()
+    await _write_twenty(committer, writer, actor, acknowledged)
     details = engine.statistics().details
     engine.close()
     assert fatal == []

@@ -90,6 +90,17 @@ def test_a_larger_generation_keeps_more() -> None:
     assert known_of(1024 * 1024) == 3000
 
 
+def test_a_smaller_generation_gives_back_what_was_kept() -> None:
+    recent = Recent()
+    recent.written({b"a": b"old"})
+    recent.written({b"b": bytes(1000)})
+    recent.limit(2 * GENERATION_BYTES)
+    assert known(recent, b"a") == b"old"
+    recent.limit(GENERATION_BYTES)
+    assert known(recent, b"a") is None
+    assert known(recent, b"b") is None
+
+
 def test_of_a_layer_with_large_values_only_the_small_ones_stay() -> None:
     recent = Recent()
     large = bytes(3 * BODY_MAX_BYTES)
