@@ -240,17 +240,16 @@ class Group:
 
     def next_deadline(self) -> float:
         """When this group needs a turn though nothing happens; infinity: never."""
-        replica = self.replica
-        nearest = float("inf")
         if self._services.asleep(self.group_id):
-            return nearest
-        if replica.raft.leads:
-            nearest = min(replica.raft.heartbeat_deadline, replica.replication.notice_at)
+            return float("inf")
+        replica, changes = self.replica, self.changes
+        raft, nearest = replica.raft, self._proposals.deadline()
+        if raft.leads:
+            nearest = min(nearest, raft.heartbeat_deadline, replica.replication.notice_at)
         elif replica.may_campaign():
-            nearest = replica.raft.election_deadline
-        nearest = min(nearest, self._proposals.deadline())
-        if self.changes.busy():
-            nearest = min(nearest, self.changes.deadline())
+            nearest = min(nearest, raft.election_deadline)
+        if changes.change is not None or changes.transfer is not None:
+            nearest = min(nearest, changes.deadline())
         if not replica.reads.points.idle:
             nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:

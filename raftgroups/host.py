@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from raftgroups import identity
@@ -109,9 +109,9 @@ class GroupHost:
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
-        self._to_write: dict[int, None] = {}
-        """Groups that have something to write: found at the end of their part in a turn, kept until
-        a batch leaves nothing."""
+        self._to_write: dict[int, Need] = {}
+        """Groups that have something to write, and how soon: found at the end of their part in a
+        turn, kept until a batch leaves nothing."""
         self._prepared: list[Group] = []
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
@@ -126,9 +126,7 @@ class GroupHost:
         """Of groups that splits make with this turn's batch."""
         self._ends: list[tuple[Group, bool]] = []
         """Groups that end with this turn's batch, and whether their rows go, too."""
-        self._deadlines = Deadlines(
-            scheduler, clock, all_deadlines=self._all_deadlines, due=self.wake
-        )
+        self._deadlines = Deadlines(scheduler, clock, deadline_of=self._deadline_of, due=self.wake)
         self._turns = self._commits = 0
         self._stopped = False
         self._logged: set[str] = set()
@@ -371,7 +369,7 @@ class GroupHost:
                 group = self._groups.get(group_id)
                 if group is not None and not self._stopped:
                     group.replica.reads.depart()
-                    self._deadlines.watch(group.replica.reads.deadline())
+                    self._deadlines.watch(group_id, group.replica.reads.deadline())
         finally:
             self._outbox.flush_now()
 
@@ -451,8 +449,9 @@ class GroupHost:
             elif not connected:
                 replica.reads.peer_lost()
 
-    def _all_deadlines(self) -> Iterator[tuple[int, float]]:
-        return ((group_id, group.next_deadline()) for group_id, group in self._groups.items())
+    def _deadline_of(self, group_id: int) -> float:
+        group = self._groups.get(group_id)
+        return float("inf") if group is None else group.next_deadline()
 
     # --- storage.committer.Participant ---------------------------------------------------
 
@@ -492,10 +491,10 @@ class GroupHost:
             group = self._groups.get(group_id)
             if group is None:  # it has ended in this turn
                 continue
-            self._deadlines.watch(group.step(now))
+            self._deadlines.watch(group_id, group.step(now))
             own = group.replica.need()
             if own is not Need.NOTHING:
-                self._to_write[group_id] = None
+                self._to_write[group_id] = own
                 need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
@@ -511,7 +510,8 @@ class GroupHost:
         self._unwritten = Need.NOTHING
         try:
             self._prepare_groups(batch)
-            self._prepare_lineage(batch)
+            if self._ends or self._births:
+                self._prepare_lineage(batch)
             for group, done in self._forgotten:
                 group.replica.erase(batch)
                 self._prepared_answers.append(done)
@@ -529,20 +529,18 @@ class GroupHost:
             self._fold_at = now + self.config.fold_after_s
         self._prepared = prepared = []
         to_write, self._to_write = self._to_write, {}
-        for group_id in to_write:
+        for group_id, need in to_write.items():
             group = self._groups.get(group_id)
             if group is None:  # it has ended
                 continue
             replica = group.replica
-            need = replica.need()
-            if need is Need.NOTHING:
-                continue
             fold = all_fold or replica.must_fold()
             if fold or need is Need.NOW:
                 prepared.append(group)
                 replica.prepare(batch, fold=fold)
-            if replica.need() is not Need.NOTHING:
-                self._to_write[group_id] = None
+            left = replica.need()
+            if left is not Need.NOTHING:
+                self._to_write[group_id] = left
                 self._unwritten = Need.LAZY
 
     def after_commit(self) -> None:
@@ -554,7 +552,8 @@ class GroupHost:
         try:
             for group in prepared:
                 group.after_commit()
-            self._complete_lineage()
+            if self._ends or self._births:
+                self._complete_lineage()
             self.counters.messages_out += self._outbox.flush_late()
             self._link.push()
             for group in prepared:
@@ -569,8 +568,8 @@ class GroupHost:
         if need is Need.NOW:  # it has split, or absorbed another one
             self.wake(group.group_id)
         elif need is Need.LAZY:
-            self._to_write[group.group_id] = None
-            self._unwritten = Need.LAZY
+            self._to_write[group.group_id] = need
+            self._unwritten = need
 
     def stalled(self, seconds: float) -> None:
         self.counters.stalls += 1
