@@ -229,9 +229,7 @@ def seal(key: bytes, body: bytes) -> bytes:
 def seal_all(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """(key, record) of many (key, body): 0.45 us each where a call of `seal` costs 0.65."""
     pack = _HEAD.pack
-    return [
-        (key, pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body) for key, body in rows
-    ]
+    return [(key, pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body) for key, body in rows]
 
 
 def unseal(key: bytes, record: bytes) -> bytes:

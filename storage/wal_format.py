@@ -77,9 +77,7 @@ def read_header(data: bytes) -> SegmentHeader | None:
     return SegmentHeader(number, first, folded)
 
 
-def pack_record(
-    number: int, operations: Sequence[Operation], synced: int = 0
-) -> tuple[bytes, ...]:
+def pack_record(number: int, operations: Sequence[Operation], synced: int = 0) -> tuple[bytes, ...]:
     """In pieces that are written one behind the other: nearly always one. `synced`: the number up
     to which everything is on the disk now.
 
