@@ -53,6 +53,11 @@ class Link(Protocol):
         """Queue a frame; never blocks. False: dropped (no such peer, no connection, full)."""
         ...
 
+    def push(self) -> None:
+        """What was queued leaves now. Without it, it leaves after the pass of the loop that queued
+        it, with whatever else that pass queues."""
+        ...
+
     def connected(self, peer: NodeId) -> bool: ...
 
     def subscribe(self, channel: str, handler: FrameHandler) -> None:

@@ -108,7 +108,8 @@ class Connection(asyncio.BufferedProtocol):
         self.peer: NodeId | None = None
         self._queue = OutboundQueue(())
         self._handlers: Sequence[FrameHandler | None] = ()
-        self._pump_scheduled = False
+        self._pumping: Timer | None = None
+        """The call of `_pump` that will come."""
         self._paused = False
         self.opened_at = 0.0
         self.last_received_at = 0.0
@@ -325,12 +326,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def wake(self) -> None:
         """Something was queued: write it after this pass of the loop has queued the rest."""
-        if not self._pump_scheduled and not self._paused:
-            self._pump_scheduled = True
-            self._scheduler.call_soon(self._pump)
+        if self._pumping is None and not self._paused:
+            self._pumping = self._scheduler.call_soon(self._pump)
+
+    def push(self) -> None:
+        """What was queued is written now, if it can be."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+            self._pump()
 
     def _pump(self) -> None:
-        self._pump_scheduled = False  # of one more, called past the schedule, nothing is left
+        self._pumping = None  # of one more, called past the schedule, nothing is left
         if self._paused or self._transport is None or self.state < State.OPEN:
             return
         parts = self._queue.take(self._config.burst_bytes)

@@ -43,3 +43,21 @@ def test_answers_are_given_in_the_next_pass_and_their_end_is_told_once(
     assert "a done callback raised" in caplog.text
     passes.run()
     assert seen == ["first", "second", "end"]
+
+
+def test_held_answers_are_given_at_the_end_of_the_work_and_not_again() -> None:
+    passes, seen = Passes(), list[str]()
+    soon = Soon(cast(Scheduler, passes), lambda groups: None)
+    soon.on_answered = lambda: seen.append("end")
+    soon.answer(lambda: seen.append("before"))
+    soon.hold()
+    soon.answer(lambda: soon.answer(lambda: seen.append("of an answer")))
+    assert seen == []
+    assert soon.give()
+    assert seen == ["before", "end"]
+    passes.run()
+    assert seen == ["before", "end", "of an answer", "end"]
+    soon.hold()
+    assert not soon.give()
+    passes.run()
+    assert seen == ["before", "end", "of an answer", "end"]
