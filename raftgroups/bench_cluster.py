@@ -64,6 +64,9 @@ class MemoryLink:
     def arrive(self, source: NodeId, channel: str, frame: bytes) -> None:
         self._handlers[channel](source, frame)
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return peer in self._links
 

@@ -222,6 +222,14 @@ class Group:
         self._idle_since = self.replica.now()
         self.replica.awake(heard_at, leader_lost=leader_lost)
 
+    def apply_behind(self) -> None:
+        """What this turn has left to be applied until it was acknowledged."""
+        replica = self.replica
+        replica.apply_committed()
+        if not replica.reads.points.idle:
+            replica.reads.after_tick()
+        self.on_turn()
+
     def after_commit(self) -> None:
         """This turn's batch is on the disk."""
         replica = self.replica

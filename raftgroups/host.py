@@ -51,6 +51,7 @@ from storage.committer import Committer, Need
 from storage.engine import Batch, Engine, iterate
 from storage.errors import InvalidRequestError
 from storage.slices import Range
+from storage.writers import INLINE_BELOW_S
 
 __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
@@ -379,6 +380,9 @@ class GroupHost:
         somebody write to peers leaves with the entries of the same turn. It must not raise."""
         self._soon.on_answered = call
 
+    def quick_syncs(self) -> bool:
+        return self._committer.last_sync_s < INLINE_BELOW_S
+
     def next_beat(self) -> float:
         beat = self.config.heartbeat_s
         return (self.clock.monotonic() // beat + 1) * beat
@@ -448,11 +452,16 @@ class GroupHost:
     def begin_turn(self) -> Need:
         if self._stopped:
             return Need.NOTHING
+        self._soon.hold()
         try:
-            return self._turn()
+            need = self._turn()
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
-            return Need.NOTHING
+            need = Need.NOTHING
+        # The turn is done: whoever is answered now may ask anything of this host.
+        answered = self._soon.give()
+        self._link.push()
+        return Need.AT_ONCE if need is Need.NOW and not answered else need
 
     def _turn(self) -> Need:
         self._turns += 1
@@ -482,6 +491,7 @@ class GroupHost:
                 need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
+        self._outbox.flush_now(at_once=False)  # with what the turn sends
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
         self._turn_need = need
@@ -537,10 +547,22 @@ class GroupHost:
             for group in prepared:
                 group.after_commit()
             self._complete_lineage()
+            self.counters.messages_out += self._outbox.flush_late()
+            self._link.push()
+            for group in prepared:
+                if group.replica.behind:
+                    self._apply_behind(group)
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
-            return
-        self.counters.messages_out += self._outbox.flush_late()
+
+    def _apply_behind(self, group: Group) -> None:
+        group.apply_behind()
+        need = group.replica.need()
+        if need is Need.NOW:  # it has split, or absorbed another one
+            self.wake(group.group_id)
+        elif need is Need.LAZY:
+            self._to_write[group.group_id] = None
+            self._unwritten = Need.LAZY
 
     def stalled(self, seconds: float) -> None:
         self.counters.stalls += 1

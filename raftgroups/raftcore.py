@@ -161,7 +161,7 @@ class Raft:
         others = {self._node(node) for node in voters}
         learning = {self._node(node) for node in learners}
         following, matched = core._SyncObj__raftNextIndex, core._SyncObj__raftMatchIndex
-        for node in sorted(others | learning, key=str):
+        for node in sorted(others | learning):
             if node not in following:
                 following[node] = core._SyncObj__raftLog.last_index + 1
                 matched[node] = 0

@@ -86,11 +86,15 @@ class Replication:
         replica = self._replica
         early = replica.journal.durable_term == replica.raft.term
         notice_at, self.notice_at = self.notice_at, _NEVER
+        raft, last = replica.raft, replica.journal.last_index
         untold = False
         for peer, progress in self.progress.items():
             if replica.services.connected(peer):
-                self._send_to(peer, progress, heartbeat, early)
-                untold = untold or self._untold(peer, progress)
+                following = raft.next_index(peer)
+                if heartbeat or following <= last or progress.snapshot:
+                    self._send_to(peer, progress, following, heartbeat, early)
+                if progress.commit_sent < raft.commit_index:
+                    untold = untold or self._untold(peer, progress)
         if not untold:
             return
         now = replica.now()
@@ -128,10 +132,12 @@ class Replication:
         ):
             replica.services.send_now(peer, self._notice(peer, progress))
 
-    def _send_to(self, peer: NodeId, progress: Progress, heartbeat: bool, early: bool) -> None:
+    def _send_to(
+        self, peer: NodeId, progress: Progress, following: int, heartbeat: bool, early: bool
+    ) -> None:
+        """Entries from `following` on, if there are any, or what a heartbeat is."""
         replica = self._replica
         raft, journal, config = replica.raft, replica.journal, replica.services.config
-        following = raft.next_index(peer)
         if progress.snapshot or following <= journal.base_index:
             replica.sender.want(peer)
             if heartbeat:

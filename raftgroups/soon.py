@@ -27,17 +27,32 @@ class Soon:
         self.flush: Callable[[], None] = _nothing
         """Writes what is to be said."""
         self._answers: list[Callable[[], None]] = []
+        self._held = False
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
         self._readers: dict[int, None] = {}
         self._leaving = False
 
     def answer(self, call: Callable[[], None]) -> None:
-        if not self._answers:
+        if not self._answers and not self._held:
             self._scheduler.call_soon(self._give_answers)
         self._answers.append(call)
 
+    def hold(self) -> None:
+        """The work under way says when it is done and answers may be given (`give`)."""
+        self._held = True
+
+    def give(self) -> bool:
+        """Give the answers now rather than in the next pass. Whether there were any."""
+        self._held = False
+        if not self._answers:
+            return False
+        self._give_answers()
+        return True
+
     def _give_answers(self) -> None:
+        if not self._answers:
+            return  # a turn that came before this has given them
         answers, self._answers = self._answers, []
         for call in answers:
             try:

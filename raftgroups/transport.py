@@ -54,6 +54,11 @@ class Link(Protocol):
         the loop may bring for the peer."""
         ...
 
+    def push(self) -> None:
+        """What was queued leaves now. Without it, it leaves after the pass of the loop that queued
+        it, with whatever else that pass queues."""
+        ...
+
     def connected(self, peer: NodeId) -> bool: ...
 
     def subscribe(self, channel: str, handler: FrameHandler) -> None:
@@ -127,12 +132,12 @@ class Outbox:
         else:
             waiting.append(message)
 
-    def flush_now(self) -> None:
+    def flush_now(self, *, at_once: bool = True) -> None:
         box = self._now
         if box:
             self._now = {}
             for peer, messages in box.items():
-                self.send(peer, messages, at_once=True)
+                self.send(peer, messages, at_once=at_once)
 
     def _flush(self, box: dict[NodeId, list[Message]]) -> int:
         count = 0

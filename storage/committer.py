@@ -41,7 +41,10 @@ class Need(IntEnum):
 
     NOTHING = 0
     LAZY = 1
-    NOW = 2
+    AT_ONCE = 2
+    """A write, and nothing that the turn made has to leave first."""
+    NOW = 3
+    """A write, after the pass of the loop in which leaves what the turn has sent and answered."""
 
 
 class Participant(Protocol):
@@ -153,10 +156,12 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
             self.fail(error)
             return
-        if need is Need.NOW or (need is Need.LAZY and self._lazy_overdue):
-            # The pass of the loop between here and the write flushes what begin_turn sent.
+        if need >= Need.AT_ONCE or (need is Need.LAZY and self._lazy_overdue):
             self.in_flight_since = self._began = self._clock.monotonic()
-            self._scheduler.call_soon(self._commit)
+            if need is Need.AT_ONCE:
+                self._commit()
+            else:
+                self._scheduler.call_soon(self._commit)
         elif need is Need.LAZY:
             if self._lazy_timer is None:
                 self._lazy_timer = self._scheduler.call_later(self._lazy_limit_s, self._lazy_is_due)

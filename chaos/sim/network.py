@@ -106,6 +106,9 @@ class SimLink:
     def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return self.network.send(self, peer, channel, frame)
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return self.sees.get(peer, False)
 

@@ -101,6 +101,8 @@ class PeerLink:
         self._peers = Peers(identity.node_id, config, rng, self._next_number, self._said)
         self._connections: dict[int, Connection] = {}
         """Every connection whose transport is there."""
+        self._woken: dict[Connection, None] = {}
+        """What was queued for them since the last push may not have left yet."""
         self._emptied = asyncio.Event()
         self._keepalive: Timer | None = None
         self._keepalive_at = 0.0
@@ -200,11 +202,16 @@ class PeerLink:
         if not record.queue.offer(channel_id, frame):
             record.dropped[channel_id]["full"] += 1
             return False
+        connection.wake()
+        self._woken[connection] = None
         if at_once:
-            connection.pump()
-        else:
-            connection.wake()
+            connection.push()
         return True
+
+    def push(self) -> None:
+        woken = self._woken
+        while woken:
+            woken.popitem()[0].push()
 
     def connected(self, peer: NodeId) -> bool:
         record = self._peers.get(peer)
@@ -419,6 +426,7 @@ class PeerLink:
 
     def on_lost(self, connection: Connection, error: BaseException | None) -> None:
         self._connections.pop(connection.key, None)
+        self._woken.pop(connection, None)
         self._listener.forget(connection)
         if not self._connections:
             self._emptied.set()

@@ -116,7 +116,8 @@ class Connection(asyncio.BufferedProtocol):
         self.peer: NodeId | None = None
         self._queue = OutboundQueue(())
         self._handlers: Sequence[FrameHandler | None] = ()
-        self._pump_scheduled = False
+        self._pumping: Timer | None = None
+        """The call of `_pump` that will come."""
         self._paused = False
         self.opened_at = 0.0
         self.last_received_at = 0.0
@@ -220,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self.pump()
+        self._pump()
 
     # --- the handshake --------------------------------------------------------------------
 
@@ -333,9 +334,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def wake(self) -> None:
         """Something was queued: write it after this pass of the loop has queued the rest."""
-        if not self._pump_scheduled and not self._paused:
-            self._pump_scheduled = True
-            self._scheduler.call_soon(self.pump)
+        if self._pumping is None and not self._paused:
+            self._pumping = self._scheduler.call_soon(self._pump)
 
     def write_alone(self, channel_id: int, frame: bytes) -> bool:
         """Past the queue, which is empty. False: it is not, or the frame is too large for that."""
@@ -346,9 +346,14 @@ class Connection(asyncio.BufferedProtocol):
         self._write(whole_frame(channel_id, frame))
         return True
 
-    def pump(self) -> None:
-        """Write what is queued, as much as may leave now."""
-        self._pump_scheduled = False  # of one more, called past the schedule, nothing is left
+    def push(self) -> None:
+        """What was queued is written now, if it can be."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+            self._pump()
+
+    def _pump(self) -> None:
+        self._pumping = None  # of one more, called past the schedule, nothing is left
         if self._paused or self._transport is None or self.state < State.OPEN:
             return
         parts = self._queue.take(self._config.burst_bytes)
@@ -389,7 +394,7 @@ class Connection(asyncio.BufferedProtocol):
         self.state = State.DRAINING
         self._bye = encode_bye(reason, sentence)
         self._abort_later()
-        self.pump()
+        self._pump()
 
     def farewell(self, reason: str, sentence: str) -> None:
         """Say why and close."""

@@ -81,6 +81,9 @@ class Nobody:
     def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return False
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return False
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pysyncobj.syncobj as module
 import pytest
+from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj
 
 from raftgroups import raftcore, seams
@@ -157,5 +158,17 @@ def test_a_higher_term_without_a_vote() -> None:
 
 
 def test_a_node_hashes_alike_in_every_process() -> None:
-    assert hash(seams.PeerNode("a")) == 0xE8B7BE43
-    assert seams.PeerNode("a") == seams.PeerNode("a")
+    assert hash(seams.PeerNode(A)) == 0x100 + ord("a")
+    assert seams.PeerNode(NodeId("668235f3da5575f0")) in {
+        seams.PeerNode(NodeId("668235f3da5575f0"))
+    }
+
+
+def test_nodes_are_equal_exactly_where_their_identities_are() -> None:
+    names = ["", "a", "\0a", "aa", "b", "\N{SNOWMAN}"]
+    for one in names:
+        for other in names:
+            assert (seams.PeerNode(NodeId(one)) == seams.PeerNode(NodeId(other))) is (one == other)
+    node = seams.PeerNode(A)
+    assert node.id == node.node == A
+    assert isinstance(node, Node)

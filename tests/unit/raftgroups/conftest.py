@@ -112,6 +112,9 @@ class Life:
     def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return self.network.send(self, peer, channel, frame)
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return self.network.connected(self.node, peer)
 

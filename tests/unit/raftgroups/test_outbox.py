@@ -29,6 +29,9 @@ class Wire:
             self.sent.append((peer, channel, frame))
         return not self.full
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return True
 

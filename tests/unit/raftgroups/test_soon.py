@@ -45,6 +45,24 @@ def test_answers_are_given_in_the_next_pass_and_their_end_is_told_once(
     assert seen == ["first", "second", "end"]
 
 
+def test_held_answers_are_given_at_the_end_of_the_work_and_not_again() -> None:
+    passes, seen = Passes(), list[str]()
+    soon = Soon(cast(Scheduler, passes), lambda groups: None)
+    soon.on_answered = lambda: seen.append("end")
+    soon.answer(lambda: seen.append("before"))
+    soon.hold()
+    soon.answer(lambda: soon.answer(lambda: seen.append("of an answer")))
+    assert seen == []
+    assert soon.give()
+    assert seen == ["before", "end"]
+    passes.run()
+    assert seen == ["before", "end", "of an answer", "end"]
+    soon.hold()
+    assert not soon.give()
+    passes.run()
+    assert seen == ["before", "end", "of an answer", "end"]
+
+
 def test_what_is_to_be_said_is_written_once_a_pass_after_the_reads_have_left() -> None:
     passes, seen = Passes(), list[str]()
     soon = Soon(cast(Scheduler, passes), lambda groups: seen.append(f"left {[*groups]}"))

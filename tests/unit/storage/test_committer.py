@@ -37,6 +37,21 @@ def test_what_begin_turn_sends_leaves_in_the_pass_before_the_write(world: World)
     assert len(world.writer.submitted) == 1
 
 
+def test_a_turn_that_nothing_has_to_leave_before_is_written_at_once(world: World) -> None:
+    world.a.put(b"1", Need.AT_ONCE)
+    world.committer.kick()
+    world.loop.pass_once()
+    assert len(world.writer.submitted) == 1
+    world.writer.finish()
+    world.a.put(b"2", Need.AT_ONCE)
+    world.b.put(b"3", Need.NOW)
+    world.committer.kick()
+    world.loop.pass_once()
+    assert world.writer.submitted == [], "what the other one has sent leaves first"
+    world.loop.pass_once()
+    assert len(world.writer.submitted) == 1
+
+
 def test_work_that_arrives_between_begin_and_prepare_is_written_with_it(world: World) -> None:
     world.a.put(b"1")
     world.committer.kick()

@@ -54,6 +54,22 @@ async def test_both_directions_at_once(links, until) -> None:
     assert b.of("raft") == [b"to b %d" % number for number in range(2000)]
 
 
+async def test_a_push_writes_at_once_what_would_wait_for_the_next_pass(links, until) -> None:
+    a, b = await links.pair()
+    before = a.peer(b).sent_bytes
+    a.link.send(b.id, "raft", b"first")
+    a.link.send(b.id, "gossip", b"second")
+    assert a.peer(b).sent_bytes == before
+    a.link.push()
+    pushed = a.peer(b).sent_bytes
+    assert pushed > before
+    a.link.push()
+    await until(lambda: len(b.frames) == 2, "both arrived")
+    assert a.peer(b).sent_bytes == pushed, "nothing is written twice"
+    a.link.send(b.id, "raft", b"third")
+    await until(lambda: len(b.frames) == 3, "without a push it leaves with the pass")
+
+
 async def test_nothing_is_delivered_from_inside_send(links, until) -> None:
     a, b = await links.pair()
     inside = False

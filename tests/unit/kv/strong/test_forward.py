@@ -58,6 +58,9 @@ class End:
             self.wire.loop.call_soon(other.handler, self.node, frame)
         return True
 
+    def push(self) -> None:
+        pass
+
     def connected(self, peer: NodeId) -> bool:
         return True
 
