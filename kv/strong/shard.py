@@ -120,11 +120,14 @@ class StrongShard:
             self._go_on,
             self._move_joined,
             self._guard,
+            lambda: self.waiting.stopped,
             scheduler=scheduler,
             clock=clock,
             deadline_s=settings.deadline_s,
             meter=meter,
         )
+        self.get = self._joined.get
+        """Of Strong, with nothing in between: it is called for every get."""
         self.waiting = WaitingRoom(
             scheduler=scheduler,
             clock=clock,
