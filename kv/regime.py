@@ -7,6 +7,7 @@ machine's refusals (results.Failure) have been turned into errors of their class
 
     done(answer)      answer: what was asked for, or a JanusError
     write             one command, through the log, from any node
+    get               the newest of one key, as linearizable as a plain read, for faces with many
     read              `evaluate` runs on this node's replica once it is as fresh as the level asks;
                       it must be quick, and must not keep what it was given
 
@@ -16,8 +17,8 @@ Any node takes any call: a node that does not lead forwards writes and asks for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.reading import LeaseReading as LeaseReading
@@ -31,9 +32,15 @@ from kv.watch.watches import Watches
 from raftgroups.commands import Command
 from raftgroups.results import Result
 from storage.errors import JanusError
+from storage.mvcc_records import KeyValue
 
 T = TypeVar("T")
 Done = Callable[[T | JanusError], None]
+Give = Callable[
+    [Sequence[tuple[bytes, Any, Any]], Sequence[KeyValue | JanusError | None], int, int], None
+]
+"""(gets, what was found for each, revision, term): answer them, each exactly once. A get is what
+`Strong.get` was called with. With an error revision and term are 0. It must not raise."""
 
 
 class Strong(Protocol):
@@ -59,6 +66,11 @@ class Strong(Protocol):
         done: Done[T],
         options: ReadOptions = PLAIN_READ,
     ) -> None: ...
+
+    def get(self, key: bytes, done: Any, give: Give) -> None:
+        """Only while `single`. `give` is called with this get among others that had their read
+        point together; what `done` is, is between it and the caller."""
+        ...
 
     def local(self) -> ShardReader:
         """This node's replica as it is now (EVENTUAL), for headers and status. Raises

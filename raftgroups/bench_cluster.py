@@ -55,7 +55,7 @@ class MemoryLink:
         self.frames = 0
         self.frame_bytes = 0
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         self.frames += 1
         self.frame_bytes += len(frame)
         self._scheduler.call_soon(self._links[peer].arrive, self._node, channel, frame)

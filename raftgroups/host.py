@@ -99,7 +99,9 @@ class GroupHost:
         self.incarnation = incarnation
         identity.adopt(engine, incarnation)
         level = config.feature_level
-        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent)
+        self._soon = soon = Soon(scheduler, self._reads_depart)
+        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent, soon.leave)
+        soon.flush = self._outbox.flush_now
         # Of Services, and asked for so often that no method of ours stands around them.
         self.send = self._outbox.add
         self.connected = link.connected
@@ -119,7 +121,6 @@ class GroupHost:
         """Of the turn whose batch comes next."""
         self._fold_at = float("-inf")
         """From then on a batch takes along what was applied."""
-        self._soon = Soon(scheduler, self._reads_depart)
         self._forgotten: list[tuple[Group, Callable[[], None]]] = []
         self._births: list[GroupJournal] = []
         """Of groups that splits make with this turn's batch."""
@@ -362,15 +363,11 @@ class GroupHost:
         self._soon.reads_arrived(group_id)
 
     def _reads_depart(self, group_ids: Iterable[int]) -> None:
-        self._outbox.gather()
-        try:
-            for group_id in group_ids:
-                group = self._groups.get(group_id)
-                if group is not None and not self._stopped:
-                    group.replica.reads.depart()
-                    self._deadlines.watch(group_id, group.replica.reads.deadline())
-        finally:
-            self._outbox.flush_now()
+        for group_id in group_ids:
+            group = self._groups.get(group_id)
+            if group is not None and not self._stopped:
+                group.replica.reads.depart()
+                self._deadlines.watch(group_id, group.replica.reads.deadline())
 
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
@@ -398,12 +395,8 @@ class GroupHost:
         self.counters.messages_in += len(messages)
         self._levels[peer] = level
         self._hibernation.frame_heard(peer, boot)
-        self._outbox.gather()
-        try:
-            for message in messages:
-                self._take(peer, incarnation, message)
-        finally:
-            self._outbox.flush_now()
+        for message in messages:
+            self._take(peer, incarnation, message)
         if self._inbox:
             self._committer.kick()
 
@@ -468,7 +461,6 @@ class GroupHost:
     def _turn(self) -> Need:
         self._turns += 1
         now = self.clock.monotonic()
-        self._outbox.gather()
         inbox, self._inbox = self._inbox, []
         for peer, incarnation, message in inbox:
             group = self._groups.get(message.group)
@@ -494,7 +486,7 @@ class GroupHost:
                 need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
-        self._outbox.flush_now()
+        self._outbox.flush_now(at_once=False)  # with what the turn sends
         self.counters.messages_out += self._outbox.flush_early()
         self._unwritten = min(need, Need.LAZY)
         self._turn_need = need

@@ -1,7 +1,10 @@
-"""What a host does in the next pass of the loop: give answers, let reads leave.
+"""What a host does in the next pass of the loop: give answers, let reads leave, write what is due.
 
 Answers are never given from inside the call or the turn that made them, because a caller may do
-anything in its callback. Reads leave together, so that all reads of one pass share a probe.
+anything in its callback. Reads leave together, so that all reads of one pass share a probe. What
+they and the frames of the pass before have to say to a peer leaves in one frame, at the end: the
+probe of a leader with the read index that the same follower asked for, an echo with the next
+request. Nothing waits longer for it: whoever writes in this pass would have written in it alone.
 """
 
 from __future__ import annotations
@@ -15,14 +18,20 @@ _logger = logging.getLogger(__name__)
 
 
 class Soon:
+    """Invariant: whenever there are `_readers`, or anything was to leave, `_leave` is scheduled."""
+
     def __init__(self, scheduler: Scheduler, depart: Callable[[Iterable[int]], None]) -> None:
+        """`depart` lets the reads of these groups leave."""
         self._scheduler = scheduler
         self._depart = depart
+        self.flush: Callable[[], None] = _nothing
+        """Writes what is to be said."""
         self._answers: list[Callable[[], None]] = []
         self._held = False
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
         self._readers: dict[int, None] = {}
+        self._leaving = False
 
     def answer(self, call: Callable[[], None]) -> None:
         if not self._answers and not self._held:
@@ -55,10 +64,27 @@ class Soon:
             self.on_answered()
 
     def reads_arrived(self, group_id: int) -> None:
-        if not self._readers:
-            self._scheduler.call_soon(self._reads_depart)
         self._readers[group_id] = None
+        self.leave()
 
-    def _reads_depart(self) -> None:
-        readers, self._readers = self._readers, {}
-        self._depart(readers)
+    def leave(self) -> None:
+        """There is something to write."""
+        if not self._leaving:
+            self._leaving = True
+            self._scheduler.call_soon(self._leave)
+
+    def _leave(self) -> None:
+        readers = self._readers
+        try:
+            if readers:
+                self._readers = {}
+                self._depart(readers)
+        finally:
+            self._leaving = False
+            if self._readers:  # somebody arrived by it
+                self.leave()
+            self.flush()
+
+
+def _nothing() -> None:
+    pass

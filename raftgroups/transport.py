@@ -13,10 +13,9 @@ What may be relied on, and nothing more:
 
 The Outbox gathers a turn's messages of all groups, so that each peer gets one frame a turn and
 channel (more only where it would grow beyond FRAME_BYTES), and knows which of them may leave before
-the turn's batch is on the disk. What needs no turn (reads) is gathered too, for as long as one
-frame is taken in or one pass's reads depart: with 64 groups and 64 reads in flight a read point
-took 4 frames and 81 us of the cluster's CPU, now 0.2 frames and 31 us (with one group 4 us, because
-all 64 share a probe).
+the turn's batch is on the disk. What needs no turn (reads) is gathered for one pass of the loop
+(soon.py): with 64 groups and 64 reads in flight a read point took 4 frames and 81 us of the
+cluster's CPU, now 0.2 frames and 31 us (with one group 4 us, because all 64 share a probe).
 """
 
 from __future__ import annotations
@@ -49,8 +48,10 @@ SNAPSHOT_BYTES: Final = 3 * 1024 * 1024
 
 
 class Link(Protocol):
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
-        """Queue a frame; never blocks. False: dropped (no such peer, no connection, full)."""
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
+        """Queue a frame; never blocks. False: dropped (no such peer, no connection, full).
+        `at_once`: its sender has gathered already, so it need not wait for what else this pass of
+        the loop may bring for the peer."""
         ...
 
     def push(self) -> None:
@@ -86,14 +87,17 @@ class Outbox:
         boot: str,
         level: int,
         not_sent: Callable[[NodeId, Message], None],
+        leave_soon: Callable[[], None],
     ) -> None:
+        """`leave_soon` is to have `flush_now` called in the next pass of the loop."""
         self._link = link
         self._opening = frame_opening(incarnation, boot, level)
         self._not_sent = not_sent
         self._early: dict[NodeId, list[Message]] = {}
         self._late: dict[NodeId, list[Message]] = {}
-        self._now: dict[NodeId, list[Message]] | None = None
-        """What leaves when the work under way is done; None: nothing is under way."""
+        self._leave_soon = leave_soon
+        self._now: dict[NodeId, list[Message]] = {}
+        """What leaves with the next pass of the loop."""
         self._entries: tuple[Append, bytes] | None = None
         """Entries that this flush has sent to one peer, and their frame: others get the same."""
 
@@ -117,24 +121,23 @@ class Outbox:
         box, self._late = self._late, {}
         return self._flush(box)
 
-    def gather(self) -> bool:
-        """From now on `send_now` waits for `flush_now`. False if somebody gathers already."""
-        if self._now is not None:
-            return False
-        self._now = {}
-        return True
-
-    def flush_now(self) -> None:
-        box, self._now = self._now, None
-        if box:
-            self._flush(box)
-
     def send_now(self, peer: NodeId, message: Message) -> None:
-        """Past the turn: at once, or with what else the work under way sends."""
-        if self._now is None:
-            self.send(peer, [message])
+        """Past the turn, with what else leaves in the next pass of the loop."""
+        box = self._now
+        if not box:
+            self._leave_soon()
+        waiting = box.get(peer)
+        if waiting is None:
+            box[peer] = [message]
         else:
-            self._now.setdefault(peer, []).append(message)
+            waiting.append(message)
+
+    def flush_now(self, *, at_once: bool = True) -> None:
+        box = self._now
+        if box:
+            self._now = {}
+            for peer, messages in box.items():
+                self.send(peer, messages, at_once=at_once)
 
     def _flush(self, box: dict[NodeId, list[Message]]) -> int:
         count = 0
@@ -144,24 +147,26 @@ class Outbox:
         self._entries = None
         return count
 
-    def send(self, peer: NodeId, messages: list[Message]) -> None:
+    def send(self, peer: NodeId, messages: list[Message], *, at_once: bool = False) -> None:
         """Now, in as few frames as their size allows."""
         if len(messages) == 1:
-            self._send_frame(peer, _channel(messages[0]), messages)
+            self._send_frame(peer, _channel(messages[0]), messages, at_once)
             return
         start, size, channel = 0, 0, RAFT
         for at, message in enumerate(messages):
             weight = _weight(message)
             wanted = _channel(message)
             if at > start and (wanted != channel or size + weight > FRAME_BYTES):
-                self._send_frame(peer, channel, messages[start:at])
+                self._send_frame(peer, channel, messages[start:at], at_once)
                 start, size = at, 0
             channel = wanted
             size += weight
-        self._send_frame(peer, channel, messages[start:])
+        self._send_frame(peer, channel, messages[start:], at_once)
 
-    def _send_frame(self, peer: NodeId, channel: str, messages: list[Message]) -> None:
-        if not self._link.send(peer, channel, self._frame(messages)):
+    def _send_frame(
+        self, peer: NodeId, channel: str, messages: list[Message], at_once: bool
+    ) -> None:
+        if not self._link.send(peer, channel, self._frame(messages), at_once=at_once):
             for message in messages:
                 self._not_sent(peer, message)
 

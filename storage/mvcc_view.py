@@ -18,7 +18,7 @@ stretch are laid over it; each record is then followed back to the revision aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from storage.codec import (
@@ -114,6 +114,21 @@ class View:
         if body is None or body[0] >= TOMBSTONE:
             return None
         return key_value(key, body)
+
+    def get_each(self, keys: Iterable[bytes]) -> list[KeyValue | None]:
+        """What `get` gives for each of these at the newest revision. Raises if it does for one."""
+        newest, start, end = self.newest, self._start, self._end
+        found: list[KeyValue | None] = []
+        for key in keys:
+            if key < start or (end is not None and key >= end) or not 0 < len(key) <= KEY_MAX_BYTES:
+                found.append(self.get(key))  # it knows what to say
+                continue
+            body = newest(key)
+            if body is None or body[0] >= TOMBSTONE:
+                found.append(None)
+            else:
+                found.append(key_value(key, body))
+        return found
 
     def newest(self, key: bytes) -> bytes | None:
         """The newest record, which may be a tombstone, but not one that compaction has passed:

@@ -103,7 +103,7 @@ class SimLink:
     wanted: dict[NodeId, None] = field(default_factory=dict)
     sees: dict[NodeId, bool] = field(default_factory=dict)
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return self.network.send(self, peer, channel, frame)
 
     def push(self) -> None:

@@ -176,7 +176,7 @@ class PeerLink:
 
     # --- the Link protocol ----------------------------------------------------------------
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         channel_id = self._channel_ids.get(channel)
         if channel_id is None:
             raise self._no_channel(channel)
@@ -197,11 +197,15 @@ class PeerLink:
                 f"{self._largest[channel_id]} bytes and was not sent",
             )
             return False
+        if at_once and connection.write_alone(channel_id, frame):
+            return True
         if not record.queue.offer(channel_id, frame):
             record.dropped[channel_id]["full"] += 1
             return False
         connection.wake()
         self._woken[connection] = None
+        if at_once:
+            connection.push()
         return True
 
     def push(self) -> None:

@@ -7,10 +7,11 @@ It owns a transport, a decoder and a handshake, and asks its owner (link.py) wha
 Reading: asyncio fills the decoder's fixed buffer; frames go to the handlers at once, so a handler
 that is slow slows its sender down through TCP and nothing piles up here.
 Writing: frames wait in the peer's OutboundQueue. All that one pass of the loop offers leaves in one
-write of at most `burst_bytes`; the transport's high-water mark is zero, so it says `pause_writing`
-as soon as the kernel did not take everything, and the next burst is chosen when it says
-`resume_writing`. With TCP_NOTSENT_LOWAT the kernel too holds little that has not left yet. So what
-an urgent frame finds before it on the way out is bounded, whatever is queued.
+write of at most `burst_bytes`, at its end, or with a frame that was sent "at once"; such a one goes
+past the queue if nothing is in it. The transport's high-water mark is zero, so it says
+`pause_writing` as soon as the kernel did not take everything, and the next burst is chosen when it
+says `resume_writing`. With TCP_NOTSENT_LOWAT the kernel too holds little that has not left yet. So
+what an urgent frame finds before it on the way out is bounded, whatever is queued.
 
 May not know: peers, retries, who may connect. Invariant: `on_lost` is called exactly once for each
 connection that `on_connected` was called for, and nothing after it.
@@ -36,7 +37,14 @@ from kv.cluster.link_handshake import (
     encode_bye,
     encode_ping,
 )
-from kv.cluster.link_protocol import CONTROL, Decoder, Violation, control_frame
+from kv.cluster.link_protocol import (
+    CONTROL,
+    FRAGMENT_BYTES,
+    Decoder,
+    Violation,
+    control_frame,
+    whole_frame,
+)
 from kv.cluster.link_queue import OutboundQueue
 from kv.cluster.link_tls import TlsError, TlsLayer
 from raftgroups.transport import FrameHandler, NodeId
@@ -328,6 +336,15 @@ class Connection(asyncio.BufferedProtocol):
         """Something was queued: write it after this pass of the loop has queued the rest."""
         if self._pumping is None and not self._paused:
             self._pumping = self._scheduler.call_soon(self._pump)
+
+    def write_alone(self, channel_id: int, frame: bytes) -> bool:
+        """Past the queue, which is empty. False: it is not, or the frame is too large for that."""
+        queue = self._queue
+        if queue.pending or self._paused or len(frame) > FRAGMENT_BYTES:
+            return False
+        queue.passed(channel_id)
+        self._write(whole_frame(channel_id, frame))
+        return True
 
     def push(self) -> None:
         """What was queued is written now, if it can be."""

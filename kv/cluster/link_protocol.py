@@ -102,9 +102,16 @@ def header(channel_id: int, flags: int, payload: bytes | memoryview) -> bytes:
     return _CRC.pack(crc32(payload, crc32(rest))) + rest
 
 
+def whole_frame(channel_id: int, frame: bytes) -> bytes:
+    """A frame that is one fragment, with its header."""
+    assert len(frame) <= FRAGMENT_BYTES
+    covered = _REST.pack(len(frame), FRAME_VERSION, channel_id, 0) + frame
+    return _CRC.pack(crc32(covered)) + covered
+
+
 def control_frame(message: bytes) -> bytes:
     assert len(message) <= CONTROL_MAX_BYTES
-    return header(CONTROL, 0, message) + message
+    return whole_frame(CONTROL, message)
 
 
 class Decoder:

@@ -8,9 +8,10 @@ loop. The body is complete and begins where the HTTP body does; the caller adds 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from kv.etcd.answers import Headers
 from kv.etcd.asking import unexpected
@@ -39,6 +40,9 @@ from raftgroups.results import (
 from raftgroups.txn import check_put, is_read_only
 from storage.codec import VALUE_MAX_BYTES
 from storage.errors import JanusError
+from storage.mvcc_records import KeyValue
+
+_log = logging.getLogger(__name__)
 
 
 class Answered(Protocol):
@@ -59,6 +63,7 @@ class HotCalls:
         self._headers: Final = headers
         self._alarms: Final = context.alarms
         self._limits: Final = context.limits
+        self._give_each: Final = self.give_each
         self._looked_at_bytes: Final = min(VALUE_MAX_BYTES, context.limits.request_bytes)
         """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
@@ -70,9 +75,10 @@ class HotCalls:
         }
 
     def range(self, body: bytes, done: Answered) -> None:
-        key = decode_one_key(body) if self._strong.single else None
+        strong = self._strong
+        key = decode_one_key(body) if strong.single else None
         if key is not None:
-            self._strong.read(partial(self._one_key, key), partial(_answer, done))
+            strong.get(key, done, self._give_each)
             return
         try:
             operation, serializable = decode_range(body)
@@ -97,9 +103,23 @@ class HotCalls:
 
         self._strong.read(RangeQuery(operation), answered, options)
 
-    def _one_key(self, key: bytes, reader: ShardReader) -> bytes:
-        view = reader.view
-        return self._headers.encode_one(view.get(key), view.state.revision, reader.term)
+    def give_each(
+        self,
+        gets: Sequence[tuple[bytes, Answered, Any]],
+        found: Sequence[KeyValue | JanusError | None],
+        revision: int,
+        term: int,
+    ) -> None:
+        """kv/regime.py Give."""
+        encode = self._headers.encode_one
+        for (_, done, _), each in zip(gets, found, strict=True):
+            try:
+                if isinstance(each, JanusError):
+                    done(*encode_error(each))
+                else:
+                    done(200, encode(each, revision, term))
+            except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+                _log.exception("an answer of a get raised; its defect, the node goes on")
 
     def put(self, body: bytes, done: Answered) -> None:
         self._write(decode_put, PutResult, self._headers.encode_put, body, done)

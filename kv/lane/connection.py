@@ -68,13 +68,15 @@ class Operation(msgspec.Struct):
     answer: bytes | None = None
 
     def etcd(self, status: int, body: bytes, level: Level = Level.LINEARIZABLE) -> None:
-        answers = self.connection.lane.answers
+        connection = self.connection
+        answers = connection.lane.answers
         if status == 200:
+            endpoint = self.head.met if level is Level.LINEARIZABLE else self.endpoint(level)
             answer = b"%b%d%b%b" % (answers.good, len(body), answers.tail, body)
-            self.connection.answered(self, status, answer, self.endpoint(level))
+            connection.answered(self, 200, answer, endpoint)
         else:
             answer = answers.etcd(status, body)
-            self.connection.answered(self, status, answer, self.head.endpoint)
+            connection.answered(self, status, answer, self.head.endpoint)
 
     def rest(
         self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
@@ -288,12 +290,21 @@ class Connection(asyncio.Protocol):
         self, operation: Operation, status: int, answer: bytes, endpoint: Endpoint
     ) -> None:
         assert operation.answer is None, "an operation was answered twice"
+        lane, queue = self.lane, self._queue
+        if queue[0] is not operation or status != 200 or self.transport is None:
+            took_s = lane.monotonic() - operation.started_s
+            endpoint.ended(GONE if self.transport is None else status, took_s)
+            if queue[0] is not operation:
+                operation.answer = answer  # it waits for those before it
+                return
+        else:
+            if not endpoint.leaving:
+                lane.leaving.append(endpoint)
+            endpoint.leaving.append(operation.started_s)
         operation.answer = answer
-        lane, queue, out = self.lane, self._queue, self._out
-        took_s = lane.monotonic() - operation.started_s
-        endpoint.ended(GONE if self.transport is None else status, took_s)
-        if queue[0] is not operation:
-            return  # it waits for those before it
+        out = self._out
+        out.append(answer)
+        queue.popleft()
         while queue and (ready := queue[0].answer) is not None:
             out.append(ready)
             queue.popleft()
@@ -301,7 +312,9 @@ class Connection(asyncio.Protocol):
             self._alone = False
         if not self._is_dirty:
             self._is_dirty = True
-            lane.flush_soon(self)
+            if not lane.dirty:
+                lane.flush_soon()
+            lane.dirty.append(self)
 
     def flush(self) -> None:
         self._is_dirty = False

@@ -21,6 +21,7 @@ from kv.lane.answers import Answers
 from kv.lane.connection import Connection
 from kv.lane.handed import Handed
 from kv.lane.heads import Heads
+from kv.metrics.metrics import Endpoint
 from storage.clock import Clock
 
 REFUSED_MAX: Final = 256
@@ -76,7 +77,10 @@ class Lane:
         self._fast: set[Connection] = set()
         self._handed: set[Handed] = set()
         self._refused: set[Connection] = set()
-        self._dirty: list[Connection] = []
+        self.dirty: list[Connection] = []
+        """They have something to write. Whoever adds the first one calls `flush_soon`."""
+        self.leaving: list[Endpoint] = []
+        """Of what leaves with the next flush: how long it took is known then."""
         self._no_fast = asyncio.Event()
         self._no_fast.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -129,15 +133,18 @@ class Lane:
         self.lost(connection)
         handed.begin(data, paused=paused)
 
-    def flush_soon(self, connection: Connection) -> None:
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
-        self._dirty.append(connection)
+    def flush_soon(self) -> None:
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
+        dirty, self.dirty = self.dirty, []
         for connection in dirty:
             connection.flush()
+        if self.leaving:
+            leaving, self.leaving = self.leaving, []
+            now_s = self.monotonic()
+            for endpoint in leaving:
+                endpoint.left(now_s)
 
     # --- time and the end -------------------------------------------------------------------------
 

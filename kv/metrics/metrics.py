@@ -52,9 +52,10 @@ class Endpoint:
     """One route, method and level, resolved: call `began` and `ended` once for each request. A
     stream (a watch) has ended, for this, with its first bytes: its life is no latency.
 
-    Both together take 0.32 us (measured as in instruments.py)."""
+    Both together take 0.32 us (measured as in instruments.py). Whoever ends many at one moment puts
+    when they began into `leaving` and calls `left`: one look at the clock and into the buckets."""
 
-    __slots__ = ("_at", "_codes", "_levels", "_make", "_seconds", "in_flight")
+    __slots__ = ("_at", "_codes", "_levels", "_make", "_seconds", "in_flight", "leaving")
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class Endpoint:
         self._seconds = seconds
         self.in_flight = in_flight
         """`in_flight.value += 1` is `began`, for whoever counts every call."""
+        self.leaving: list[float] = []
+        """When requests began whose answers, with 200, are about to leave."""
         self._codes = codes
         self._make = make
 
@@ -88,10 +91,29 @@ class Endpoint:
         histogram = self._seconds
         histogram.counts[bisect_left(histogram.bounds, seconds)] += 1  # `observe`, without a call
         histogram.total += seconds
+        self._counter(code).value += 1
+
+    def left(self, now_s: float) -> None:
+        """All that were `leaving` have left."""
+        leaving, self.leaving = self.leaving, []
+        count = len(leaving)
+        self.in_flight.value -= count
+        histogram = self._seconds
+        counts, bounds = histogram.counts, histogram.bounds
+        slot = bisect_left(bounds, now_s - min(leaving))
+        if slot == bisect_left(bounds, now_s - max(leaving)):
+            counts[slot] += count
+        else:
+            for began_s in leaving:
+                counts[bisect_left(bounds, now_s - began_s)] += 1
+        histogram.total += count * now_s - sum(leaving)
+        self._counter(200).value += count
+
+    def _counter(self, code: int) -> Counter:
         counter = self._codes.get(code)
         if counter is None:
             counter = self._codes[code] = self._make(code)
-        counter.value += 1
+        return counter
 
 
 class Proposals(NamedTuple):
@@ -191,11 +213,15 @@ class Metrics:
         """For `Committer.on_commit`."""
         sync, whole = self.sync_seconds.labels(regime), self.commit_seconds.labels(regime)
         size = self.commit_bytes.labels(regime)
+        place = bisect_left
 
         def observe(sync_s: float, whole_s: float, size_bytes: int) -> None:
-            sync.observe(sync_s)
-            whole.observe(whole_s)
-            size.observe(size_bytes)
+            sync.counts[place(sync.bounds, sync_s)] += 1  # `observe`, without three calls a commit
+            sync.total += sync_s
+            whole.counts[place(whole.bounds, whole_s)] += 1
+            whole.total += whole_s
+            size.counts[place(size.bounds, size_bytes)] += 1
+            size.total += size_bytes
 
         return observe
 

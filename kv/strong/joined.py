@@ -1,12 +1,14 @@
 """Linearizable reads that name nothing of their own (deadline, session): nearly all there are.
 
     read --> a place in what waits here --(one read point for all of it)--> each evaluated, answered
-                                                     '--> Refused: each goes on alone (`refused`)
+    get  -->                                         '--> Refused: each goes on alone (`refused`)
     a key that is another shard's now: that read goes on elsewhere (`moved`)
 
-They wait as pairs in the list that the group's next read point takes along, so a read costs no
-object, timer or call below this file. Invariants: as regime.py says of `read`; each is answered, or
-handed to `refused` or `moved`, exactly once.
+They wait as tuples in the list that the group's next read point takes along, so a read costs no
+object, timer or call below this file. What most of them are, gets of one key, are looked up and
+answered all at once; if that raises, or somebody has to vouch for them, each is a read by itself.
+Invariants: as regime.py says of `read` and `get`; each is answered, or handed to `refused` or
+`moved`, exactly once.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 from kv.division.meter import Meter
-from kv.regime import Done
+from kv.errors import StoppingError
+from kv.regime import Done, Give
 from kv.strong.noting import key_of_read
 from kv.strong.reader import ReplicaReader
 from raftgroups.group import Group
@@ -25,17 +29,21 @@ from raftgroups.outcomes import ReadResult, Refused
 from raftgroups.readpath import Together
 from storage.clock import Clock, Scheduler
 from storage.errors import JanusError, WrongShardError
+from storage.mvcc_records import KeyValue
 
 _log = logging.getLogger(__name__)
 
 Evaluate = Callable[[ReplicaReader], Any]
 Pair = tuple[Evaluate, Done[Any]]
+Get = tuple[bytes, Any, Give]
+"""(key, what is to be answered, who answers it)"""
 GoOn = Callable[[Evaluate, Done[Any], float, Refused], None]
 """(evaluate, done, deadline, why not now)"""
 Vouch = Callable[[Evaluate, Done[Any], float, Any], bool]
 """(evaluate, done, deadline, answer): whether somebody else gives the answer, once it is known to
 be good, or reads again."""
 Move = Callable[[Evaluate, Done[Any], float, WrongShardError], None]
+_GIVE: Final = itemgetter(2)
 
 
 class JoinedReads:
@@ -46,6 +54,7 @@ class JoinedReads:
         refused: GoOn,
         moved: Move,
         guard: Callable[[], Vouch | None],
+        stopped: Callable[[], bool],
         *,
         scheduler: Scheduler,
         clock: Clock,
@@ -53,7 +62,8 @@ class JoinedReads:
         meter: Meter,
     ) -> None:
         """`local` gives the replica's state, or raises a JanusError; `guard` gives None while
-        nothing in the shard is locked."""
+        nothing in the shard is locked; `stopped`: no new reads are taken."""
+        self._stopped = stopped
         self._meter = meter
         self._group = group
         self._local = local
@@ -70,9 +80,18 @@ class JoinedReads:
         if together is not None and not together.left and len(together.reads) < together.most:
             together.reads.append((evaluate, done))
         else:
-            self._open(evaluate, done)
+            self._open((evaluate, done))
 
-    def _open(self, evaluate: Evaluate, done: Done[Any]) -> None:
+    def get(self, key: bytes, done: Any, give: Give) -> None:
+        together = self._together
+        if together is not None and not together.left and len(together.reads) < together.most:
+            together.reads.append((key, done, give))
+        elif self._stopped():
+            self._scheduler.call_soon(give, [(key, done, give)], [_stopping()], 0, 0)
+        else:
+            self._open((key, done, give))
+
+    def _open(self, read: Pair | Get) -> None:
         tell = partial(self._tell, self._clock.monotonic() + self._deadline_s)
         opened: Together | Refused
         if self._together is not None and not self._together.left:
@@ -82,25 +101,35 @@ class JoinedReads:
         if isinstance(opened, Together):
             self._together = opened
             if opened.most:
-                opened.reads.append((evaluate, done))
+                opened.reads.append(read)
                 return
             opened = self._group.too_many_reads()
-        self._scheduler.call_soon(tell, [(evaluate, done)], opened)
+        self._scheduler.call_soon(tell, [read], opened)
 
-    def _tell(self, deadline_s: float, reads: Sequence[Pair], result: ReadResult) -> None:
+    def _tell(self, deadline_s: float, reads: Sequence[Pair | Get], result: ReadResult) -> None:
         if isinstance(result, Refused):
-            for evaluate, done in reads:
+            for evaluate, done in map(alone, reads):
                 self._refused(evaluate, done, deadline_s, result)
             return
         try:
             reader = self._local()
         except JanusError as error:
-            for _, done in reads:
+            for _, done in map(alone, reads):
                 _answer(done, error)
             return
         vouch = self._guard()
         if self._meter.read(len(reads)):
-            self._meter.note_read(key_of_read(reads[-1][0]))
+            self._meter.note_read(_key(reads[-1]))
+        gets = [read for read in reads if len(read) == 3]
+        pairs = [read for read in reads if len(read) == 2] if len(gets) < len(reads) else []
+        if gets:
+            pairs += map(alone, gets if vouch is not None else _left_of(gets, reader))
+        if pairs:
+            self._tell_pairs(pairs, reader, vouch, deadline_s)
+
+    def _tell_pairs(
+        self, reads: list[Pair], reader: ReplicaReader, vouch: Vouch | None, deadline_s: float
+    ) -> None:
         for evaluate, done in reads:
             try:
                 answer = evaluate(reader)
@@ -125,3 +154,49 @@ def _answer(done: Done[Any], answer: Any) -> None:
         done(answer)
     except Exception:  # noqa: BLE001 - as above
         _log.exception("a done callback raised; its defect, the node goes on")
+
+
+# --- gets -------------------------------------------------------------------------------------
+
+
+def _left_of(gets: list[Get], reader: ReplicaReader) -> list[Get]:
+    """Look them up and have them answered. Returns those that it did not come to: each is to be
+    tried by itself."""
+    view = reader.view
+    left: list[Get] = []
+    gives = set(map(_GIVE, gets))  # of the one face that there mostly is
+    for give in gives:
+        some = gets if len(gives) == 1 else [get for get in gets if get[2] == give]
+        try:
+            found = view.get_each([key for key, _, _ in some])
+        except Exception:  # noqa: BLE001 - whoever raises it by itself answers for it
+            left += some
+            continue
+        give(some, found, view.state.revision, reader.term)
+    return left
+
+
+def alone(read: Pair | Get) -> Pair:
+    """As a read by itself."""
+    if len(read) == 2:
+        return read
+    key, _, _ = read
+    return partial(_look_up, key), partial(_give_one, read)
+
+
+def _look_up(key: bytes, reader: ReplicaReader) -> tuple[KeyValue | None, int, int]:
+    found = reader.get(key)  # first: it is what names the key (kv/strong/noting.py)
+    return found, reader.revision, reader.term
+
+
+def _give_one(get: Get, answer: tuple[KeyValue | None, int, int] | JanusError) -> None:
+    found, revision, term = (answer, 0, 0) if isinstance(answer, JanusError) else answer
+    get[2]([get], [found], revision, term)
+
+
+def _key(read: Pair | Get) -> bytes:
+    return read[0] if len(read) == 3 else key_of_read(read[0])
+
+
+def _stopping() -> StoppingError:
+    return StoppingError("this node is stopping")

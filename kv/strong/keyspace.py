@@ -31,7 +31,7 @@ from kv.errors import (
 )
 from kv.meta.service import MetaService
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, SessionToken, WriteOptions
-from kv.regime import Done
+from kv.regime import Done, Give
 from kv.router import CrossShardError, Scope, lease_ids, one_shard
 from kv.strong.admission import check, purpose_of
 from kv.strong.allowance import Allowance
@@ -164,7 +164,7 @@ class Keyspace:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
         self._first = self._local[min(self._local)] if self._local else None
-        for name in ("write", "read", "shard_of"):
+        for name in ("write", "read", "get", "shard_of"):
             self.__dict__.pop(name, None)
             if only is not None:
                 setattr(self, name, getattr(only, name))
@@ -274,6 +274,10 @@ class Keyspace:
         if options.level is Level.SESSION and self._with_newer_map(evaluate, done, options):
             return
         RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
+
+    def get(self, key: bytes, done: Any, give: Give) -> None:
+        """Of a keyspace of one shard that is here: `_rebind` puts it in this one's place."""
+        raise AssertionError("a keyspace that is not `single` is asked with queries")
 
     def _with_newer_map(
         self, evaluate: Callable[[ReplicaReader], Any], done: Done[Any], options: ReadOptions

@@ -78,7 +78,7 @@ def opened(data: Path, regime: RegimeName) -> Iterator[Engine]:
 class Nobody:
     """A link on which no other node ever answers."""
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return False
 
     def push(self) -> None:

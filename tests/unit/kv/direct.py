@@ -7,8 +7,13 @@ own time and its own failures.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
+from kv.model import PLAIN_READ, ReadOptions
+from kv.regime import Done, Give
 from kv.strong.hubs import ShardHubs
+from kv.strong.joined import alone
 from kv.strong.machine import ServedMachine
 from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
@@ -52,6 +57,17 @@ class DirectShard:
 
     def ground(self, watches: object, page: object) -> None:
         """One shard for ever."""
+
+    def get(self, key: bytes, done: Any, give: Give) -> None:
+        self.read(*alone((key, done, give)))
+
+    def read(
+        self,
+        evaluate: Callable[[ReplicaReader], Any],
+        done: Done[Any],
+        options: ReadOptions = PLAIN_READ,
+    ) -> None:
+        raise NotImplementedError("a regime of a face has its own")
 
     def shard_of(self, key: bytes) -> int:
         return self._place.shard

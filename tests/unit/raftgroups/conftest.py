@@ -109,7 +109,7 @@ class Life:
     def call_later(self, delay_s: float, call: Callable[..., object], /, *args: Any) -> Event:
         return self.world.at(self.world.now + delay_s, call, *args, owner=self)
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return self.network.send(self, peer, channel, frame)
 
     def push(self) -> None:

@@ -38,7 +38,7 @@ def speaks_newer(cluster: Any, node: str) -> Callable[[], None]:
     life = cluster[node].life
     send = life.send
 
-    def send_newer(peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send_newer(peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         cluster.network.deliver(NodeId(node), peer, channel, newer(frame))
         return True
 

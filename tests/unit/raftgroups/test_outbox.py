@@ -24,7 +24,7 @@ class Wire:
         self.sent: list[tuple[NodeId, str, bytes]] = []
         self.full = False
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         if not self.full:
             self.sent.append((peer, channel, frame))
         return not self.full
@@ -48,7 +48,7 @@ def outbox() -> tuple[Outbox, Wire, list[tuple[NodeId, Message]]]:
     wire = Wire()
     lost: list[tuple[NodeId, Message]] = []
     return (
-        Outbox(wire, 7, "boot", 1, lambda peer, message: lost.append((peer, message))),
+        Outbox(wire, 7, "boot", 1, lambda peer, message: lost.append((peer, message)), int),
         wire,
         lost,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raftgroups.group import Group
-from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest
+from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest, decode_frame
 from raftgroups.outcomes import Applied, ReadReady
 from raftgroups.replica import Replica
 from raftgroups.status import Role
@@ -91,6 +91,53 @@ def test_a_read_does_not_wait_for_the_sync_of_another_group(make_cluster: Make) 
     assert writer.waiting is not None
     writer.hold = False
     writer.finish()
+
+
+def kinds_of_frames(cluster: Any) -> list[tuple[NodeId, NodeId, list[type]]]:
+    """What each frame carries, from now on."""
+    frames: list[tuple[NodeId, NodeId, list[type]]] = []
+    send = cluster.network.send
+
+    def noting(life: Any, peer: NodeId, channel: str, frame: bytes) -> bool:
+        frames.append((life.node, peer, [type(each) for each in decode_frame(frame).messages]))
+        return bool(send(life, peer, channel, frame))
+
+    cluster.network.send = noting
+    return frames
+
+
+def test_a_probe_leaves_with_the_read_index_and_its_echo_with_the_next_request(
+    make_cluster: Make,
+) -> None:
+    cluster = make_cluster(3)
+    cluster.create()
+    cluster.put(b"x")
+    cluster.make_leader(NodeId("a"))
+    cluster.converge()
+    cluster.run(0.02)
+    a, b = cluster["a"], cluster["b"]
+    take = a.life.handlers["raft"]
+    leaders, followers = list[object](), list[object]()
+
+    def take_with_a_read(peer: NodeId, frame: bytes) -> None:
+        """A client's read arrives in the pass in which the request of b is taken in."""
+        a.life.handlers["raft"] = take
+        take(peer, frame)
+        a.group.read(leaders.append)
+
+    a.life.handlers["raft"] = take_with_a_read
+    frames = kinds_of_frames(cluster)
+    b.group.read(followers.append)
+    cluster.until(lambda: len(frames) == 1)
+    b.group.read(followers.append)  # it waits while the first one is on its way
+    cluster.until(lambda: len(leaders) == 1 and len(followers) == 2, 0.02)
+    assert all(isinstance(each, ReadReady) for each in leaders + followers)
+    assert frames == [
+        ("b", "a", [ReadRequest]),
+        ("a", "b", [ReadIndex, Probe]),
+        ("b", "a", [Echo, ReadRequest]),
+        ("a", "b", [ReadIndex]),
+    ]
 
 
 # --- groups in which nothing happens ---------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
@@ -61,3 +61,62 @@ def test_held_answers_are_given_at_the_end_of_the_work_and_not_again() -> None:
     assert not soon.give()
     passes.run()
     assert seen == ["before", "end", "of an answer", "end"]
+
+
+def test_what_is_to_be_said_is_written_once_a_pass_after_the_reads_have_left() -> None:
+    passes, seen = Passes(), list[str]()
+    soon = Soon(cast(Scheduler, passes), lambda groups: seen.append(f"left {[*groups]}"))
+    soon.flush = lambda: seen.append("written")
+    soon.leave()
+    soon.reads_arrived(2)
+    soon.reads_arrived(1)
+    soon.reads_arrived(2)
+    soon.leave()
+    assert seen == []
+    passes.run()
+    assert seen == ["left [2, 1]", "written"]
+    soon.leave()
+    passes.run()
+    assert seen[2:] == ["written"], "what is alone waits for nothing else"
+    assert passes.calls == []
+
+
+def test_who_arrives_by_a_departure_leaves_with_the_next_pass() -> None:
+    passes, seen = Passes(), list[list[int]]()
+
+    def depart(groups: Iterable[int]) -> None:
+        seen.append([*groups])
+        if len(seen) == 1:
+            soon.leave()
+            soon.reads_arrived(8)
+        else:
+            raise ValueError("a defect")
+
+    soon = Soon(cast(Scheduler, passes), depart)
+    written = list[None]()
+    soon.flush = lambda: written.append(None)
+    soon.reads_arrived(7)
+    passes.run()
+    assert (seen, len(written)) == ([[7]], 1)
+    with pytest.raises(ValueError, match="a defect"):
+        passes.run()
+    assert (seen, len(written)) == ([[7], [8]], 2)
+    assert passes.calls == []
+
+
+def test_what_is_said_while_writing_is_written_in_the_next_pass() -> None:
+    passes, left = Passes(), ["a", "b"]
+    soon = Soon(cast(Scheduler, passes), lambda groups: None)
+
+    def flush() -> None:
+        left.pop()
+        if left:
+            soon.leave()
+
+    soon.flush = flush
+    soon.leave()
+    passes.run()
+    assert left == ["a"]
+    passes.run()
+    assert left == []
+    assert passes.calls == []

@@ -191,7 +191,7 @@ class OneNode:
 class NoLink:
     """A Link of a node that has no peers."""
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return False
 
     def push(self) -> None:

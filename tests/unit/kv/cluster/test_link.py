@@ -84,6 +84,41 @@ async def test_nothing_is_delivered_from_inside_send(links, until) -> None:
     assert not any(seen)
 
 
+async def test_what_is_sent_at_once_is_written_before_the_pass_ends(links, until) -> None:
+    """Past the queue if nothing is in it, else after what is: frames of a channel keep their order
+    whichever way they go, and all of them count."""
+    a, b = await links.pair()
+    sent = a.peer(b).sent_bytes
+    assert a.link.send(b.id, "raft", b"1", at_once=True)
+    assert a.peer(b).sent_bytes == sent + 12 + 1, "written, with its header"
+    assert a.link.send(b.id, "raft", b"2")
+    assert a.peer(b).sent_bytes == sent + 12 + 1, "it waits for the end of the pass"
+    assert a.link.send(b.id, "raft", b"3", at_once=True)
+    assert a.peer(b).sent_bytes == sent + 3 * (12 + 1)
+    assert a.link.send(b.id, "raft", b"4")
+    large = b"5" * (3 * FRAGMENT_BYTES + 5)
+    assert a.link.send(b.id, "raft", large, at_once=True)
+    assert not a.link.send(b.id, "raft", b"x" * (17 * 1024 * 1024), at_once=True)
+    assert b.frames == []
+    await until(lambda: len(b.of("raft")) == 5, "all has arrived")
+    assert b.of("raft") == [b"1", b"2", b"3", b"4", large]
+    assert a.peer(b).channels["raft"].sent_frames == 5
+
+
+async def test_nothing_passes_a_connection_that_is_full(links, until) -> None:
+    """What is sent at once stands in the line as everything else while the other side reads
+    nothing."""
+    a, b = await links.pair()
+    connection = a.link._peers.get(b.id).connection
+    connection.pause_writing()
+    sent = a.peer(b).sent_bytes
+    assert a.link.send(b.id, "raft", b"first", at_once=True)
+    assert a.link.send(b.id, "raft", b"second", at_once=True)
+    assert a.peer(b).sent_bytes == sent
+    connection.resume_writing()
+    await until(lambda: b.of("raft") == [b"first", b"second"], "both arrived, in order")
+
+
 async def test_a_slow_reader_costs_bounded_memory_and_nobody_else_suffers(links, until) -> None:
     """The proxy reads nothing more: what fits into the kernel leaves, then the queue fills, then
     `send` says False; every frame that was taken arrives once the reader goes on."""

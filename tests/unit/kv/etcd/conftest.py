@@ -32,6 +32,7 @@ from kv.etcd.gateway import Gateway, add_routes
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.regime import Done, ShardReader
 from kv.strong.admission import check
+from kv.strong.reader import ReplicaReader
 from kv.watch.watcher import WatchLimits
 from raftgroups.commands import Command, encode
 from raftgroups.machine_parts import ShardPlace
@@ -90,7 +91,7 @@ class DirectStrong(DirectShard):
 
     def read(
         self,
-        evaluate: Callable[[ShardReader], Any],
+        evaluate: Callable[[ReplicaReader], Any],
         done: Done[Any],
         options: ReadOptions = PLAIN_READ,
     ) -> None:

@@ -29,6 +29,7 @@ from kv.lane.assemble import make_lane
 from kv.lane.lane import Lane, LaneLimits
 from kv.metrics.metrics import Endpoint, Metrics
 from kv.model import PLAIN_READ, PLAIN_WRITE, ReadOptions, WriteOptions
+from kv.strong.joined import alone
 from kv.strong.reader import ReplicaReader
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
@@ -97,6 +98,9 @@ class Direct:
         except JanusError as error:
             answer = error
         self._later(done, answer)
+
+    def get(self, key: bytes, done: Any, give: Any) -> None:
+        self.read(*alone((key, done, give)))
 
     def _later(self, done: Any, answer: Any) -> None:
         self.under_way += 1

@@ -126,6 +126,26 @@ def test_nothing_is_known_before_the_sources_are_named(read: Read) -> None:
     assert {name for name, _ in read(Metrics()) if name.startswith(("etcd_", "process_"))} == set()
 
 
+@pytest.mark.parametrize("began_s", [[5.0], [5.0, 5.0001], [5.0, 4.2, 3.1, 5.0]])
+def test_requests_that_leave_together_count_as_if_each_had_ended(
+    metrics: Metrics, began_s: list[float]
+) -> None:
+    one, other = (metrics.endpoint("/v1", "GET", level) for level in ("a", "b"))
+    for each in began_s:
+        one.began()
+        one.ended(200, 5.2 - each)
+        other.began()
+        other.leaving.append(each)
+    assert metrics.requests_in_flight.value == len(began_s)
+    other.left(5.2)
+    assert other.leaving == []
+    assert metrics.requests_in_flight.value == 0
+    alone, together = (metrics.request_seconds.labels("/v1", "GET", level) for level in ("a", "b"))
+    assert alone.counts == together.counts
+    assert alone.total == pytest.approx(together.total)
+    assert metrics.requests.labels("/v1", "GET", "200").value == 2 * len(began_s)
+
+
 def test_a_request_is_counted_by_route_and_code(metrics: Metrics, read: Read) -> None:
     read_level = metrics.endpoint("/v1/kv/{key}", "GET", "eventual")
     read_level.began()

@@ -32,7 +32,7 @@ Read = Callable[[Metrics], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 class NoPeers:
     """The link of a node that is alone."""
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         return False
 
     def push(self) -> None:

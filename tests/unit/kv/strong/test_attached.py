@@ -108,6 +108,9 @@ class Shard:
     def read(self, query: Any, done: Any, options: Any) -> None:
         self.looks.append(done)
 
+    def get(self, key: bytes, done: Any, give: Any) -> None:
+        raise NotImplementedError
+
     def shard_of(self, key: bytes) -> int:
         return self.group.group_id
 

@@ -48,7 +48,7 @@ class End:
         self.handler: Callable[[NodeId, bytes], None] = lambda peer, frame: None
         self.changes: list[Callable[[NodeId, bool], None]] = []
 
-    def send(self, peer: NodeId, channel: str, frame: bytes) -> bool:
+    def send(self, peer: NodeId, channel: str, frame: bytes, *, at_once: bool = False) -> bool:
         assert channel == "forward"
         other = self.wire.ends.get(peer)
         if other is None or not (self.up and other.up):

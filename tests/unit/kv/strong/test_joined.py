@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kv.division.meter import Meter
-from kv.errors import UnavailableError
+from kv.errors import StoppingError, UnavailableError
 from kv.strong.joined import JoinedReads
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
 from raftgroups.readpath import Together
@@ -40,9 +40,34 @@ class Points:
         together.tell(together.reads, result)
 
 
+class Replica:
+    """The part of a ReplicaReader that gets are looked up in. A value that is an error is raised,
+    by `get` as by `get_each`."""
+
+    shard, revision, term = 1, 7, 3
+
+    def __init__(self) -> None:
+        self.held: dict[bytes, Any] = {b"a": "A", b"b": "B"}
+        self.looked = 0
+        self.view = self
+        self.state = self
+
+    def get(self, key: bytes, revision: int = 0) -> Any:
+        found = self.held.get(key)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def get_each(self, keys: list[bytes]) -> list[Any]:
+        self.looked += 1
+        return [self.get(key) for key in keys]
+
+
 class Rig:
     def __init__(self, loop: Any) -> None:
         self.loop = loop
+        self.given: list[tuple[Any, Any, int, int]] = []
+        self.stopped = False
         self.points = Points()
         self.local: Any = "replica"
         self.answers: list[Any] = []
@@ -55,6 +80,7 @@ class Rig:
             self._refused,
             self._moved,
             lambda: self.vouch,
+            lambda: self.stopped,
             scheduler=loop,
             clock=loop.clock,
             deadline_s=5.0,
@@ -71,6 +97,14 @@ class Rig:
 
     def _moved(self, evaluate: Any, done: Any, deadline_s: float, error: WrongShardError) -> None:
         self.moved.append((done, deadline_s, error))
+
+    def give(self, gets: Any, found: Any, revision: int, term: int) -> None:
+        assert len(gets) == len(found)
+        for (_, done, _), each in zip(gets, found, strict=True):
+            self.given.append((done, each, revision, term))
+
+    def get(self, key: bytes) -> None:
+        self.joined.get(key, key.decode(), self.give)
 
     def read(self, name: str) -> None:
         self.joined.read(lambda reader: (name, reader), self.answers.append)
@@ -194,3 +228,102 @@ def test_an_answer_that_met_locks_is_given_by_whoever_vouches_for_it(rig: Rig) -
     rig.points.tell(0, ReadReady(7))
     assert rig.answers == [("free", "replica")]
     assert [answer for _, answer in held] == [("locked", "replica"), ("free", "replica")]
+
+
+# --- gets -------------------------------------------------------------------------------------
+
+
+def test_gets_are_looked_up_and_given_together(rig: Rig) -> None:
+    replica = rig.local = Replica()
+    for key in (b"a", b"none", b"b"):
+        rig.get(key)
+    assert len(rig.points.opened) == 1
+    rig.points.tell(0, ReadReady(7))
+    assert rig.given == [("a", "A", 7, 3), ("none", None, 7, 3), ("b", "B", 7, 3)]
+    assert replica.looked == 1
+
+
+def test_gets_and_other_reads_share_a_read_point_and_faces_answer_their_own(rig: Rig) -> None:
+    replica = rig.local = Replica()
+    others: list[Any] = []
+    rig.points.most = 9
+    rig.get(b"a")
+    rig.joined.read(lambda reader: reader.term, rig.answers.append)
+    rig.joined.get(b"a", "other", lambda gets, *found: others.append((gets[0][1], *found)))
+    rig.get(b"b")
+    rig.points.tell(0, ReadReady(7))
+    assert rig.given == [("a", "A", 7, 3), ("b", "B", 7, 3)]
+    assert others == [("other", ["A"], 7, 3)]
+    assert rig.answers == [3]
+    assert replica.looked == 2
+
+
+def test_a_get_that_cannot_be_answered_costs_the_others_nothing(rig: Rig) -> None:
+    replica = rig.local = Replica()
+    bad, elsewhere = UnavailableError("bad"), WrongShardError("the key is another shard's")
+    replica.held |= {b"bad": bad, b"elsewhere": elsewhere}
+    rig.points.most = 9
+    for key in (b"a", b"bad", b"elsewhere", b"b"):
+        rig.get(key)
+    rig.points.tell(0, ReadReady(7))
+    assert rig.given == [("a", "A", 7, 3), ("bad", bad, 0, 0), ("b", "B", 7, 3)]
+    [(done, deadline_s, why)] = rig.moved
+    assert (deadline_s, why) == (5.0, elsewhere)
+    done(("found there", 9, 4))
+    assert rig.given[3:] == [("elsewhere", "found there", 9, 4)]
+
+
+def test_a_get_that_is_refused_goes_on_as_a_read_by_itself(rig: Rig) -> None:
+    rig.joined._refused = lambda evaluate, done, deadline_s, refused: done(evaluate(Replica()))
+    rig.get(b"a")
+    rig.points.tell(0, Refused("no leader"))
+    assert rig.given == [("a", "A", 7, 3)]
+
+
+def test_a_get_from_a_replica_that_is_being_replaced_is_told_why(rig: Rig) -> None:
+    rig.local = UnavailableError("a snapshot is being put in place")
+    rig.get(b"a")
+    rig.points.tell(0, ReadReady(1))
+    assert rig.given == [("a", rig.local, 0, 0)]
+
+
+def test_gets_that_met_locks_are_given_by_whoever_vouches_for_them(rig: Rig) -> None:
+    rig.local = Replica()
+    held: list[Any] = []
+
+    def vouch(evaluate: Any, done: Any, deadline_s: float, answer: Any) -> bool:
+        held.append((done, answer))
+        return bool(answer[0] == "A")
+
+    rig.vouch = vouch
+    rig.get(b"a")
+    rig.get(b"b")
+    rig.points.tell(0, ReadReady(7))
+    assert rig.given == [("b", "B", 7, 3)]
+    done, answer = held[0]
+    done(answer)
+    assert rig.given[1:] == [("a", "A", 7, 3)]
+
+
+def test_a_node_that_stops_takes_no_more_gets(rig: Rig) -> None:
+    rig.stopped = True
+    rig.get(b"a")
+    assert rig.given == []
+    rig.loop.run()
+    [(done, why, _, _)] = rig.given
+    assert done == "a"
+    assert isinstance(why, StoppingError)
+    assert rig.points.opened == []
+
+
+def test_gets_are_metered_by_their_keys(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[bytes] = []
+    monkeypatch.setattr(
+        rig.joined._meter, "read", lambda count: noted.append(b"%d" % count) or True
+    )
+    monkeypatch.setattr(rig.joined._meter, "note_read", noted.append)
+    rig.local = Replica()
+    rig.get(b"a")
+    rig.get(b"b")
+    rig.points.tell(0, ReadReady(7))
+    assert noted == [b"2", b"b"]

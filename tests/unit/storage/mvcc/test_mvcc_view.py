@@ -43,6 +43,30 @@ def test_a_key_at_every_revision(bench: Bench) -> None:
     assert bench.get(b"k") == bench.get(b"k", 0) == bench.get(b"k", -3) == bench.get(b"k", 6)
 
 
+def test_many_keys_are_found_as_each_is(make_bench: MakeBench) -> None:
+    """In the layers, in memory, in the engine, deleted, and never there; and what one of them is
+    refused for is raised."""
+    bench = make_bench(start=b"a", end=b"x")
+    for key in (b"stored", b"gone", b"again"):
+        bench.put(key, key)
+    bench.delete(b"gone")
+    bench.commit()
+    bench.put(b"again", b"2", lease=9)
+    bench.put(b"new", b"")
+    keys = [b"stored", b"gone", b"again", b"new", b"never", b"stored"]
+    view = bench.shard.view
+    expected = [bench.get(key) for key in keys]
+    assert view.get_each(keys) == expected
+    assert view.get_each(keys) == expected, "some are remembered now"
+    assert [found is None for found in expected] == [False, True, False, False, True, False]
+    for wrong in (b"", b"Z", b"x", b"k" * (KEY_MAX_BYTES + 1)):
+        with pytest.raises(Exception) as alone:  # noqa: PT011 - whatever `get` says
+            view.get(wrong)
+        with pytest.raises(type(alone.value)) as among:
+            view.get_each([b"stored", wrong, b"new"])
+        assert str(among.value) == str(alone.value)
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_when_a_key_was_modified_at_every_revision(bench: Bench, stored: bool) -> None:
     """Wall time as it was given, also where it goes back."""
