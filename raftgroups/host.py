@@ -486,12 +486,14 @@ class GroupHost:
                 need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
-        self._outbox.flush_now(at_once=False)  # with what the turn sends
-        self.counters.messages_out += self._outbox.flush_early()
+        # Answers may be for peers, too: then all of it leaves together, after them.
+        at_once = not self._soon.answers
+        self._outbox.flush_now(at_once=False)
+        self.counters.messages_out += self._outbox.flush_early(at_once=at_once)
         self._unwritten = min(need, Need.LAZY)
         self._turn_need = need
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
-            self.counters.messages_out += self._outbox.flush_late()
+            self.counters.messages_out += self._outbox.flush_late(at_once=at_once)
         return need
 
     def prepare(self, batch: Batch) -> None:
@@ -542,8 +544,7 @@ class GroupHost:
                 group.after_commit()
             if self._ends or self._births:
                 self._complete_lineage()
-            self.counters.messages_out += self._outbox.flush_late()
-            self._link.push()
+            self.counters.messages_out += self._outbox.flush_late(at_once=True)
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
 

@@ -26,7 +26,8 @@ class Soon:
         self._depart = depart
         self.flush: Callable[[], None] = _nothing
         """Writes what is to be said."""
-        self._answers: list[Callable[[], None]] = []
+        self.answers: list[Callable[[], None]] = []
+        """Those that wait to be given."""
         self._held = False
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
@@ -34,9 +35,9 @@ class Soon:
         self._leaving = False
 
     def answer(self, call: Callable[[], None]) -> None:
-        if not self._answers and not self._held:
+        if not self.answers and not self._held:
             self._scheduler.call_soon(self._give_answers)
-        self._answers.append(call)
+        self.answers.append(call)
 
     def hold(self) -> None:
         """The work under way says when it is done and answers may be given (`give`)."""
@@ -45,15 +46,15 @@ class Soon:
     def give(self) -> bool:
         """Give the answers now rather than in the next pass. Whether there were any."""
         self._held = False
-        if not self._answers:
+        if not self.answers:
             return False
         self._give_answers()
         return True
 
     def _give_answers(self) -> None:
-        if not self._answers:
+        if not self.answers:
             return  # a turn that came before this has given them
-        answers, self._answers = self._answers, []
+        answers, self.answers = self.answers, []
         for call in answers:
             try:
                 call()
