@@ -40,7 +40,7 @@ def number_bytes(number: int) -> bytes:
     """A number from 0 to 2**64 - 1."""
     assert number >= 0
     if number < 1 << 8:
-        return _SMALL[number]
+        return SMALL[number]
     if number < 1 << 16:
         return _HEAD_16(25, number)
     return _HEAD_32(26, number) if number < 1 << 32 else _HEAD_64(27, number)
@@ -50,7 +50,8 @@ def array_head(length: int) -> bytes:
     return _ARRAYS[length] if length < _SHORT else head(_ARRAY, length)
 
 
-_SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
+SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
+"""The bytes of numbers below 256."""
 _ARRAYS: Final = tuple(head(_ARRAY, length) for length in range(_SHORT))
 
 
