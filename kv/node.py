@@ -154,10 +154,11 @@ class Node:
         self.node_id = NodeId(identity.node_id)
         assert identity.cluster_id is not None, "it was adopted above"
         self.cluster_id: str = identity.cluster_id
+        has_gauge = hasattr(self.engine, "write_pressure")
         self.writer = AdaptiveWriter(
             clock,
             loop.call_soon_threadsafe,
-            under_pressure=lambda: self._pressure() is not WritePressure.NONE,
+            under_pressure=self._under_pressure if has_gauge else _never,
             sync_apart=True,
             kernel=kernel_syncs(clock, loop, _log.info),
         )
@@ -190,7 +191,6 @@ class Node:
         disk_bytes = self._disk_bytes()
         reserve_bytes = settings.reserve_bytes or default_reserve_bytes(disk_bytes)
         self.guard = SpaceGuard(reserve_bytes)
-        has_gauge = hasattr(self.engine, "write_pressure")
         self.gate = Gate(self.guard, pressure=self._pressure if has_gauge else None)
         self.serving = Serving(self)
         self.host = GroupHost(
@@ -267,6 +267,9 @@ class Node:
 
     def _pressure(self) -> WritePressure:
         return pressure_of(self.engine)
+
+    def _under_pressure(self) -> bool:
+        return self._pressure() is not WritePressure.NONE
 
     def _note_full_peers(self, names: list[str]) -> None:
         self.gate.full_peers = names
@@ -375,3 +378,8 @@ class Node:
         self.engine.close()
         self.stand.close()
         self.directory.close()
+
+
+def _never() -> bool:
+    """An engine without background work is under no pressure."""
+    return False

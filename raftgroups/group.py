@@ -314,6 +314,14 @@ class Group:
         return noop is not None and raft.commit_index >= noop and raft.applied_index >= noop
 
     @property
+    def standing(self) -> tuple[int, int, bool, NodeId | None, bool]:
+        """(applied, term, leads, leader, readable): as long as it is the same, so is everything
+        else that a turn may change for whoever serves the group."""
+        replica = self.replica
+        raft = replica.raft
+        return raft.applied_index, raft.term, raft.leads, raft.leader, not replica.installing
+
+    @property
     def formed(self) -> bool:
         """Every initial voter was heard once: from now on a majority of them will do."""
         return self.replica.journal.config.formed

@@ -30,7 +30,7 @@ from raftgroups.records import (
     HardState,
     journal_entry,
     journal_key,
-    journal_record,
+    journal_row,
     meta_key,
     pack_configs,
     pack_hard_state,
@@ -376,8 +376,7 @@ class GroupJournal:
             batch.put(key, pack_pair(key, self.base_index, self.window.base[2]))
         if self._unwritten <= self.last_index:
             for command, index, term in self.window.since(self._unwritten):
-                key = journal_key(group, index)
-                batch.put(key, journal_record(key, command, term))
+                batch.put(*journal_row(group, index, command, term))
         if self._dirty:
             key = meta_key(Table.HARD_STATE, group)
             batch.put(key, pack_hard_state(key, self.hard))

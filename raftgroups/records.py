@@ -12,14 +12,17 @@ NODE_META      raft.incarnation  the data directory's, when the rows below were 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import cbor2
 
 from raftgroups.membership import Config
+from raftgroups.smallcbor import array_head, bytes_head, number_bytes, write
 from raftgroups.transport import NodeId
-from storage.codec import Table, key_u64, key_u64_u64, seal, unseal
+from storage.codec import FORMAT_VERSION, SEED, Table, key_u64, key_u64_u64, seal, unseal
 
 Entry = tuple[bytes, int, int]
 """(command, index, term), as pysyncobj has it. A command is a kind byte and a body."""
@@ -31,6 +34,10 @@ NOOP: Final = bytes((KIND_NOOP,))
 
 _TERM: Final = Struct(">Q")
 _PAIR: Final = Struct(">QQ")
+_ROW: Final = Struct(">BQQQ")
+"""A journal row's key and the term, which its record begins with."""
+_KEY_BYTES: Final = _ROW.size - _TERM.size
+_RECORD_HEAD: Final = Struct(">BIQ")
 
 INCARNATION_KEY: Final = bytes((Table.NODE_META,)) + b"raft.incarnation"
 
@@ -46,8 +53,12 @@ def journal_key(group: int, index: int) -> bytes:
     return key_u64_u64(Table.JOURNAL, group, index)
 
 
-def journal_record(key: bytes, command: bytes, term: int) -> bytes:
-    return seal(key, _TERM.pack(term) + command)
+def journal_row(group: int, index: int, command: bytes, term: int) -> tuple[bytes, bytes]:
+    """The key and the record of an entry: what `seal` makes of its term and command, without
+    joining these first, in half the calls."""
+    covered = _ROW.pack(Table.JOURNAL, group, index, term)
+    checksum = crc32(command, crc32(covered, SEED))
+    return covered[:_KEY_BYTES], _RECORD_HEAD.pack(FORMAT_VERSION, checksum, term) + command
 
 
 def journal_entry(key: bytes, record: bytes) -> Entry:
@@ -93,7 +104,18 @@ def unpack_configs(key: bytes, record: bytes) -> list[tuple[int, Config]]:
 def operations_command(origin: str, first_seq: int, payloads: list[bytes]) -> bytes:
     """One entry for all operations that waited. `origin` names the node and boot that proposed
     them; together with the sequence number it finds who is to be answered (hazard n4)."""
-    return bytes((KIND_OPERATIONS,)) + cbor2.dumps((origin, first_seq, payloads))
+    parts = [_opening(origin), number_bytes(first_seq), array_head(len(payloads))]
+    for payload in payloads:
+        parts += (bytes_head(len(payload)), payload)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _opening(origin: str) -> bytes:
+    """What all operations that a node proposes in one life begin with."""
+    parts = [bytes((KIND_OPERATIONS,)), array_head(3)]
+    write(origin, parts.append)
+    return b"".join(parts)
 
 
 def read_operations(command: bytes) -> tuple[str, int, list[bytes]]:

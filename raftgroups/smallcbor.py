@@ -50,9 +50,15 @@ def array_head(length: int) -> bytes:
     return _ARRAYS[length] if length < _SHORT else head(_ARRAY, length)
 
 
+def bytes_head(length: int) -> bytes:
+    """What stands before so many bytes."""
+    return _OCTETS[length] if length < 1 << 8 else head(_BYTES, length)
+
+
 SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
 """The bytes of numbers below 256."""
 _ARRAYS: Final = tuple(head(_ARRAY, length) for length in range(_SHORT))
+_OCTETS: Final = tuple(head(_BYTES, length) for length in range(1 << 8))
 
 
 def write(value: Any, add: Callable[[bytes], object]) -> None:

@@ -61,6 +61,11 @@ Operation = tuple[Op, bytes, bytes | None]
 """(PUT, key, value) | (DELETE, key, None) | (DELETE_RANGE, start, end or None for unbounded)"""
 
 
+def size_of(operations: Sequence[Operation]) -> int:
+    """Their keys and values, in bytes."""
+    return sum(len(key) + len(value or b"") for _, key, value in operations)
+
+
 class Batch:
     """Operations that take effect together, in order. Bad keys are refused here, before anything
     is written. An engine never keeps or changes a batch that it was given."""
@@ -75,13 +80,14 @@ class Batch:
         size = len(key)
         if not 0 < size <= ENGINE_KEY_MAX_BYTES:
             raise _bad_key(key)
-        if len(value) > ENGINE_VALUE_MAX_BYTES:
+        more = len(value)
+        if more > ENGINE_VALUE_MAX_BYTES:
             raise ValueTooLargeError(
-                f"a value of {len(value)} bytes is over the engine's limit of "
+                f"a value of {more} bytes is over the engine's limit of "
                 f"{ENGINE_VALUE_MAX_BYTES}; store it in parts"
             )
         self.operations.append((_PUT, key, value))
-        self.size_bytes += size + len(value)
+        self.size_bytes += size + more
 
     def put_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
@@ -104,6 +110,11 @@ class Batch:
     def extend(self, other: Batch) -> None:
         self.operations.extend(other.operations)
         self.size_bytes += other.size_bytes
+
+    def repeat(self, operations: Sequence[Operation]) -> None:
+        """Those of a batch, or of the first part of one."""
+        self.operations += operations
+        self.size_bytes += size_of(operations)
 
     def __len__(self) -> int:
         return len(self.operations)

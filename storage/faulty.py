@@ -241,7 +241,7 @@ class FaultyEngine:
         self._end_life()
         if self._log and self._log[-1].undo is None:
             failed = Batch()
-            failed.operations.extend(self._log.pop().operations)
+            failed.repeat(self._log.pop().operations)
             if self._dice(0, 1):
                 self._apply(failed, sync=False)
 
@@ -302,7 +302,7 @@ class FaultyEngine:
             if tear and last.undo is not None:
                 change.extend(last.undo)
             if tear or last.undo is None:
-                change.operations.extend(last.operations[:part])
+                change.repeat(last.operations[:part])
         self.inner.write(change, sync=True)
         self._log.clear()
         self._synced_in_log = 0

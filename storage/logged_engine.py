@@ -47,6 +47,7 @@ from storage.engine import (
     ScanPage,
     Snapshot,
     iterate,
+    size_of,
 )
 from storage.errors import EngineClosedError, WriteFailedError
 from storage.lmdb_engine import LmdbEngine, LmdbSnapshot
@@ -183,7 +184,7 @@ class LoggedEngine:
     def _recover(self) -> None:
         table = Table()
         try:
-            self._log.replay(table.apply)
+            self._log.replay(lambda operations: table.apply(operations, size_of(operations)))
             if table:
                 self._tree.fold(table)
             self._replayed = len(table.rows)
@@ -197,7 +198,8 @@ class LoggedEngine:
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         with self._writing:
-            self._check_writable()
+            if self._closed or self._failure is not None:
+                self._check_writable()
             operations = batch.operations
             try:
                 if operations:
@@ -207,9 +209,9 @@ class LoggedEngine:
             except OSError as error:
                 raise self._fail(error) from error
             if operations:
-                self._take(operations)
                 self._batches += 1
                 self._put_bytes += batch.size_bytes
+                self._take(operations, batch.size_bytes)
 
     def begin_sync(self) -> BegunSync | None:
         """See storage.engine.SyncsApart."""
@@ -225,10 +227,11 @@ class LoggedEngine:
             self._check_writable()
             self._log.end_sync(number)
 
-    def _take(self, operations: Sequence[Operation]) -> None:
+    def _take(self, operations: Sequence[Operation], size_bytes: int) -> None:
         with self._guard:
-            self._active.apply(operations)
-            waiting = self._active.size_bytes + self._sealed_bytes  # that no fold has taken yet
+            active = self._active
+            active.apply(operations, size_bytes)
+            waiting = active.size_bytes + self._sealed_bytes  # that no fold has taken yet
         if waiting >= self._fold_bytes:
             if self._folding and waiting >= HOLD_FOLDS * self._fold_bytes:
                 self._await_fold()

@@ -27,7 +27,6 @@ from storage.engine import Op, Operation
 
 ROW_BYTES: Final = 128
 """What a row costs in memory besides its bytes."""
-_PUT: Final = Op.PUT
 _DELETE: Final = Op.DELETE
 
 Range = tuple[bytes, bytes | None]
@@ -48,29 +47,17 @@ class Table:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def apply(self, operations: Sequence[Operation]) -> None:
-        if not operations:
-            return
+    def apply(self, operations: Sequence[Operation], size_bytes: int) -> None:
+        """`size_bytes`: of their keys and values (Batch.size_bytes)."""
         rows = self.rows
-        size = 0
-        kinds, keys, values = zip(*operations, strict=True)
-        if not any(kinds):  # puts only: nearly every batch
-            rows.update(zip(keys, values, strict=True))
-            lengths = sum(map(len, keys)) + sum(map(len, values))
-            self.size_bytes += ROW_BYTES * len(keys) + lengths
-            return
         for op, key, value in operations:
-            if op is _PUT:
-                assert value is not None
+            if not op:
                 rows[key] = value
-                size += ROW_BYTES + len(key) + len(value)
             elif op is _DELETE:
                 rows[key] = None
-                size += ROW_BYTES + len(key)
             else:
                 self._delete_range(key, value)
-                size += ROW_BYTES
-        self.size_bytes += size
+        self.size_bytes += ROW_BYTES * len(operations) + size_bytes
 
     def _delete_range(self, start: bytes, end: bytes | None) -> None:
         if end is not None and end <= start:

@@ -58,8 +58,6 @@ SPARE_SEGMENTS: Final = 4
 """Files kept for later use; more of them are removed."""
 LIFE: Final = 1 << 32
 """Numbers left out at each start (rule 4)."""
-APART_BYTES: Final = 64 * 1024
-"""A body of this size is not copied behind its head to save a system call."""
 _ZEROS: Final = bytes(256 * 1024)
 _REPAIR: Final = "restore a backup, or wipe the directory and let it be copied from a peer"
 
@@ -215,14 +213,17 @@ class WriteAheadLog:
     # --- writing -----------------------------------------------------------------------------
 
     def append(self, operations: Sequence[Operation]) -> None:
-        head, body = pack_record(self.last_number + 1, operations, self.synced_number)
-        size = len(head) + len(body)
+        number = self.last_number + 1
+        pieces = pack_record(number, operations, self.synced_number)
         segment = self._segments[-1]
-        if segment.at + size > self._segment_bytes and segment.at > HEADER_BYTES:
+        at = segment.at
+        if at + sum(map(len, pieces)) > self._segment_bytes and at > HEADER_BYTES:
             segment = self._rotate()
-        _write_record(segment.descriptor, head, body, segment.at)
-        segment.at += size
-        segment.last = self.last_number = self.last_number + 1
+            at = segment.at
+        for piece in pieces:
+            at = _write(segment.descriptor, piece, at)
+        segment.at = at
+        segment.last = self.last_number = number
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
@@ -331,15 +332,10 @@ def _is_name(path: Path) -> bool:
     return path.name.isdecimal() and path.is_file()
 
 
-def _write_record(descriptor: int, head: bytes, body: bytes, at: int) -> None:
-    if len(body) < APART_BYTES:
-        _write(descriptor, head + body, at)
-    else:
-        _write(descriptor, head, at)
-        _write(descriptor, body, at + len(head))
-
-
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    done = os.pwrite(descriptor, data, at)
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], at + done)
+def _write(descriptor: int, data: bytes, at: int) -> int:
+    """Where it ends."""
+    end = at + len(data)
+    at += os.pwrite(descriptor, data, at)
+    while at < end:
+        at += os.pwrite(descriptor, data[at - end :], at)
+    return end

@@ -84,8 +84,9 @@ class LeaderDuties:
             return
         if (changed or self._timer is None) and machine.alive:
             self._arm(self._clock.monotonic() + LOOK_AGAIN_S)
-        if machine.revision != self._seen_revision:
-            self._seen_revision = machine.revision
+        revision = machine.shard.state.revision
+        if revision != self._seen_revision:
+            self._seen_revision = revision
             if self._compaction_timer is None and self._policy_is_on:
                 self._compaction_timer = self._scheduler.call_later(
                     COMPACTION_LOOK_S, self._look_at_history

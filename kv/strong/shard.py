@@ -143,6 +143,8 @@ class StrongShard:
         )
         self._led_term = 0
         self._seen_leader: NodeId | None = None
+        self._seen: tuple[int, int, bool, NodeId | None, bool] | None = None
+        """Group.standing after the last turn."""
         self.on_proposed: Callable[[ProposeResult], None] | None = None
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_lease_ends: Callable[[StrongShard], None] | None = None
@@ -470,14 +472,21 @@ class StrongShard:
     # --- the turn -----------------------------------------------------------------------------
 
     def after_turn(self) -> None:
-        """The group's part in it: see what it applied, and who leads."""
+        """The group's part in it: see what it applied, and who leads. In every second turn of a
+        leader neither is news."""
         group = self.group
-        settled, leader = group.settled, group.leader
-        term = self.term if group.leads else 0
+        standing = group.standing
+        if standing == self._seen and not self.machine.leases.ended:
+            return
+        self._seen = standing
+        _, term, leads, leader, readable = standing
+        settled = group.settled
+        if not leads:
+            term = 0
         if leader != self._seen_leader or term != self._led_term:
             self._note_leadership(leader, term)
         self.duties.observe(settled=settled)
-        if group.readable:
+        if readable:
             self._watched.after_turn()
             if self.waiting.sessions:
                 self.waiting.wake_sessions(self.machine.revision)

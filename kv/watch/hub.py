@@ -174,8 +174,10 @@ class WatchHub:
 
     def passed(self, revision: int) -> None:
         """Instead of `committed`, as long as it is idle: the shard has come so far."""
-        assert self.idle
-        self._roster.revision = max(self._roster.revision, revision)
+        roster = self._roster
+        assert not roster.watchers
+        if revision > roster.revision:
+            roster.revision = revision
 
     def committed(self, revision: int, bodies: Sequence[bytes]) -> None:
         """All events of the next revision, in order, as the machine's observer gets them."""

@@ -80,6 +80,8 @@ class ShardWatches:
             limits=limits,
             first_identity=first_identity,
         )
+        self.passed: Final = self._hub.passed
+        """Instead of `committed`, as long as it is idle. (Not a method: each turn says it.)"""
         self._read = read
         self._scheduler = scheduler
         self._clock = clock
@@ -156,10 +158,6 @@ class ShardWatches:
     @property
     def idle(self) -> bool:
         return self._hub.idle
-
-    def passed(self, revision: int) -> None:
-        """Instead of `committed`, as long as it is idle."""
-        self._hub.passed(revision)
 
     def committed(self, revision: int, bodies: Sequence[bytes]) -> None:
         self._hub.committed(revision, bodies)

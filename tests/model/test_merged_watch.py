@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -66,6 +65,20 @@ class Commit(NamedTuple):
     events: frozenset[tuple[bytes, str | None]]
 
 
+class FollowedGroup:
+    """Whoever leads it is elsewhere, and not known."""
+
+    feature_level, term, leads, leader, readable, settled = 2, 1, False, None, True, False
+
+    def __init__(self, machine: ServedMachine) -> None:
+        self.group_id = machine.place.shard
+        self._machine = machine
+
+    @property
+    def standing(self) -> tuple[int, int, bool, None, bool]:
+        return self._machine.shard.state.applied_index, self.term, False, None, True
+
+
 class Node:
     """All shards of a keyspace, a Ground for watches, and what was ever committed."""
 
@@ -88,12 +101,8 @@ class Node:
         return Latest(self.engine, self.clock)
 
     def _serve(self, machine: ServedMachine) -> None:
-        group = SimpleNamespace(
-            group_id=machine.place.shard, leader=None, leads=False, term=1, settled=False
-        )
-        group.readable, group.feature_level = True, 2
         shard = StrongShard(
-            cast(Any, group),
+            cast(Any, FollowedGroup(machine)),
             machine,
             cast(Any, None),
             scheduler=self.loop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.engine import Op, Operation
+from storage.engine import Op, Operation, size_of
 from storage.memtable import Table, changed, merged, overlaid, stack
 
 keys = st.lists(st.integers(0, 7), min_size=1, max_size=2).map(bytes)
@@ -62,7 +62,7 @@ def test_tables_over_a_tree_read_as_what_they_did(
     for batch in written:
         apply(wanted, batch)
         table = Table()
-        table.apply(batch)
+        table.apply(batch, size_of(batch))
         tables.insert(0, table)
     start, end = asked
     inside = sorted(
@@ -95,10 +95,10 @@ def test_one_table_for_many_batches_is_the_same_as_one_for_each(
     tree = dict(wanted)
     stacked: tuple[Table, ...] = ()
     for batch in written:
-        single.apply(batch)
+        single.apply(batch, size_of(batch))
         apply(wanted, batch)
         table = Table()
-        table.apply(batch)
+        table.apply(batch, size_of(batch))
         if table:
             stacked = stack(stacked, table)
             assert all(each.sorted_keys() == sorted(each.rows) for each in stacked)
@@ -109,7 +109,7 @@ def test_a_stack_stays_low_however_many_tables_come() -> None:
     tables: tuple[Table, ...] = ()
     for number in range(1_000):
         table = Table()
-        table.apply([(Op.PUT, b"%04d" % number, b"")])
+        table.apply([(Op.PUT, b"%04d" % number, b"")], 4)
         tables = stack(tables, table)
     assert len(tables) <= 10
     assert len(merged(tables).rows) == 1_000
@@ -119,6 +119,6 @@ def test_a_table_counts_what_was_written_into_it() -> None:
     """So that a log of overwrites of one key comes to its end, too."""
     table = Table()
     for _ in range(10):
-        table.apply([(Op.PUT, b"key", bytes(97))])
+        table.apply([(Op.PUT, b"key", bytes(97))], 100)
     assert len(table.rows) == 1
     assert table.size_bytes >= 10 * 100

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ import pytest
 from storage import wal, wal_format
 from storage.engine import Op, Operation
 from storage.errors import DamagedFilesError, UnknownDirectoryFormatError
-from storage.wal import APART_BYTES, WriteAheadLog
+from storage.wal import WriteAheadLog
 from storage.wal_format import (
+    APART_BYTES,
     HEADER_BYTES,
     SegmentHeader,
     pack_header,
@@ -83,6 +86,18 @@ def test_every_kind_of_operation_is_read_as_it_was_written() -> None:
     assert list(read_operations(data, place[0])) == operations
     assert data[place[1] :] == b"after"
     assert read_record(data, 6, 8) is None, "the number counts"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, APART_BYTES, 100_000])
+def test_a_record_of_one_put_has_the_bytes_that_any_other_has(size: int) -> None:
+    """It is made in another way."""
+    value = b"v" * size
+    body = struct.pack("<IBII3s", 1, 0, 3, size, b"key") + value
+    rest = struct.pack("<IQQ", len(body), 7, 5) + body
+    wanted = struct.pack("<I", zlib.crc32(rest)) + rest
+    assert b"".join(pack_record(7, [(Op.PUT, b"key", value)], 5)) == wanted
+    two = b"".join(pack_record(8, [(Op.PUT, b"key", value), (Op.DELETE, b"k", None)], 7))
+    assert read_record(wanted + two, len(wanted), 8) == (len(wanted) + 24, len(wanted + two))
 
 
 def test_a_record_that_is_not_whole_is_none() -> None:

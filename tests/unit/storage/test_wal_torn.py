@@ -18,8 +18,8 @@ import pytest
 
 from storage.engine import Op, Operation
 from storage.errors import DamagedFilesError
-from storage.wal import APART_BYTES, WriteAheadLog
-from storage.wal_format import RECORD_HEAD_BYTES
+from storage.wal import WriteAheadLog
+from storage.wal_format import APART_BYTES, RECORD_HEAD_BYTES
 
 SECTOR: Final = 512
 SEGMENT: Final = 128 * 1024
