@@ -366,8 +366,7 @@ class GroupHost:
         for group_id in group_ids:
             group = self._groups.get(group_id)
             if group is not None and not self._stopped:
-                group.replica.reads.depart()
-                self._deadlines.watch(group_id, group.replica.reads.deadline())
+                self._deadlines.watch(group_id, group.replica.reads.depart())
 
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
@@ -376,6 +375,12 @@ class GroupHost:
         """Have `call` told whenever the answers of a pass of the loop were given: what they made
         somebody write to peers leaves with the entries of the same turn. It must not raise."""
         self._soon.on_answered = call
+
+    def on_pass(self, begins: Callable[[], None], ends: Callable[[], None]) -> None:
+        """Have these told when this host gives the answers of a pass of the loop, and when it has
+        written to its peers after that: whoever writes answers to clients does so then, in the same
+        pass and behind the peers, who have work to do. They must not raise."""
+        self._soon.on_pass, self._soon.on_passed = begins, ends
 
     def next_beat(self) -> float:
         beat = self.config.heartbeat_s
@@ -395,8 +400,14 @@ class GroupHost:
         self.counters.messages_in += len(messages)
         self._levels[peer] = level
         self._hibernation.frame_heard(peer, boot)
+        groups = self._groups
         for message in messages:
-            self._take(peer, incarnation, message)
+            group = groups.get(message.group)
+            handle = None if group is None else group.replica.read_handlers.get(type(message))
+            if handle is None:
+                self._take(peer, incarnation, message)
+            else:
+                handle(peer, incarnation, message)
         if self._inbox:
             self._committer.kick()
 
@@ -414,7 +425,7 @@ class GroupHost:
             # Never past another one of the same peer: the newest must be taken last.
             if self._inbox or not group.receive_late_ack(peer, incarnation, message):
                 self._inbox.append((peer, incarnation, message))
-        elif not group.replica.receive_read(peer, incarnation, message):
+        else:
             self._inbox.append((peer, incarnation, message))
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:

@@ -107,12 +107,13 @@ class Replica:
         self.sender = SnapshotSender(self)
         self.receiver = SnapshotReceiver(self)
         self.receiver.load()
-        self._read_handlers: dict[type[Message], Handler] = {
+        self.read_handlers: Final[dict[type[Message], Handler]] = {
             Probe: self.reads.on_probe,
             Echo: self.reads.on_echo,
             ReadRequest: self.reads.on_request,
             ReadIndex: self.reads.on_read_index,
         }
+        """Of messages that need no turn."""
         self._handlers: dict[type[Message], Handler] = {
             Append: self._on_append,
             Ack: self.replication.on_ack,
@@ -237,14 +238,6 @@ class Replica:
     def receive(self, peer: NodeId, incarnation: int, message: Message) -> None:
         """One message, in a turn."""
         self._handlers[type(message)](peer, incarnation, message)
-
-    def receive_read(self, peer: NodeId, incarnation: int, message: Message) -> bool:
-        """Messages that need no turn; False if this is none of them."""
-        handler = self._read_handlers.get(type(message))
-        if handler is None:
-            return False
-        handler(peer, incarnation, message)
-        return True
 
     def _on_append(self, peer: NodeId, _: int, append: Append) -> None:
         raft = self.raft

@@ -43,6 +43,8 @@ RAFT: Final = "raft"
 SNAPSHOT: Final = "snapshot"
 FRAME_BYTES: Final = 1024 * 1024
 """A frame grows to about this, or to one message if that is larger: 3 MiB of entries at most."""
+SMALL_MAX: Final = 1024
+"""So many messages without entries are in one frame surely."""
 SNAPSHOT_BYTES: Final = 3 * 1024 * 1024
 """A chunk with a row larger than this is rare, and travels with the entries."""
 
@@ -123,7 +125,8 @@ class Outbox:
         return self._flush(box, at_once)
 
     def send_now(self, peer: NodeId, message: Message) -> None:
-        """Past the turn, with what else leaves in the next pass of the loop."""
+        """Past the turn, with what else leaves in the next pass of the loop. For small messages:
+        of reads, and what has no entries."""
         box = self._now
         if not box:
             self._leave_soon()
@@ -137,8 +140,13 @@ class Outbox:
         box = self._now
         if box:
             self._now = {}
+            link, opening = self._link, self._opening
             for peer, messages in box.items():
-                self.send(peer, messages, at_once=at_once)
+                if len(messages) > SMALL_MAX:
+                    self.send(peer, messages, at_once=at_once)
+                elif not link.send(peer, RAFT, encode_messages(opening, messages), at_once=at_once):
+                    for message in messages:
+                        self._not_sent(peer, message)
 
     def _flush(self, box: dict[NodeId, list[Message]], at_once: bool) -> int:
         count = 0
