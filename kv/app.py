@@ -175,6 +175,7 @@ class App:
             limits=self._lane_limits(),
         )
         self.lane.start()
+        self.node.host.on_pass(self.lane.hold, self.lane.flush)
         self._make_protocol = self.lane.make_protocol
 
     async def _serve_leaderless(self, parts: LeaderlessParts) -> None:

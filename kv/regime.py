@@ -37,10 +37,10 @@ from storage.mvcc_records import KeyValue
 T = TypeVar("T")
 Done = Callable[[T | JanusError], None]
 Give = Callable[
-    [Sequence[tuple[bytes, Any, Any]], Sequence[KeyValue | JanusError | None], int, int], None
+    [Sequence[tuple[bytes, Any, Any]], Sequence[KeyValue | None] | JanusError, int, int], None
 ]
 """(gets, what was found for each, revision, term): answer them, each exactly once. A get is what
-`Strong.get` was called with. With an error revision and term are 0. It must not raise."""
+`Strong.get` was called with. Of an error revision and term are 0. It must not raise."""
 
 
 class Strong(Protocol):

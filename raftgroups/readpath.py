@@ -15,11 +15,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from raftgroups.membership import Config
 from raftgroups.messages import Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
-from raftgroups.reads import Reader, ReadPoints
+from raftgroups.reads import Flight, Reader, ReadPoints
 from raftgroups.transport import NodeId
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
+_new: Final = tuple.__new__
+"""Makes a named tuple at a third of the price."""
 Told = Callable[[ReadResult], None]
 Tell = Callable[[list[Any], ReadResult], None]
 
@@ -55,14 +58,29 @@ class ReadPath:
         self.points = ReadPoints(replica.services.rng.randrange(0, 1 << 32))
         self._resend_at = _NEVER
         """When the flight counts as lost on its way."""
-        self._heard: dict[NodeId, int] = {}
-        """When each voter echoed or asked last, as a number that rises."""
-        self._beats = 0
+        self._heard: dict[NodeId, None] = {}
+        """Who echoed or asked, in order: those heard last at the end."""
+        canaries = replica.services.config.canaries
+        self._joins_flight = "read-joins-probe-in-flight" in canaries
+        self._waits_for_own_term = "read-index-without-own-term" not in canaries
+        self._adopt(replica.journal.config)
         self._asked: NodeId | None = None
         self._joinable: list[Together] = []
         self._single: Together | None = None
         self._local = 0
         """Reads of this node that have left and were not told yet."""
+
+    def _adopt(self, config: Config) -> None:
+        """What is asked of a configuration at every read point."""
+        services = self._replica.services
+        self._config = config
+        self._majority = config.majority()
+        self._others = [voter for voter in config.voters if voter != services.node_id]
+        self._request_is_echo = (
+            self._majority <= 2
+            and config.is_voter(services.node_id, services.incarnation)
+            and self._waits_for_own_term
+        )
 
     def read(self, done: Told) -> None:
         """One alone. Those of one pass are together all the same."""
@@ -79,8 +97,8 @@ class ReadPath:
         services = replica.services
         together = Together(tell, max(0, services.config.reads_max - self._local))
         self._joinable.append(together)
-        deadline = replica.now() + services.config.read_timeout_s
-        self._arrive(Reader(partial(self._answer, together), deadline))
+        deadline = services.clock.monotonic() + services.config.read_timeout_s
+        self._arrive(_new(Reader, (partial(self._answer, together), deadline, False)))
         return together
 
     def too_many(self) -> Refused:
@@ -97,58 +115,69 @@ class ReadPath:
         result = Refused(why, replica.leader_hint()) if index is None else ReadReady(index)
         replica.services.answer(partial(together.tell, together.reads, result))
 
-    def _leave(self, index: int) -> None:
+    def _leave(self, index: int) -> Flight:
         """With everything that waits."""
         for together in self._joinable:
             together.left = True
             self._local += len(together.reads)
         self._joinable.clear()
-        self.points.depart(self._replica.raft.term, index)
+        flight = self.points.depart(self._replica.raft.term, index)
+        assert flight is not None, "there is none, and somebody waits"
+        return flight
 
     def _arrive(self, reader: Reader) -> None:
         replica = self._replica
-        join = "read-joins-probe-in-flight" in replica.services.config.canaries
-        self.points.arrive(reader, join_flight=join)
+        self.points.arrive(reader, join_flight=self._joins_flight)
         replica.services.reads_arrived(replica.group_id)
 
     # --- out -----------------------------------------------------------------------------
 
-    def depart(self) -> None:
-        """Let what waits leave, if it may."""
+    def depart(self) -> float:
+        """Let what waits leave, if it may. Returns when something is to be done though nothing
+        happens."""
         points, replica = self.points, self._replica
         raft = replica.raft
         if not points.waiting or points.flight is not None:
-            return
+            return self.deadline()
         if raft.leads:
-            if not replica.own_term_committed() and (
-                "read-index-without-own-term" not in replica.services.config.canaries
-            ):
-                return
-            self._leave(raft.commit_index)
-            if replica.journal.config.majority() == 1:
+            if self._waits_for_own_term and not replica.own_term_committed():
+                return self.deadline()
+            flight = self._leave(raft.commit_index)
+            if replica.journal.config is not self._config:
+                self._adopt(replica.journal.config)
+            if self._majority == 1:
                 self._confirmed(None)
-            else:
-                self._send_probe()
-        elif raft.leader is not None and replica.services.connected(raft.leader):
-            self._leave(0)
-            self._send_request(raft.leader)
+                return self.deadline()
+            self._send_probe()
+        else:
+            leader = raft.leader
+            if leader is None or not replica.services.connected(leader):
+                return self.deadline()
+            flight = self._leave(0)
+            self._send_request(leader)
+        return min(self._resend_at, flight.readers[0].deadline)  # others were told of before
 
     def _send_probe(self, *, again: bool = False) -> None:
         replica, flight = self._replica, self.points.flight
         assert flight is not None
-        config = replica.journal.config
-        others = [voter for voter in config.voters if voter != replica.services.node_id]
-        enough = config.majority() - 1
-        wait_s = 2 * replica.services.config.heartbeat_s
-        if not again and enough < len(others):
-            heard = self._heard
-            others.sort(key=lambda voter: heard.get(voter, 0), reverse=True)
-            del others[enough:]
+        if replica.journal.config is not self._config:
+            self._adopt(replica.journal.config)
+        services, asked = replica.services, self._others
+        enough = self._majority - 1
+        wait_s = 2 * services.config.heartbeat_s
+        if not again and enough < len(asked):
+            last = next(reversed(self._heard), None)
+            asked = [last] if enough == 1 and last in asked else self._heard_last(enough)
             wait_s /= 4
-        self._resend_at = replica.now() + wait_s
-        probe = Probe(replica.group_id, flight.term, flight.number)
-        for voter in others:
-            replica.services.send_now(voter, probe)
+        self._resend_at = services.clock.monotonic() + wait_s
+        probe = _new(Probe, (replica.group_id, flight.term, flight.number))
+        for voter in asked:
+            services.send_now(voter, probe)
+
+    def _heard_last(self, count: int) -> list[NodeId]:
+        found = [voter for voter in reversed(self._heard) if voter in self._others]
+        found += [voter for voter in self._others if voter not in self._heard]
+        return found[:count]
 
     def peer_lost(self) -> None:
         """Perhaps the one whose echo is waited for."""
@@ -158,10 +187,11 @@ class ReadPath:
     def _send_request(self, leader: NodeId) -> None:
         replica, flight = self._replica, self.points.flight
         assert flight is not None
-        self._resend_at = replica.now() + 2 * replica.services.config.heartbeat_s
+        services = replica.services
+        self._resend_at = services.clock.monotonic() + 2 * services.config.heartbeat_s
         self._asked = leader
-        request = ReadRequest(replica.group_id, flight.term, flight.number)
-        replica.services.send_now(leader, request)
+        request = _new(ReadRequest, (replica.group_id, flight.term, flight.number))
+        services.send_now(leader, request)
 
     def after_tick(self) -> None:
         """The core has moved on and somebody waits: answer, leave, or say again what may have been
@@ -195,14 +225,13 @@ class ReadPath:
         replica = self._replica
         if probe.term != replica.raft.term or replica.raft.leader != peer:
             return replica.drop(peer, "late-probe")
-        return replica.services.send_now(peer, Echo(*probe))
+        return replica.services.send_now(peer, _new(Echo, probe))
 
     def on_echo(self, peer: NodeId, incarnation: int, echo: Echo) -> None:
         replica = self._replica
         raft, config = replica.raft, replica.journal.config
         if not raft.leads or echo.term != raft.term or not config.is_voter(peer, incarnation):
             return replica.drop(peer, "late-echo")
-        raft.heard(peer)
         self._note_heard(peer)
         count = self.points.echo(peer, echo.term, echo.probe)
         if count is not None and count + 1 >= config.majority():
@@ -210,17 +239,17 @@ class ReadPath:
         return None
 
     def _note_heard(self, peer: NodeId) -> None:
-        self._beats += 1
-        self._heard[peer] = self._beats
+        self._replica.raft.heard(peer)
+        self._heard.pop(peer, None)
+        self._heard[peer] = None
 
     def on_request(self, peer: NodeId, incarnation: int, request: ReadRequest) -> None:
         replica = self._replica
-        answer = partial(self._answer_remote, peer, request.request)
         if self._is_echo_enough(peer, incarnation, request):
-            replica.raft.heard(peer)
             self._note_heard(peer)
-            answer(replica.raft.commit_index, "")
+            self._answer_remote(peer, request.request, replica.raft.commit_index, "")
             return
+        answer = partial(self._answer_remote, peer, request.request)
         if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
             answer(None, "")
             return
@@ -231,24 +260,24 @@ class ReadPath:
         """Whether the request itself says what a probe would ask. Its sender was in our term when
         it left, after its reads had come. With us it is a majority (of two or three voters), so
         until then no later leader can have been elected, and everything acknowledged is ours."""
-        raft, config = self._replica.raft, self._replica.journal.config
+        replica = self._replica
+        raft, config = replica.raft, replica.journal.config
+        if config is not self._config:
+            self._adopt(config)
         return (
             raft.leads
             and request.term == raft.term
-            and config.majority() <= 2
+            and self._request_is_echo
             and config.is_voter(peer, incarnation)
-            and config.is_voter(self._replica.services.node_id, self._replica.services.incarnation)
-            and self._replica.own_term_committed()
-            and "read-index-without-own-term" not in self._replica.services.config.canaries
+            and replica.own_term_committed()
         )
 
     def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
         replica = self._replica
         if index is not None:
             replica.replication.tell_commit(peer)
-        replica.services.send_now(
-            peer, ReadIndex(replica.group_id, replica.raft.term, number, index)
-        )
+        answer = _new(ReadIndex, (replica.group_id, replica.raft.term, number, index))
+        replica.services.send_now(peer, answer)
 
     def on_read_index(self, peer: NodeId, _: int, answer: ReadIndex) -> None:
         flight = self.points.flight

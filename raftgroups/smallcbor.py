@@ -40,7 +40,7 @@ def number_bytes(number: int) -> bytes:
     """A number from 0 to 2**64 - 1."""
     assert number >= 0
     if number < 1 << 8:
-        return _SMALL[number]
+        return SMALL[number]
     if number < 1 << 16:
         return _HEAD_16(25, number)
     return _HEAD_32(26, number) if number < 1 << 32 else _HEAD_64(27, number)
@@ -55,7 +55,8 @@ def bytes_head(length: int) -> bytes:
     return _OCTETS[length] if length < 1 << 8 else head(_BYTES, length)
 
 
-_SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
+SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
+"""The bytes of numbers below 256."""
 _ARRAYS: Final = tuple(head(_ARRAY, length) for length in range(_SHORT))
 _OCTETS: Final = tuple(head(_BYTES, length) for length in range(1 << 8))
 

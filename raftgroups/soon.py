@@ -1,5 +1,7 @@
 """What a host does in the next pass of the loop: give answers, let reads leave, write what is due.
 
+    answers given --> reads depart --> frames to peers --> (`on_passed`: answers to clients)
+
 Answers are never given from inside the call or the turn that made them, because a caller may do
 anything in its callback. Reads leave together, so that all reads of one pass share a probe. What
 they and the frames of the pass before have to say to a peer leaves in one frame, at the end: the
@@ -18,7 +20,8 @@ _logger = logging.getLogger(__name__)
 
 
 class Soon:
-    """Invariant: whenever there are `_readers`, or anything was to leave, `_leave` is scheduled."""
+    """Invariant: whenever there are answers that nobody holds, `_readers`, or anything was to
+    leave, a pass is scheduled or under way."""
 
     def __init__(self, scheduler: Scheduler, depart: Callable[[Iterable[int]], None]) -> None:
         """`depart` lets the reads of these groups leave."""
@@ -26,17 +29,21 @@ class Soon:
         self._depart = depart
         self.flush: Callable[[], None] = _nothing
         """Writes what is to be said."""
-        self._answers: list[Callable[[], None]] = []
+        self.answers: list[Callable[[], None]] = []
+        """Those that wait to be given."""
         self._held = False
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
+        self.on_pass: Callable[[], None] = _nothing
+        self.on_passed: Callable[[], None] = _nothing
+        """Told when a pass begins and when all of it is done. They must not raise."""
         self._readers: dict[int, None] = {}
-        self._leaving = False
+        self._scheduled = False
 
     def answer(self, call: Callable[[], None]) -> None:
-        if not self._answers and not self._held:
-            self._scheduler.call_soon(self._give_answers)
-        self._answers.append(call)
+        self.answers.append(call)
+        if not self._held:
+            self.leave()
 
     def hold(self) -> None:
         """The work under way says when it is done and answers may be given (`give`)."""
@@ -45,15 +52,13 @@ class Soon:
     def give(self) -> bool:
         """Give the answers now rather than in the next pass. Whether there were any."""
         self._held = False
-        if not self._answers:
+        if not self.answers:
             return False
         self._give_answers()
         return True
 
     def _give_answers(self) -> None:
-        if not self._answers:
-            return  # a turn that came before this has given them
-        answers, self._answers = self._answers, []
+        answers, self.answers = self.answers, []
         for call in answers:
             try:
                 call()
@@ -65,25 +70,30 @@ class Soon:
 
     def reads_arrived(self, group_id: int) -> None:
         self._readers[group_id] = None
-        self.leave()
+        if not self._scheduled:
+            self.leave()
 
     def leave(self) -> None:
         """There is something to write."""
-        if not self._leaving:
-            self._leaving = True
-            self._scheduler.call_soon(self._leave)
+        if not self._scheduled:
+            self._scheduled = True
+            self._scheduler.call_soon(self._pass)
 
-    def _leave(self) -> None:
+    def _pass(self) -> None:
+        self.on_pass()
+        if self.answers:  # else a turn that came before this has given them
+            self._give_answers()
         readers = self._readers
         try:
             if readers:
                 self._readers = {}
                 self._depart(readers)
         finally:
-            self._leaving = False
-            if self._readers:  # somebody arrived by it
+            self._scheduled = False
+            if self.answers or self._readers:  # they came by this one
                 self.leave()
             self.flush()
+            self.on_passed()
 
 
 def _nothing() -> None:

@@ -43,6 +43,8 @@ RAFT: Final = "raft"
 SNAPSHOT: Final = "snapshot"
 FRAME_BYTES: Final = 1024 * 1024
 """A frame grows to about this, or to one message if that is larger: 3 MiB of entries at most."""
+SMALL_MAX: Final = 1024
+"""So many messages without entries are in one frame surely."""
 SNAPSHOT_BYTES: Final = 3 * 1024 * 1024
 """A chunk with a row larger than this is rare, and travels with the entries."""
 
@@ -109,20 +111,22 @@ class Outbox:
         else:
             waiting.append(message)
 
-    def flush_early(self) -> int:
+    def flush_early(self, *, at_once: bool) -> int:
+        """`at_once`: nothing else is about to be sent to the same peers."""
         if not self._early:
             return 0
         box, self._early = self._early, {}
-        return self._flush(box)
+        return self._flush(box, at_once)
 
-    def flush_late(self) -> int:
+    def flush_late(self, *, at_once: bool) -> int:
         if not self._late:
             return 0
         box, self._late = self._late, {}
-        return self._flush(box)
+        return self._flush(box, at_once)
 
     def send_now(self, peer: NodeId, message: Message) -> None:
-        """Past the turn, with what else leaves in the next pass of the loop."""
+        """Past the turn, with what else leaves in the next pass of the loop. For small messages:
+        of reads, and what has no entries."""
         box = self._now
         if not box:
             self._leave_soon()
@@ -136,14 +140,19 @@ class Outbox:
         box = self._now
         if box:
             self._now = {}
+            link, opening = self._link, self._opening
             for peer, messages in box.items():
-                self.send(peer, messages, at_once=at_once)
+                if len(messages) > SMALL_MAX:
+                    self.send(peer, messages, at_once=at_once)
+                elif not link.send(peer, RAFT, encode_messages(opening, messages), at_once=at_once):
+                    for message in messages:
+                        self._not_sent(peer, message)
 
-    def _flush(self, box: dict[NodeId, list[Message]]) -> int:
+    def _flush(self, box: dict[NodeId, list[Message]], at_once: bool) -> int:
         count = 0
         for peer, messages in box.items():
             count += len(messages)
-            self.send(peer, messages)
+            self.send(peer, messages, at_once=at_once)
         self._entries = None
         return count
 

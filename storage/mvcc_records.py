@@ -28,6 +28,7 @@ This file does no reading or writing and knows no revisions but those in the byt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -109,6 +110,19 @@ def key_value(key: bytes, body: bytes, keys_only: bool = False) -> KeyValue:
     flags, create, mod, _, version, lease, _, modified_ms = HEAD.unpack_from(body)
     value = b"" if keys_only else body[HEAD_BYTES + LOCATION_BYTES * (flags & JUMP_COUNT) :]
     return _new(KeyValue, (key, create, mod, version, lease, value, modified_ms))
+
+
+def key_values(keys: Sequence[bytes], bodies: Sequence[bytes | None]) -> list[KeyValue | None]:
+    """What `key_value` makes of each; None of what is no live record."""
+    found: list[KeyValue | None] = []
+    for key, body in zip(keys, bodies, strict=True):
+        if body is None or body[0] >= TOMBSTONE:
+            found.append(None)
+            continue
+        flags, create, mod, _, version, lease, _, modified_ms = HEAD.unpack_from(body)
+        value = body[HEAD_BYTES + LOCATION_BYTES * (flags & JUMP_COUNT) :]
+        found.append(_new(KeyValue, (key, create, mod, version, lease, value, modified_ms)))
+    return found
 
 
 def value_size(body: bytes) -> int:

@@ -18,7 +18,7 @@ stretch are laid over it; each record is then followed back to the revision aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from storage.codec import (
@@ -41,6 +41,7 @@ from storage.mvcc_records import (
     KeyValue,
     event_key_of,
     key_value,
+    key_values,
     mod_of,
     value_size,
 )
@@ -115,20 +116,18 @@ class View:
             return None
         return key_value(key, body)
 
-    def get_each(self, keys: Iterable[bytes]) -> list[KeyValue | None]:
+    def get_each(self, keys: Sequence[bytes]) -> list[KeyValue | None]:
         """What `get` gives for each of these at the newest revision. Raises if it does for one."""
-        newest, start, end = self.newest, self._start, self._end
-        found: list[KeyValue | None] = []
-        for key in keys:
-            if key < start or (end is not None and key >= end) or not 0 < len(key) <= KEY_MAX_BYTES:
-                found.append(self.get(key))  # it knows what to say
-                continue
-            body = newest(key)
-            if body is None or body[0] >= TOMBSTONE:
-                found.append(None)
-            else:
-                found.append(key_value(key, body))
-        return found
+        low, high, end = min(keys), max(keys), self._end
+        longest = max(map(len, keys))
+        if (
+            low < self._start
+            or (end is not None and high >= end)
+            or not low
+            or (longest > KEY_MAX_BYTES)
+        ):
+            return [self.get(key) for key in keys]  # one of them cannot be right
+        return key_values(keys, [self.newest(key) for key in keys])
 
     def newest(self, key: bytes) -> bytes | None:
         """The newest record, which may be a tombstone, but not one that compaction has passed:

@@ -63,6 +63,10 @@ class State(IntEnum):
     OVER = 4
 
 
+_OPEN: Final = State.OPEN
+_OVER: Final = State.OVER
+
+
 class ConnectionOwner(Protocol):
     def on_connected(self, connection: Connection) -> None:
         """TCP is there. Calls `begin`, or `abort` if it is one too many."""
@@ -148,10 +152,10 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.on_connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._decoder.writable() if self._tls is None else self._tls.buffer()
+        return self._decoder.free if self._tls is None else self._tls.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self.state is State.OVER:
+        if self.state is _OVER:
             return
         self.last_received_at = self._clock.monotonic()
         self.received_bytes += nbytes
@@ -174,7 +178,7 @@ class Connection(asyncio.BufferedProtocol):
         if begin:
             self._begin_handshake()
         while tls.ready and not self.over:
-            count = tls.read_into(self._decoder.writable())
+            count = tls.read_into(self._decoder.free)
             if not count:
                 break
             self._take(count)
@@ -185,18 +189,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, nbytes: int) -> None:
         """So many bytes were put into the decoder."""
-        if self.state is State.OPEN or self.state is State.DRAINING:
-            self._deliver(self._decoder.received(nbytes))
+        decoder = self._decoder
+        if self.state is _OPEN or self.state is State.DRAINING:
+            self._deliver(decoder.received(nbytes))
         else:
-            frames = self._decoder.received(nbytes)
+            frames = decoder.received(nbytes)
             while frames:
                 if self.state is State.SHAKING:
                     self._shake(frames[0][1])
-                    frames = self._decoder.received(0)
+                    frames = decoder.received(0)
                 else:
                     self._deliver(frames)
                     break
-        violation = self._decoder.violation
+        violation = decoder.violation
         if violation is not None and not self.over:
             self._owner.on_violation(self, violation)
 
@@ -299,14 +304,15 @@ class Connection(asyncio.BufferedProtocol):
     def _deliver(self, frames: list[tuple[int, bytes]]) -> None:
         peer = self.peer
         assert peer is not None, "channels are open once both sides are proved"
+        handlers, counts = self._handlers, self.received_frames
         for channel_id, frame in frames:
-            if self.state is not State.OPEN:
+            if self.state is not _OPEN:
                 return
             if channel_id == CONTROL:
                 self._control(frame)
                 continue
-            self.received_frames[channel_id] += 1
-            handler = self._handlers[channel_id]
+            counts[channel_id] += 1
+            handler = handlers[channel_id]
             if handler is None:
                 self.unhandled_frames[channel_id] += 1
                 continue
@@ -342,8 +348,13 @@ class Connection(asyncio.BufferedProtocol):
         queue = self._queue
         if queue.pending or self._paused or len(frame) > FRAGMENT_BYTES:
             return False
-        queue.passed(channel_id)
-        self._write(whole_frame(channel_id, frame))
+        queue.lanes[channel_id].sent_frames += 1
+        data = whole_frame(channel_id, frame)
+        if self._tls is None and self._transport is not None:
+            self.sent_bytes += len(data)  # `_write`, without a call
+            self._transport.write(data)
+        else:
+            self._write(data)
         return True
 
     def push(self) -> None:

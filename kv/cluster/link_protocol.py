@@ -115,7 +115,7 @@ def control_frame(message: bytes) -> bytes:
 
 
 class Decoder:
-    """Bytes in (`writable`, then `received`), whole frames out.
+    """Bytes in (into `free`, then `received`), whole frames out.
 
     Before the channels are open `received` returns one message at a time, because the answer to it
     may open them: call `received(0)` until it returns nothing.
@@ -131,6 +131,7 @@ class Decoder:
         "_open",
         "_unfinished",
         "_view",
+        "free",
         "violation",
     )
 
@@ -141,7 +142,9 @@ class Decoder:
         self._open = False
         self._unfinished: dict[int, bytearray] = {}
         self._buffer = bytearray(STRANGER_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
+        self._view = self.free = memoryview(self._buffer)
+        """`free` is where the next bytes go. Never empty: a full buffer would hold a whole
+        fragment."""
         self._end = 0
         """Bytes [0, _end) of the buffer are received and belong to an unfinished fragment."""
 
@@ -154,13 +157,10 @@ class Decoder:
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self._buffer[: len(kept)] = kept
         self._view = memoryview(self._buffer)
-
-    def writable(self) -> memoryview:
-        """Where the next bytes go. Never empty: a full buffer would hold a whole fragment."""
-        return self._view[self._end :]
+        self.free = self._view[self._end :]
 
     def received(self, count: int) -> list[tuple[int, bytes]]:
-        """`count` bytes were put into `writable()`: the (channel id, frame) that they complete."""
+        """`count` bytes were put into `free`: the (channel id, frame) that they complete."""
         frames: list[tuple[int, bytes]] = []
         start, end = 0, self._end + count
         buffer, view = self._buffer, self._view
@@ -193,9 +193,15 @@ class Decoder:
                     frames.append((channel_id, whole))
             else:
                 frames.append((channel_id, bytes(payload)))
+        if start == end:
+            if self._end:
+                self._end = 0
+                self.free = view
+            return frames
         if start:
             view[: end - start] = view[start:end]
         self._end = end - start
+        self.free = view[self._end :]
         return frames
 
     def _append(self, channel_id: int, flags: int, payload: memoryview, limit: int) -> bytes | None:

@@ -71,10 +71,6 @@ class OutboundQueue:
         self.pending += 1
         return True
 
-    def passed(self, channel_id: int) -> None:
-        """A frame left past the queue, which was empty."""
-        self.lanes[channel_id].sent_frames += 1
-
     def offer_control(self, message: bytes) -> bool:
         if len(self._control) >= CONTROL_LIMIT:
             return False

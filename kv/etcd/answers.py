@@ -95,28 +95,35 @@ class Headers:
     def encode_range(self, answer: RangeAnswer, term: int) -> bytes:
         return self.opening(answer.revision, term) + _range_fields(answer)
 
-    def encode_one(self, found: KeyValue | None, revision: int, term: int) -> bytes:
-        """The answer to a range that names one key, in one go."""
+    def encode_each(
+        self, found: Iterable[KeyValue | None], revision: int, term: int
+    ) -> list[bytes]:
+        """The answers to ranges that name one key each, of one moment, in one go."""
         if revision != self._revision or term != self._term:
             self._opening, self._revision = self.opening(revision, term), revision
         opening = self._opening
-        if found is None:
-            return opening + b"}"
-        key, create, mod, version, lease, value, _ = found
-        if not value or lease:
-            return b'%b,"kvs":[%b],"count":"1"}' % (opening, encode_kv(found))
-        return (
-            b'%b,"kvs":[{"key":"%b","create_revision":"%d","mod_revision":"%d","version":"%d",'
-            b'"value":"%b"}],"count":"1"}'
-            % (
-                opening,
-                b2a_base64(key, newline=False),
-                create,
-                mod,
-                version,
-                b2a_base64(value, newline=False),
+        bodies: list[bytes] = []
+        for each in found:
+            if each is None:
+                bodies.append(opening + b"}")
+                continue
+            key, create, mod, version, lease, value, _ = each
+            if not value or lease:
+                bodies.append(b'%b,"kvs":[%b],"count":"1"}' % (opening, encode_kv(each)))
+                continue
+            bodies.append(
+                b'%b,"kvs":[{"key":"%b","create_revision":"%d","mod_revision":"%d","version":"%d",'
+                b'"value":"%b"}],"count":"1"}'
+                % (
+                    opening,
+                    b2a_base64(key, newline=False),
+                    create,
+                    mod,
+                    version,
+                    b2a_base64(value, newline=False),
+                )
             )
-        )
+        return bodies
 
     def encode_delete(self, result: DeleteResult, term: int) -> bytes:
         return self.opening(result.revision, term) + _delete_fields(result)

@@ -106,18 +106,19 @@ class HotCalls:
     def give_each(
         self,
         gets: Sequence[tuple[bytes, Answered, Any]],
-        found: Sequence[KeyValue | JanusError | None],
+        found: Sequence[KeyValue | None] | JanusError,
         revision: int,
         term: int,
     ) -> None:
         """kv/regime.py Give."""
-        encode = self._headers.encode_one
-        for (_, done, _), each in zip(gets, found, strict=True):
+        if isinstance(found, JanusError):
+            status, body = encode_error(found)
+            bodies = [body] * len(gets)
+        else:
+            status, bodies = 200, self._headers.encode_each(found, revision, term)
+        for (_, done, _), body in zip(gets, bodies, strict=True):
             try:
-                if isinstance(each, JanusError):
-                    done(*encode_error(each))
-                else:
-                    done(200, encode(each, revision, term))
+                done(status, body)
             except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
                 _log.exception("an answer of a get raised; its defect, the node goes on")
 

@@ -282,7 +282,7 @@ def decode_txn(body: bytes) -> Txn:
     check_depth(body)
     try:
         return _txn_of(_txn_body(body))
-    except (*_UNUSUAL, _UnusualError):
+    except (*_UNUSUAL, _UnusualError, KeyNotFoundError):  # what comes after it may be malformed
         return _txn_of(_usual_of(decode(_TXN, body)))
 
 

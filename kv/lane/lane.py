@@ -71,6 +71,7 @@ class Lane:
         self.ticks: Final = limits.ticks
         self.monotonic: Final = clock.monotonic
         self.tick = 0
+        self._held = False
         self._loop = loop
         self._clock = clock
         self._server = server
@@ -134,9 +135,15 @@ class Lane:
         handed.begin(data, paused=paused)
 
     def flush_soon(self) -> None:
-        self._loop.call_soon(self._flush)
+        if not self._held:
+            self._loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def hold(self) -> None:
+        """Whoever answers now calls `flush` once all is answered."""
+        self._held = True
+
+    def flush(self) -> None:
+        self._held = False
         dirty, self.dirty = self.dirty, []
         for connection in dirty:
             connection.flush()

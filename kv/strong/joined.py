@@ -87,7 +87,7 @@ class JoinedReads:
         if together is not None and not together.left and len(together.reads) < together.most:
             together.reads.append((key, done, give))
         elif self._stopped():
-            self._scheduler.call_soon(give, [(key, done, give)], [_stopping()], 0, 0)
+            self._scheduler.call_soon(give, [(key, done, give)], _stopping(), 0, 0)
         else:
             self._open((key, done, give))
 
@@ -190,8 +190,12 @@ def _look_up(key: bytes, reader: ReplicaReader) -> tuple[KeyValue | None, int, i
 
 
 def _give_one(get: Get, answer: tuple[KeyValue | None, int, int] | JanusError) -> None:
-    found, revision, term = (answer, 0, 0) if isinstance(answer, JanusError) else answer
-    get[2]([get], [found], revision, term)
+    give = get[2]
+    if isinstance(answer, JanusError):
+        give([get], answer, 0, 0)
+    else:
+        found, revision, term = answer
+        give([get], [found], revision, term)
 
 
 def _key(read: Pair | Get) -> bytes:

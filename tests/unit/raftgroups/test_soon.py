@@ -120,3 +120,41 @@ def test_what_is_said_while_writing_is_written_in_the_next_pass() -> None:
     passes.run()
     assert left == []
     assert passes.calls == []
+
+
+def test_a_pass_is_one_call_and_says_when_it_begins_and_is_done() -> None:
+    """Answers, then departures, then frames to peers; whoever writes to clients comes last."""
+    passes, seen = Passes(), list[str]()
+    soon = Soon(cast(Scheduler, passes), lambda groups: seen.append("left"))
+    soon.flush = lambda: seen.append("written")
+    soon.on_answered = lambda: seen.append("answered")
+    soon.on_pass = lambda: seen.append("begins")
+    soon.on_passed = lambda: seen.append("done")
+    soon.reads_arrived(1)
+    soon.answer(lambda: seen.append("answer"))
+    soon.leave()
+    assert len(passes.calls) == 1
+    passes.run()
+    assert seen == ["begins", "answer", "answered", "left", "written", "done"]
+    seen.clear()
+    soon.reads_arrived(1)
+    passes.run()
+    assert seen == ["begins", "left", "written", "done"]
+    assert passes.calls == []
+
+
+def test_reads_of_an_answer_leave_in_the_same_pass_and_its_answers_wait_for_the_next() -> None:
+    passes, seen = Passes(), list[str]()
+    soon = Soon(cast(Scheduler, passes), lambda groups: seen.append(f"left {[*groups]}"))
+
+    def ask_more() -> None:
+        seen.append("answer")
+        soon.reads_arrived(4)
+        soon.answer(lambda: seen.append("another"))
+
+    soon.answer(ask_more)
+    passes.run()
+    assert seen == ["answer", "left [4]"]
+    passes.run()
+    assert seen == ["answer", "left [4]", "another"]
+    assert passes.calls == []

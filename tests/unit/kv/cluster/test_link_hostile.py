@@ -68,9 +68,9 @@ class Stranger:
     async def message(self) -> bytes:
         while not self.frames:
             async with asyncio.timeout(5):
-                data = await self.reader.read(self.decoder.writable().nbytes)
+                data = await self.reader.read(self.decoder.free.nbytes)
             assert data, "the connection was closed"
-            self.decoder.writable()[: len(data)] = data
+            self.decoder.free[: len(data)] = data
             self.frames += self.decoder.received(len(data))
         return self.frames.pop(0)[1]
 

@@ -36,7 +36,7 @@ def feed(decoder: Decoder, data: bytes, sizes: list[int]) -> list[tuple[int, byt
     frames: list[tuple[int, bytes]] = []
     at = turn = 0
     while at < len(data) and decoder.violation is None:
-        room = decoder.writable()
+        room = decoder.free
         assert len(room) > 0, "asyncio takes an empty buffer for an error"
         piece = data[at : at + min(len(room), sizes[turn % len(sizes)])]
         room[: len(piece)] = piece
@@ -142,7 +142,7 @@ def test_hostile_bytes_are_a_violation(make: Callable[[], Decoder], data: bytes,
 
 
 def test_a_stranger_is_given_a_kilobyte_and_no_channel() -> None:
-    assert len(Decoder().writable()) == STRANGER_BUFFER_BYTES <= 1100
+    assert len(Decoder().free) == STRANGER_BUFFER_BYTES <= 1100
     assert violation_of(b"".join(fragments(1, b"raft")), Decoder()).code == "bad_channel"
     long = sealed(CONTROL_MAX_BYTES + 1, 1, CONTROL, 0, b"")
     assert violation_of(long, Decoder()).code == "too_large"
@@ -160,7 +160,7 @@ def test_a_frame_over_the_limit_of_its_channel_is_refused_while_it_comes_in() ->
 def test_nothing_after_a_violation_is_looked_at() -> None:
     decoder = opened()
     good, bad = control_frame(b"good"), sealed(0, 9, CONTROL, 0, b"")
-    room = decoder.writable()
+    room = decoder.free
     data = good + bad + good
     room[: len(data)] = data
     assert decoder.received(len(data)) == [(CONTROL, b"good")]
@@ -171,7 +171,7 @@ def test_nothing_after_a_violation_is_looked_at() -> None:
 def test_bytes_behind_the_message_that_opens_the_channels_are_kept() -> None:
     decoder = Decoder()
     data = control_frame(b"welcome") + fragments(7, b"first frame")[0]
-    room = decoder.writable()
+    room = decoder.free
     room[: len(data)] = data
     assert decoder.received(len(data)) == [(CONTROL, b"welcome")]
     decoder.open_channels(SMALL)

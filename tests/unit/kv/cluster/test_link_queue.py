@@ -22,7 +22,7 @@ CHANNELS = (RAFT, BULK)
 def decode(decoder: Decoder, data: bytes) -> list[tuple[int, bytes]]:
     frames = []
     while data:
-        room = decoder.writable()
+        room = decoder.free
         piece, data = data[: len(room)], data[len(room) :]
         room[: len(piece)] = piece
         frames += decoder.received(len(piece))

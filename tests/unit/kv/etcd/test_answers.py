@@ -113,11 +113,15 @@ def test_a_result_is_the_message_of_the_protocol(result: Any, term: int) -> None
     assert shown == expected(result.revision, term, fields_of(result))
 
 
-@given(kvs | st.none(), counts, counts)
-def test_a_range_of_one_key_is_a_range(found: KeyValue | None, revision: int, term: int) -> None:
-    items = () if found is None else (found,)
-    answer = RangeAnswer(revision, items, False, len(items))
-    assert HEADERS.encode_one(found, revision, term) == HEADERS.encode_range(answer, term)
+@given(st.lists(kvs | st.none(), max_size=3), counts, counts)
+def test_ranges_of_one_key_are_ranges(
+    found: list[KeyValue | None], revision: int, term: int
+) -> None:
+    expected = []
+    for each in found:
+        items = () if each is None else (each,)
+        expected.append(HEADERS.encode_range(RangeAnswer(revision, items, False, len(items)), term))
+    assert HEADERS.encode_each(found, revision, term) == expected
 
 
 @pytest.mark.parametrize("revision", [0, 1, 2**63 - 1])

@@ -167,6 +167,16 @@ SHAPES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 }
 
 
+def test_a_transaction_is_malformed_before_an_operation_of_it_has_no_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = b'{"success":[{},{"request_range":{"limit":%d}}]}'
+    for limit in (1, 2**63):
+        given = body % limit
+        assert outcome(decode_txn, given) == slowly(monkeypatch, decode_txn, given)
+    assert outcome(decode_txn, body % 2**63) == "malformed"
+
+
 @given(st.data())
 def test_the_fast_path_agrees_with_the_exact_decoder(data: st.DataObject) -> None:
     call = data.draw(st.sampled_from(list(SHAPES)))

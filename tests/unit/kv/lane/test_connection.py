@@ -66,6 +66,29 @@ async def test_answers_of_one_pass_leave_in_one_write(make_server: Any, quiet: A
     assert wire.writes == 1
 
 
+async def test_answers_given_in_the_pass_of_a_host_leave_at_its_end(
+    make_server: Any, quiet: Any
+) -> None:
+    server = await make_server()
+    server.strong.hold = True
+    one, other = server.connect(), server.connect()
+    one.protocol.data_received(RANGE)
+    other.protocol.data_received(put())
+    lane = server.lane
+    lane.hold()
+    server.strong.release()
+    await asyncio.sleep(0)
+    assert answers(one) + answers(other) == 0, "nobody comes for them but the host"
+    lane.flush()
+    assert (answers(one), answers(other)) == (1, 1)
+    lane.hold()
+    lane.flush()
+    one.protocol.data_received(RANGE)
+    await quiet([one])
+    assert answers(one) == 2
+    assert "januskv_requests_in_flight 0" in server.metrics.render().decode()
+
+
 @pytest.mark.parametrize("alone", [RANGE, TXN])
 async def test_reads_and_transactions_run_alone(make_server: Any, quiet: Any, alone: bytes) -> None:
     server = await make_server()

@@ -14,7 +14,7 @@ from kv.errors import StoppingError, UnavailableError
 from kv.strong.joined import JoinedReads
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
 from raftgroups.readpath import Together
-from storage.errors import WrongShardError
+from storage.errors import JanusError, WrongShardError
 
 
 class Points:
@@ -99,8 +99,8 @@ class Rig:
         self.moved.append((done, deadline_s, error))
 
     def give(self, gets: Any, found: Any, revision: int, term: int) -> None:
-        assert len(gets) == len(found)
-        for (_, done, _), each in zip(gets, found, strict=True):
+        each_found = [found] * len(gets) if isinstance(found, JanusError) else found
+        for (_, done, _), each in zip(gets, each_found, strict=True):
             self.given.append((done, each, revision, term))
 
     def get(self, key: bytes) -> None:
