@@ -61,12 +61,19 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        services = self._services
-        why_not = self._why_not(payload)
-        if why_not is not None:
-            services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
+        services, replica = self._services, self.replica
+        config = services.config
+        if (
+            self._stopped
+            or not replica.raft.leads
+            or len(payload) > config.entry_max_bytes
+            or self.changes.transfer is not None
+            or not replica.journal.config.formed
+        ):
+            why_not = self._why_not(payload)
+            services.answer(partial(done, Refused(why_not, replica.leader_hint())))
             return
-        deadline = services.clock.monotonic() + services.config.propose_timeout_s
+        deadline = services.clock.monotonic() + config.propose_timeout_s
         queued = self._proposals.queue(payload, done, deadline)
         if queued == 1:
             services.wake(self.group_id)  # else it is awake for those before
@@ -74,7 +81,8 @@ class Group:
             reason = f"{len(self._proposals)} operations wait already; slow down"
             services.answer(partial(done, Refused(reason, busy=True)))
 
-    def _why_not(self, payload: bytes) -> str | None:
+    def _why_not(self, payload: bytes) -> str:
+        """It is not taken."""
         if self._stopped:
             return "this node stops"
         if not self.replica.raft.leads:
@@ -82,7 +90,9 @@ class Group:
         if len(payload) > self._services.config.entry_max_bytes:
             limit = self._services.config.entry_max_bytes
             return f"an operation of {len(payload)} bytes is over the limit of {limit}; split it"
-        return self.changes.why_no_proposals()
+        changing = self.changes.why_no_proposals()
+        assert changing is not None
+        return changing
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
         """Ask for a linearizable read point, on any replica (a follower asks the leader)."""
@@ -222,14 +232,6 @@ class Group:
         self._idle_since = self.replica.now()
         self.replica.awake(heard_at, leader_lost=leader_lost)
 
-    def apply_behind(self) -> None:
-        """What this turn has left to be applied until it was acknowledged."""
-        replica = self.replica
-        replica.apply_committed()
-        if not replica.reads.points.idle:
-            replica.reads.after_tick()
-        self.on_turn()
-
     def after_commit(self) -> None:
         """This turn's batch is on the disk."""
         replica = self.replica
@@ -240,17 +242,16 @@ class Group:
 
     def next_deadline(self) -> float:
         """When this group needs a turn though nothing happens; infinity: never."""
-        replica = self.replica
-        nearest = float("inf")
         if self._services.asleep(self.group_id):
-            return nearest
-        if replica.raft.leads:
-            nearest = min(replica.raft.heartbeat_deadline, replica.replication.notice_at)
+            return float("inf")
+        replica, changes = self.replica, self.changes
+        raft, nearest = replica.raft, self._proposals.deadline()
+        if raft.leads:
+            nearest = min(nearest, raft.heartbeat_deadline, replica.replication.notice_at)
         elif replica.may_campaign():
-            nearest = replica.raft.election_deadline
-        nearest = min(nearest, self._proposals.deadline())
-        if self.changes.busy():
-            nearest = min(nearest, self.changes.deadline())
+            nearest = min(nearest, raft.election_deadline)
+        if changes.change is not None or changes.transfer is not None:
+            nearest = min(nearest, changes.deadline())
         if not replica.reads.points.idle:
             nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:

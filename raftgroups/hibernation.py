@@ -49,12 +49,11 @@ class Hibernation:
         self._beats: dict[NodeId, tuple[float, str]] = {}
         """When each node's process last gave a sign of life, and which boot it is."""
         self._timer: Timer | None = None
+        self.asleep = self._sleepers.__contains__
+        """Of a group. (Asked for so often that no method of ours stands around it.)"""
 
     def __len__(self) -> int:
         return len(self._sleepers)
-
-    def asleep(self, group_id: int) -> bool:
-        return group_id in self._sleepers
 
     def sleep(self, group: Group, leader: NodeId) -> None:
         boot = ""

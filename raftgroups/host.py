@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from raftgroups import identity
@@ -51,7 +51,6 @@ from storage.committer import Committer, Need
 from storage.engine import Batch, Engine, iterate
 from storage.errors import InvalidRequestError
 from storage.slices import Range
-from storage.writers import INLINE_BELOW_S
 
 __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
@@ -112,9 +111,9 @@ class GroupHost:
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
-        self._to_write: dict[int, None] = {}
-        """Groups that have something to write: found at the end of their part in a turn, kept until
-        a batch leaves nothing."""
+        self._to_write: dict[int, Need] = {}
+        """Groups that have something to write, and how soon: found at the end of their part in a
+        turn, kept until a batch leaves nothing."""
         self._prepared: list[Group] = []
         self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
@@ -128,9 +127,7 @@ class GroupHost:
         """Of groups that splits make with this turn's batch."""
         self._ends: list[tuple[Group, bool]] = []
         """Groups that end with this turn's batch, and whether their rows go, too."""
-        self._deadlines = Deadlines(
-            scheduler, clock, all_deadlines=self._all_deadlines, due=self.wake
-        )
+        self._deadlines = Deadlines(scheduler, clock, deadline_of=self._deadline_of, due=self.wake)
         self._turns = self._commits = 0
         self._stopped = False
         self._logged: set[str] = set()
@@ -366,7 +363,7 @@ class GroupHost:
         for group_id in group_ids:
             group = self._groups.get(group_id)
             if group is not None and not self._stopped:
-                self._deadlines.watch(group.replica.reads.depart())
+                self._deadlines.watch(group_id, group.replica.reads.depart())
 
     def answer(self, call: Callable[[], None]) -> None:
         self._soon.answer(call)
@@ -381,9 +378,6 @@ class GroupHost:
         written to its peers after that: whoever writes answers to clients does so then, in the same
         pass and behind the peers, who have work to do. They must not raise."""
         self._soon.on_pass, self._soon.on_passed = begins, ends
-
-    def quick_syncs(self) -> bool:
-        return self._committer.last_sync_s < INLINE_BELOW_S
 
     def next_beat(self) -> float:
         beat = self.config.heartbeat_s
@@ -452,8 +446,9 @@ class GroupHost:
             elif not connected:
                 replica.reads.peer_lost()
 
-    def _all_deadlines(self) -> Iterator[tuple[int, float]]:
-        return ((group_id, group.next_deadline()) for group_id, group in self._groups.items())
+    def _deadline_of(self, group_id: int) -> float:
+        group = self._groups.get(group_id)
+        return float("inf") if group is None else group.next_deadline()
 
     # --- storage.committer.Participant ---------------------------------------------------
 
@@ -492,26 +487,29 @@ class GroupHost:
             group = self._groups.get(group_id)
             if group is None:  # it has ended in this turn
                 continue
-            self._deadlines.watch(group.step(now))
+            self._deadlines.watch(group_id, group.step(now))
             own = group.replica.need()
             if own is not Need.NOTHING:
-                self._to_write[group_id] = None
+                self._to_write[group_id] = own
                 need = max(need, own)
         if self._ends or self._births:
             need = Need.NOW
-        self._outbox.flush_now(at_once=False)  # with what the turn sends
-        self.counters.messages_out += self._outbox.flush_early()
+        # Answers may be for peers, too: then all of it leaves together, after them.
+        at_once = not self._soon.answers
+        self._outbox.flush_now(at_once=False)
+        self.counters.messages_out += self._outbox.flush_early(at_once=at_once)
         self._unwritten = min(need, Need.LAZY)
         self._turn_need = need
         if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
-            self.counters.messages_out += self._outbox.flush_late()
+            self.counters.messages_out += self._outbox.flush_late(at_once=at_once)
         return need
 
     def prepare(self, batch: Batch) -> None:
         self._unwritten = Need.NOTHING
         try:
             self._prepare_groups(batch)
-            self._prepare_lineage(batch)
+            if self._ends or self._births:
+                self._prepare_lineage(batch)
             for group, done in self._forgotten:
                 group.replica.erase(batch)
                 self._prepared_answers.append(done)
@@ -529,20 +527,18 @@ class GroupHost:
             self._fold_at = now + self.config.fold_after_s
         self._prepared = prepared = []
         to_write, self._to_write = self._to_write, {}
-        for group_id in to_write:
+        for group_id, need in to_write.items():
             group = self._groups.get(group_id)
             if group is None:  # it has ended
                 continue
             replica = group.replica
-            need = replica.need()
-            if need is Need.NOTHING:
-                continue
             fold = all_fold or replica.must_fold()
             if fold or need is Need.NOW:
                 prepared.append(group)
                 replica.prepare(batch, fold=fold)
-            if replica.need() is not Need.NOTHING:
-                self._to_write[group_id] = None
+            left = replica.need()
+            if left is not Need.NOTHING:
+                self._to_write[group_id] = left
                 self._unwritten = Need.LAZY
 
     def after_commit(self) -> None:
@@ -554,23 +550,11 @@ class GroupHost:
         try:
             for group in prepared:
                 group.after_commit()
-            self._complete_lineage()
-            self.counters.messages_out += self._outbox.flush_late()
-            self._link.push()
-            for group in prepared:
-                if group.replica.behind:
-                    self._apply_behind(group)
+            if self._ends or self._births:
+                self._complete_lineage()
+            self.counters.messages_out += self._outbox.flush_late(at_once=True)
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
-
-    def _apply_behind(self, group: Group) -> None:
-        group.apply_behind()
-        need = group.replica.need()
-        if need is Need.NOW:  # it has split, or absorbed another one
-            self.wake(group.group_id)
-        elif need is Need.LAZY:
-            self._to_write[group.group_id] = None
-            self._unwritten = Need.LAZY
 
     def stalled(self, seconds: float) -> None:
         self.counters.stalls += 1

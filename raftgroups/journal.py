@@ -347,11 +347,6 @@ class GroupJournal:
             return Need.NOW
         return Need.LAZY if self._dirty_progress else Need.NOTHING
 
-    def has_one_unwritten(self, max_bytes: int) -> bool:
-        """Exactly one entry waits for the next batch, and it is no larger."""
-        last = self.window.last
-        return self._unwritten == last[1] and len(last[0]) <= max_bytes
-
     @property
     def must_fold(self) -> bool:
         """What waits to be written belongs together with what was applied."""

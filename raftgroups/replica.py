@@ -65,8 +65,6 @@ Handler = Callable[[NodeId, int, Any], None]
 """(sender, the incarnation that its frame names, message of the kind it is listed for)"""
 
 APPLY_ENTRIES: Final = 512
-BEHIND_BYTES: Final = 1024
-"""An entry of this size is written before what was committed meanwhile is applied."""
 APPLY_BYTES: Final = 4 * 1024 * 1024
 RUSH_S: Final = 0.3
 RUSH_BEAT_S: Final = 0.01
@@ -101,8 +99,6 @@ class Replica:
         """The machine's data went with the batch that was prepared last."""
         self._unfolded_operations = self._unfolded_bytes = 0
         """Applied and not yet in any batch."""
-        self.behind = False
-        """What is committed is applied once this turn's batch is on the disk."""
         self._commit_floor = journal.commit_index
         self.raft = Raft(services.node_id, journal, services, services.config, self)
         self.voting = Voting(self)
@@ -492,9 +488,6 @@ class Replica:
         raft, journal = self.raft, self.journal
         if self.installing:
             return
-        self.behind = self._may_apply_behind()
-        if self.behind:
-            return
         if raft.leads and raft.commit_index > journal.durable_index:
             raft.commit_index = max(self._commit_floor, journal.durable_index)
         target = min(raft.commit_index, raft.applied_index + APPLY_ENTRIES)
@@ -517,18 +510,6 @@ class Replica:
                 self._config_applied()
         if raft.applied_index < raft.commit_index:
             self.services.wake(self.group_id)
-
-    def _may_apply_behind(self) -> bool:
-        """A leader waits for our word that one small entry is on our disk, and nobody here waits
-        for what the entry before it did. While syncs are slow nothing is put off until one ends."""
-        raft = self.raft
-        return (
-            raft.applied_index < raft.commit_index
-            and not raft.leads
-            and self.journal.has_one_unwritten(BEHIND_BYTES)
-            and self.reads.points.idle
-            and self.services.quick_syncs()
-        )
 
     def _divide(self, machine: DividingMachine, index: int, origin: str) -> None:
         """Begin and end the groups that this entry has split off and absorbed."""

@@ -115,10 +115,6 @@ class Services(Protocol):
         """Call this from the loop, after the work under way."""
         ...
 
-    def quick_syncs(self) -> bool:
-        """The disk takes batches so fast that little is lost by waiting for one."""
-        ...
-
     def next_beat(self) -> float:
         """When the next heartbeats are due: one moment for all groups of a node."""
         ...

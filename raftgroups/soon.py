@@ -29,7 +29,8 @@ class Soon:
         self._depart = depart
         self.flush: Callable[[], None] = _nothing
         """Writes what is to be said."""
-        self._answers: list[Callable[[], None]] = []
+        self.answers: list[Callable[[], None]] = []
+        """Those that wait to be given."""
         self._held = False
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
@@ -40,7 +41,7 @@ class Soon:
         self._scheduled = False
 
     def answer(self, call: Callable[[], None]) -> None:
-        self._answers.append(call)
+        self.answers.append(call)
         if not (self._held or self._scheduled):
             self.leave()
 
@@ -51,13 +52,13 @@ class Soon:
     def give(self) -> bool:
         """Give the answers now rather than in the next pass. Whether there were any."""
         self._held = False
-        if not self._answers:
+        if not self.answers:
             return False
         self._give_answers()
         return True
 
     def _give_answers(self) -> None:
-        answers, self._answers = self._answers, []
+        answers, self.answers = self.answers, []
         for call in answers:
             try:
                 call()
@@ -80,7 +81,7 @@ class Soon:
 
     def _pass(self) -> None:
         self.on_pass()
-        if self._answers:  # else a turn that came before this has given them
+        if self.answers:  # else a turn that came before this has given them
             self._give_answers()
         readers = self._readers
         try:
@@ -89,7 +90,7 @@ class Soon:
                 self._depart(readers)
         finally:
             self._scheduled = False
-            if self._answers or self._readers:  # they came by this one
+            if self.answers or self._readers:  # they came by this one
                 self.leave()
             self.flush()
             self.on_passed()

@@ -113,17 +113,18 @@ class Outbox:
         else:
             waiting.append(message)
 
-    def flush_early(self) -> int:
+    def flush_early(self, *, at_once: bool) -> int:
+        """`at_once`: nothing else is about to be sent to the same peers."""
         if not self._early:
             return 0
         box, self._early = self._early, {}
-        return self._flush(box)
+        return self._flush(box, at_once)
 
-    def flush_late(self) -> int:
+    def flush_late(self, *, at_once: bool) -> int:
         if not self._late:
             return 0
         box, self._late = self._late, {}
-        return self._flush(box)
+        return self._flush(box, at_once)
 
     def send_now(self, peer: NodeId, message: Message) -> None:
         """Past the turn, with what else leaves in the next pass of the loop. For small messages:
@@ -150,11 +151,11 @@ class Outbox:
                     for message in messages:
                         self._not_sent(peer, message)
 
-    def _flush(self, box: dict[NodeId, list[Message]]) -> int:
+    def _flush(self, box: dict[NodeId, list[Message]], at_once: bool) -> int:
         count = 0
         for peer, messages in box.items():
             count += len(messages)
-            self.send(peer, messages)
+            self.send(peer, messages, at_once=at_once)
         self._entries = None
         return count
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from raftgroups.messages import Ack, Append
 from raftgroups.outcomes import Applied, Refused, Unknown
-from raftgroups.replica import BEHIND_BYTES
 from raftgroups.status import Role
 from raftgroups.transport import NodeId
 from tests.unit.raftgroups.members import Make, steady
@@ -248,74 +245,3 @@ def test_stop_answers_everything(make_cluster: Make) -> None:
     after = cluster.propose(cluster["a"], b"z")
     cluster.run(0.01)
     assert isinstance(after[0], Refused)
-
-
-# --- applying behind the acknowledgement -------------------------------------------------------
-
-
-def _writing_the_next(cluster: Any, payload: bytes = b"z") -> Any:
-    """ "y" is committed, and b learns so from the entry that it is writing. Returns b."""
-    follower = cluster["b"]
-    cluster.put(b"y")
-    cluster.run(0.02)
-    assert follower.machine.applied[-1][1] != b"y"
-    follower.writer.hold = True
-    cluster.propose(cluster["a"], payload)
-    cluster.until(lambda: follower.writer.waiting is not None)
-    return follower
-
-
-def test_a_follower_applies_what_is_committed_behind_the_word_that_it_has_the_next_entry(
-    make_cluster: Make,
-) -> None:
-    cluster = steady(make_cluster, commit_notice_s=0.05)
-    follower = _writing_the_next(cluster)
-    assert follower.machine.applied[-1][1] == b"x"
-    seen: list[int] = []
-    acknowledged = len(cluster.sent(Ack, "b"))
-    follower.group.on_turn = lambda: seen.append(len(cluster.sent(Ack, "b")) - acknowledged)
-    follower.writer.hold = False
-    follower.writer.finish()
-    assert [payload for _, payload in follower.machine.applied] == [b"x", b"y"]
-    assert seen == [1], "it is told that there is more to be read, once the leader is told"
-    cluster.put(b"w")
-    cluster.converge()
-
-
-def test_a_follower_that_is_read_applies_at_once(make_cluster: Make) -> None:
-    cluster = steady(make_cluster, commit_notice_s=0.05)
-    cluster.network.hold(NodeId("b"), NodeId("a"))
-    reads = cluster.read(cluster["b"])
-    cluster.run(0.01)
-    follower = _writing_the_next(cluster)
-    assert reads == []
-    assert follower.machine.applied[-1][1] == b"y"
-
-
-def test_a_follower_whose_disk_is_slow_applies_at_once(make_cluster: Make) -> None:
-    cluster = steady(make_cluster, commit_notice_s=0.05)
-    cluster["b"].writer.delay_s = 0.01
-    cluster.put(b"v")
-    cluster.run(0.2)
-    assert _writing_the_next(cluster).machine.applied[-1][1] == b"y"
-
-
-def test_a_large_entry_waits_for_what_was_committed_before_it(make_cluster: Make) -> None:
-    cluster = steady(make_cluster, commit_notice_s=0.05)
-    follower = _writing_the_next(cluster, b"z" * 2 * BEHIND_BYTES)
-    assert follower.machine.applied[-1][1] == b"y"
-
-
-def test_a_machine_that_breaks_behind_stops_the_node(make_cluster: Make) -> None:
-    cluster = steady(make_cluster, commit_notice_s=0.05)
-    leader, follower = cluster["a"], cluster["b"]
-    follower.machine.apply = _broken  # type: ignore[method-assign]
-    cluster.propose(leader, b"y")
-    cluster.run(0.01)
-    cluster.propose(leader, b"z")
-    cluster.until(lambda: follower.fatal is not None)
-    assert "broken" in str(follower.fatal)
-
-
-def _broken(index: int, payload: bytes) -> object:
-    raise RuntimeError("the machine is broken")

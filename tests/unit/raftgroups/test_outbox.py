@@ -67,8 +67,8 @@ def test_messages_of_all_groups_to_a_peer_share_a_frame() -> None:
     for group in range(50):
         box.add(B, Vote(group, 1), early=False)
         box.add(C, Vote(group, 1), early=False)
-    assert box.flush_early() == 0
-    assert box.flush_late() == 100
+    assert box.flush_early(at_once=False) == 0
+    assert box.flush_late(at_once=False) == 100
     assert [peer for peer, _, _ in wire.sent] == [B, C]
     assert len(decode_frame(wire.sent[0][2]).messages) == 50
 
@@ -77,22 +77,22 @@ def test_early_messages_leave_alone() -> None:
     box, wire, _ = outbox()
     box.add(B, Ack(1, 1, 2, True, False), early=False)
     box.add(B, append(10), early=True)
-    box.flush_early()
+    box.flush_early(at_once=False)
     assert [type(m) for m in decode_frame(wire.sent[0][2]).messages] == [Append]
-    box.flush_late()
+    box.flush_late(at_once=False)
     assert [type(m) for m in decode_frame(wire.sent[1][2]).messages] == [Ack]
-    assert box.flush_late() == 0
+    assert box.flush_late(at_once=False) == 0
 
 
 def test_a_frame_does_not_grow_far_beyond_its_size() -> None:
     box, wire, _ = outbox()
     for _ in range(10):
         box.add(B, append(400_000), early=True)
-    box.flush_early()
+    box.flush_early(at_once=False)
     assert len(wire.sent) == 5
     assert all(len(frame) < 1_100_000 for _, _, frame in wire.sent)
     box.add(B, append(2_500_000), early=True)
-    box.flush_early()
+    box.flush_early(at_once=False)
     assert len(wire.sent) == 6
 
 
@@ -101,7 +101,7 @@ def test_snapshots_have_a_channel_of_their_own_unless_a_row_is_too_large() -> No
     box.add(B, chunk(1000), early=False)
     box.add(B, Vote(1, 1), early=False)
     box.add(B, chunk(3_900_000), early=False)
-    box.flush_late()
+    box.flush_late(at_once=False)
     assert [channel for _, channel, _ in wire.sent] == [SNAPSHOT, RAFT, RAFT]
 
 
@@ -110,7 +110,7 @@ def test_what_the_link_refuses_is_told() -> None:
     wire.full = True
     box.add(B, append(1), early=True)
     box.add(B, Vote(1, 1), early=True)
-    box.flush_early()
+    box.flush_early(at_once=False)
     assert lost == [(B, append(1)), (B, Vote(1, 1))]
 
 
@@ -118,7 +118,7 @@ def test_the_same_entries_to_several_peers_are_encoded_once() -> None:
     box, wire, _ = outbox()
     for peer, message in ((B, append(10)), (C, append(10))):
         box.add(peer, message, early=True)
-    box.flush_early()
+    box.flush_early(at_once=False)
     assert wire.sent[0][2] is wire.sent[1][2]
 
 
@@ -134,7 +134,7 @@ def test_what_only_looks_alike_has_a_frame_of_its_own() -> None:
     for mine, theirs in pairs:
         box.add(B, mine, early=True)
         box.add(C, theirs, early=True)
-        box.flush_early()
+        box.flush_early(at_once=False)
         found = [decode_frame(frame).messages for _, _, frame in wire.sent[-2:]]
         assert [type(messages[0]) for messages in found] == [type(mine), type(theirs)]
         assert found[0] != found[1] or type(mine) is not type(theirs)
