@@ -407,24 +407,21 @@ _VERSION_OF: Final[dict[type, int]] = {
 _PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
 
 
-def _encode(command: Command) -> bytes:
-    try:
-        return _encode_body(command)
-    except OverflowError as error:
-        raise InvalidOptionError(
-            "a number in this command does not fit into 64 bits; give a smaller one"
-        ) from error
-
-
 def encode(
     command: Command, token: Token | None = None, clock_ms: int = 0, wall_ms: int = 0
 ) -> bytes:
     """The bytes to propose. Raises InvalidTokenError, InvalidOptionError."""
+    try:
+        body = _encode_body(command)
+    except OverflowError as error:
+        raise InvalidOptionError(
+            "a number in this command does not fit into 64 bits; give a smaller one"
+        ) from error
     version = _VERSION_OF.get(type(command), FIRST_VERSION)
     if token is None and clock_ms == wall_ms == 0 and version == FIRST_VERSION:
-        return _PLAIN + _encode(command)
+        return _PLAIN + body
     if token is None:
-        return _HEAD.pack(version, clock_ms, wall_ms, 0) + _encode(command)
+        return _HEAD.pack(version, clock_ms, wall_ms, 0) + body
     client, sequence, settled = token
     if not 0 < len(client) <= CLIENT_MAX_BYTES:
         raise InvalidTokenError(
@@ -437,7 +434,7 @@ def encode(
             f"to {SEQUENCE_MAX}, and settled is at most the sequence"
         )
     head = _HEAD.pack(version, clock_ms, wall_ms, len(client))
-    return head + client + _TOKEN.pack(sequence, settled) + _encode(command)
+    return head + client + _TOKEN.pack(sequence, settled) + body
 
 
 def stamp(payload: bytes, clock_ms: int, wall_ms: int) -> bytes:

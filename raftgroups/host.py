@@ -104,6 +104,7 @@ class GroupHost:
         soon.flush = self._outbox.flush_now
         # Of Services, and asked for so often that no method of ours stands around them.
         self.send = self._outbox.add
+        self.send_now = self._outbox.send_now
         self.connected = link.connected
         self._levels: dict[NodeId, int] = {}
         """What the last frame of each node said of its program (raftgroups/levels.py)."""
@@ -321,10 +322,6 @@ class GroupHost:
             group.stop()
 
     # --- raftgroups.services.Services ----------------------------------------------------
-
-    def send_now(self, peer: NodeId, message: Message) -> None:
-        self.counters.messages_out += 1
-        self._outbox.send_now(peer, message)
 
     def level_of(self, peer: NodeId) -> int:
         return self._levels.get(peer, NOT_HEARD)
@@ -584,7 +581,7 @@ class GroupHost:
             commits=self._commits,
             stalls=self.counters.stalls,
             messages_in=self.counters.messages_in,
-            messages_out=self.counters.messages_out,
+            messages_out=self.counters.messages_out + self._outbox.sent_now,
             entries_appended=self.counters.entries_appended,
             entries_applied=self.counters.entries_applied,
             dropped=dict(sorted(self.counters.dropped.items())),

@@ -108,9 +108,10 @@ class ShardMachine(MachineParts):
     # --- the log ---
 
     def apply(self, index: int, payload: bytes) -> Result:
-        state = self.shard.state
+        shard = self.shard
+        state = shard.state
         if index != state.applied_index:
-            self.shard.mark_applied(index)
+            shard.mark_applied(index)
         try:
             clock_ms, self._wall_ms, token, body = open_envelope(payload)
             if self._gated:
@@ -119,7 +120,10 @@ class ShardMachine(MachineParts):
                 self.clock_ms = clock_ms
             if token is not None:
                 return self._apply_once(token, body, payload[0])
-            return self.execute(decode_body(body, payload[0]))
+            command = decode_body(body, payload[0])
+            if type(command) is Put:  # by far the most frequent
+                return self._put(command)
+            return HANDLERS[type(command)](self, command)
         except REFUSALS as error:
             return failure_of(error, state.revision)
 
@@ -168,7 +172,7 @@ class ShardMachine(MachineParts):
         return result
 
     def execute(self, command: Command) -> Result:
-        if type(command) is Put:  # by far the most frequent
+        if type(command) is Put:
             return self._put(command)
         return HANDLERS[type(command)](self, command)
 
@@ -187,13 +191,11 @@ class ShardMachine(MachineParts):
                 raise lease_missing(command.lease)
             txns.check_put_state(self.shard.view, command, self.attachable)
             return self.in_scope(lambda operations: operations.put(command))
-        wall_ms = self._wall_ms
-        previous = self.shard.put(
-            command.key, command.value, wall_ms, want_previous=command.want_previous
-        )
+        shard, wall_ms = self.shard, self._wall_ms
+        previous = shard.put(command.key, command.value, wall_ms, command.want_previous)
         if self.observer is not None:
             self._emit()
-        return PutResult(self.shard.state.revision, previous, wall_ms)
+        return PutResult(shard.state.revision, previous, wall_ms)
 
     def in_scope(self, act: Callable[[Operations], T]) -> T:
         """Several operations as one revision; if one raises, none."""

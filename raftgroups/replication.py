@@ -127,6 +127,7 @@ class Replication:
         replica, progress = self._replica, self.progress.get(peer)
         if (
             progress is not None
+            and progress.commit_sent < replica.raft.commit_index  # else all is told, and mostly is
             and replica.journal.durable_term == replica.raft.term
             and self._untold(peer, progress)
         ):

@@ -42,7 +42,7 @@ class Soon:
 
     def answer(self, call: Callable[[], None]) -> None:
         self.answers.append(call)
-        if not self._held:
+        if not (self._held or self._scheduled):
             self.leave()
 
     def hold(self) -> None:

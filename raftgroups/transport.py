@@ -100,6 +100,8 @@ class Outbox:
         self._leave_soon = leave_soon
         self._now: dict[NodeId, list[Message]] = {}
         """What leaves with the next pass of the loop."""
+        self.sent_now = 0
+        """Messages that have left so."""
         self._entries: tuple[Append, bytes] | None = None
         """Entries that this flush has sent to one peer, and their frame: others get the same."""
 
@@ -142,6 +144,7 @@ class Outbox:
             self._now = {}
             link, opening = self._link, self._opening
             for peer, messages in box.items():
+                self.sent_now += len(messages)
                 if len(messages) > SMALL_MAX:
                     self.send(peer, messages, at_once=at_once)
                 elif not link.send(peer, RAFT, encode_messages(opening, messages), at_once=at_once):

@@ -148,6 +148,16 @@ def stack(tables: Sequence[Table], sealed: Table) -> tuple[Table, ...]:
     return tuple(found)
 
 
+def reach(tables: Sequence[Table], start: bytes, end: bytes | None, rows: int) -> bytes | None:
+    """Up to where, at most to the end, none of these tables has more rows than so many."""
+    for table in tables:
+        keys = table.sorted_keys()
+        at = bisect_left(keys, start) + rows
+        if at < len(keys) and (end is None or keys[at] < end):
+            end = keys[at]
+    return end
+
+
 def changed(
     tables: Sequence[Table],
     items: list[tuple[bytes, bytes]],

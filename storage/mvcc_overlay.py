@@ -35,7 +35,7 @@ from typing import Final
 
 from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal, seal_all
 from storage.engine import Batch
-from storage.mvcc_records import LOCATION, pack_event
+from storage.mvcc_records import EVENT_HEAD, LOCATION, pack_event
 
 
 class Layer:
@@ -89,7 +89,8 @@ class Layer:
         events = self.events
         self.starts.append(len(events))
         self.current[key] = new
-        events.append(pack_event(key, new, previous))
+        head = EVENT_HEAD.pack(len(key), len(new))  # `pack_event`, without a call
+        events.append(b"".join((head, key, new, previous or b"")))
 
     def attach(self, lease: int, key: bytes, attached: bool) -> None:
         """A key is now attached to a lease, or no longer. Lease 0 is none."""

@@ -38,6 +38,9 @@ class Purpose(Enum):
     """Membership, hard state and whatever else the cluster needs to get out of its trouble."""
 
 
+_GROW: Final = Purpose.GROW
+
+
 def default_reserve_bytes(disk_bytes: int) -> int:
     return max(LEAST_RESERVE_BYTES, int(disk_bytes * RESERVE_SHARE_OF_DISK))
 
@@ -71,18 +74,17 @@ class SpaceGuard:
 
     def admit(self, purpose: Purpose, size_bytes: int = 0) -> None:
         """Raises NoSpaceError for a growing write while the alarm is raised."""
-        if purpose is Purpose.GROW and (self.raised or self._would_reach_reserve(size_bytes)):
-            raise self._refusal(size_bytes)
-        self._admitted_bytes += size_bytes
-
-    def _would_reach_reserve(self, size_bytes: int) -> bool:
-        observed = self._observed_bytes
-        if observed is None or observed - self._admitted_bytes - size_bytes >= self.reserve_bytes:
-            return False
-        # The alarm is for everybody as soon as what is left is under the reserve; one write too
-        # large for what is left above it is refused alone.
-        self._judge()
-        return True
+        admitted = self._admitted_bytes + size_bytes
+        if purpose is _GROW:
+            observed = self._observed_bytes
+            if self.raised:
+                raise self._refusal(size_bytes)
+            if observed is not None and observed - admitted < self.reserve_bytes:
+                # The alarm is for everybody as soon as what is left is under the reserve; one write
+                # too large for what is left above it is refused alone.
+                self._judge()
+                raise self._refusal(size_bytes)
+        self._admitted_bytes = admitted
 
     def _judge(self) -> None:
         available = self.available_bytes

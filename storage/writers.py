@@ -36,6 +36,7 @@ THREAD_ABOVE_S: Final = 0.003
 APART_BYTES: Final = 256 * 1024
 """A batch of this size is written by the thread, not only synced."""
 SAMPLES: Final = 31
+LEAST_SAMPLES: Final = 5
 
 Done = Callable[[BaseException | None, float], None]
 """Called on the loop with the failure, if any, and the seconds that the write took."""
@@ -196,6 +197,8 @@ class AdaptiveWriter:
         self._inline = InlineWriter(clock)
         self._thread = ThreadWriter(clock, call_soon_threadsafe)
         self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._slow = self._quick = 0
+        """How many of them are above THREAD_ABOVE_S, and below INLINE_BELOW_S."""
         self._under_pressure = under_pressure
         self._sync_apart = sync_apart
         self._kernel = kernel
@@ -235,14 +238,23 @@ class AdaptiveWriter:
         return measured
 
     def _observe(self, seconds: float) -> None:
-        self._samples.append(seconds)
-        if len(self._samples) < 5:
+        """Whether the typical one (the median) is above or below a bound is told by how many are:
+        sorting them each time took 1 percent of a lone put."""
+        samples = self._samples
+        if len(samples) == SAMPLES:
+            oldest = samples[0]
+            self._slow -= oldest > THREAD_ABOVE_S
+            self._quick -= oldest < INLINE_BELOW_S
+        samples.append(seconds)
+        self._slow += seconds > THREAD_ABOVE_S
+        self._quick += seconds < INLINE_BELOW_S
+        count = len(samples)
+        if count < LEAST_SAMPLES:
             return
-        typical = sorted(self._samples)[len(self._samples) // 2]
-        if self.threaded and typical < INLINE_BELOW_S:
-            self.threaded = False
-        elif not self.threaded and typical > THREAD_ABOVE_S:
-            self.threaded = True
+        if self.threaded:
+            self.threaded = self._quick <= count // 2
+        else:
+            self.threaded = self._slow >= count - count // 2
 
     def close(self) -> None:
         """Waits for the write in flight."""

@@ -185,16 +185,19 @@ class Forwarder:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        replies, self._replies = self._replies, {}
-        for peer, answers in replies.items():
-            for frame in encode_replies(answers):
-                self._link.send(peer, CHANNEL, frame)
-        asked, self._requests = self._requests, {}
-        for peer, requests in asked.items():
-            self._send(peer, requests, encode_requests(requests))
-        questions, self._questions = self._questions, {}
-        for peer, each in questions.items():
-            self._send(peer, each, encode_questions(each))
+        if self._replies:
+            replies, self._replies = self._replies, {}
+            for peer, answers in replies.items():
+                for frame in encode_replies(answers):
+                    self._link.send(peer, CHANNEL, frame)
+        if self._requests:
+            asked, self._requests = self._requests, {}
+            for peer, requests in asked.items():
+                self._send(peer, requests, encode_requests(requests))
+        if self._questions:
+            questions, self._questions = self._questions, {}
+            for peer, each in questions.items():
+                self._send(peer, each, encode_questions(each))
 
     def _send(
         self,

@@ -102,6 +102,8 @@ _decode_refusal: Final = msgspec.msgpack.Decoder(_Refusal).decode
 
 def encode_requests(items: Sequence[Request]) -> list[tuple[bytes, int]]:
     """As few frames as their sizes allow, each with the number of requests in it."""
+    if len(items) == 1:
+        return [(_encode(_Requests(VERSION, items)), 1)]
     parts = _cut(items, _command)
     return [(_encode(_Requests(VERSION, part)), len(part)) for part in parts]
 
@@ -112,6 +114,8 @@ def encode_questions(items: Sequence[Question]) -> list[tuple[bytes, int]]:
 
 
 def encode_replies(items: Sequence[Reply]) -> list[bytes]:
+    if len(items) == 1:
+        return [_encode(_Replies(VERSION, items))]
     return [_encode(_Replies(VERSION, part)) for part in _cut(items, _body)]
 
 

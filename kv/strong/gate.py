@@ -16,6 +16,7 @@ from storage.errors import NoSpaceError
 from storage.space import Purpose, SpaceGuard
 
 BACKLOG_RETRY_S = 1.0
+_GROW = Purpose.GROW
 
 
 class Gate:
@@ -36,8 +37,8 @@ class Gate:
                 "again in a second, or write less",
                 BACKLOG_RETRY_S,
             )
-        purpose = Purpose.GROW if type(command) is Put else purpose_of(command)
-        if self.full_peers and purpose is Purpose.GROW:
+        purpose = _GROW if type(command) is Put else purpose_of(command)
+        if self.full_peers and purpose is _GROW:
             raise NoSpaceError(
                 f"the disk of {', '.join(self.full_peers)} is nearly full, and every member stores "
                 "every key: growing writes are refused; delete keys, compact, or give that disk "

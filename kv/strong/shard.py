@@ -49,7 +49,7 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, decode, encode, stamp
+from raftgroups.commands import Command, Put, decode, encode, stamp
 from raftgroups.group import Group, nobody
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, ProposeResult, Refused
@@ -296,20 +296,12 @@ class StrongShard:
     def lead(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """A write that another node forwarded: propose it if this node leads, nothing else."""
         try:
-            command, *_ = decode(payload)
-            if isinstance(command, LINEAGE) and self.group.feature_level < LINEAGE_LEVEL:
-                raise UnavailableError(
-                    "not every node of this shard runs a version that can split and merge; upgrade "
-                    "them all"
-                )
-            if isinstance(command, CROSS) and self.group.feature_level < TXN_LEVEL:
-                raise UnavailableError(
-                    "not every node of this shard runs a version that knows transactions over "
-                    "several shards; upgrade them all"
-                )
+            command = decode(payload)[0]
+            if type(command) is not Put:
+                self._check_known(command)
             check(command)
             self._gate.admit(command, len(payload))
-            if self.machine.frozen and not isinstance(command, LINEAGE):
+            if self.machine.shard.state.frozen_by and not isinstance(command, LINEAGE):
                 raise self.machine.view.wrong_shard("this is")
         except (InvalidRequestError, NoSpaceError, WrongShardError) as error:
             refusal = failure_of(error, self.machine.revision)
@@ -320,6 +312,19 @@ class StrongShard:
             )
         else:
             self.group.propose(self.stamped(payload), done)
+
+    def _check_known(self, command: Command) -> None:
+        """Whether every member's program knows such commands. Raises UnavailableError."""
+        if isinstance(command, LINEAGE) and self.group.feature_level < LINEAGE_LEVEL:
+            raise UnavailableError(
+                "not every node of this shard runs a version that can split and merge; upgrade "
+                "them all"
+            )
+        if isinstance(command, CROSS) and self.group.feature_level < TXN_LEVEL:
+            raise UnavailableError(
+                "not every node of this shard runs a version that knows transactions over "
+                "several shards; upgrade them all"
+            )
 
     def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
         self.group.propose(self.stamped(encode(command)), done)

@@ -35,8 +35,7 @@ from chaos.powercut.namespace import Entries
 from chaos.powercut.recording import Acknowledge, Call, Create, Recording, Sync, Write
 from chaos.powercut.workload import Workload
 from chaos.powercut.writer import DATABASE
-from storage.wal import APART_BYTES
-from storage.wal_format import RECORD_HEAD_BYTES
+from storage.wal_format import APART_BYTES, RECORD_HEAD_BYTES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("tracing")]
 

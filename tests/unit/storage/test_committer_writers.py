@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import platform
+import random
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +26,9 @@ from storage.memory import MemoryEngine
 from storage.system_clock import SystemClock
 from storage.writers import (
     APART_BYTES,
+    INLINE_BELOW_S,
+    LEAST_SAMPLES,
+    SAMPLES,
     SYNC_APART_BYTES,
     THREAD_ABOVE_S,
     AdaptiveWriter,
@@ -217,6 +221,29 @@ def test_a_very_large_batch_is_written_by_the_thread_and_says_nothing_of_others(
     writer.close()
     assert set(engine.threads) == {"janus-writer"}
     assert engine.writes == [(2, True)] * 9
+
+
+def test_the_typical_write_of_the_last_ones_decides_which_thread_syncs() -> None:
+    engine, mailbox, dice = TimedEngine(ManualClock()), Mailbox(), random.Random(7)
+    writer = AdaptiveWriter(engine.manual, mailbox.post)
+    seen: list[float] = []
+    threaded = False
+    changes = 0
+    for number in range(600):
+        slow = number // 60 % 2
+        engine.sync_s = dice.choice((0.001, 0.0015, 0.0025, 0.0035, 0.004)[slow : 3 + 2 * slow])
+        seen = [*seen, engine.sync_s][-SAMPLES:]
+        writer.submit(engine, batch_of(b"%d" % number), lambda failure, seconds: None)
+        if threaded:
+            mailbox.run_next()
+        typical = sorted(seen)[len(seen) // 2]
+        if len(seen) >= LEAST_SAMPLES:
+            before = threaded
+            threaded = typical >= INLINE_BELOW_S if threaded else typical > THREAD_ABOVE_S
+            changes += threaded is not before
+        assert writer.threaded is threaded
+    writer.close()
+    assert changes >= 6
 
 
 def test_without_sync_apart_a_large_batch_is_synced_where_it_is_written() -> None:

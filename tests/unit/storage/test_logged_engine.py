@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from storage import logged_engine
 from storage.clock import ManualClock
 from storage.engine import Batch, BegunSync, Engine, iterate, syncs_apart
 from storage.errors import DataDirectoryError, EngineClosedError, WriteFailedError
 from storage.lmdb_engine import LmdbEngine
 from storage.logged_engine import LoggedEngine
-from storage.memtable import Table
+from storage.memtable import Table, changed
 
 WAIT_S = 30.0
 
@@ -190,6 +191,52 @@ def test_a_writer_far_ahead_of_the_folds_waits(path: Path, monkeypatch: pytest.M
     assert written == 200
     assert len(everything(engine)) == 200
     engine.close()
+
+
+def test_a_short_page_of_much_that_waits_for_a_fold_is_as_short_to_make(
+    engine: LoggedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the tree has few rows, what the tables have of the whole range was gone through."""
+    wanted = {}
+    for first in (0, 1, 3):
+        keys = [b"%05d" % number for number in range(first, 5_000, first + 1)]
+        put(engine, *keys, value=b"%d" % first)
+        wanted.update(dict.fromkeys(keys, b"%d" % first))
+        with engine.snapshot():
+            pass  # so that there are several tables
+    batch = Batch()
+    batch.delete_range(b"01000", b"02000")
+    batch.delete(b"00007")
+    engine.write(batch, sync=True)
+    pairs = sorted(
+        (key, value)
+        for key, value in wanted.items()
+        if key != b"00007" and not b"01000" <= key < b"02000"
+    )
+    most = 0
+
+    def counted(*arguments: Any) -> list[tuple[bytes, bytes]]:
+        nonlocal most
+        found = changed(*arguments)
+        most = max(most, len(found))
+        return found
+
+    monkeypatch.setattr(logged_engine, "changed", counted)
+    with engine.snapshot() as snapshot:
+        for start, limit in (
+            (b"", 1),
+            (b"00005", 3),
+            (b"00990", 30),
+            (b"04990", 20),
+            (b"01500", 1),
+        ):
+            page = snapshot.scan(start, limit=limit)
+            behind = [pair for pair in pairs if pair[0] >= start]
+            assert (page.items, page.more) == (behind[:limit], len(behind) > limit)
+        assert most <= 4 * 256
+        assert snapshot.scan(b"0", b"00600", limit=10_000).items == [
+            pair for pair in pairs if pair[0] < b"00600"
+        ]
 
 
 # --- failures --------------------------------------------------------------------------------
