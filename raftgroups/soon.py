@@ -3,10 +3,11 @@
     answers given --> reads depart --> frames to peers --> (`on_passed`: answers to clients)
 
 Answers are never given from inside the call or the turn that made them, because a caller may do
-anything in its callback; a turn gives its own when it is done. Reads leave together, so that all reads of one pass share a probe. What
-they and the frames of the pass before have to say to a peer leaves in one frame, at the end: the
-probe of a leader with the read index that the same follower asked for, an echo with the next
-request. Nothing waits longer for it: whoever writes in this pass would have written in it alone.
+anything in its callback; a turn gives its own when it is done. Reads leave together, so that all
+reads of one pass share a probe. What they and the frames of the pass before have to say to a peer
+leaves in one frame, at the end: the probe of a leader with the read index that the same follower
+asked for, an echo with the next request. Nothing waits longer for it: whoever writes in this pass
+would have written in it alone.
 """
 
 from __future__ import annotations
