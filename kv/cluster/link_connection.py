@@ -194,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
             self._deliver(decoder.received(nbytes))
         else:
             frames = decoder.received(nbytes)
-            while frames:
+            while frames and not self.over:
                 if self.state is State.SHAKING:
                     self._shake(frames[0][1])
                     frames = decoder.received(0)

@@ -119,6 +119,7 @@ HOSTILE = {
     "nothing": (control_frame(b""), "out_of_order"),
     "a ping": (control_frame(b"\x05" + bytes(8)), "out_of_order"),
     "another cluster": (control_frame(hello(cluster_id="c2")), "cluster"),
+    "another cluster, twice": (control_frame(hello(cluster_id="c2")) * 2, "cluster"),
     "no secret": (control_frame(hello(secret=None)), "secret"),
     "two hellos": (control_frame(hello()) * 2, "out_of_order"),
     "a frame behind the hello": (
