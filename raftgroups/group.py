@@ -61,19 +61,12 @@ class Group:
 
     def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        services, replica = self._services, self.replica
-        config = services.config
-        if (
-            self._stopped
-            or not replica.raft.leads
-            or len(payload) > config.entry_max_bytes
-            or self.changes.transfer is not None
-            or not replica.journal.config.formed
-        ):
-            why_not = self._why_not(payload)
-            services.answer(partial(done, Refused(why_not, replica.leader_hint())))
+        services = self._services
+        why_not = self._why_not(payload)
+        if why_not is not None:
+            services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
             return
-        deadline = services.clock.monotonic() + config.propose_timeout_s
+        deadline = services.clock.monotonic() + services.config.propose_timeout_s
         queued = self._proposals.queue(payload, done, deadline)
         if queued == 1:
             services.wake(self.group_id)  # else it is awake for those before
@@ -81,8 +74,7 @@ class Group:
             reason = f"{len(self._proposals)} operations wait already; slow down"
             services.answer(partial(done, Refused(reason, busy=True)))
 
-    def _why_not(self, payload: bytes) -> str:
-        """It is not taken."""
+    def _why_not(self, payload: bytes) -> str | None:
         if self._stopped:
             return "this node stops"
         if not self.replica.raft.leads:
@@ -90,9 +82,7 @@ class Group:
         if len(payload) > self._services.config.entry_max_bytes:
             limit = self._services.config.entry_max_bytes
             return f"an operation of {len(payload)} bytes is over the limit of {limit}; split it"
-        changing = self.changes.why_no_proposals()
-        assert changing is not None
-        return changing
+        return self.changes.why_no_proposals()
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
         """Ask for a linearizable read point, on any replica (a follower asks the leader)."""

@@ -349,12 +349,7 @@ class Connection(asyncio.BufferedProtocol):
         if queue.pending or self._paused or len(frame) > FRAGMENT_BYTES:
             return False
         queue.lanes[channel_id].sent_frames += 1
-        data = whole_frame(channel_id, frame)
-        if self._tls is None and self._transport is not None:
-            self.sent_bytes += len(data)  # `_write`, without a call
-            self._transport.write(data)
-        else:
-            self._write(data)
+        self._write(whole_frame(channel_id, frame))
         return True
 
     def push(self) -> None:
