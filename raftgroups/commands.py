@@ -25,6 +25,7 @@ a zero byte is everything from the key on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct as Packing
 from typing import Final, NamedTuple, get_args
@@ -405,6 +406,7 @@ _VERSION_OF: Final[dict[type, int]] = {
     **dict.fromkeys(get_args(CrossCommand), VERSION),
 }
 _PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
+"""What a command opens with that has no token, and that no leader has stamped."""
 
 
 def encode(
@@ -440,7 +442,13 @@ def encode(
 def stamp(payload: bytes, clock_ms: int, wall_ms: int) -> bytes:
     """The same command with the shard's clock and the wall time in it: the leader's last step
     before it proposes."""
-    return payload[:1] + _TIMES.pack(clock_ms, wall_ms) + payload[_TIMES_END:]
+    return stamp_each((payload,), clock_ms, wall_ms)[0]
+
+
+def stamp_each(payloads: Sequence[bytes], clock_ms: int, wall_ms: int) -> list[bytes]:
+    """The same of all operations of an entry."""
+    times = _TIMES.pack(clock_ms, wall_ms)
+    return [payload[:1] + times + payload[_TIMES_END:] for payload in payloads]
 
 
 def open_envelope(payload: bytes) -> Envelope:
@@ -483,6 +491,23 @@ def decode(payload: bytes) -> tuple[Command, Token | None, int, int]:
     log."""
     clock_ms, wall_ms, token, body = open_envelope(payload)
     return decode_body(body, payload[0]), token, clock_ms, wall_ms
+
+
+def decode_puts(payloads: Sequence[bytes]) -> list[Put] | None:
+    """All of them, if all are puts without a token that no leader has stamped yet, as most of what
+    nodes forward is. Else None: whoever asks decodes each by itself."""
+    puts: list[Put] = []
+    for payload in payloads:
+        if not payload.startswith(_PLAIN):
+            return None
+        try:
+            command = _decode_first(payload[_CLIENT_AT:])
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if type(command) is not Put:
+            return None
+        puts.append(command)
+    return puts
 
 
 def _unknown_version(version: int) -> UnknownCommandError | NewerCommandError:

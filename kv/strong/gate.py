@@ -29,6 +29,19 @@ class Gate:
         self.full_peers: Sequence[str] = ()
         """Names of the other members that said NOSPACE; whoever knows keeps it up to date."""
 
+    def takes(self, size_bytes: int) -> bool:
+        """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
+        each by itself."""
+        if self.full_peers or (
+            self._pressure is not None and self._pressure() is WritePressure.STOPPED
+        ):
+            return False
+        try:
+            self._guard.admit(_GROW, size_bytes)
+        except NoSpaceError:
+            return False
+        return True
+
     def admit(self, command: Command, size_bytes: int) -> None:
         """Raises NoSpaceError, OverloadedError."""
         if self._pressure is not None and self._pressure() is WritePressure.STOPPED:
