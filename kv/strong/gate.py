@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 
 from kv.errors import OverloadedError
 from kv.strong.admission import purpose_of
-from raftgroups.commands import Command, Put
+from raftgroups.commands import Command
 from storage.engine import WritePressure
 from storage.errors import NoSpaceError
 from storage.space import Purpose, SpaceGuard
 
 BACKLOG_RETRY_S = 1.0
-_GROW = Purpose.GROW
 
 
 class Gate:
@@ -32,14 +31,14 @@ class Gate:
     def takes(self, size_bytes: int) -> bool:
         """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
         each by itself."""
-        if self.full_peers or (
-            self._pressure is not None and self._pressure() is WritePressure.STOPPED
+        left = self._guard.left_bytes - size_bytes
+        if (
+            self.full_peers
+            or left < self._guard.floor_bytes
+            or (self._pressure is not None and self._pressure() is WritePressure.STOPPED)
         ):
             return False
-        try:
-            self._guard.admit(_GROW, size_bytes)
-        except NoSpaceError:
-            return False
+        self._guard.left_bytes = left
         return True
 
     def admit(self, command: Command, size_bytes: int) -> None:
@@ -50,11 +49,15 @@ class Gate:
                 "again in a second, or write less",
                 BACKLOG_RETRY_S,
             )
-        purpose = _GROW if type(command) is Put else purpose_of(command)
-        if self.full_peers and purpose is _GROW:
+        if self.full_peers and purpose_of(command) is Purpose.GROW:
             raise NoSpaceError(
                 f"the disk of {', '.join(self.full_peers)} is nearly full, and every member stores "
                 "every key: growing writes are refused; delete keys, compact, or give that disk "
                 "more space"
             )
-        self._guard.admit(purpose, size_bytes)
+        guard = self._guard
+        left = guard.left_bytes - size_bytes
+        if left >= guard.floor_bytes:  # nearly always, and then whatever it is for
+            guard.left_bytes = left
+        else:
+            guard.admit(purpose_of(command), size_bytes)
