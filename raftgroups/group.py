@@ -12,7 +12,7 @@ Invariant: what is Refused was never appended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from raftgroups.changes import Changes
@@ -250,7 +250,7 @@ class Group:
 
     # --- raftgroups.services.Owner -------------------------------------------------------
 
-    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None:
+    def applied(self, index: int, origin: str, first_seq: int, results: Sequence[object]) -> None:
         if origin != self._services.origin:
             return
         told = self._proposals.applied(first_seq, results)
