@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
+from typing import cast
 
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
@@ -293,9 +295,8 @@ class Group:
     def leader(self) -> NodeId | None:
         return self.replica.raft.leader
 
-    @property
-    def leads(self) -> bool:
-        return self.replica.raft.leads
+    leads = cast(bool, property(attrgetter("replica.raft.leads")))
+    """Not a method: each write asks."""
 
     @property
     def settled(self) -> bool:
