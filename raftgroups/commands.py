@@ -406,7 +406,6 @@ _VERSION_OF: Final[dict[type, int]] = {
     **dict.fromkeys(get_args(CrossCommand), VERSION),
 }
 _PLAIN: Final = _HEAD.pack(FIRST_VERSION, 0, 0, 0)
-"""What a command opens with that has no token, and that no leader has stamped."""
 
 
 def encode(
@@ -491,23 +490,6 @@ def decode(payload: bytes) -> tuple[Command, Token | None, int, int]:
     log."""
     clock_ms, wall_ms, token, body = open_envelope(payload)
     return decode_body(body, payload[0]), token, clock_ms, wall_ms
-
-
-def decode_puts(payloads: Sequence[bytes]) -> list[Put] | None:
-    """All of them, if all are puts without a token that no leader has stamped yet, as most of what
-    nodes forward is. Else None: whoever asks decodes each by itself."""
-    puts: list[Put] = []
-    for payload in payloads:
-        if not payload.startswith(_PLAIN):
-            return None
-        try:
-            command = _decode_first(payload[_CLIENT_AT:])
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        if type(command) is not Put:
-            return None
-        puts.append(command)
-    return puts
 
 
 def _unknown_version(version: int) -> UnknownCommandError | NewerCommandError:

@@ -329,7 +329,7 @@ class Group:
 
     # --- raftgroups.services.Owner -------------------------------------------------------
 
-    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None:
+    def applied(self, index: int, origin: str, first_seq: int, results: Sequence[object]) -> None:
         if origin != self._services.origin:
             return
         told = self._proposals.applied(first_seq, results)

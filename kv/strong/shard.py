@@ -50,10 +50,11 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, Put, decode, decode_puts, encode, stamp_each
+from raftgroups.commands import Command, Put, decode, encode, stamp_each
 from raftgroups.group import Group, nobody, tell_each
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
+from raftgroups.putrun import plain_puts
 from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
@@ -317,15 +318,15 @@ class StrongShard:
             self.group.propose_each(payloads, askers, done)
 
     def _takes(self, payloads: Sequence[bytes]) -> bool:
-        """Whether all are puts that nothing stands against, as nearly always; they are admitted
-        then. Else each is looked at by itself."""
+        """Whether all are plain puts that nothing stands against, as nearly always; then they are
+        admitted. Else each is looked at by itself."""
         if self.machine.shard.state.frozen_by:
             return False
-        puts = decode_puts(payloads)
-        if puts is None:
+        puts, _ = plain_puts(payloads)
+        if len(puts) < len(payloads):
             return False
-        for put in puts:
-            if not 0 < len(put.key) <= PLAIN_BYTES - len(put.value):
+        for key, value, _, _ in puts:
+            if not 0 < len(key) <= PLAIN_BYTES - len(value):
                 return False
         return self._gate.takes(sum(map(len, payloads)))
 

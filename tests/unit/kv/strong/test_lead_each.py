@@ -22,7 +22,6 @@ from raftgroups.commands import (
     Thaw,
     Token,
     decode,
-    decode_puts,
     encode,
     open_envelope,
     stamp,
@@ -38,6 +37,7 @@ from storage.space import SpaceGuard
 PUTS = [encode(Put(b"key%d" % number, b"v" * number)) for number in range(5)]
 ODD = {
     "a put with a token": encode(Put(b"t"), Token(b"c", 1)),
+    "a put under a lease": encode(Put(b"l", lease=7)),
     "stamped": stamp(encode(Put(b"s")), 5, 6),
     "another command": encode(Delete(b"d")),
     "without a key": encode(Put(b"")),
@@ -158,10 +158,3 @@ def test_an_entry_has_one_moment(loop: Any) -> None:
     rig.shard.duties.observe(settled=True)
     loop.advance(1.5)
     assert {open_envelope(payload)[0] for payload in rig.shard.stamped(PUTS)} == {1500}
-
-
-def test_puts_are_read_as_any_command_is(loop: Any) -> None:
-    assert decode_puts(PUTS) == [decode(payload)[0] for payload in PUTS]
-    for payload in ODD.values():
-        found = decode_puts([*PUTS, payload])
-        assert found is None or found[-1] == decode(payload)[0]
