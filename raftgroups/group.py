@@ -24,7 +24,6 @@ from raftgroups.messages import Ack, Append, Message, NotMember
 from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
 from raftgroups.proposals import Done, Proposals
 from raftgroups.readpath import Tell, Together
-from raftgroups.records import operations_command
 from raftgroups.replica import Replica
 from raftgroups.seams import CANDIDATE
 from raftgroups.services import Services
@@ -192,7 +191,7 @@ class Group:
     def _append(self) -> None:
         services = self._services
         first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
-        self.replica.raft.append(operations_command(services.origin, first_seq, payloads))
+        self.replica.append((services.origin, first_seq, payloads))
         services.counters.entries_appended += 1
         if self._proposals.queued:
             services.wake(self.group_id)

@@ -26,8 +26,10 @@ This file knows nothing of what the tables mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from itertools import repeat
+from operator import add
 from struct import Struct
 from typing import Final
 from zlib import crc32
@@ -172,6 +174,11 @@ def key_u64_u64_u32(table: Table, a: int, b: int, c: int) -> bytes:
     return _U64_U64_U32.pack(table, a, b, c)
 
 
+def key_u64_u64_u32_each(table: Table, a: int, b: Iterable[int]) -> list[bytes]:
+    """The keys of each `b`, all with a `c` of 0."""
+    return list(map(_U64_U64_U32.pack, repeat(int(table)), repeat(a), b, repeat(0)))
+
+
 def table_range(table: Table) -> tuple[bytes, bytes]:
     """start <= key < end of everything in a table."""
     return bytes((table,)), bytes((table + 1,))
@@ -226,10 +233,12 @@ def seal(key: bytes, body: bytes) -> bytes:
     return _HEAD.pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body
 
 
-def seal_all(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """(key, record) of many (key, body): 0.45 us each where a call of `seal` costs 0.65."""
-    pack = _HEAD.pack
-    return [(key, pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body) for key, body in rows]
+def seal_all(keys: Sequence[bytes], bodies: Sequence[bytes]) -> list[bytes]:
+    """The records to store under these keys, in a loop that the interpreter has no part in: half
+    the time of as many calls of `seal`."""
+    assert len(keys) == len(bodies)
+    checksums = map(crc32, bodies, map(crc32, keys, repeat(SEED)))
+    return list(map(add, map(_HEAD.pack, repeat(FORMAT_VERSION), checksums), bodies))
 
 
 def unseal(key: bytes, record: bytes) -> bytes:

@@ -93,8 +93,13 @@ class Batch:
         """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
         if rows:
             keys, values = zip(*rows, strict=True)
-            self.operations += zip(repeat(_PUT), keys, values)
-            self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
+            self.put_columns(keys, values)
+
+    def put_columns(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """The same of as many keys and values."""
+        assert len(keys) == len(values)
+        self.operations += zip(repeat(_PUT), keys, values)
+        self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
 
     def delete(self, key: bytes) -> None:
         if not 0 < len(key) <= ENGINE_KEY_MAX_BYTES:

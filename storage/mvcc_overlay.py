@@ -34,9 +34,17 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal, seal_all
+from storage.codec import (
+    Table,
+    key_u32,
+    key_u32_u64,
+    key_u64_u64_u32,
+    key_u64_u64_u32_each,
+    seal,
+    seal_all,
+)
 from storage.engine import Batch
-from storage.mvcc_records import LOCATION, pack_event
+from storage.mvcc_records import pack_event
 
 
 class Layer:
@@ -171,19 +179,9 @@ class Layer:
         """Add everything to a batch: the current table in key order, because neighbours share
         pages; events at the end of their segment."""
         prefix = key_u32(Table.CURRENT, keyspace)
-        current = self.current
-        batch.put_rows(seal_all([(prefix + key, current[key]) for key in self.keys()]))
-        log = key_u64(Table.EVENT, self.segment)
-        place = LOCATION.pack
-        if len(self.starts) == len(self.events):  # one event a revision: nearly always
-            first = self.base + 1
-            rows = [(log + place(at, 0), body) for at, body in enumerate(self.events, first)]
-        else:
-            rows = [
-                (log + place(revision, sub), body)
-                for revision, sub, body in self.numbered_events(self.base + 1)
-            ]
-        batch.put_rows(seal_all(rows))
+        order, current = self.keys(), self.current
+        _put_sealed(batch, [prefix + key for key in order], [current[key] for key in order])
+        _put_sealed(batch, self._event_keys(), self.events)
         for lease, keys in self.leases.items():
             for key, attached in keys.items():
                 stored = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
@@ -191,3 +189,17 @@ class Layer:
                     batch.put(stored, seal(stored, b""))
                 else:
                     batch.delete(stored)
+
+    def _event_keys(self) -> list[bytes]:
+        """The rows of `events`, in the same order."""
+        segment, first = self.segment, self.base + 1
+        if len(self.starts) == len(self.events):  # one event a revision: nearly always
+            return key_u64_u64_u32_each(Table.EVENT, segment, range(first, self.last_revision + 1))
+        return [
+            key_u64_u64_u32(Table.EVENT, segment, revision, sub)
+            for revision, sub, _ in self.numbered_events(first)
+        ]
+
+
+def _put_sealed(batch: Batch, keys: list[bytes], bodies: list[bytes]) -> None:
+    batch.put_columns(keys, seal_all(keys, bodies))

@@ -19,6 +19,7 @@ from storage.codec import (
     key_u64,
     key_u64_u64,
     key_u64_u64_u32,
+    key_u64_u64_u32_each,
     prefix_end,
     seal,
     seal_all,
@@ -198,4 +199,14 @@ def test_a_newer_format_is_told_from_damage() -> None:
 
 def test_many_rows_are_sealed_as_one_by_one() -> None:
     rows = [(b"%d" % number, bytes(number)) for number in range(20)]
-    assert seal_all(rows) == [(key, seal(key, body)) for key, body in rows]
+    keys, bodies = zip(*rows, strict=True)
+    assert seal_all(keys, bodies) == [seal(key, body) for key, body in rows]
+    assert seal_all([], []) == []
+    with pytest.raises(AssertionError):
+        seal_all(keys, bodies[1:])
+
+
+def test_many_keys_are_made_as_one_by_one() -> None:
+    numbers = [0, 7, 2**64 - 1]
+    made = key_u64_u64_u32_each(Table.EVENT, 5, numbers)
+    assert made == [key_u64_u64_u32(Table.EVENT, 5, number, 0) for number in numbers]
