@@ -28,8 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from itertools import repeat
-from operator import add
 from struct import Struct
 from typing import Final
 from zlib import crc32
@@ -174,11 +172,6 @@ def key_u64_u64_u32(table: Table, a: int, b: int, c: int) -> bytes:
     return _U64_U64_U32.pack(table, a, b, c)
 
 
-def key_u64_u64_u32_each(table: Table, a: int, b: Iterable[int]) -> list[bytes]:
-    """The keys of each `b`, all with a `c` of 0."""
-    return list(map(_U64_U64_U32.pack, repeat(int(table)), repeat(a), b, repeat(0)))
-
-
 def table_range(table: Table) -> tuple[bytes, bytes]:
     """start <= key < end of everything in a table."""
     return bytes((table,)), bytes((table + 1,))
@@ -233,12 +226,13 @@ def seal(key: bytes, body: bytes) -> bytes:
     return _HEAD.pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body
 
 
-def seal_all(keys: Sequence[bytes], bodies: Sequence[bytes]) -> list[bytes]:
-    """The records to store under these keys, in a loop that the interpreter has no part in: half
-    the time of as many calls of `seal`."""
-    assert len(keys) == len(bodies)
-    checksums = map(crc32, bodies, map(crc32, keys, repeat(SEED)))
-    return list(map(add, map(_HEAD.pack, repeat(FORMAT_VERSION), checksums), bodies))
+def seal_all(keys: Sequence[bytes], bodies: Iterable[bytes]) -> list[bytes]:
+    """The records of as many keys and bodies: a call of `seal` for each costs a half more."""
+    pack = _HEAD.pack
+    return [
+        pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body
+        for key, body in zip(keys, bodies, strict=True)
+    ]
 
 
 def unseal(key: bytes, record: bytes) -> bytes:

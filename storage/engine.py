@@ -92,13 +92,11 @@ class Batch:
     def put_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
         if rows:
-            keys, values = zip(*rows, strict=True)
-            self.put_columns(keys, values)
+            self.put_columns(*zip(*rows, strict=True))
 
     def put_columns(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """The same of as many keys and values."""
-        assert len(keys) == len(values)
-        self.operations += zip(repeat(_PUT), keys, values)
+        """The same, of rows that nobody has paired yet."""
+        self.operations += zip(repeat(_PUT, len(keys)), keys, values, strict=True)
         self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
 
     def delete(self, key: bytes) -> None:

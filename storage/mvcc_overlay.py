@@ -34,17 +34,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from storage.codec import (
-    Table,
-    key_u32,
-    key_u32_u64,
-    key_u64_u64_u32,
-    key_u64_u64_u32_each,
-    seal,
-    seal_all,
-)
+from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal, seal_all
 from storage.engine import Batch
-from storage.mvcc_records import pack_event
+from storage.mvcc_records import LOCATION, pack_event
 
 
 class Layer:
@@ -176,30 +168,24 @@ class Layer:
         return keys[low : min(high, low + limit)]
 
     def write(self, batch: Batch, keyspace: int) -> None:
-        """Add everything to a batch: the current table in key order, because neighbours share
-        pages; events at the end of their segment."""
+        """Add everything to a batch: the current table, and events at the end of their segment.
+        In the order in which it came: who writes rows into a tree sorts those of many batches."""
         prefix = key_u32(Table.CURRENT, keyspace)
-        order, current = self.keys(), self.current
-        _put_sealed(batch, [prefix + key for key in order], [current[key] for key in order])
-        _put_sealed(batch, self._event_keys(), self.events)
+        stored = [prefix + key for key in self.current]
+        batch.put_columns(stored, seal_all(stored, self.current.values()))
+        log, events = key_u64(Table.EVENT, self.segment), self.events
+        place = LOCATION.pack
+        if len(self.starts) == len(events):  # one event a revision: nearly always
+            first = self.base + 1
+            stored = [log + place(revision, 0) for revision in range(first, first + len(events))]
+        else:
+            numbered = self.numbered_events(self.base + 1)
+            stored = [log + place(revision, sub) for revision, sub, _ in numbered]
+        batch.put_columns(stored, seal_all(stored, events))
         for lease, keys in self.leases.items():
             for key, attached in keys.items():
-                stored = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
+                row = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
                 if attached:
-                    batch.put(stored, seal(stored, b""))
+                    batch.put(row, seal(row, b""))
                 else:
-                    batch.delete(stored)
-
-    def _event_keys(self) -> list[bytes]:
-        """The rows of `events`, in the same order."""
-        segment, first = self.segment, self.base + 1
-        if len(self.starts) == len(self.events):  # one event a revision: nearly always
-            return key_u64_u64_u32_each(Table.EVENT, segment, range(first, self.last_revision + 1))
-        return [
-            key_u64_u64_u32(Table.EVENT, segment, revision, sub)
-            for revision, sub, _ in self.numbered_events(first)
-        ]
-
-
-def _put_sealed(batch: Batch, keys: list[bytes], bodies: list[bytes]) -> None:
-    batch.put_columns(keys, seal_all(keys, bodies))
+                    batch.delete(row)
