@@ -101,6 +101,10 @@ def unpack_configs(key: bytes, record: bytes) -> list[tuple[int, Config]]:
     return [(index, Config.decode(config)) for index, config in rows]
 
 
+Operations = tuple[str, int, list[bytes]]
+"""(origin, number of the first, payloads)"""
+
+
 def operations_command(origin: str, first_seq: int, payloads: list[bytes]) -> bytes:
     """One entry for all operations that waited. `origin` names the node and boot that proposed
     them; together with the sequence number it finds who is to be answered (hazard n4)."""
@@ -118,7 +122,7 @@ def _opening(origin: str) -> bytes:
     return b"".join(parts)
 
 
-def read_operations(command: bytes) -> tuple[str, int, list[bytes]]:
+def read_operations(command: bytes) -> Operations:
     origin, first_seq, payloads = cbor2.loads(command[1:])
     return origin, first_seq, payloads
 
