@@ -36,7 +36,6 @@ from raftgroups.outcomes import (
 )
 from raftgroups.proposals import Asked, Proposals, Told
 from raftgroups.readpath import Tell, Together
-from raftgroups.records import operations_command
 from raftgroups.replica import Replica
 from raftgroups.seams import CANDIDATE
 from raftgroups.services import Services
@@ -268,8 +267,8 @@ class Group:
     def _append(self) -> None:
         services = self._services
         first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
-        payloads = self.stamped(payloads)
-        self.replica.raft.append(operations_command(services.origin, first_seq, payloads))
+        operations = services.origin, first_seq, self.stamped(payloads)
+        self.replica.append(operations)
         services.counters.entries_appended += 1
         if self._proposals.queued:
             services.wake(self.group_id)
