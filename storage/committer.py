@@ -151,8 +151,11 @@ class Committer:
             return
         self.turns += 1
         try:
-            # A list, not a generator: every participant works in every turn.
-            need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+            need = Need.NOTHING
+            for participant in self._participants:
+                own = participant.begin_turn()
+                if own > need:
+                    need = own
         except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
             self.fail(error)
             return
