@@ -321,7 +321,7 @@ class App:
             self._connect_leaderless(self.leaderless)
         node.committer.on_commit = self.metrics.commit_observer(STRONG)
         overload = self.metrics.refusals.labels("writes_and_reads").add
-        node.serving.observe(self.metrics.proposals.ended, overload)
+        node.serving.observe(self.metrics.proposals, overload)
         node.forwarder.on_answer = self.metrics.forwarded.ended
         node.forwarder.on_batch = self.metrics.forward_batch.observe
         self._probe = LoopLagProbe(node.clock, self.metrics.loop_lag.observe)

@@ -34,6 +34,7 @@ from raftgroups.transport import NodeId
 from storage.latest import Latest
 
 if TYPE_CHECKING:
+    from kv.metrics.metrics import Proposals
     from kv.node import Node
 
 FIRST_GROUP: Final = FIRST_SHARD
@@ -66,7 +67,7 @@ class Serving:
         self.shards: dict[int, StrongShard] = {}
         """Served here, by group."""
         self.keyspaces: dict[int, Keyspace] = {}
-        self._on_proposed: Callable[[ProposeResult], None] | None = None
+        self._tries: Proposals | None = None
         self._on_overload: Callable[[], None] | None = None
         self._has_begun = asyncio.Event()
 
@@ -110,7 +111,7 @@ class Serving:
             settings=node.settings.shard,
             meter=node.division.attendant.meter(group_id),
         )
-        shard.on_proposed, shard.waiting.on_overload = self._on_proposed, self._on_overload
+        shard.tries, shard.waiting.on_overload = self._tries, self._on_overload
         self.shards[group_id] = shard
         self._share_memory()
         node.host.wake(group_id)
@@ -238,13 +239,11 @@ class Serving:
 
     # --- all of them ------------------------------------------------------------------------
 
-    def observe(
-        self, on_proposed: Callable[[ProposeResult], None], on_overload: Callable[[], None]
-    ) -> None:
+    def observe(self, tries: Proposals, on_overload: Callable[[], None]) -> None:
         """For metrics, of the shards that are here and those to come."""
-        self._on_proposed, self._on_overload = on_proposed, on_overload
+        self._tries, self._on_overload = tries, on_overload
         for shard in self.shards.values():
-            shard.on_proposed, shard.waiting.on_overload = on_proposed, on_overload
+            shard.tries, shard.waiting.on_overload = tries, on_overload
 
     async def hand_over_all(self) -> None:
         await hand_over_all(shard.group for shard in self.shards.values())

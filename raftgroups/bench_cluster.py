@@ -91,6 +91,9 @@ class SlotMachine:
         self._overlay: dict[bytes, bytes] = {}
         self._next = 0
 
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[object]:
+        return [self.apply(index, payload) for payload in payloads]
+
     def apply(self, index: int, payload: bytes) -> object:
         self._overlay[self._prefix + self._next.to_bytes(2, "big")] = payload
         self._next = (self._next + 1) % SLOTS

@@ -12,8 +12,10 @@ Invariant: what is Refused was never appended.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
+from typing import cast
 
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
@@ -249,7 +251,7 @@ class Group:
 
     # --- raftgroups.services.Owner -------------------------------------------------------
 
-    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None:
+    def applied(self, index: int, origin: str, first_seq: int, results: Sequence[object]) -> None:
         if origin != self._services.origin:
             return
         told = self._proposals.applied(first_seq, results)
@@ -292,9 +294,8 @@ class Group:
     def leader(self) -> NodeId | None:
         return self.replica.raft.leader
 
-    @property
-    def leads(self) -> bool:
-        return self.replica.raft.leads
+    leads = cast(bool, property(attrgetter("replica.raft.leads")))
+    """Not a method: each write asks."""
 
     @property
     def settled(self) -> bool:

@@ -1,6 +1,8 @@
 """The machine of a shard: commands in, in the order of the log; results and events out.
 
-    payload --- commands.py ---> token known? --- dedupe.py ---> the answer of the first try
+    payloads of an entry --- putrun.py ---> plain puts that follow one another: all at once
+       | any other
+       '-------- commands.py ---> token known? --- dedupe.py ---> the answer of the first try
                                      | no
                                  execute (handlers.py): Shard (storage/mvcc.py), leases, TTLs
                                      |                       |
@@ -48,6 +50,7 @@ from raftgroups.lineage import Neighbours, nobody
 from raftgroups.machine_api import StateMachine
 from raftgroups.machine_parts import CommittedState, MachineParts, ShardPlace
 from raftgroups.operations import Operations
+from raftgroups.putrun import plain_puts
 from raftgroups.ranges import read
 from raftgroups.refusals import (
     AnswerNotKeptError,
@@ -66,6 +69,7 @@ from raftgroups.results import (
     failure_of,
 )
 from storage.errors import WrongShardError
+from storage.mvcc import PlainPut
 from storage.mvcc_scope import WriteScope
 from storage.mvcc_view import View
 
@@ -83,7 +87,8 @@ EVERY_LEASE: Final = _EveryLease()
 
 Observer = Callable[[int, Sequence[bytes]], None]
 """(revision, its events in order, as storage/mvcc_records.py event_of reads them), once for each
-revision, in order, after it was applied. It must not raise, and not call the machine's apply."""
+revision, in order, after it was applied; revisions of plain puts behind it in the same entry may
+have been applied already. It must not raise, and not call the machine's apply."""
 
 
 class ShardMachine(MachineParts):
@@ -108,10 +113,27 @@ class ShardMachine(MachineParts):
     # --- the log ---
 
     def apply(self, index: int, payload: bytes) -> Result:
+        return self.apply_each(index, (payload,))[0]
+
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[Result]:
+        """Plain puts that follow one another are one run, unless they must be looked at closely."""
         shard = self.shard
-        state = shard.state
-        if index != state.applied_index:
+        if payloads and index != shard.state.applied_index:
             shard.mark_applied(index)
+        results: list[Result] = []
+        wanted = len(payloads)
+        while (done := len(results)) < wanted:
+            if not self._gated:
+                puts, clock_ms = plain_puts(payloads, done)
+                if puts:
+                    if clock_ms > self.clock_ms:
+                        self.clock_ms = clock_ms
+                    self._put_each(puts, results)
+                    continue
+            results.append(self._apply_one(payloads[done]))
+        return results
+
+    def _apply_one(self, payload: bytes) -> Result:
         try:
             clock_ms, self._wall_ms, token, body = open_envelope(payload)
             if self._gated:
@@ -120,12 +142,9 @@ class ShardMachine(MachineParts):
                 self.clock_ms = clock_ms
             if token is not None:
                 return self._apply_once(token, body, payload[0])
-            command = decode_body(body, payload[0])
-            if type(command) is Put:  # by far the most frequent
-                return self._put(command)
-            return HANDLERS[type(command)](self, command)
+            return self.execute(decode_body(body, payload[0]))
         except REFUSALS as error:
-            return failure_of(error, state.revision)
+            return failure_of(error, self.shard.state.revision)
 
     def _apply_gated(self, clock_ms: int, token: Token | None, body: bytes, version: int) -> Result:
         if self.shard.state.frozen_by:
@@ -176,13 +195,25 @@ class ShardMachine(MachineParts):
             return self._put(command)
         return HANDLERS[type(command)](self, command)
 
-    def _emit(self) -> None:
-        """Tell the observer of the revision that was just made."""
+    def _emit(self, before: int) -> None:
+        """Tell the observer of the revisions that were made since this one."""
         if self.observer is not None:
             layer = self.shard.view.layers[0]
-            self.observer(layer.last_revision, layer.events[layer.starts[-1] :])
+            for revision in range(before + 1, layer.last_revision + 1):
+                self.observer(revision, layer.events_of(revision))
 
     # --- writes ---
+
+    def _put_each(self, puts: list[PlainPut], results: list[Result]) -> None:
+        """Add the answers of all of them, or of those up to the first that is refused."""
+        state = self.shard.state
+        before = state.revision
+        try:
+            self.shard.put_each(puts, results, PutResult)
+        except REFUSALS as error:
+            results.append(failure_of(error, state.revision))
+        if self.observer is not None:
+            self._emit(before)
 
     def _put(self, command: Put) -> PutResult:
         if command.ignore_value or command.ignore_lease or command.ttl_ms or command.lease:
@@ -192,10 +223,10 @@ class ShardMachine(MachineParts):
             txns.check_put_state(self.shard.view, command, self.attachable)
             return self.in_scope(lambda operations: operations.put(command))
         shard, wall_ms = self.shard, self._wall_ms
+        before = shard.state.revision
         previous = shard.put(command.key, command.value, wall_ms, command.want_previous)
-        if self.observer is not None:
-            self._emit()
-        return PutResult(shard.state.revision, previous, wall_ms)
+        self._emit(before)
+        return PutResult(before + 1, previous, wall_ms)
 
     def in_scope(self, act: Callable[[Operations], T]) -> T:
         """Several operations as one revision; if one raises, none."""
@@ -206,7 +237,7 @@ class ShardMachine(MachineParts):
             result = act(operations)
         if shard.state.revision != before:
             operations.set_ttls(shard.state.revision)
-            self._emit()
+            self._emit(before)
         return result
 
     def open_scope(self) -> tuple[WriteScope, Operations]:
@@ -219,7 +250,7 @@ class ShardMachine(MachineParts):
         scope.commit()
         if self.shard.state.revision != before:
             operations.set_ttls(self.shard.state.revision)
-            self._emit()
+            self._emit(before)
 
     def operations(self, view: View, scope: WriteScope | None = None) -> Operations:
         return Operations(view, scope, self.attachable, self.ttls, self.clock_ms)

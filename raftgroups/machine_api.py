@@ -2,12 +2,12 @@
 
 How a turn treats it (raftgroups/host.py):
 
-    apply(index, payload) ...   many, in log order
+    apply_each(index, payloads) an entry, many, in log order
     prepare(batch)              the host adds the group's applied index to the SAME batch
     (the batch is written and synced, or the process ends)
     after_commit()
 
-All operations that waited travel as one log entry: they are applied one after the other, share its
+All operations that waited travel as one log entry: they take effect one after the other, share its
 index and are written in the same batch. No index comes back once it was written, or after a larger.
 
 A machine's own reads see everything applied, written or not: effects wait in an overlay until
@@ -25,9 +25,11 @@ from storage.slices import Range
 
 
 class StateMachine(Protocol):
-    def apply(self, index: int, payload: bytes) -> object:
-        """Deterministic: time and dice come with the payload. A client's error is a result, not an
-        exception; an exception means that this replica is broken and stops the node."""
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> Sequence[object]:
+        """The operations of an entry; one answer for each, whatever becomes of the others. It makes
+        no difference which of them an entry has together. Deterministic: time and dice come with
+        the payload. A client's error is a result, not an exception; an exception means that this
+        replica is broken and stops the node."""
         ...
 
     def prepare(self, batch: Batch) -> None:

@@ -492,7 +492,7 @@ class Replica:
             size += len(command)
             if command[0] == KIND_OPERATIONS:
                 origin, first_seq, payloads = read_operations(command)
-                results = [self.machine.apply(index, payload) for payload in payloads]
+                results = self.machine.apply_each(index, payloads)
                 self._unfolded_operations += len(payloads)
                 self._unfolded_bytes += len(command)
                 if self._dividing is not None:

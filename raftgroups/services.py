@@ -121,7 +121,9 @@ class Services(Protocol):
 class Owner(Protocol):
     """What a replica tells its group."""
 
-    def applied(self, index: int, origin: str, first_seq: int, results: list[object]) -> None: ...
+    def applied(
+        self, index: int, origin: str, first_seq: int, results: Sequence[object]
+    ) -> None: ...
 
     def leadership_lost(self) -> None: ...
 

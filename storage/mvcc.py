@@ -24,8 +24,9 @@ time of a write is a number that the caller gives, that reads give back, and tha
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from storage.codec import (
     KEY_MAX_BYTES,
@@ -43,6 +44,7 @@ from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pe
 from storage.mvcc_overlay import Layer
 from storage.mvcc_recent import Recent
 from storage.mvcc_records import (
+    EVENT_HEAD,
     LEASE,
     NO_LEASE,
     TOMBSTONE,
@@ -64,6 +66,10 @@ from storage.slices import IN_EVENT, Range, part
 
 COUNT_STEP: Final = 2_000
 """Keys that one batch counts after a split."""
+
+PlainPut = tuple[bytes, bytes, int, bool]
+"""A put without lease: (key, value, wall_ms, want_previous)."""
+Answer = TypeVar("Answer")
 
 
 class Shard:
@@ -148,27 +154,63 @@ class Shard:
     def put(
         self, key: bytes, value: bytes, wall_ms: int = 0, want_previous: bool = False
     ) -> KeyValue | None:
-        """What a scope with one put without lease does, for the most frequent write of all: with
-        it the machine applies a put in 3.3 us, with a scope in 4.5."""
+        """What a scope with one put without lease does."""
+        replaced: list[KeyValue | None] = []
+        self.put_each(((key, value, wall_ms, want_previous),), replaced, _replaced)
+        return replaced[0]
+
+    def put_each(
+        self,
+        puts: Iterable[PlainPut],
+        answers: list[Answer],
+        answer: Callable[[int, KeyValue | None, int], Answer],
+    ) -> None:
+        """What as many scopes with one put without lease each do, in this order, for the most
+        frequent write of all: each put is a revision of its own and sees those before it. Each adds
+        to `answers` what `answer` makes of its revision, of what the scope's put returns, and of
+        its wall time. Raises what the first of them raises that is refused: those before it are
+        done, it and those behind it are not.
+
+        It is written out, with as few calls for each put as may be."""
         assert self._scope is None, "one write scope at a time"
-        if not 0 < len(key) <= KEY_MAX_BYTES or len(value) > VALUE_MAX_BYTES:
-            check_key(key)
-            check_value(value)
-        view, state = self.view, self.state
-        view.check_owned(key)
-        previous = view.newest(key)
-        if previous is not None and previous[LEASE] != NO_LEASE:
-            with self.begin(wall_ms) as scope:
-                return scope.put(key, value, want_previous=want_previous)
-        revision = state.revision + 1
-        new = put_record(previous, value, 0, revision, 0, state.compact_revision, wall_ms)
-        self._active.change_alone(key, new, previous)
-        state.revision = revision
-        self._dirty = True
-        if previous is None or previous[0] >= TOMBSTONE:
-            state.keys += state.counts(key)
-            return None
-        return key_value(key, previous) if want_previous else None
+        view, state, active = self.view, self.state, self._active
+        low, high = view.start, view.end
+        current, events, starts = active.current, active.events, active.starts
+        compacted, head = state.compact_revision, EVENT_HEAD.pack
+        in_memory = view.in_memory()
+        for key, value, wall_ms, want_previous in puts:
+            size = len(key)
+            if not 0 < size <= KEY_MAX_BYTES or len(value) > VALUE_MAX_BYTES:
+                check_key(key)
+                check_value(value)
+            if key < low or (high is not None and key >= high):
+                view.check_owned(key)
+            for known in in_memory:
+                if (previous := known.get(key)) is not None:
+                    break
+            else:
+                previous = None
+            if previous is None or previous[0] >= TOMBSTONE:
+                previous = view.newest(key)  # it may be in the engine; or be passed by compaction
+                in_memory = view.in_memory()
+            if previous is None or previous[0] >= TOMBSTONE:
+                state.keys += state.counts(key)
+                before = None
+            elif previous[LEASE] != NO_LEASE:
+                with self.begin(wall_ms) as scope:
+                    before = scope.put(key, value, want_previous=want_previous)
+                answers.append(answer(state.revision, before, wall_ms))
+                continue
+            else:
+                before = key_value(key, previous) if want_previous else None
+            state.revision = revision = state.revision + 1
+            new = put_record(previous, value, 0, revision, 0, compacted, wall_ms)
+            current[key] = new
+            starts.append(len(events))
+            parts = (head(size, len(new)), key, new, previous or b"")  # `pack_event`
+            events.append(b"".join(parts))
+            answers.append(answer(revision, before, wall_ms))
+            self._dirty = True
 
     def _end_scope(self, changed: bool, keys: int) -> None:
         self._scope = None
@@ -355,6 +397,10 @@ class Divided(NamedTuple):
         """The two records; the rest of its rows belongs to the shard that took it in."""
         batch.delete(self.segments.encode()[0])
         batch.delete(self.state.encode()[0])
+
+
+def _replaced(revision: int, replaced: KeyValue | None, wall_ms: int) -> KeyValue | None:
+    return replaced
 
 
 def _end_of(prefix: bytes) -> bytes:

@@ -15,6 +15,7 @@ group's log is replayed from the persisted applied index.
 
 A revision is open_revision, then any number of change, then close_revision or roll_back. Changing
 in place with an undo map costs 1.7 us less a put than a layer of its own that is merged at commit.
+A plain put is a whole revision of one change that nothing undoes: Shard.put_each adds those itself.
 
 Invariants: a layer's revisions are base + 1, base + 2, ... without gaps, each with at least one
 event (but for the open one); between two roll-backs keys are only ever added to `current`, so its
@@ -35,7 +36,7 @@ from typing import Final
 
 from storage.codec import Table, key_u32, key_u32_u64, key_u64, seal, seal_all
 from storage.engine import Batch
-from storage.mvcc_records import EVENT_HEAD, LOCATION, pack_event
+from storage.mvcc_records import LOCATION, pack_event
 
 
 class Layer:
@@ -84,14 +85,6 @@ class Layer:
         self.current[key] = new
         self.events.append(pack_event(key, new, previous))
 
-    def change_alone(self, key: bytes, new: bytes, previous: bytes | None) -> None:
-        """A whole revision of one change, which nothing undoes."""
-        events = self.events
-        self.starts.append(len(events))
-        self.current[key] = new
-        head = EVENT_HEAD.pack(len(key), len(new))  # `pack_event`, without a call
-        events.append(b"".join((head, key, new, previous or b"")))
-
     def attach(self, lease: int, key: bytes, attached: bool) -> None:
         """A key is now attached to a lease, or no longer. Lease 0 is none."""
         if lease:
@@ -130,10 +123,17 @@ class Layer:
 
     def event(self, revision: int, sub: int) -> bytes | None:
         """The event at a place of this layer."""
-        nth = revision - self.base - 1
-        at = self.starts[nth] + sub
-        end = self.starts[nth + 1] if nth + 1 < len(self.starts) else len(self.events)
-        return self.events[at] if at < end else None
+        first, end = self._places(revision)
+        return self.events[first + sub] if first + sub < end else None
+
+    def events_of(self, revision: int) -> list[bytes]:
+        """All events of a revision of this layer, in order."""
+        first, end = self._places(revision)
+        return self.events[first:end]
+
+    def _places(self, revision: int) -> tuple[int, int]:
+        nth, starts = revision - self.base - 1, self.starts
+        return starts[nth], starts[nth + 1] if nth + 1 < len(starts) else len(self.events)
 
     def numbered_events(self, from_revision: int) -> Iterator[tuple[int, int, bytes]]:
         """(revision, sub, event body) of the revisions from one on, in order."""
@@ -168,26 +168,24 @@ class Layer:
         return keys[low : min(high, low + limit)]
 
     def write(self, batch: Batch, keyspace: int) -> None:
-        """Add everything to a batch: the current table in key order, because neighbours share
-        pages; events at the end of their segment."""
+        """Add everything to a batch: the current table, and events at the end of their segment.
+        In the order in which it came: who writes rows into a tree sorts those of many batches."""
         prefix = key_u32(Table.CURRENT, keyspace)
-        current = self.current
-        batch.put_rows(seal_all([(prefix + key, current[key]) for key in self.keys()]))
-        log = key_u64(Table.EVENT, self.segment)
+        stored = [prefix + key for key in self.current]
+        batch.put_columns(stored, seal_all(stored, self.current.values()))
+        log, events = key_u64(Table.EVENT, self.segment), self.events
         place = LOCATION.pack
-        if len(self.starts) == len(self.events):  # one event a revision: nearly always
+        if len(self.starts) == len(events):  # one event a revision: nearly always
             first = self.base + 1
-            rows = [(log + place(at, 0), body) for at, body in enumerate(self.events, first)]
+            stored = [log + place(revision, 0) for revision in range(first, first + len(events))]
         else:
-            rows = [
-                (log + place(revision, sub), body)
-                for revision, sub, body in self.numbered_events(self.base + 1)
-            ]
-        batch.put_rows(seal_all(rows))
+            numbered = self.numbered_events(self.base + 1)
+            stored = [log + place(revision, sub) for revision, sub, _ in numbered]
+        batch.put_columns(stored, seal_all(stored, events))
         for lease, keys in self.leases.items():
             for key, attached in keys.items():
-                stored = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
+                row = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
                 if attached:
-                    batch.put(stored, seal(stored, b""))
+                    batch.put(row, seal(row, b""))
                 else:
-                    batch.delete(stored)
+                    batch.delete(row)

@@ -18,7 +18,7 @@ stretch are laid over it; each record is then followed back to the revision aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from storage.codec import (
@@ -80,7 +80,7 @@ class RangeResult(NamedTuple):
 
 
 class View:
-    __slots__ = ("_end", "_prefix", "_recent", "_start", "layers", "segments", "source", "state")
+    __slots__ = ("_prefix", "_recent", "end", "layers", "segments", "source", "start", "state")
 
     def __init__(
         self,
@@ -97,15 +97,16 @@ class View:
         self.state = state
         self.segments = segments
         self._prefix = key_u32(Table.CURRENT, state.keyspace)
-        self._start = segments.own.start
-        self._end = segments.own.end if not state.frozen_by else b""  # it holds no key then
+        self.start: Final = segments.own.start
+        self.end: Final = segments.own.end if not state.frozen_by else b""  # it holds no key then
+        """It holds start <= key < end."""
 
     # --- one key ---
 
     def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
         if not 0 < len(key) <= KEY_MAX_BYTES:
             check_key(key)
-        if key < self._start or (self._end is not None and key >= self._end):
+        if key < self.start or (self.end is not None and key >= self.end):
             raise self.wrong_shard(f"key {key!r} is")
         if revision > 0:
             self.state.check_readable(revision)
@@ -118,10 +119,10 @@ class View:
 
     def get_each(self, keys: Sequence[bytes]) -> list[KeyValue | None]:
         """What `get` gives for each of these at the newest revision. Raises if it does for one."""
-        low, high, end = min(keys), max(keys), self._end
+        low, high, end = min(keys), max(keys), self.end
         longest = max(map(len, keys))
         if (
-            low < self._start
+            low < self.start
             or (end is not None and high >= end)
             or not low
             or (longest > KEY_MAX_BYTES)
@@ -149,6 +150,13 @@ class View:
         if body[0] >= TOMBSTONE and mod_of(body) <= self.state.compact_revision:
             return None
         return body
+
+    def in_memory(self) -> list[Mapping[bytes, bytes]]:
+        """Where `newest` looks before it asks the engine, in this order, which may forget some of
+        it then. For who asks for many keys and has no call to spare for each."""
+        places: list[Mapping[bytes, bytes]] = [layer.current for layer in self.layers]
+        places += (self._recent.young, self._recent.old)
+        return places
 
     def load_event(self, key: bytes, revision: int, sub: int) -> bytes:
         """The event body at a place, which must be there and be this key's."""
@@ -363,12 +371,12 @@ class View:
     # --- what belongs here ---
 
     def check_owned(self, key: bytes) -> None:
-        if key < self._start or (self._end is not None and key >= self._end):
+        if key < self.start or (self.end is not None and key >= self.end):
             raise self.wrong_shard(f"key {key!r} is")
 
     def check_owns(self, start: bytes, end: bytes | None) -> None:
-        high = self._end
-        if start < self._start or (high is not None and (end is None or end > high)):
+        high = self.end
+        if start < self.start or (high is not None and (end is None or end > high)):
             raise self.wrong_shard(f"the range from {start!r} to {end!r} is")
 
     def wrong_shard(self, what: str) -> WrongShardError:

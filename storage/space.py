@@ -11,12 +11,14 @@ new pages. So a reserve is kept:
 
 `observe` is called with fresh statistics every second or so; between two observations what was
 admitted is counted against the older figure, so that a burst does not run through the reserve
-unseen. Pure: no disk is asked here.
+unseen. Pure: no disk is asked here. Whoever asks for every write compares two numbers himself
+(`left_bytes`, `floor_bytes`) and comes here only if they say no.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 from typing import Final
 
 from storage.engine import EngineStatistics
@@ -48,43 +50,40 @@ def default_reserve_bytes(disk_bytes: int) -> int:
 class SpaceGuard:
     """Invariant: `raised` changes only where `available_bytes` does, by the two thresholds."""
 
-    __slots__ = ("_admitted_bytes", "_observed_bytes", "raised", "reserve_bytes", "times_raised")
+    __slots__ = ("floor_bytes", "left_bytes", "raised", "reserve_bytes", "times_raised")
 
     def __init__(self, reserve_bytes: int) -> None:
         assert reserve_bytes > 0
         self.reserve_bytes = reserve_bytes
         self.raised = False
         self.times_raised = 0
-        self._observed_bytes: int | None = None
-        self._admitted_bytes = 0
+        self.left_bytes: float = inf
+        """What was observed without what was admitted since; under 0 if that was more."""
+        self.floor_bytes: float = reserve_bytes
+        """Any write that leaves so much is admitted by being subtracted from `left_bytes`; no
+        growing one is while the alarm is raised."""
 
     @property
     def available_bytes(self) -> int | None:
         """None before the first observation: then nothing is refused."""
-        if self._observed_bytes is None:
-            return None
-        return max(0, self._observed_bytes - self._admitted_bytes)
+        return None if self.left_bytes == inf else max(0, int(self.left_bytes))
 
     def observe(self, statistics: EngineStatistics) -> bool:
         """Take fresh figures; returns whether the alarm is raised now."""
-        self._observed_bytes = statistics.disk_free_bytes + statistics.reusable_bytes
-        self._admitted_bytes = 0
+        self.left_bytes = statistics.disk_free_bytes + statistics.reusable_bytes
         self._judge()
         return self.raised
 
     def admit(self, purpose: Purpose, size_bytes: int = 0) -> None:
         """Raises NoSpaceError for a growing write while the alarm is raised."""
-        admitted = self._admitted_bytes + size_bytes
-        if purpose is _GROW:
-            observed = self._observed_bytes
-            if self.raised:
-                raise self._refusal(size_bytes)
-            if observed is not None and observed - admitted < self.reserve_bytes:
+        left = self.left_bytes - size_bytes
+        if left < self.floor_bytes and purpose is _GROW:
+            if not self.raised:
                 # The alarm is for everybody as soon as what is left is under the reserve; one write
                 # too large for what is left above it is refused alone.
                 self._judge()
-                raise self._refusal(size_bytes)
-        self._admitted_bytes = admitted
+            raise self._refusal(size_bytes)
+        self.left_bytes = left
 
     def _judge(self) -> None:
         available = self.available_bytes
@@ -95,6 +94,7 @@ class SpaceGuard:
             self.times_raised += 1
         elif self.raised and available >= CLEAR_FACTOR * self.reserve_bytes:
             self.raised = False
+        self.floor_bytes = inf if self.raised else self.reserve_bytes
 
     def _refusal(self, size_bytes: int) -> NoSpaceError:
         asked = f"a write of {size_bytes} bytes" if size_bytes else "a write"

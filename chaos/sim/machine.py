@@ -113,6 +113,9 @@ class RegisterMachine:
 
     # --- raftgroups.machine_api.StateMachine --------------------------------------------------
 
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[Answer]:
+        return [self.apply(index, payload) for payload in payloads]
+
     def apply(self, index: int, payload: bytes) -> Answer:
         command = Command.decode(payload)
         row = self._prefix + b"o" + command.operation.encode()

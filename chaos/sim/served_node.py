@@ -8,7 +8,7 @@ merged watches. Only the meta service is made up: it has the map as the node kno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -34,6 +34,7 @@ from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import DEFAULT_KEYSPACE_ID
 from raftgroups.meta.view import MetaView
 from raftgroups.outcomes import ProposeResult, Refused
+from raftgroups.putrun import plain_puts
 from raftgroups.results import Result
 from raftgroups.transport import Link, NodeId
 from storage.latest import Latest
@@ -54,16 +55,21 @@ class ServedShard(SimShard, ServedMachine):
 
     on_change: Callable[[KeyValue], None] | None = None
 
-    def apply(self, index: int, payload: bytes) -> Result:
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[Result]:
+        if len(payloads) > 1 and len(plain_puts(payloads)[0]) < len(payloads):
+            # One of them may change what can be read of those before it.
+            return [self.apply(index, payload) for payload in payloads]
         before, segment = self.shard.state.revision, self.shard.view.segments.own.segment
-        result = super().apply(index, payload)
+        results = super().apply_each(index, payloads)
         own = self.shard.view.segments.own
         changed = self.shard.state.revision > before and own.segment == segment
         if changed and self.on_change is not None:
-            page = read_events(self.shard.view, before + 1, own.start, own.end, max_events=1_000)
+            page = read_events(
+                self.shard.view, before + 1, own.start, own.end, max_events=1_000 * len(payloads)
+            )
             for event in page.events:
                 self.on_change(event.kv)
-        return result
+        return results
 
 
 class SimMeta:

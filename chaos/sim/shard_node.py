@@ -55,13 +55,14 @@ class SimShard(ShardMachine):
     on_applied: Applied | None = None
     _at = (-1, 0)
 
-    def apply(self, index: int, payload: bytes) -> Result:
-        result = super().apply(index, payload)
-        before, place = self._at
-        self._at = (index, place + 1 if index == before else 0)
-        if self.on_applied is not None:
-            self.on_applied(*self._at, payload, result)
-        return result
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[Result]:
+        results = super().apply_each(index, payloads)
+        for payload, result in zip(payloads, results, strict=True):
+            before, place = self._at
+            self._at = (index, place + 1 if index == before else 0)
+            if self.on_applied is not None:
+                self.on_applied(*self._at, payload, result)
+        return results
 
     def born(self, right: Divided, ttls: int) -> None:
         dedupe = self.dedupe

@@ -25,17 +25,24 @@ class Alarms:
         self._found: Final = found
         self._raised: set[tuple[int, int]] = set()
         """(member, kind), by operators."""
+        self.refuses = False
+        """Some command: one is raised that `check` looks for."""
 
     def raise_(self, member: int, kind: int) -> None:
         if kind:
             self._raised.add((member, kind))
+            self._see()
 
     def clear(self, member: int, kind: int) -> bool:
         """False if no operator raised it."""
         if (member, kind) not in self._raised:
             return False
         self._raised.discard((member, kind))
+        self._see()
         return True
+
+    def _see(self) -> None:
+        self.refuses = any(of == NOSPACE for _, of in self._raised)
 
     def of_kind(self, kind: int = 0) -> list[tuple[int, int]]:
         """(member, kind) of those raised, in a stable order; all of them for kind 0."""
@@ -47,7 +54,7 @@ class Alarms:
 
     def check(self, command: Command) -> None:
         """Raises NoSpaceError for what needs space while the alarm is on."""
-        if self._raised and any(of == NOSPACE for _, of in self._raised) and _needs_space(command):
+        if self.refuses and _needs_space(command):
             raise NoSpaceError(
                 "the alarm NOSPACE is on; free space, then clear it (alarm DEACTIVATE)"
             )

@@ -15,7 +15,14 @@ from typing import Any, Final
 import msgspec
 
 from kv.etcd.protojson import Message
-from raftgroups.results import DeleteResult, PutResult, RangeAnswer, TxnResponse, TxnResult
+from raftgroups.results import (
+    CompactResult,
+    DeleteResult,
+    PutResult,
+    RangeAnswer,
+    TxnResponse,
+    TxnResult,
+)
 from storage.mvcc_records import Event, KeyValue
 
 
@@ -86,11 +93,22 @@ class Headers:
             return b"%b%d%b" % (self._start, revision, self._tail)
         return self._bare + (b',"raft_term":"%d"}' % term if term else b"}")
 
-    def encode_put(self, result: PutResult, term: int) -> bytes:
-        opening = self.opening(result.revision, term)
-        if result.previous is None:
-            return opening + b"}"
-        return b'%b,"prev_kv":%b}' % (opening, encode_kv(result.previous))
+    def encode_puts(self, results: Iterable[PutResult], term: int) -> list[bytes]:
+        """In one go."""
+        if term != self._term:
+            self.opening(0, term)  # from now on `_tail` is of this term
+        start, tail = self._start, self._tail
+        bodies: list[bytes] = []
+        for result in results:
+            if result.previous is None and result.revision:
+                bodies.append(b"%b%d%b}" % (start, result.revision, tail))
+                continue
+            opening = self.opening(result.revision, term)
+            if result.previous is None:
+                bodies.append(opening + b"}")
+            else:
+                bodies.append(b'%b,"prev_kv":%b}' % (opening, encode_kv(result.previous)))
+        return bodies
 
     def encode_range(self, answer: RangeAnswer, term: int) -> bytes:
         return self.opening(answer.revision, term) + _range_fields(answer)
@@ -127,6 +145,12 @@ class Headers:
 
     def encode_delete(self, result: DeleteResult, term: int) -> bytes:
         return self.opening(result.revision, term) + _delete_fields(result)
+
+    def encode_deletes(self, results: Iterable[DeleteResult], term: int) -> list[bytes]:
+        return [self.encode_delete(each, term) for each in results]
+
+    def encode_compactions(self, results: Iterable[CompactResult], term: int) -> list[bytes]:
+        return [self.encode_plain(each.revision, term) for each in results]
 
     def encode_txn(self, result: TxnResult, term: int) -> bytes:
         return self.opening(result.revision, term) + _txn_fields(result)

@@ -4,14 +4,17 @@
 
 `done` is called exactly once, maybe inside the call (what is refused at once), else later from the
 loop. The body is complete and begins where the HTTP body does; the caller adds the HTTP head.
+Whoever has many writes under way can take what they came to and have it encoded later, many at
+once (WriteCall).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from kv.etcd.answers import Headers
 from kv.etcd.asking import unexpected
@@ -29,6 +32,7 @@ from kv.etcd.translate import (
 )
 from kv.model import LOCAL_READ, PLAIN_READ, Level
 from kv.reading import ShardReader
+from kv.regime import Done
 from raftgroups.commands import Command, Put
 from raftgroups.results import (
     CompactResult,
@@ -52,7 +56,32 @@ class Answered(Protocol):
 
 
 HotCall = Callable[[bytes, Answered], None]
-T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCall:
+    """A HotCall whose halves can be had: the write begun, and what it came to as a body."""
+
+    begin: Callable[[bytes, Done[Result]], None]
+    """`done` is called exactly once, maybe inside the call."""
+    kind: type[Result]
+    """Of its result, if it was done."""
+    encode_each: Callable[[Sequence[Any]], list[bytes]]
+    """Of results of that kind; else `refusal`."""
+
+    def __call__(self, body: bytes, done: Answered) -> None:
+        def answered(answer: Result | JanusError) -> None:
+            if type(answer) is self.kind:
+                done(200, self.encode_each((answer,))[0])
+            else:
+                done(*refusal(answer))
+
+        self.begin(body, answered)
+
+
+def refusal(answer: Result | JanusError) -> tuple[int, bytes]:
+    """Status and body for a write that came to something else than its result."""
+    return encode_error(unexpected(answer))
 
 
 class HotCalls:
@@ -68,11 +97,24 @@ class HotCalls:
         """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
             "/v3/kv/range": self.range,
-            "/v3/kv/put": self.put,
-            "/v3/kv/deleterange": self.delete_range,
+            "/v3/kv/put": self._writes(decode_put, PutResult, headers.encode_puts),
+            "/v3/kv/deleterange": self._writes(decode_delete, DeleteResult, headers.encode_deletes),
             "/v3/kv/txn": self.txn,
-            "/v3/kv/compaction": self.compaction,
+            "/v3/kv/compaction": self._writes(
+                decode_compaction, CompactResult, headers.encode_compactions
+            ),
         }
+
+    def _writes(
+        self,
+        decode: Callable[[bytes], Command],
+        kind: type[Result],
+        encode: Callable[[Iterable[Any], int], list[bytes]],
+    ) -> WriteCall:
+        def encode_each(results: Sequence[Any]) -> list[bytes]:
+            return encode(results, self._strong.term)
+
+        return WriteCall(partial(self._write, decode), kind, encode_each)
 
     def range(self, body: bytes, done: Answered) -> None:
         strong = self._strong
@@ -122,23 +164,12 @@ class HotCalls:
             except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
                 _log.exception("an answer of a get raised; its defect, the node goes on")
 
-    def put(self, body: bytes, done: Answered) -> None:
-        self._write(decode_put, PutResult, self._headers.encode_put, body, done)
-
-    def delete_range(self, body: bytes, done: Answered) -> None:
-        self._write(decode_delete, DeleteResult, self._headers.encode_delete, body, done)
-
-    def compaction(self, body: bytes, done: Answered) -> None:
-        def encode(result: CompactResult, term: int) -> bytes:
-            return self._headers.encode_plain(result.revision, term)
-
-        self._write(decode_compaction, CompactResult, encode, body, done)
-
     def txn(self, body: bytes, done: Answered) -> None:
         try:
             txn = decode_txn(body)
             if not is_read_only(txn):
-                self._check(txn, body)
+                self._alarms.check(txn)
+                self._check_body(txn, body)
         except JanusError as error:
             done(*encode_error(error))
             return
@@ -162,31 +193,19 @@ class HotCalls:
         else:
             self._strong.write(txn, answered)
 
-    def _write(
-        self,
-        decode: Callable[[bytes], Command],
-        kind: type[T],
-        encode: Callable[[T, int], bytes],
-        body: bytes,
-        done: Answered,
-    ) -> None:
+    def _write(self, decode: Callable[[bytes], Command], body: bytes, done: Done[Result]) -> None:
         try:
             command = decode(body)
-            self._check(command, body)
+            if self._alarms.refuses:
+                self._alarms.check(command)
+            if len(body) > self._looked_at_bytes:
+                self._check_body(command, body)
         except JanusError as error:
-            done(*encode_error(error))
+            done(error)
             return
+        self._strong.write(command, done)
 
-        def answered(answer: Result | JanusError) -> None:
-            if isinstance(answer, kind):
-                done(200, encode(answer, self._strong.term))
-            else:
-                done(*encode_error(unexpected(answer)))
-
-        self._strong.write(command, answered)
-
-    def _check(self, command: Command, body: bytes) -> None:
-        self._alarms.check(command)
+    def _check_body(self, command: Command, body: bytes) -> None:
         if len(body) > self._looked_at_bytes:
             self.check_size(message_bytes(command))
             if isinstance(command, Put):

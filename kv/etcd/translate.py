@@ -260,7 +260,11 @@ def decode_range(body: bytes) -> RangeCall:
 
 def decode_put(body: bytes) -> Put:
     try:
-        put = _put_of(_put_body(body))
+        given = _put_body(body)
+        if given.lease or given.prev_kv or given.ignore_value or given.ignore_lease:
+            put = _put_of(given)
+        else:  # what most are
+            put = Put(given.key, given.value)
     except (*_UNUSUAL, _UnusualError):
         put = _put_of(_PutBody(**decode(_PUT, body)))
     if put.ignore_value or put.ignore_lease or not 0 < len(put.key) <= KEY_MAX_BYTES:

@@ -20,15 +20,19 @@ import asyncio
 import logging
 import socket
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from kv.api.reply import Reply
+from kv.etcd.hot import refusal
 from kv.lane.heads import Head
 from kv.metrics.metrics import Endpoint
 from kv.model import NO_SESSION, Level, SessionToken
+from raftgroups.results import Result
+from storage.errors import JanusError
 
 if TYPE_CHECKING:
     from kv.lane.lane import Lane
@@ -59,31 +63,72 @@ class Waits(IntEnum):
 
 
 class Operation(msgspec.Struct):
-    """One request under way. `etcd` and `rest` are what its call answers with, once. (A Struct: it
-    is made in a quarter of the time.)"""
+    """One request under way. `etcd`, `rest` and `answered` are what its call answers with, once.
+    (A Struct: it is made in a quarter of the time.)"""
 
     connection: Connection
     head: Head
     started_s: float
-    answer: bytes | None = None
+    answer: Any = None
+    """HTTP, or what a write came to, until it leaves."""
 
     def etcd(self, status: int, body: bytes, level: Level = Level.LINEARIZABLE) -> None:
-        connection = self.connection
-        answers = connection.lane.answers
+        answers = self.connection.lane.answers
         if status == 200:
             endpoint = self.head.met if level is Level.LINEARIZABLE else self.endpoint(level)
             answer = b"%b%d%b%b" % (answers.good, len(body), answers.tail, body)
-            connection.answered(self, 200, answer, endpoint)
+            self.answered(answer, 200, endpoint)
         else:
-            answer = answers.etcd(status, body)
-            connection.answered(self, status, answer, self.head.endpoint)
+            self.answered(answers.etcd(status, body), status, self.head.endpoint)
 
     def rest(
         self, reply: Reply, level: Level | None = None, session: SessionToken = NO_SESSION, /
     ) -> None:
         answer = self.connection.lane.answers.rest(reply, level, session)
         endpoint = self.head.endpoint if level is None else self.endpoint(level)
-        self.connection.answered(self, reply.status, answer, endpoint)
+        self.answered(answer, reply.status, endpoint)
+
+    def answered(
+        self,
+        answer: bytes | Result | JanusError,
+        status: int = 200,
+        endpoint: Endpoint | None = None,
+    ) -> None:
+        """By HTTP, or by what a write came to."""
+        assert self.answer is None, "an operation was answered twice"
+        head, connection = self.head, self.connection
+        lane, queue, transport = connection.lane, connection.queue, connection.transport
+        if endpoint is None:
+            writes = head.writes
+            assert writes is not None
+            if type(answer) is not writes.call.kind:
+                self.etcd(*refusal(cast("Result | JanusError", answer)))
+                return
+            endpoint = head.met
+            if transport is not None:
+                if not writes.waiting:
+                    lane.unwritten.append(writes)
+                writes.waiting.append(self)
+        self.answer = answer
+        if queue[0] is not self or status != 200 or transport is None:
+            took_s = lane.monotonic() - self.started_s
+            endpoint.ended(GONE if transport is None else status, took_s)
+            if queue[0] is not self:
+                return  # it waits for those before it
+        else:
+            if not endpoint.leaving:
+                lane.leaving.append(endpoint)
+            endpoint.leaving.append(self.started_s)
+        out = connection.out
+        out.append(self)
+        queue.popleft()
+        while queue and queue[0].answer is not None:
+            out.append(queue.popleft())
+        if not connection.is_dirty:
+            connection.is_dirty = True
+            if not lane.dirty:
+                lane.flush_soon()
+            lane.dirty.append(connection)
 
     def endpoint(self, level: Level) -> Endpoint:
         head = self.head
@@ -91,34 +136,38 @@ class Operation(msgspec.Struct):
 
 
 class Connection(asyncio.Protocol):
-    """Used from its loop only. Invariant: `_out` leaves with the next flush, which is scheduled
+    """Used from its loop only. Invariant: `out` leaves with the next flush, which is scheduled
     whenever it is not empty."""
 
     __slots__ = (
         "_alone",
         "_closing",
         "_eof",
-        "_is_dirty",
         "_kept",
         "_need",
-        "_out",
         "_paused",
-        "_queue",
         "_reading_paused",
         "_refused",
         "_seen",
         "_since",
         "_waits",
         "_window",
+        "is_dirty",
         "lane",
+        "out",
+        "queue",
         "transport",
     )
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.transport: asyncio.Transport | None = None
-        self._queue: deque[Operation] = deque()
-        self._out: list[bytes] = []
+        self.queue: deque[Operation] = deque()
+        """Those under way, and those answered that wait for one before them."""
+        self.out: list[Operation] = []
+        """Those that leave with the next flush."""
+        self.is_dirty = False
+        """It is among those that the next flush is for."""
         self._kept = bytearray()
         self._need = 0
         self._waits = Waits.NOTHING
@@ -126,7 +175,6 @@ class Connection(asyncio.Protocol):
         self._seen = lane.tick
         self._window = WINDOW
         self._alone = False
-        self._is_dirty = False
         self._paused = False
         self._reading_paused = False
         self._closing = False
@@ -151,7 +199,7 @@ class Connection(asyncio.Protocol):
         lane = self.lane
         self._seen = lane.tick
         if self._waits is Waits.NOTHING:
-            if not (self._queue or self._paused or self._closing):
+            if not (self.queue or self._paused or self._closing):
                 end = data.find(HEAD_END) + 4
                 head = lane.heads.known.get(data[:end])
                 if head is not None and end + head.length == len(data):
@@ -168,7 +216,7 @@ class Connection(asyncio.Protocol):
         self._eof = True
         transport = self.transport
         half = transport is not None and transport.get_extra_info("sslcontext") is None
-        return half and bool(self._queue or self._out)
+        return half and bool(self.queue or self.out)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -181,10 +229,15 @@ class Connection(asyncio.Protocol):
 
     def _advance(self, data: bytes) -> None:
         heads = self.lane.heads
-        known, queue = heads.known, self._queue
+        known, queue = heads.known, self.queue
         at, size = 0, len(data)
         while at < size:
-            if self._alone or self._paused or self._closing or len(queue) >= self._window:
+            if (
+                (self._alone and queue)
+                or self._paused
+                or self._closing
+                or len(queue) >= self._window
+            ):
                 self._keep(data, at, Waits.TURN)
                 return
             end = data.find(HEAD_END, at) + 4
@@ -221,11 +274,13 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: Head, key: bytes, body: bytes) -> None:
         lane = self.lane
         operation = Operation(self, head, lane.monotonic())
-        self._queue.append(operation)
+        self.queue.append(operation)
         self._alone = head.alone
         head.endpoint.in_flight.value += 1
         try:
-            if head.call is not None:
+            if head.writes is not None:
+                head.writes.call.begin(body, operation.answered)
+            elif head.call is not None:
                 head.call(body, operation.etcd)
             else:
                 assert head.key_call is not None
@@ -234,7 +289,7 @@ class Connection(asyncio.Protocol):
             _log.exception("a defect in a call of the fast lane")
             if operation.answer is None:
                 self._closing = True
-                self.answered(operation, DEFECT.status, lane.answers.closing(DEFECT), head.endpoint)
+                operation.answered(lane.answers.closing(DEFECT), DEFECT.status, head.endpoint)
 
     def _keep(self, data: bytes, at: int, waits: Waits) -> None:
         if waits is not self._waits:
@@ -270,7 +325,7 @@ class Connection(asyncio.Protocol):
 
     def _hand_over(self, data: bytes, at: int) -> None:
         """To aiohttp, for good, as soon as everything before it was answered."""
-        if self._queue or self._out:
+        if self.queue or self.out:
             self._keep(data, at, Waits.TURN)
             return
         transport = self.transport
@@ -286,50 +341,23 @@ class Connection(asyncio.Protocol):
 
     # --- out ------------------------------------------------------------------------------------
 
-    def answered(
-        self, operation: Operation, status: int, answer: bytes, endpoint: Endpoint
-    ) -> None:
-        assert operation.answer is None, "an operation was answered twice"
-        lane, queue = self.lane, self._queue
-        if queue[0] is not operation or status != 200 or self.transport is None:
-            took_s = lane.monotonic() - operation.started_s
-            endpoint.ended(GONE if self.transport is None else status, took_s)
-            if queue[0] is not operation:
-                operation.answer = answer  # it waits for those before it
-                return
-        else:
-            if not endpoint.leaving:
-                lane.leaving.append(endpoint)
-            endpoint.leaving.append(operation.started_s)
-        operation.answer = answer
-        out = self._out
-        out.append(answer)
-        queue.popleft()
-        while queue and (ready := queue[0].answer) is not None:
-            out.append(ready)
-            queue.popleft()
-        if not queue:
-            self._alone = False
-        if not self._is_dirty:
-            self._is_dirty = True
-            if not lane.dirty:
-                lane.flush_soon()
-            lane.dirty.append(self)
-
-    def flush(self) -> None:
-        self._is_dirty = False
-        out, transport = self._out, self.transport
-        if transport is None:
+    @staticmethod
+    def flush(connections: Iterable[Connection]) -> None:
+        """Write what each has to say."""
+        for each in connections:
+            each.is_dirty = False
+            out, transport = each.out, each.transport
+            if transport is None:
+                out.clear()
+                continue
+            data = out[0].answer if len(out) == 1 else b"".join([it.answer for it in out])
             out.clear()
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        transport.write(data)
-        self._window = WINDOW if len(data) <= LARGE_ANSWER_BYTES else 1
-        if self._kept:
-            self._go_on()
-        if (self._closing or self._eof) and not (self._queue or self._out):
-            transport.close()
+            transport.write(data)
+            each._window = WINDOW if len(data) <= LARGE_ANSWER_BYTES else 1
+            if each._kept:
+                each._go_on()
+            if (each._closing or each._eof) and not (each.queue or each.out):
+                transport.close()
 
     # --- by the lane ----------------------------------------------------------------------------
 
@@ -344,13 +372,13 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Finish what is under way, then close."""
         self._closing = True
-        if self.transport is not None and not (self._queue or self._out):
+        if self.transport is not None and not (self.queue or self.out):
             self.transport.close()
 
     def sweep(self, tick: int) -> None:
         """Close it if it was silent, or slow, for too long."""
         transport, limits = self.transport, self.lane.ticks
-        if transport is None or self._queue:
+        if transport is None or self.queue:
             return
         if self._paused:
             if tick - self._seen > limits.idle:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
@@ -32,7 +32,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from kv.api.guard import Access
 from kv.api.table import ROUTES
 from kv.api.target import decode_path
-from kv.etcd.hot import HotCall
+from kv.etcd.hot import HotCall, WriteCall
 from kv.lane.keys import (
     CAS,
     GET,
@@ -85,6 +85,15 @@ KeysOf = Callable[[str, Callable[[], None]], NamedCalls | None]
 """(name, what to call when it is not that keyspace any more)"""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Writes:
+    """One call of the gateway that writes: what it came to is encoded when it leaves."""
+
+    call: WriteCall
+    waiting: list[Any] = field(default_factory=list)
+    """Operations (connection.py) whose answers leave with the next flush and are results yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     length: int
@@ -96,6 +105,7 @@ class Head:
     met: Endpoint
     """Of those at the level LINEARIZABLE: nearly all."""
     call: HotCall | None = None
+    writes: Writes | None = None
     key_call: KeyCall | None = None
     options: object = NO_OPTIONS
 
@@ -131,6 +141,9 @@ class Heads:
         self._limits = parser
         self._protocol = BaseProtocol(loop)
         self._etcd = etcd
+        self._writes = {
+            path: Writes(call) for path, call in etcd.items() if isinstance(call, WriteCall)
+        }
         self._etcd_body_max_bytes = etcd_body_max_bytes
         self._keys = keys
         self._parse_options = parse
@@ -170,7 +183,8 @@ class Heads:
             return None
         path = message.path
         endpoint = self._endpoint(path, _ETCD_METHOD)
-        head = Head(length, path not in WRITES, endpoint, endpoint.at(MET), call)
+        writes = self._writes.get(path)
+        head = Head(length, path not in WRITES, endpoint, endpoint.at(MET), call, writes)
         self._remember(block, head)
         return head, b""
 
@@ -232,7 +246,9 @@ class Heads:
             return None  # aiohttp's lane says what is wrong
         template = TEMPLATE + CAS if method == POST else TEMPLATE
         endpoint = self._endpoint(template, method)
-        return Head(length, method == GET, endpoint, endpoint.at(MET), None, call, options)
+        return Head(
+            length, method == GET, endpoint, endpoint.at(MET), key_call=call, options=options
+        )
 
     def _remember(self, block: bytes, head: Head) -> None:
         if len(self.known) >= KNOWN_MAX:

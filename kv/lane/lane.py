@@ -9,6 +9,7 @@ the date in the answers is renewed then, too. Answers of one pass of the loop le
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -18,11 +19,13 @@ from typing import Any, Final, NamedTuple
 from kv.api.failures import error_reply
 from kv.errors import UnavailableError
 from kv.lane.answers import Answers
-from kv.lane.connection import Connection
+from kv.lane.connection import DEFECT, Connection
 from kv.lane.handed import Handed
-from kv.lane.heads import Heads
+from kv.lane.heads import Heads, Writes
 from kv.metrics.metrics import Endpoint
 from storage.clock import Clock
+
+_log = logging.getLogger(__name__)
 
 REFUSED_MAX: Final = 256
 """Connections over the limit that are still told so; more are dropped."""
@@ -80,6 +83,8 @@ class Lane:
         self._refused: set[Connection] = set()
         self.dirty: list[Connection] = []
         """They have something to write. Whoever adds the first one calls `flush_soon`."""
+        self.unwritten: list[Writes] = []
+        """Whose results wait to be encoded."""
         self.leaving: list[Endpoint] = []
         """Of what leaves with the next flush: how long it took is known then."""
         self._no_fast = asyncio.Event()
@@ -144,14 +149,33 @@ class Lane:
 
     def flush(self) -> None:
         self._held = False
+        if self.unwritten:
+            self._write_answers()
         dirty, self.dirty = self.dirty, []
-        for connection in dirty:
-            connection.flush()
+        Connection.flush(dirty)
         if self.leaving:
             leaving, self.leaving = self.leaving, []
             now_s = self.monotonic()
             for endpoint in leaving:
                 endpoint.left(now_s)
+
+    def _write_answers(self) -> None:
+        """Of writes that leave now, all of a call at once."""
+        unwritten, self.unwritten = self.unwritten, []
+        good, tail = self.answers.good, self.answers.tail
+        for writes in unwritten:
+            operations = writes.waiting.copy()
+            writes.waiting.clear()
+            try:
+                bodies = writes.call.encode_each([each.answer for each in operations])
+            except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
+                _log.exception("a defect in answers of the fast lane")
+                for operation in operations:
+                    operation.answer = self.answers.closing(DEFECT)
+                    operation.connection.drain()
+                continue
+            for operation, body in zip(operations, bodies, strict=True):
+                operation.answer = b"%b%d%b%b" % (good, len(body), tail, body)
 
     # --- time and the end -------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ and the log is spared.
 
 from __future__ import annotations
 
+from typing import Final
+
 from raftgroups import txn as txns
 from raftgroups.commands import (
     Absorb,
@@ -49,6 +51,8 @@ LINEAGE = (Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw, LeaseEnd, LeaseF
 """Those that a keyspace of one shard never needs."""
 CROSS = (Prepare, Decide, Resolve, Push, Finish)
 """Those of transactions over several shards (raftgroups/twophase.py)."""
+PLAIN_BYTES: Final = min(KEY_MAX_BYTES, VALUE_MAX_BYTES)
+"""A put that has a key, and no more than this of key and value together, passes `check`."""
 _NEUTRAL = (LeaseKeepAlive, Tick, SetTtl, Split, MergeBegin, Freeze, Absorb, MergeAbort, Thaw)
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 
 from kv.errors import OverloadedError
 from kv.strong.admission import purpose_of
-from raftgroups.commands import Command, Put
+from raftgroups.commands import Command
 from storage.engine import WritePressure
 from storage.errors import NoSpaceError
 from storage.space import Purpose, SpaceGuard
 
 BACKLOG_RETRY_S = 1.0
-_GROW = Purpose.GROW
 
 
 class Gate:
@@ -37,11 +36,15 @@ class Gate:
                 "again in a second, or write less",
                 BACKLOG_RETRY_S,
             )
-        purpose = _GROW if type(command) is Put else purpose_of(command)
-        if self.full_peers and purpose is _GROW:
+        if self.full_peers and purpose_of(command) is Purpose.GROW:
             raise NoSpaceError(
                 f"the disk of {', '.join(self.full_peers)} is nearly full, and every member stores "
                 "every key: growing writes are refused; delete keys, compact, or give that disk "
                 "more space"
             )
-        self._guard.admit(purpose, size_bytes)
+        guard = self._guard
+        left = guard.left_bytes - size_bytes
+        if left >= guard.floor_bytes:  # nearly always, and then whatever it is for
+            guard.left_bytes = left
+        else:
+            guard.admit(purpose_of(command), size_bytes)

@@ -6,6 +6,7 @@ closures and partials in their place a read cost 1.5 us more. The rules are the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +14,15 @@ import msgspec
 
 from kv.regime import Done
 from kv.strong.reader import ReplicaReader
-from raftgroups.outcomes import ProposeResult, ReadReady, ReadResult
+from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult
+from raftgroups.results import Failure
 from storage.clock import Timer
+from storage.errors import NoSpaceError
 
 if TYPE_CHECKING:
     from kv.strong.shard import StrongShard
+
+_log = logging.getLogger(__name__)
 
 
 class Operation(msgspec.Struct, eq=False):
@@ -40,6 +45,17 @@ class Operation(msgspec.Struct, eq=False):
         """Try; called again after a refusal."""
         raise NotImplementedError
 
+    def answer(self, answer: Any) -> None:
+        if self.answered:
+            return
+        self.answered = True
+        if self.timer is not None:
+            self.timer.cancel()
+        try:
+            self.done(answer)
+        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
+            _log.exception("a done callback raised; its defect, the node goes on")
+
 
 class Write(Operation, eq=False, kw_only=True):
     changes: ClassVar[bool] = True
@@ -55,7 +71,14 @@ class Write(Operation, eq=False, kw_only=True):
         self.shard.start_write(self)
 
     def proposed(self, result: ProposeResult) -> None:
-        self.shard.proposed(self, result)
+        """A try has ended: nearly always it was done."""
+        shard = self.shard
+        if type(result) is not Applied or type(result.result) in (Failure, NoSpaceError):
+            shard.not_done(self, result)
+            return
+        if shard.tries is not None:
+            shard.tries.applied.value += 1
+        self.answer(result.result)
 
 
 class Read(Operation, eq=False, kw_only=True):

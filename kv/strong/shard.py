@@ -25,7 +25,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
@@ -33,7 +34,7 @@ from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
 from kv.router import EVERYWHERE, Scope
 from kv.size_limits import WIDEST, SizeLimits
-from kv.strong.admission import CROSS, LINEAGE, check
+from kv.strong.admission import CROSS, LINEAGE, PLAIN_BYTES, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
 from kv.strong.gate import Gate
@@ -62,6 +63,7 @@ from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongS
 from storage.mvcc_policy import CompactionPolicy
 
 if TYPE_CHECKING:
+    from kv.metrics.metrics import Proposals
     from kv.strong.crossings import Crossings
 
 _log = logging.getLogger(__name__)
@@ -145,7 +147,7 @@ class StrongShard:
         self._seen_leader: NodeId | None = None
         self._seen: tuple[int, int, bool, NodeId | None, bool] | None = None
         """Group.standing after the last turn."""
-        self.on_proposed: Callable[[ProposeResult], None] | None = None
+        self.tries: Proposals | None = None
         """For metrics: how tries of writes ended. (waiting.py has `on_overload`.)"""
         self.on_lease_ends: Callable[[StrongShard], None] | None = None
         """Leases have ended here that other shards may have keys of, and this node leads."""
@@ -182,7 +184,10 @@ class StrongShard:
         try:
             if self.waiting.stopped:
                 raise StoppingError("this node is stopping; ask another one")
-            check(command)
+            if type(command) is not Put or not 0 < len(command.key) <= PLAIN_BYTES - len(
+                command.value
+            ):
+                check(command)
             if self._sizes is not None:
                 self._sizes.check(command)
             payload = encode(command, token)
@@ -190,10 +195,18 @@ class StrongShard:
         except JanusError as error:
             self._scheduler.call_soon(done, error)
             return
-        deadline_s = self._deadline(options.deadline_s)
-        write = Write(self, done, deadline_s, payload=payload, repeatable=token is not None)
-        write.across = options.across
-        self.waiting.start(write, options.deadline_s)
+        asked_s = options.deadline_s
+        write = Write(
+            self,
+            done,
+            self._clock.monotonic() + (asked_s or self._settings.deadline_s),
+            payload=payload,
+            repeatable=token is not None,
+            across=options.across,
+        )
+        if asked_s is not None:
+            self.waiting.limit(write, asked_s)
+        self.start_write(write)
 
     def take(
         self,
@@ -220,7 +233,9 @@ class StrongShard:
             across=across,
             stays=stays,
         )
-        self.waiting.start(write, asked_s)
+        if asked_s is not None:
+            self.waiting.limit(write, asked_s)
+        self.start_write(write)
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
@@ -254,9 +269,10 @@ class StrongShard:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
 
-    def proposed(self, operation: Write, result: ProposeResult) -> None:
-        if self.on_proposed is not None:
-            self.on_proposed(result)
+    def not_done(self, operation: Write, result: ProposeResult) -> None:
+        """A try has ended, and not as it should."""
+        if self.tries is not None:
+            self.tries.ended(result)
         if isinstance(result, Applied):
             answer: Any = result.result
             if type(answer) is Failure:
@@ -269,19 +285,18 @@ class StrongShard:
             if isinstance(answer, NoSpaceError):  # perhaps the leader's, before its log
                 self.waiting.give_up(operation, answer)
             else:
-                self.waiting.answer(operation, answer)
+                operation.answer(answer)
         elif isinstance(result, Refused):
             self.waiting.refused(operation, result)
         elif operation.repeatable and self._clock.monotonic() < operation.deadline_s:
             operation.unsure = True
             self.waiting.park(operation, result.reason)
         else:
-            self.waiting.answer(
-                operation,
+            operation.answer(
                 OutcomeUnknownError(
                     f"it is not known whether this was done: {result.reason}; read to find out, "
                     "or give an idempotency token and ask again"
-                ),
+                )
             )
 
     def _wait_for_locks(self, operation: Write, error: LockedError) -> None:
@@ -362,7 +377,9 @@ class StrongShard:
             )
             self._scheduler.call_soon(done, error)
             return
-        self.waiting.start(read, options.deadline_s)
+        if options.deadline_s is not None:
+            self.waiting.limit(read, options.deadline_s)
+        read.start()
 
     def _go_on(
         self,
@@ -391,7 +408,7 @@ class StrongShard:
         else:
             if type(read) is Read and self.machine.intents and self._vouch(read, answer):
                 return
-        self.waiting.answer(read, answer)
+        read.answer(answer)
 
     def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
         """Whose locks this read has met; of one that does not name its keys, all there are."""
@@ -407,7 +424,7 @@ class StrongShard:
 
         def vouched(good: bool) -> None:
             if good:
-                self.waiting.answer(read, answer)
+                read.answer(answer)
             elif not read.answered:
                 self.waiting.refused(read, Refused("other transactions hold what it reads"))
 
@@ -430,7 +447,7 @@ class StrongShard:
     def _move(self, operation: Operation, error: WrongShardError) -> bool:
         """Whether it is taken care of."""
         if isinstance(operation, Write) and operation.stays:
-            self.waiting.answer(operation, error)
+            operation.answer(error)
             return True
         if self.on_moved is None or not self.waiting.take(operation):
             return False
@@ -446,7 +463,7 @@ class StrongShard:
     ) -> None:
         read = Read(self, done, deadline_s, evaluate=evaluate)
         if not self._move(read, error):
-            self.waiting.answer(read, error)
+            read.answer(error)
 
     def evaluate_soon(self, read: Read) -> None:
         self._scheduler.call_soon(self.evaluate, read)
@@ -514,9 +531,8 @@ class StrongShard:
 
     # --- status, end ------------------------------------------------------------------------
 
-    @property
-    def term(self) -> int:
-        return self.group.replica.raft.term  # each answer asks; the group's own is a call more
+    term = cast(int, property(attrgetter("group.replica.raft.term")))
+    """Not a method, nor the group's: each answer asks."""
 
     @property
     def hubs(self) -> Sequence[ShardWatches]:

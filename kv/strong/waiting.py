@@ -5,24 +5,20 @@
     deadline, a full queue, the node stops  --> given up
 
 What is given up was surely not done by its last try; if an earlier one may have done it, the
-outcome is unknown. Invariants: an operation is answered at most once (`answer`); nothing waits
-without a deadline; what waits is bounded.
+outcome is unknown. Invariants: nothing waits without a deadline; what waits is bounded.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
 from kv.strong.operations import Operation, SessionRead
 from raftgroups.outcomes import Refused
 from storage.clock import Clock, Scheduler, Timer
 from storage.errors import JanusError
-
-_log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.02
 
@@ -53,11 +49,9 @@ class WaitingRoom:
 
     # --- in -----------------------------------------------------------------------------------
 
-    def start(self, operation: Operation, asked_s: float | None) -> None:
-        """`asked_s`: the seconds that the request named, which end it exactly."""
-        if asked_s is not None:
-            operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
-        operation.start()
+    def limit(self, operation: Operation, asked_s: float) -> None:
+        """To the seconds that the request named, which end it exactly."""
+        operation.timer = self._scheduler.call_later(asked_s, self._too_late, operation)
 
     def park(self, operation: Operation, why: str) -> None:
         if self.stopped:
@@ -78,7 +72,7 @@ class WaitingRoom:
         if len(self.sessions) >= self._session_waits_max:
             waiting = len(self.sessions)
             error = OverloadedError(f"{waiting} reads wait for this replica to catch up already")
-            self._scheduler.call_soon(self.answer, read, error)
+            self._scheduler.call_soon(read.answer, error)
             return
         read.why = f"this replica is at revision {revision} and the session has seen {read.seen}"
         self.sessions.append(read)
@@ -139,18 +133,7 @@ class WaitingRoom:
                 "it is not known whether this was done: an earlier try was lost on its way, and "
                 f"the last one was refused ({error}); ask again with the same idempotency token"
             )
-        self.answer(operation, error)
-
-    def answer(self, operation: Operation, answer: Any) -> None:
-        if operation.answered:
-            return
-        operation.answered = True
-        if operation.timer is not None:
-            operation.timer.cancel()
-        try:
-            operation.done(answer)
-        except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers
-            _log.exception("a done callback raised; its defect, the node goes on")
+        operation.answer(error)
 
     def take(self, operation: Operation) -> bool:
         """From now on somebody else answers it. False: it was answered already."""
@@ -172,7 +155,7 @@ class WaitingRoom:
         elif operation in self.parked:
             self.give_up(operation, _unavailable(operation, operation.why))
         else:
-            self.answer(operation, OutcomeUnknownError("no answer came within the deadline given"))
+            operation.answer(OutcomeUnknownError("no answer came within the deadline given"))
 
     def leave(self, move: Callable[[Operation], bool]) -> None:
         """The shard is not served here any more: what waits goes on elsewhere, and so does what

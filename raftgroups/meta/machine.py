@@ -79,6 +79,9 @@ class MetaMachine:
 
     # --- the log ---
 
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[MetaAnswer | Failure]:
+        return [self.apply(index, payload) for payload in payloads]
+
     def apply(self, index: int, payload: bytes) -> MetaAnswer | Failure:
         self._applied = index
         try:

@@ -57,6 +57,9 @@ class RowsMachine:
         self._overlay: dict[bytes, bytes] = {}
         self._count = 0
 
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[object]:
+        return [self.apply(index, payload) for payload in payloads]
+
     def apply(self, index: int, payload: bytes) -> object:
         self._overlay[self._prefix + self._count.to_bytes(4, "big")] = payload
         self._count += 1

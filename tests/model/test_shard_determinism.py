@@ -1,13 +1,17 @@
 """Replicas that are fed one log agree, whatever falls between their entries.
 
 From a seed comes a log of every kind of command, with clocks, tokens, nonsense and entries of
-several operations. Three replicas apply it: one that writes after every entry, one that writes and
-crashes at random, and one that, half way, gets a snapshot of the second in place of what it had.
-All results, rows, digests and the events that the observers were told must be equal.
+several operations, many of them plain puts that follow one another. Three replicas apply it: one
+that applies each entry at once and writes after it; one that applies each operation by itself, and
+writes and crashes at random; and one that cuts the entries at random and, half way, gets a snapshot
+of the second in place of what it had. All results, rows, digests and the events that the observers
+were told must be equal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -35,6 +39,7 @@ from raftgroups.commands import (
 from raftgroups.dedupe import Limits
 from raftgroups.machine import ShardMachine
 from raftgroups.machine_parts import ShardPlace
+from raftgroups.putrun import plain_puts
 from storage.clock import ManualClock
 from storage.engine import Batch
 from storage.latest import Latest
@@ -52,20 +57,28 @@ def make_log(rng: Random) -> list[list[bytes]]:
     for _ in range(ENTRIES):
         clock_ms += rng.choice([0, 1, 300, 2_000])
         payloads = []
-        for _ in range(rng.choice([1, 1, 1, 4])):
+        plain = rng.random() < 0.3
+        for _ in range(rng.choice([1, 1, 1, 4, 9])):
             token = None
-            if rng.random() < 0.4:
+            if rng.random() < (0.1 if plain else 0.4):
                 sequence = rng.randrange(30)
                 settled = rng.choice([0, 0, 0, sequence])
                 token = Token(b"%02d" % rng.randrange(clock_ms // 60_000 + 5), sequence, settled)
             stamp = rng.choice([clock_ms, clock_ms, 0, max(0, clock_ms - 500)])
             wall_ms = 2**41 - clock_ms if len(log) % 5 else 0  # goes back, or is not known
-            payload = encode(make_command(rng), token, stamp, wall_ms)
+            command = make_put(rng) if plain and rng.random() < 0.9 else make_command(rng)
+            payload = encode(command, token, stamp, wall_ms)
             if rng.random() < 0.02:
                 payload = payload[: rng.randrange(len(payload))]
             payloads.append(payload)
         log.append(payloads)
     return log
+
+
+def make_put(rng: Random) -> Put:
+    """Plain, and refused now and then."""
+    key = rng.choice([b"%c" % rng.randrange(97, 105)] * 20 + [b"", b"k" * 433])
+    return Put(key, b"%d" % rng.randrange(9), want_previous=rng.random() < 0.3)
 
 
 def make_command(rng: Random) -> Any:
@@ -135,10 +148,14 @@ class Replica:
     def observe(self, revision: int, bodies: Any) -> None:
         assert self.told.setdefault(revision, list(bodies)) == list(bodies)
 
-    def apply(self, index: int, payloads: list[bytes]) -> None:
-        for place, payload in enumerate(payloads):
-            result = self.machine.apply(index, payload)
-            assert self.results.setdefault((index, place), result) == result
+    def apply(self, index: int, payloads: list[bytes], cuts: Iterable[int]) -> None:
+        """In pieces that begin at 0 and at these places."""
+        bounds = sorted({0, *cuts, len(payloads)})
+        for first, end in pairwise(bounds):
+            results = self.machine.apply_each(index, payloads[first:end])
+            assert len(results) == end - first
+            for place, result in enumerate(results, first):
+                assert self.results.setdefault((index, place), result) == result
 
     def write(self) -> None:
         batch = Batch()
@@ -172,22 +189,23 @@ def test_replicas_agree(seed: int) -> None:
     log = make_log(rng)
     steady, crashing, follower = Replica(), Replica(), Replica()
     for index, payloads in enumerate(log, 1):
-        for replica in (steady, crashing):
-            replica.apply(index, payloads)
+        steady.apply(index, payloads, ())
+        crashing.apply(index, payloads, range(len(payloads)))
+        cuts = [rng.randrange(len(payloads)) for _ in range(rng.randrange(3))]
         steady.write()
         if rng.random() < 0.2:
             crashing.write()
         if rng.random() < 0.1:
             crashing.open()
             for again in range(crashing.written + 1, index + 1):
-                crashing.apply(again, log[again - 1])
+                crashing.apply(again, log[again - 1], range(len(log[again - 1])))
         if index < ENTRIES // 3:
-            follower.apply(index, payloads)
+            follower.apply(index, payloads, cuts)
         elif index == ENTRIES // 2:
             crashing.write()
             follower.install(crashing, index)
         elif index > ENTRIES // 2:
-            follower.apply(index, payloads)
+            follower.apply(index, payloads, cuts)
     replicas = (steady, crashing, follower)
     for replica in replicas:
         replica.finish()
@@ -202,5 +220,8 @@ def test_replicas_agree(seed: int) -> None:
     codes = {getattr(result, "code", type(result).__name__) for result in steady.results.values()}
     assert {"TxnResult", "ExpireResult", "token_too_old", "CasResult", "BatchResult"} <= codes
     assert {"lease_not_found", "unknown_command", "compacted", "KeepAliveResult"} <= codes
+    assert {"empty_key", "key_too_long"} <= codes
+    runs = [len(plain_puts(payloads, at)[0]) for payloads in log for at in range(len(payloads))]
+    assert max(runs) > 4
     assert steady.machine.dedupe.forgotten_early
     assert steady.machine.dedupe.forgotten

@@ -232,6 +232,9 @@ class RecordingMachine:
         self.applied: list[tuple[int, bytes]] = []
         self.resets = 0
 
+    def apply_each(self, index: int, payloads: Sequence[bytes]) -> list[object]:
+        return [self.apply(index, payload) for payload in payloads]
+
     def apply(self, index: int, payload: bytes) -> object:
         if payload == b"explode":
             raise RuntimeError("the machine is broken")

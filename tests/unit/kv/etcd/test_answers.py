@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,8 +100,13 @@ def expected(revision: int, term: int, fields: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
-ENCODERS = {
-    PutResult: HEADERS.encode_put,
+def encode_put(result: PutResult, term: int) -> bytes:
+    (body,) = HEADERS.encode_puts((result,), term)
+    return body
+
+
+ENCODERS: dict[type, Callable[[Any, int], bytes]] = {
+    PutResult: encode_put,
     DeleteResult: HEADERS.encode_delete,
     RangeAnswer: HEADERS.encode_range,
     TxnResult: HEADERS.encode_txn,
@@ -111,6 +117,12 @@ ENCODERS = {
 def test_a_result_is_the_message_of_the_protocol(result: Any, term: int) -> None:
     shown = ENCODERS[type(result)](result, term)
     assert shown == expected(result.revision, term, fields_of(result))
+
+
+@given(st.lists(put_results, max_size=4), counts)
+def test_puts_in_one_go_are_puts(results: list[PutResult], term: int) -> None:
+    expected = [encode_put(each, term) for each in results]
+    assert HEADERS.encode_puts(results, term) == expected
 
 
 @given(st.lists(kvs | st.none(), max_size=3), counts, counts)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kv.errors import UnavailableError
+from kv.etcd.answers import Headers
 from kv.lane.connection import KEPT_MAX_BYTES, WINDOW
 from kv.lane.heads import KNOWN_MAX
 from kv.lane.lane import LaneLimits
@@ -64,6 +65,38 @@ async def test_answers_of_one_pass_leave_in_one_write(make_server: Any, quiet: A
     await quiet([wire])
     assert answers(wire) == 20
     assert wire.writes == 1
+
+
+async def test_puts_of_a_pass_are_encoded_in_one_go_and_a_defect_costs_only_them(
+    make_server: Any, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    encode = Headers.encode_puts
+
+    def counted(self: Headers, results: Any, term: int) -> list[bytes]:
+        runs.append(len(results))
+        if broken:
+            raise RuntimeError("a defect")
+        return encode(self, results, term)
+
+    broken = False
+    monkeypatch.setattr(Headers, "encode_puts", counted)
+    server = await make_server()
+    server.strong.hold = True
+    one, other, third = server.connect(), server.connect(), server.connect()
+    one.protocol.data_received(put() * 3)
+    other.protocol.data_received(put())
+    server.strong.held[:2] = reversed(server.strong.held[:2])
+    server.strong.release()
+    await quiet([one, other])
+    assert (revisions(one), revisions(other), runs) == ([2, 3, 4], [5], [4])
+    broken = True
+    one.protocol.data_received(put() * 2)
+    third.protocol.data_received(RANGE)
+    await quiet([one, third])
+    assert bytes(one.written).count(b"HTTP/1.1 500 ") == 2
+    assert one.is_closing()
+    assert answers(third) == 1
 
 
 async def test_answers_given_in_the_pass_of_a_host_leave_at_its_end(
@@ -484,7 +517,7 @@ async def test_what_is_remembered_of_heads_is_bounded(make_server: Any, quiet: A
         head = b"GET /api/v1/keys/a HTTP/1.1\r\nHost: 127.0.0.1\r\nTraceparent: %d\r\n\r\n" % number
         wire.protocol.data_received(head)
         async with asyncio.timeout(5):
-            while len(wire.protocol._queue):  # noqa: ASYNC110 - a few passes of the loop
+            while len(wire.protocol.queue):  # noqa: ASYNC110 - a few passes of the loop
                 await asyncio.sleep(0)
     assert 0 < len(server.lane.heads.known) <= KNOWN_MAX
     assert type(wire.protocol).__name__ == "Connection"

@@ -103,10 +103,10 @@ def test_sessions_wake_when_the_replica_has_seen_enough(rig: Rig) -> None:
 
 def test_the_deadline_of_the_request_ends_it_exactly(rig: Rig) -> None:
     parked, sent, read = rig.write(), rig.write(), rig.session(9)
-    rig.room.start(parked, 1.0)
+    rig.room.limit(parked, 1.0)
     rig.room.park(parked, "no leader is known")
-    rig.room.start(sent, 1.0)
-    rig.room.start(read, 1.0)
+    rig.room.limit(sent, 1.0)
+    rig.room.limit(read, 1.0)
     rig.room.wait_for_session(read, 3)
     rig.loop.clock.advance(1.0)  # nothing tries again meanwhile
     for _, timer, callback, args in rig.loop.later:
@@ -136,8 +136,8 @@ def test_an_answer_is_given_once_and_a_defect_in_taking_it_stays_there(
     write = rig.write()
     assert rig.room.take(write)
     assert not rig.room.take(write)
-    rig.room.answer(write, "late")
+    write.answer("late")
     assert rig.answers == []
     with caplog.at_level(logging.ERROR):
-        rig.room.answer(Write(rig.shard, broken, 1.0, payload=b"", repeatable=False), "answer")
+        Write(rig.shard, broken, 1.0, payload=b"", repeatable=False).answer("answer")
     assert len(caplog.records) == 1
