@@ -51,6 +51,7 @@ class Raft:
         self._environment = environment
         self._nodes: dict[NodeId, PeerNode] = {}
         self._hooks = hooks
+        self._silence_s = timing.leader_silence_s
         self.leads = False
         """Follows the core's state (`_role_changed`): a turn asks thirty times."""
         self._stirred = True
@@ -205,12 +206,16 @@ class Raft:
     # --- events --------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """What is committed is applied. The core is spared a tick that could do nothing else: its
-        time has not come, and nothing has been heard since its last one. (A leader looks for the
-        silence of the others with each heartbeat, then.)"""
+        """What is committed is applied. The core is spared a tick that could do nothing else: no
+        time has come, and nothing that was heard since its last one lets it draw a conclusion."""
         core, now = self._core, self._environment.clock.monotonic()
         if self.leads:
-            idle = not self._stirred and now <= core._SyncObj__newAppendEntriesTime
+            heard = core._SyncObj__lastResponseTime.values()
+            idle = (
+                not self._stirred
+                and now <= core._SyncObj__newAppendEntriesTime
+                and min(heard, default=now) > now - self._silence_s
+            )
         else:
             idle = now <= core._SyncObj__raftElectionDeadline
         if idle:

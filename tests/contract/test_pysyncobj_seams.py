@@ -206,14 +206,16 @@ def story(seed: int, *, spared: bool) -> list[tuple[Any, ...]]:
     hooks.raft, hooks.environment, hooks.stand = raft, environment, True
     raft.adopt(others, [])
     seen: list[tuple[Any, ...]] = []
-    for _ in range(120):
+    for number in range(120):
         what, who = dice.randrange(10), dice.choice(others or [A])
         last = journal.last_index
+        if number >= 60:
+            environment.now += 0.03
         if what == 0:
-            environment.now += dice.choice((0.11, 0.2, 0.6))
+            environment.now += dice.choice((0.03, 0.06, 0.11, 0.2, 0.6))
         elif what <= 2 and raft.leads:
             raft.append(b"\x00x")
-        elif what <= 5 and raft.leads and others:
+        elif what <= 5 and number < 60 and raft.leads and others:  # then they are silent
             raft.receive_ack(who, Ack(1, raft.term, dice.randint(1, last + 1), True, False))
         elif what == 6 and others and not raft.leads:
             raft.receive_vote(who, raft.term)
