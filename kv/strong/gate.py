@@ -28,6 +28,19 @@ class Gate:
         self.full_peers: Sequence[str] = ()
         """Names of the other members that said NOSPACE; whoever knows keeps it up to date."""
 
+    def takes(self, size_bytes: int) -> bool:
+        """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
+        each by itself."""
+        left = self._guard.left_bytes - size_bytes
+        if (
+            self.full_peers
+            or left < self._guard.floor_bytes
+            or (self._pressure is not None and self._pressure() is WritePressure.STOPPED)
+        ):
+            return False
+        self._guard.left_bytes = left
+        return True
+
     def admit(self, command: Command, size_bytes: int) -> None:
         """Raises NoSpaceError, OverloadedError."""
         if self._pressure is not None and self._pressure() is WritePressure.STOPPED:

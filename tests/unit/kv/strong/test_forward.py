@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,11 +20,26 @@ from kv.strong.frames import (
     encode_replies,
     encode_requests,
 )
-from raftgroups.outcomes import Applied, ProposeResult, Refused, Unknown
-from raftgroups.results import PutResult
+from raftgroups.outcomes import (
+    Applied,
+    AppliedEach,
+    DoneEach,
+    EachResult,
+    ProposeResult,
+    Refused,
+    Unknown,
+)
+from raftgroups.results import PutResult, encode_result
 from raftgroups.transport import NodeId
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+
+
+def tell_one(done: DoneEach, asker: int, result: ProposeResult) -> None:
+    if isinstance(result, Applied):
+        done((asker,), AppliedEach(result.index, (result.result,)))
+    else:
+        done((asker,), result)
 
 
 class Wire:
@@ -82,12 +98,18 @@ class Rig:
         self.wire = Wire(self.loop)
         self.results: dict[int, list[ProposeResult]] = {}
         self.executed: list[tuple[int, bytes, Callable[[ProposeResult], None]]] = []
+        self.runs: list[int] = []
+        """How many operations came together."""
         self.asker = self._forwarder(A)
         self.leader = self._forwarder(B)
 
     def _forwarder(self, node: NodeId) -> Forwarder:
-        def execute(group: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
-            self.executed.append((group, payload, done))
+        def execute(
+            group: int, payloads: Sequence[bytes], askers: Sequence[int], done: DoneEach
+        ) -> None:
+            self.runs.append(len(payloads))
+            for payload, asker in zip(payloads, askers, strict=True):
+                self.executed.append((group, payload, partial(tell_one, done, asker)))
 
         return Forwarder(
             self.wire.end(node), scheduler=self.loop, clock=self.clock, execute=execute
@@ -112,7 +134,7 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) 
     for number in range(10):
         rig.send(number)
     rig.loop.run()
-    assert rig.wire.frames == 1
+    assert (rig.wire.frames, rig.runs) == (1, [10])
     assert [payload for _, payload, _ in rig.executed] == [b"command %d" % n for n in range(10)]
     for number, (_, _, done) in reversed(list(enumerate(rig.executed))):
         done(Applied(7, PutResult(number + 100)))
@@ -122,6 +144,65 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) 
         (result,) = rig.results[number]
         assert isinstance(result, Applied)
         assert result.result == PutResult(number + 100)
+
+
+def test_what_was_sent_together_is_told_together(loop: Any) -> None:
+    rig, told = Rig(loop), list[tuple[list[str], EachResult]]()
+
+    def done(askers: Sequence[str], result: EachResult) -> None:
+        told.append((list(askers), result))
+
+    until_s = loop.clock.monotonic() + 5
+    rig.asker.send_each(B, 1, [b"a", b"b", b"c", b"d"], "abcd", until_s, done)
+    rig.send(7)
+    rig.loop.run()
+    outcomes = [
+        Applied(7, PutResult(1)),
+        Refused("moved", C),
+        Applied(7, PutResult(3)),
+        Unknown("?"),
+    ]
+    for (_, _, answer), outcome in zip(rig.executed[:4], outcomes, strict=True):
+        answer(outcome)
+    rig.executed[4][2](Applied(7, PutResult(9)))
+    rig.loop.run()
+    assert told == [
+        (["b"], Refused("moved", C)),
+        (["d"], Unknown("?")),
+        (["a", "c"], AppliedEach(0, [PutResult(1), PutResult(3)])),
+    ]
+    assert rig.results[7] == [Applied(0, PutResult(9))]
+
+
+def test_a_defect_of_one_asker_does_not_cost_the_others_their_answers(loop: Any) -> None:
+    rig = Rig(loop)
+
+    def broken(result: ProposeResult) -> None:
+        raise ValueError("a defect of the caller")
+
+    rig.asker.send(B, 1, b"x", loop.clock.monotonic() + 5, broken)
+    rig.send(1)
+    rig.loop.run()
+    for _, _, done in rig.executed:
+        done(Applied(7, PutResult(1)))
+    rig.loop.run()
+    assert rig.results[1] == [Applied(0, PutResult(1))]
+
+
+@pytest.mark.parametrize("status", [Status.APPLIED, Status.REFUSED, Status.FAILED])
+def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown(
+    loop: Any, status: Status
+) -> None:
+    rig = Rig(loop)
+    rig.wire.held = True
+    rig.send(1)
+    rig.send(2)
+    rig.loop.run()
+    good = encode_result(PutResult(5))
+    replies = [Reply(1, status, b"\xc1"), Reply(2, Status.APPLIED, good)]
+    rig.wire.ends[A].handler(B, encode_replies(replies)[0])
+    assert isinstance(rig.results[1][0], Unknown)
+    assert rig.results[2] == [Applied(0, PutResult(5))]
 
 
 def test_replies_leave_in_the_pass_that_made_them_when_told_to(loop: Any) -> None:
@@ -253,10 +334,12 @@ def test_any_bytes_are_a_frame_or_malformed(frame: bytes) -> None:
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_frames_come_back_as_they_went(commands: list[bytes]) -> None:
     requests = [Request(n, 1, 5, command) for n, command in enumerate(commands)]
-    back = [item for frame, _ in encode_requests(requests) for item in decode_frame(frame)]
+    back = [item for frame, _ in encode_requests(requests) for item in decode_frame(frame).items]
     assert back == requests
     replies = [Reply(n, Status.APPLIED, command) for n, command in enumerate(commands)]
-    assert [item for frame in encode_replies(replies) for item in decode_frame(frame)] == replies
+    assert [
+        item for frame in encode_replies(replies) for item in decode_frame(frame).items
+    ] == replies
 
 
 def test_large_commands_are_cut_into_several_frames() -> None:
