@@ -28,6 +28,20 @@ class Gate:
         self.full_peers: Sequence[str] = ()
         """Names of the other members that said NOSPACE; whoever knows keeps it up to date."""
 
+    def takes(self, size_bytes: int) -> bool:
+        """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
+        each by itself."""
+        guard = self._guard
+        left = guard.left_bytes - size_bytes
+        if (
+            left < guard.floor_bytes
+            or self.full_peers
+            or (self._pressure is not None and self._pressure() is WritePressure.STOPPED)
+        ):
+            return False
+        guard.left_bytes = left
+        return True
+
     def admit(self, command: Command, size_bytes: int) -> None:
         """Raises NoSpaceError, OverloadedError."""
         if self._pressure is not None and self._pressure() is WritePressure.STOPPED:
