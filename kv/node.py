@@ -210,7 +210,7 @@ class Node:
             self.link,
             scheduler=loop,
             clock=clock,
-            execute=self.serving.lead,
+            execute=self.serving.lead_each,
             evaluate=self.serving.evaluate,
         )
         self.host.on_answered(self.forwarder.flush)

@@ -14,8 +14,8 @@ Invariant: a shard is in `shards` exactly as long as its keyspace knows it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from kv.errors import KeyspaceNotFoundError
 from kv.handing_over import hand_over_all
@@ -25,11 +25,12 @@ from kv.strong.machine import ServedMachine
 from kv.strong.places import read_place
 from kv.strong.questions import evaluate
 from kv.strong.shard import StrongShard
+from raftgroups.group import tell_each
 from raftgroups.machine_api import StateMachine
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.machine import META_GROUP, MetaMachine
 from raftgroups.meta.records import DEFAULT_KEYSPACE_ID, FIRST_SHARD, KeyspaceRecord
-from raftgroups.outcomes import ProposeResult, Refused
+from raftgroups.outcomes import DoneEach, ProposeResult, Refused
 from raftgroups.transport import NodeId
 from storage.latest import Latest
 
@@ -221,15 +222,22 @@ class Serving:
 
     def lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
         """What somebody else asks for: proposed if this node leads the group, else Refused."""
+        self.lead_each(group_id, (payload,), (done,), tell_each)
+
+    def lead_each(
+        self, group_id: int, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> None:
+        """The same for all that a peer asks for at once."""
         node = self._node
         if group_id == META_GROUP and not node.draining:
-            node.meta.lead(payload, done)
+            node.meta.lead_each(payloads, askers, done)
             return
         shard = self.shards.get(group_id)
         if shard is None or node.draining:
-            node.loop.call_soon(done, Refused("this node does not serve that group now"))
+            refused = Refused("this node does not serve that group now")
+            node.loop.call_soon(done, askers, refused)
         else:
-            shard.lead(payload, done)
+            shard.lead_each(payloads, askers, done)
 
     def evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
         """A read of a node that has no replica of the shard."""

@@ -25,7 +25,7 @@ a zero byte is everything from the key on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from struct import Struct as Packing
 from typing import Final, NamedTuple, get_args
@@ -449,7 +449,13 @@ def encode_puts(puts: Iterable[Put]) -> list[bytes] | None:
 def stamp(payload: bytes, clock_ms: int, wall_ms: int) -> bytes:
     """The same command with the shard's clock and the wall time in it: the leader's last step
     before it proposes."""
-    return payload[:1] + _TIMES.pack(clock_ms, wall_ms) + payload[_TIMES_END:]
+    return stamp_each((payload,), clock_ms, wall_ms)[0]
+
+
+def stamp_each(payloads: Sequence[bytes], clock_ms: int, wall_ms: int) -> list[bytes]:
+    """The same of all operations of an entry."""
+    times = _TIMES.pack(clock_ms, wall_ms)
+    return [payload[:1] + times + payload[_TIMES_END:] for payload in payloads]
 
 
 def open_envelope(payload: bytes) -> Envelope:

@@ -6,6 +6,8 @@ loop, each exactly once. A group belongs to its host; it is made by GroupHost.cr
 Its part of a turn (`step`), after the messages: tick the core, move changes on, append everything
 that waits as ONE entry, send, answer reads, and tell whoever serves it (`on_turn`).
 
+What is proposed together is checked, queued and told together; one operation is a run of one.
+
 Invariant: what is Refused was never appended.
 """
 
@@ -15,16 +17,25 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 from raftgroups.changes import Changes
 from raftgroups.journal import GroupJournal
 from raftgroups.machine_api import StateMachine
 from raftgroups.messages import Ack, Append, Message, NotMember
-from raftgroups.outcomes import Applied, ChangeResult, ProposeResult, ReadResult, Refused, Unknown
-from raftgroups.proposals import Done, Proposals
+from raftgroups.outcomes import (
+    Applied,
+    AppliedEach,
+    ChangeResult,
+    DoneEach,
+    EachResult,
+    ProposeResult,
+    ReadResult,
+    Refused,
+    Unknown,
+)
+from raftgroups.proposals import Asked, Proposals, Told
 from raftgroups.readpath import Tell, Together
-from raftgroups.records import operations_command
 from raftgroups.replica import Replica
 from raftgroups.seams import CANDIDATE
 from raftgroups.services import Services
@@ -34,8 +45,31 @@ from raftgroups.transport import NodeId
 _logger = logging.getLogger(__name__)
 
 
+Done = Callable[[ProposeResult], None]
+
+
 def nobody() -> None:
     """Serves the group."""
+
+
+def as_they_are(payloads: list[bytes]) -> list[bytes]:
+    """Whoever proposes has stamped them, or nobody does."""
+    return payloads
+
+
+def tell_each(dones: Sequence[Done], result: EachResult) -> None:
+    """A DoneEach whose askers are callbacks, each of its own operation."""
+    outcomes: Sequence[ProposeResult]
+    if isinstance(result, AppliedEach):
+        outcomes = [Applied(result.index, each) for each in result.results]
+    else:
+        outcomes = [result] * len(dones)
+    for done, outcome in zip(dones, outcomes, strict=True):
+        try:
+            done(outcome)
+        except Exception:
+            # A defect of whoever asked must not take the answers of all others with it.
+            _logger.exception("a done callback raised; its defect, the node goes on")
 
 
 class Group:
@@ -58,33 +92,74 @@ class Group:
         self.on_turn: Callable[[], None] = nobody
         """Told at the end of each part that this group takes in a turn, by when what it applied can
         be read. Whatever it raises stops the node; what it begins, it begins from the loop."""
+        self.stamped: Callable[[list[bytes]], list[bytes]] = as_they_are
+        """What it makes of the operations of an entry in the moment before this is appended; it
+        must not make them longer."""
 
     # --- what users call -----------------------------------------------------------------
 
-    def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+    def propose(self, payload: bytes, done: Done) -> None:
         """Replicate and apply. Only the leader takes it; elsewhere it is Refused with a hint."""
-        services = self._services
-        why_not = self._why_not(payload)
-        if why_not is not None:
-            services.answer(partial(done, Refused(why_not, self.replica.leader_hint())))
-            return
-        deadline = services.clock.monotonic() + services.config.propose_timeout_s
-        queued = self._proposals.queue(payload, done, deadline)
-        if queued == 1:
-            services.wake(self.group_id)  # else it is awake for those before
-        elif not queued:
-            reason = f"{len(self._proposals)} operations wait already; slow down"
-            services.answer(partial(done, Refused(reason, busy=True)))
+        self.propose_each((payload,), (done,), tell_each)
 
-    def _why_not(self, payload: bytes) -> str | None:
+    def propose_each(
+        self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> None:
+        """The same for operations that come together, each asked for by one of `askers`."""
+        services, config = self._services, self._services.config
+        if (
+            self._stopped
+            or not self.replica.raft.leads
+            or self.changes.transfer is not None
+            or not self.replica.journal.config.formed
+        ):
+            self._refuse(done, askers, self._why_not())
+            return
+        size = sum(map(len, payloads))
+        if size > config.entry_max_bytes:
+            payloads, askers = self._within_limit(payloads, askers, done)
+            if not payloads:
+                return
+            size = sum(map(len, payloads))
+        proposals = self._proposals
+        before = proposals.queued
+        deadline = services.clock.monotonic() + config.propose_timeout_s
+        full = proposals.queue(payloads, size, askers, done, deadline)
+        if full:
+            reason = f"{len(proposals)} operations wait already; slow down"
+            services.answer(partial(done, full, Refused(reason, busy=True)))
+        if not before and proposals.queued:
+            services.wake(self.group_id)  # else it is awake for those before
+
+    def _refuse(self, done: DoneEach, askers: Sequence[Any], reason: str) -> None:
+        refused = Refused(reason, self.replica.leader_hint())
+        self._services.answer(partial(done, askers, refused))
+
+    def _why_not(self) -> str:
+        """Why nothing can be proposed now."""
         if self._stopped:
             return "this node stops"
         if not self.replica.raft.leads:
             return "this node does not lead the group"
-        if len(payload) > self._services.config.entry_max_bytes:
-            limit = self._services.config.entry_max_bytes
-            return f"an operation of {len(payload)} bytes is over the limit of {limit}; split it"
-        return self.changes.why_no_proposals()
+        reason = self.changes.why_no_proposals()
+        assert reason is not None
+        return reason
+
+    def _within_limit(
+        self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> tuple[list[bytes], list[Any]]:
+        """Those that an entry has room for; the others are refused."""
+        limit = self._services.config.entry_max_bytes
+        fit: tuple[list[bytes], list[Any]] = [], []
+        for payload, asker in zip(payloads, askers, strict=True):
+            size = len(payload)
+            if size > limit:
+                reason = f"an operation of {size} bytes is over the limit of {limit}; split it"
+                self._refuse(done, (asker,), reason)
+            else:
+                fit[0].append(payload)
+                fit[1].append(asker)
+        return fit
 
     def read(self, done: Callable[[ReadResult], None]) -> None:
         """Ask for a linearizable read point, on any replica (a follower asks the leader)."""
@@ -192,7 +267,8 @@ class Group:
     def _append(self) -> None:
         services = self._services
         first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
-        self.replica.raft.append(operations_command(services.origin, first_seq, payloads))
+        operations = services.origin, first_seq, self.stamped(payloads)
+        self.replica.append(operations)
         services.counters.entries_appended += 1
         if self._proposals.queued:
             services.wake(self.group_id)
@@ -272,9 +348,9 @@ class Group:
     def _refuse_queued(self, reason: str) -> None:
         self._answer_all(self._proposals.drop_queued(), Refused(reason, self.replica.leader_hint()))
 
-    def _answer_all(self, waiting: list[Done], result: ProposeResult) -> None:
-        for done in waiting:
-            self._services.answer(partial(done, result))
+    def _answer_all(self, waiting: list[Asked], result: Refused | Unknown) -> None:
+        for done, askers in waiting:
+            self._services.answer(partial(done, askers, result))
 
     def stop(self, why: str = "this node stops") -> None:
         self._stopped = True
@@ -418,11 +494,11 @@ class Group:
         }
 
 
-def _tell(index: int, told: list[tuple[Done, object]]) -> None:
+def _tell(index: int, told: list[Told]) -> None:
     """Everybody who waited for an operation of one entry."""
-    for done, result in told:
+    for done, askers, results in told:
         try:
-            done(Applied(index, result))
+            done(askers, AppliedEach(index, results))
         except Exception:
             # A defect of whoever asked must not take the answers of all others with it.
             _logger.exception("a done callback raised; its defect, the node goes on")

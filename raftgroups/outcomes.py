@@ -1,5 +1,8 @@
 """What Group's calls answer. Plain values, one small class a case.
 
+Operations that were proposed together are told together, as far as they end together: whoever
+proposed them gave each a name, and is called with the names and one outcome for all of them.
+
 The rule behind all of them: `Refused` says that the operation surely had no effect and never will
 have one; whoever cannot know that says `Unknown`. A callback is called exactly once, from the loop.
 The two answers of every operation that goes well are msgspec's, which are made in 0.1 us.
@@ -7,7 +10,9 @@ The two answers of every operation that goes well are msgspec's, which are made 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -19,6 +24,13 @@ class Applied(msgspec.Struct, frozen=True):
 
     index: int
     result: object
+
+
+class AppliedEach(msgspec.Struct, frozen=True):
+    """The same of operations of one entry: a result for each that is told of it."""
+
+    index: int
+    results: Sequence[object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +64,9 @@ class Done:
 
 
 ProposeResult = Applied | Refused | Unknown
+EachResult = AppliedEach | Refused | Unknown
+DoneEach = Callable[[Sequence[Any], EachResult], None]
+"""(askers, outcome): how the operations of some of those who asked together have ended. Each is
+told of once."""
 ReadResult = ReadReady | Refused
 ChangeResult = Done | Refused | Unknown

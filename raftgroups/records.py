@@ -20,7 +20,7 @@ from zlib import crc32
 import cbor2
 
 from raftgroups.membership import Config
-from raftgroups.smallcbor import array_head, bytes_head, number_bytes, write
+from raftgroups.smallcbor import array_head, byte_strings, number_bytes, write
 from raftgroups.transport import NodeId
 from storage.codec import FORMAT_VERSION, SEED, Table, key_u64, key_u64_u64, seal, unseal
 
@@ -101,13 +101,14 @@ def unpack_configs(key: bytes, record: bytes) -> list[tuple[int, Config]]:
     return [(index, Config.decode(config)) for index, config in rows]
 
 
+Operations = tuple[str, int, list[bytes]]
+"""(origin, number of the first, payloads)"""
+
+
 def operations_command(origin: str, first_seq: int, payloads: list[bytes]) -> bytes:
     """One entry for all operations that waited. `origin` names the node and boot that proposed
     them; together with the sequence number it finds who is to be answered (hazard n4)."""
-    parts = [_opening(origin), number_bytes(first_seq), array_head(len(payloads))]
-    for payload in payloads:
-        parts += (bytes_head(len(payload)), payload)
-    return b"".join(parts)
+    return b"".join((_opening(origin), number_bytes(first_seq), *byte_strings(payloads)))
 
 
 @lru_cache(maxsize=64)
@@ -118,7 +119,7 @@ def _opening(origin: str) -> bytes:
     return b"".join(parts)
 
 
-def read_operations(command: bytes) -> tuple[str, int, list[bytes]]:
+def read_operations(command: bytes) -> Operations:
     origin, first_seq, payloads = cbor2.loads(command[1:])
     return origin, first_seq, payloads
 

@@ -15,6 +15,7 @@ own disk has.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -48,7 +49,12 @@ from raftgroups.messages import (
 )
 from raftgroups.raftcore import Raft
 from raftgroups.readpath import ReadPath
-from raftgroups.records import KIND_OPERATIONS, read_operations
+from raftgroups.records import (
+    KIND_OPERATIONS,
+    Operations,
+    operations_command,
+    read_operations,
+)
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
 from raftgroups.services import Birth, Owner, Services
@@ -66,6 +72,7 @@ Handler = Callable[[NodeId, int, Any], None]
 
 APPLY_ENTRIES: Final = 512
 APPLY_BYTES: Final = 4 * 1024 * 1024
+MADE_ENTRIES: Final = 8
 RUSH_S: Final = 0.3
 RUSH_BEAT_S: Final = 0.01
 """A leader from birth sends heartbeats so often, for so long at most, until a majority answers."""
@@ -99,6 +106,8 @@ class Replica:
         """The machine's data went with the batch that was prepared last."""
         self._unfolded_operations = self._unfolded_bytes = 0
         """Applied and not yet in any batch."""
+        self._made: deque[tuple[bytes, Operations]] = deque(maxlen=MADE_ENTRIES)
+        """Entries that were made of operations here and not applied yet; the last ones."""
         self._commit_floor = journal.commit_index
         self.raft = Raft(services.node_id, journal, services, services.config, self)
         self.voting = Voting(self)
@@ -482,7 +491,23 @@ class Replica:
         elif old == LEADER:
             self.reads.leadership_changed()
             self.sender.stop()
+            self._made.clear()
             self._owner.leadership_lost()
+
+    def append(self, operations: Operations) -> None:
+        """As one entry of the leader's log."""
+        command = operations_command(*operations)
+        self.raft.append(command)
+        self._made.append((command, operations))
+
+    def _operations_of(self, command: bytes) -> Operations:
+        """What an entry was made of: known where it was made, if it is these very bytes."""
+        made = self._made
+        while made:
+            known, operations = made.popleft()
+            if known is command:
+                return operations
+        return read_operations(command)
 
     def apply_committed(self) -> None:
         raft, journal = self.raft, self.journal
@@ -496,7 +521,7 @@ class Replica:
             command, index, _ = journal.entry(raft.applied_index + 1)
             size += len(command)
             if command[0] == KIND_OPERATIONS:
-                origin, first_seq, payloads = read_operations(command)
+                origin, first_seq, payloads = self._operations_of(command)
                 results = self.machine.apply_each(index, payloads)
                 self._unfolded_operations += len(payloads)
                 self._unfolded_bytes += len(command)

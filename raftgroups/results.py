@@ -9,6 +9,7 @@ msgpack of [kind, field, ...], encoded and decoded here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
 from typing import Final
@@ -292,15 +293,11 @@ TxnResponse = PutResult | DeleteResult | RangeAnswer | TxnResult
 BatchAnswer = PutResult | DeleteResult | IncrementResult | CasResult
 
 encode_result: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(Result).decode
+decode_result: Final[Callable[[bytes], Result]] = msgspec.msgpack.Decoder(Result).decode
+"""Raises ValueError."""
 
 REFUSALS: Final = (InvalidRequestError, WrongShardError)
 """The errors that are answers; any other stops the replica."""
-
-
-def decode_result(data: bytes) -> Result:
-    result: Result = _decode(data)
-    return result
 
 
 def failure_of(error: JanusError, revision: int) -> Failure:

@@ -7,7 +7,7 @@ any kind. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -59,6 +59,16 @@ SMALL: Final = tuple(head(0, number) for number in range(1 << 8))
 """The bytes of numbers below 256."""
 _ARRAYS: Final = tuple(head(_ARRAY, length) for length in range(_SHORT))
 _OCTETS: Final = tuple(head(_BYTES, length) for length in range(1 << 8))
+
+
+def byte_strings(values: Sequence[bytes]) -> list[bytes]:
+    """The pieces of an array of them. What `bytes_head` gives for short ones is written out: an
+    entry has one for each of its operations."""
+    pieces = [array_head(len(values))]
+    for value in values:
+        size = len(value)
+        pieces += (_OCTETS[size] if size < 1 << 8 else bytes_head(size), value)
+    return pieces
 
 
 def write(value: Any, add: Callable[[bytes], object]) -> None:

@@ -26,7 +26,7 @@ This file knows nothing of what the tables mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final
@@ -226,10 +226,13 @@ def seal(key: bytes, body: bytes) -> bytes:
     return _HEAD.pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body
 
 
-def seal_all(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """(key, record) of many (key, body): 0.45 us each where a call of `seal` costs 0.65."""
+def seal_all(keys: Sequence[bytes], bodies: Iterable[bytes]) -> list[bytes]:
+    """The records of as many keys and bodies: a call of `seal` for each costs a half more."""
     pack = _HEAD.pack
-    return [(key, pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body) for key, body in rows]
+    return [
+        pack(FORMAT_VERSION, crc32(body, crc32(key, SEED))) + body
+        for key, body in zip(keys, bodies, strict=True)
+    ]
 
 
 def unseal(key: bytes, record: bytes) -> bytes:

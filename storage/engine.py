@@ -92,9 +92,12 @@ class Batch:
     def put_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Many puts, in order. Of keys and values that are known to fit: nothing is refused."""
         if rows:
-            keys, values = zip(*rows, strict=True)
-            self.operations += zip(repeat(_PUT), keys, values)
-            self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
+            self.put_columns(*zip(*rows, strict=True))
+
+    def put_columns(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """The same, of rows that nobody has paired yet."""
+        self.operations += zip(repeat(_PUT, len(keys)), keys, values, strict=True)
+        self.size_bytes += sum(map(len, keys)) + sum(map(len, values))
 
     def delete(self, key: bytes) -> None:
         if not 0 < len(key) <= ENGINE_KEY_MAX_BYTES:

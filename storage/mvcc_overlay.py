@@ -168,26 +168,24 @@ class Layer:
         return keys[low : min(high, low + limit)]
 
     def write(self, batch: Batch, keyspace: int) -> None:
-        """Add everything to a batch: the current table in key order, because neighbours share
-        pages; events at the end of their segment."""
+        """Add everything to a batch: the current table, and events at the end of their segment.
+        In the order in which it came: who writes rows into a tree sorts those of many batches."""
         prefix = key_u32(Table.CURRENT, keyspace)
-        current = self.current
-        batch.put_rows(seal_all([(prefix + key, current[key]) for key in self.keys()]))
-        log = key_u64(Table.EVENT, self.segment)
+        stored = [prefix + key for key in self.current]
+        batch.put_columns(stored, seal_all(stored, self.current.values()))
+        log, events = key_u64(Table.EVENT, self.segment), self.events
         place = LOCATION.pack
-        if len(self.starts) == len(self.events):  # one event a revision: nearly always
+        if len(self.starts) == len(events):  # one event a revision: nearly always
             first = self.base + 1
-            rows = [(log + place(at, 0), body) for at, body in enumerate(self.events, first)]
+            stored = [log + place(revision, 0) for revision in range(first, first + len(events))]
         else:
-            rows = [
-                (log + place(revision, sub), body)
-                for revision, sub, body in self.numbered_events(self.base + 1)
-            ]
-        batch.put_rows(seal_all(rows))
+            numbered = self.numbered_events(self.base + 1)
+            stored = [log + place(revision, sub) for revision, sub, _ in numbered]
+        batch.put_columns(stored, seal_all(stored, events))
         for lease, keys in self.leases.items():
             for key, attached in keys.items():
-                stored = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
+                row = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
                 if attached:
-                    batch.put(stored, seal(stored, b""))
+                    batch.put(row, seal(row, b""))
                 else:
-                    batch.delete(stored)
+                    batch.delete(row)

@@ -37,7 +37,7 @@ from kv.division.limits import Due, Pace
 from kv.division.words import MERGE, SPLIT
 from kv.strong.forward import Forwarder
 from kv.strong.frames import Question
-from raftgroups.group import Group
+from raftgroups.group import Group, tell_each
 from raftgroups.host import GroupHost
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.commands import AlterKeyspace, MetaCommand
@@ -47,7 +47,7 @@ from raftgroups.meta.records import (
     META_SHARD,
     KeyspaceOptions,
 )
-from raftgroups.outcomes import ProposeResult, Refused
+from raftgroups.outcomes import DoneEach, ProposeResult, Refused
 from raftgroups.transport import Link, NodeId
 
 PACE: Final = Pace(at_once=2, apart_s=0.5, split_after_s=0.5, merge_after_s=1.0, again_after_s=1.0)
@@ -80,7 +80,7 @@ class DividedNode(MapNode, ShardNode):
             link,
             scheduler=scheduler,
             clock=self.clock,
-            execute=self._lead,
+            execute=self._lead_each,
             evaluate=self._evaluate,
         )
         host.on_answered(self._forwarder.flush)
@@ -127,17 +127,20 @@ class DividedNode(MapNode, ShardNode):
         assert self._forwarder is not None
         self.world.trace(f"{self.label} asks {target} to propose to g{group}")
         if target == self.node_id:
-            self._lead(group, payload, done)
+            self._lead_each(group, (payload,), (done,), tell_each)
         else:
             until_s = self.clock.monotonic() + within_s
             self._forwarder.send(target, group, payload, until_s, done, repeatable=True)
 
-    def _lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+    def _lead_each(
+        self, group_id: int, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> None:
         group = None if self.host is None else self.host.groups.get(group_id)
         if group is None or group.blank:
-            self.world.at(self.world.now, done, Refused("it is not here"), owner=self.process)
+            refused = Refused("it is not here")
+            self.world.at(self.world.now, done, askers, refused, owner=self.process)
         else:
-            group.propose(payload, done)
+            group.propose_each(payloads, askers, done)
 
     def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
         """For nodes without a replica. (chaos/sim/served_node.py serves them.)"""

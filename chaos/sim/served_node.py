@@ -33,7 +33,7 @@ from raftgroups.machine_parts import ShardPlace
 from raftgroups.meta.machine import META_GROUP
 from raftgroups.meta.records import DEFAULT_KEYSPACE_ID
 from raftgroups.meta.view import MetaView
-from raftgroups.outcomes import ProposeResult, Refused
+from raftgroups.outcomes import DoneEach, ProposeResult, Refused
 from raftgroups.putrun import plain_puts
 from raftgroups.results import Result
 from raftgroups.transport import Link, NodeId
@@ -202,16 +202,17 @@ class ServedNode(GovernedNode):
 
     def stamped(self, group_id: int, payload: bytes) -> bytes:
         """The leader's clock counts, and a strange one would end leases before their time."""
-        shard = self.strong.get(group_id)
-        return payload if shard is None else shard.stamped(payload)
+        return payload  # the shard does it
 
-    def _lead(self, group_id: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+    def _lead_each(
+        self, group_id: int, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> None:
         shard = self.strong.get(group_id)
         if shard is None:
             refused = Refused("this node does not serve that group now")
-            self.world.after(0.0, done, refused, owner=self.process)
+            self.world.after(0.0, done, askers, refused, owner=self.process)
         else:
-            shard.lead(payload, done)
+            shard.lead_each(payloads, askers, done)
 
     def _evaluate(self, question: Question, done: Callable[[ProposeResult], None]) -> None:
         assert self.loop is not None

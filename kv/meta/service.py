@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from kv.cluster.mail import Mail, NoAnswerError
 from kv.cluster.tasks import TaskOwner
@@ -41,7 +41,7 @@ from raftgroups.meta.commands import (
 )
 from raftgroups.meta.machine import META_GROUP, MetaMachine
 from raftgroups.meta.view import MetaView, decode_view, encode_view
-from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
+from raftgroups.outcomes import Applied, DoneEach, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.results import Failure, MetaAnswer, error_of
 from raftgroups.transport import Link, NodeId
 from storage.clock import Clock
@@ -250,21 +250,21 @@ class MetaService:
 
     # --- changes ------------------------------------------------------------------------------
 
-    def lead(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+    def lead_each(self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach) -> None:
         """What another node forwarded: propose it if this node leads group 0, nothing else."""
-        if self.group is None:
-            self._loop.call_soon(done, Refused("this node hosts no replica of the meta group"))
-            return
-        try:
-            command, _, _ = decode(payload)
-        except JanusError as error:
-            self._loop.call_soon(done, Refused(str(error)))
-            return
-        why = why_not_yet(command, self.group)
-        if why:
-            self._loop.call_soon(done, Refused(why))
-        else:
-            self.group.propose(payload, done)
+        group = self.group
+        for payload, asker in zip(payloads, askers, strict=True):
+            if group is None:
+                why = "this node hosts no replica of the meta group"
+            else:
+                try:
+                    why = why_not_yet(decode(payload)[0], group)
+                except JanusError as error:
+                    why = str(error)
+                if not why:
+                    group.propose_each((payload,), (asker,), done)
+                    continue
+            self._loop.call_soon(done, (asker,), Refused(why))
 
     async def propose(
         self, command: MetaCommand, deadline_s: float | None = None

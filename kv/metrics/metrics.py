@@ -137,13 +137,13 @@ class Forwarded(NamedTuple):
     refused: Counter
     unknown: Counter
 
-    def ended(self, result: ProposeResult) -> None:
+    def ended(self, result: ProposeResult, count: int = 1) -> None:
         if isinstance(result, Applied):
-            self.done.value += 1
+            self.done.value += count
         elif isinstance(result, Refused):
-            self.refused.value += 1
+            self.refused.value += count
         else:
-            self.unknown.value += 1
+            self.unknown.value += count
 
 
 class Metrics:

@@ -118,8 +118,10 @@ class LeaderDuties:
         if due is not None:
             self._expiring = True
             self.expired_proposals += 1
+            self.shard_clock.stamp(now_s)  # it will be, and no Tick is due until then
             self._propose(due, self._expired)
         elif self.shard_clock.tick_due(now_s, alive=True):
+            self.shard_clock.stamp(now_s)
             self._propose(Tick(), _ignore)
         next_s = self.shard_clock.next_tick_s()
         deadline_ms = machine.next_deadline_ms()

@@ -19,7 +19,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,8 +28,10 @@ from kv.cluster.said_once import SaidOnce
 from kv.strong.frames import (
     MalformedFrameError,
     Question,
+    Replies,
     Reply,
     Request,
+    Requests,
     Status,
     decode_frame,
     encode_questions,
@@ -37,7 +40,15 @@ from kv.strong.frames import (
     refusal_body,
     refused_of,
 )
-from raftgroups.outcomes import Applied, ProposeResult, Refused, Unknown
+from raftgroups.outcomes import (
+    Applied,
+    AppliedEach,
+    DoneEach,
+    EachResult,
+    ProposeResult,
+    Refused,
+    Unknown,
+)
 from raftgroups.results import decode_result, encode_result
 from raftgroups.transport import Link, NodeId
 from storage.clock import Clock, Scheduler, Timer
@@ -51,10 +62,14 @@ SWEEP_S: Final = 0.25
 
 FAILED_QUESTION: Final = -1
 """As the index of what a question that failed is Applied with."""
+_APPLIED: Final = Status.APPLIED
+_DONE: Final = Applied(0, None)
+_UNREADABLE: Final = "the leader's answer cannot be read here; it may be a newer version"
+_group: Final[Callable[[Request], int]] = attrgetter("group")
 
 Done = Callable[[ProposeResult], None]
-Execute = Callable[[int, bytes, Done], None]
-"""(group, command, done): lead it; done is called exactly once."""
+Execute = Callable[[int, Sequence[bytes], Sequence[int], DoneEach], None]
+"""(group, commands, numbers, done): lead them; each number is told of exactly once."""
 Evaluate = Callable[[Question, Done], None]
 """Read it here; done gets Applied of the answer's bytes or of a Failure, or Refused."""
 
@@ -65,7 +80,18 @@ class _Waiting(msgspec.Struct, eq=False):
     deadline_s: float
     done: Done
     repeatable: bool
-    is_read: bool = False
+    is_read: bool
+
+
+class _Leaving(NamedTuple):
+    """For a peer in the next frame."""
+
+    number: int
+    group: int
+    deadline_s: float
+    body: bytes
+    level: str
+    seen: int
 
 
 class Forwarder:
@@ -89,37 +115,23 @@ class Forwarder:
         self._next_number = 1
         self._waiting: dict[int, _Waiting] = {}
         self._counts: dict[NodeId, int] = {}
-        self._requests: dict[NodeId, list[Request]] = {}
-        self._questions: dict[NodeId, list[Question]] = {}
+        self._requests: dict[NodeId, list[_Leaving]] = {}
+        self._questions: dict[NodeId, list[_Leaving]] = {}
         self._replies: dict[NodeId, list[Reply]] = {}
         self._serving: dict[NodeId, int] = {}
+        self._served_for: dict[NodeId, DoneEach] = {}
+        """One object a peer, by which what an entry has of a peer is told together."""
         self._flush_scheduled = False
         self._sweeper: Timer | None = None
         self._stopped = False
-        self.on_answer: Callable[[ProposeResult], None] | None = None
+        self.on_answer: Callable[[ProposeResult, int], None] | None = None
         self.on_batch: Callable[[float], None] | None = None
-        """For metrics: how an operation sent on ended, and how many went in a frame."""
+        """For metrics: how operations sent on ended, and how many so; and how many went in a
+        frame."""
         link.subscribe(CHANNEL, self._on_frame)
         link.on_peer_change(self._on_peer_change)
 
     # --- asking ---------------------------------------------------------------------------
-
-    def send(
-        self,
-        peer: NodeId,
-        group: int,
-        command: bytes,
-        deadline_s: float,
-        done: Done,
-        *,
-        repeatable: bool = False,
-    ) -> None:
-        """`deadline_s` is a moment of the clock. `repeatable`: it has a token, so trying it again
-        is safe whatever came of this. `done` is never called from inside this call."""
-        number = self._wait(_Waiting(peer, group, deadline_s, done, repeatable))
-        if number:
-            request = Request(number, group, self._budget_ms(deadline_s), command)
-            self._requests.setdefault(peer, []).append(request)
 
     def ask(
         self,
@@ -133,33 +145,39 @@ class Forwarder:
     ) -> None:
         """Have a query evaluated there. `done` gets Applied of the bytes of its answer or of a
         Failure, Refused, or Unknown: a read may be tried again whatever came of it."""
-        number = self._wait(_Waiting(peer, group, deadline_s, done, True, is_read=True))
-        if number:
-            budget_ms = self._budget_ms(deadline_s)
-            question = Question(number, group, budget_ms, level, seen, query)
-            self._questions.setdefault(peer, []).append(question)
+        self.send(peer, group, query, deadline_s, done, repeatable=True, level=level, seen=seen)
 
-    def _wait(self, waiting: _Waiting) -> int:
-        """The number under which it waits; 0 if it was refused."""
-        peer = waiting.peer
+    def send(
+        self,
+        peer: NodeId,
+        group: int,
+        command: bytes,
+        deadline_s: float,
+        done: Done,
+        *,
+        repeatable: bool = False,
+        level: str = "",
+        seen: int = 0,
+    ) -> None:
+        """`deadline_s` is a moment of the clock. `repeatable`: it has a token, so trying it again
+        is safe whatever came of this. `done` is never called from inside this call. (With a level
+        it is a query, see `ask`.)"""
         count = self._counts.get(peer, 0)
         if count >= WAITING_MAX or self._stopped:
             reason = "this node stops" if self._stopped else f"{count} operations wait for {peer}"
-            refused = Refused(reason, busy=not self._stopped)
-            self._scheduler.call_soon(waiting.done, refused)
-            return 0
-        number = self._next_number
-        self._next_number += 1
-        self._waiting[number] = waiting
+            self._scheduler.call_soon(done, Refused(reason, busy=not self._stopped))
+            return
         self._counts[peer] = count + 1
+        number = self._next_number
+        self._next_number = number + 1
+        self._waiting[number] = _Waiting(peer, group, deadline_s, done, repeatable, bool(level))
+        outbox = self._questions if level else self._requests
+        leaving = _Leaving(number, group, deadline_s, command, level, seen)
+        outbox.setdefault(peer, []).append(leaving)
         if not self._flush_scheduled:
             self._flush_soon()
         if self._sweeper is None:
             self._sweeper = self._scheduler.call_later(SWEEP_S, self._sweep)
-        return number
-
-    def _budget_ms(self, deadline_s: float) -> int:
-        return max(1, int((deadline_s - self._clock.monotonic()) * 1000))
 
     def led_by_another(self, group: int, leader: NodeId | None) -> None:
         """Whatever may be tried again there is given up where it waits."""
@@ -191,13 +209,25 @@ class Forwarder:
                 for frame in encode_replies(answers):
                     self._link.send(peer, CHANNEL, frame)
         if self._requests:
+            now_s = self._clock.monotonic()
             asked, self._requests = self._requests, {}
-            for peer, requests in asked.items():
+            for peer, leaving in asked.items():
+                requests = [
+                    Request(number, group, max(1, int((deadline_s - now_s) * 1000)), command)
+                    for number, group, deadline_s, command, _, _ in leaving
+                ]
                 self._send(peer, requests, encode_requests(requests))
         if self._questions:
-            questions, self._questions = self._questions, {}
-            for peer, each in questions.items():
-                self._send(peer, each, encode_questions(each))
+            now_s = self._clock.monotonic()
+            asked, self._questions = self._questions, {}
+            for peer, leaving in asked.items():
+                questions = [
+                    Question(
+                        number, group, max(1, int((until_s - now_s) * 1000)), level, seen, query
+                    )
+                    for number, group, until_s, query, level, seen in leaving
+                ]
+                self._send(peer, questions, encode_questions(questions))
 
     def _send(
         self,
@@ -221,7 +251,7 @@ class Forwarder:
             return  # answered already: its connection was lost, or its time was over
         self._counts[waiting.peer] -= 1
         if self.on_answer is not None:
-            self.on_answer(result)
+            self.on_answer(result, 1)
         waiting.done(result)
 
     def _sweep(self) -> None:
@@ -236,8 +266,8 @@ class Forwarder:
     def _on_peer_change(self, peer: NodeId, connected: bool) -> None:
         if connected:
             return
-        unsent = {request.number for request in self._requests.pop(peer, ())}
-        unsent |= {question.number for question in self._questions.pop(peer, ())}
+        unsent = {each.number for each in self._requests.pop(peer, ())}
+        unsent |= {each.number for each in self._questions.pop(peer, ())}
         self._replies.pop(peer, None)
         lost = [number for number, each in self._waiting.items() if each.peer == peer]
         for number in lost:
@@ -248,65 +278,107 @@ class Forwarder:
 
     # --- frames ---------------------------------------------------------------------------
 
-    def _on_frame(self, peer: NodeId, frame: bytes) -> None:
+    def _on_frame(self, peer: NodeId, data: bytes) -> None:
         if self._stopped:
             return
         try:
-            items = decode_frame(frame)
-            for item in items:
-                if isinstance(item, Reply):
-                    self._take_reply(item)
-                else:
-                    self._serve(peer, item)
+            frame = decode_frame(data)
         except MalformedFrameError as error:
             self._said.warn(f"peer {peer}", "malformed_forward", str(error))
-
-    def _take_reply(self, reply: Reply) -> None:
-        waiting = self._waiting.get(reply.number)
-        if waiting is not None and waiting.is_read and reply.status is Status.APPLIED:
-            self._answer(reply.number, Applied(0, reply.body))
+            return
+        if isinstance(frame, Replies):
+            self._take(frame.items)
+            return
+        room = self._admit(peer, frame.items)
+        if isinstance(frame, Requests):
+            self._lead(peer, frame.items[:room])
         else:
-            self._answer(reply.number, _result_of(reply))
+            for question in frame.items[:room]:
+                self._look_up(peer, question)
 
-    def _serve(self, peer: NodeId, request: Request | Question) -> None:
+    def _take(self, replies: Sequence[Reply]) -> None:
+        """What a peer answers to what was sent to it."""
+        applied = 0
+        for reply in replies:
+            waiting = self._waiting.pop(reply.number, None)
+            if waiting is None:
+                continue  # answered already: its connection was lost, or its time was over
+            self._counts[waiting.peer] -= 1
+            result: ProposeResult
+            try:
+                if reply.status is _APPLIED:  # nearly always
+                    body = reply.body
+                    result = Applied(0, body if waiting.is_read else decode_result(body))
+                else:
+                    result = _result_of(reply)
+            except (ValueError, MalformedFrameError):
+                result = Unknown(_UNREADABLE)
+            if type(result) is Applied:
+                applied += 1
+            elif self.on_answer is not None:
+                self.on_answer(result, 1)
+            try:
+                waiting.done(result)
+            except Exception:  # noqa: BLE001
+                # A defect of whoever asked must not take the answers of all others with it.
+                _log.exception("a done callback raised; its defect, the node goes on")
+        if applied and self.on_answer is not None:
+            self.on_answer(_DONE, applied)
+
+    def _admit(self, peer: NodeId, items: Sequence[Request] | Sequence[Question]) -> int:
+        """How many of them, the first ones, are under way from now on. The others are refused."""
         under_way = self._serving.get(peer, 0)
-        done = partial(self._served, peer, request.number)
-        if under_way >= WAITING_MAX:
-            refused = Refused(f"{under_way} operations of this node are under way", busy=True)
-            self._reply(peer, Reply(request.number, Status.REFUSED, refusal_body(refused)))
-            return
-        self._serving[peer] = under_way + 1
-        if isinstance(request, Question):
-            if self._evaluate is None:
-                self._scheduler.call_soon(done, Refused("this node evaluates no queries"))
-            else:
-                self._evaluate(request, done)
-            return
-        self._execute(request.group, request.command, done)
-
-    def _served(self, peer: NodeId, number: int, result: ProposeResult) -> None:
-        self._serving[peer] -= 1
-        if isinstance(result, Applied):
-            found = result.result
-            if isinstance(found, bytes):  # of a question
-                answer = Reply(number, Status.APPLIED, found)
-            else:
-                failed = result.index == FAILED_QUESTION
-                status = Status.FAILED if failed else Status.APPLIED
-                answer = Reply(number, status, encode_result(found))
-        elif isinstance(result, Refused):
-            answer = Reply(number, Status.REFUSED, refusal_body(result))
+        room = WAITING_MAX - under_way
+        if len(items) > room:
+            reason = f"{WAITING_MAX} operations of this node are under way"
+            numbers = [each.number for each in items[room:]]
+            self._reply(peer, _replies(numbers, Refused(reason, busy=True)))
         else:
-            answer = Reply(number, Status.UNKNOWN, result.reason.encode())
-        self._reply(peer, answer)
+            room = len(items)
+        self._serving[peer] = under_way + room
+        return room
 
-    def _reply(self, peer: NodeId, answer: Reply) -> None:
+    def _lead(self, peer: NodeId, requests: Sequence[Request]) -> None:
+        done = self._served_for.get(peer)
+        if done is None:
+            done = self._served_for[peer] = partial(self._served, peer)
+        groups = dict.fromkeys(map(_group, requests))
+        for group in groups:
+            run = requests if len(groups) == 1 else [r for r in requests if r.group == group]
+            commands, numbers = [r.command for r in run], [r.number for r in run]
+            self._execute(group, commands, numbers, done)
+
+    def _served(self, peer: NodeId, numbers: Sequence[int], result: EachResult) -> None:
+        self._serving[peer] -= len(numbers)
+        self._reply(peer, _replies(numbers, result))
+
+    def _look_up(self, peer: NodeId, question: Question) -> None:
+        done = partial(self._looked_up, peer, question.number)
+        if self._evaluate is None:
+            self._scheduler.call_soon(done, Refused("this node evaluates no queries"))
+        else:
+            self._evaluate(question, done)
+
+    def _looked_up(self, peer: NodeId, number: int, result: ProposeResult) -> None:
+        found = result.result if isinstance(result, Applied) else None
+        if isinstance(found, bytes):
+            self._serving[peer] -= 1
+            self._reply(peer, [Reply(number, Status.APPLIED, found)])
+        elif isinstance(result, Applied):
+            self._serving[peer] -= 1
+            failed = result.index == FAILED_QUESTION
+            status = Status.FAILED if failed else Status.APPLIED
+            self._reply(peer, [Reply(number, status, encode_result(found))])
+        else:
+            self._served(peer, (number,), result)
+
+    def _reply(self, peer: NodeId, answers: list[Reply]) -> None:
         waiting = self._replies.get(peer)
         if waiting is None:
-            self._replies[peer] = [answer]
+            self._replies[peer] = answers
             self._flush_soon()
         else:
-            waiting.append(answer)
+            waiting += answers
 
     @property
     def waiting(self) -> int:
@@ -318,8 +390,8 @@ class Forwarder:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        unsent = {request.number for asked in self._requests.values() for request in asked}
-        unsent |= {question.number for asked in self._questions.values() for question in asked}
+        unsent = {each.number for asked in self._requests.values() for each in asked}
+        unsent |= {each.number for asked in self._questions.values() for each in asked}
         self._requests.clear()
         self._questions.clear()
         for number in list(self._waiting):
@@ -329,12 +401,24 @@ class Forwarder:
                 self._answer(number, Unknown("this node stops"))
 
 
+def _replies(numbers: Sequence[int], result: EachResult) -> list[Reply]:
+    """Of operations that ended together."""
+    if isinstance(result, AppliedEach):
+        return [
+            Reply(number, _APPLIED, encode_result(each))
+            for number, each in zip(numbers, result.results, strict=True)
+        ]
+    if isinstance(result, Refused):
+        status, body = Status.REFUSED, refusal_body(result)
+    else:
+        status, body = Status.UNKNOWN, result.reason.encode()
+    return [Reply(number, status, body) for number in numbers]
+
+
 def _result_of(reply: Reply) -> ProposeResult:
-    if reply.status in (Status.APPLIED, Status.FAILED):
-        try:
-            return Applied(0, decode_result(reply.body))
-        except ValueError:
-            return Unknown("the leader's answer cannot be read here; it may be a newer version")
+    """Raises ValueError, MalformedFrameError."""
+    if reply.status is Status.FAILED:
+        return Applied(0, decode_result(reply.body))
     if reply.status is Status.REFUSED:
         return refused_of(reply.body)
     return Unknown(reply.body.decode(errors="replace"))

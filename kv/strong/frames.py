@@ -71,17 +71,17 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unkno
     body: bytes
 
 
-class _Requests(msgspec.Struct, array_like=True, gc=False, tag=1, forbid_unknown_fields=True):
+class Requests(msgspec.Struct, array_like=True, gc=False, tag=1, forbid_unknown_fields=True):
     version: int
     items: Sequence[Request]
 
 
-class _Replies(msgspec.Struct, array_like=True, gc=False, tag=2, forbid_unknown_fields=True):
+class Replies(msgspec.Struct, array_like=True, gc=False, tag=2, forbid_unknown_fields=True):
     version: int
     items: Sequence[Reply]
 
 
-class _Questions(msgspec.Struct, array_like=True, gc=False, tag=3, forbid_unknown_fields=True):
+class Questions(msgspec.Struct, array_like=True, gc=False, tag=3, forbid_unknown_fields=True):
     version: int
     items: Sequence[Question]
 
@@ -93,7 +93,7 @@ class _Refusal(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Requests | _Replies | _Questions).decode
+_decode: Final = msgspec.msgpack.Decoder(Requests | Replies | Questions).decode
 _command: Final[Callable[[Request], bytes]] = attrgetter("command")
 _query: Final[Callable[[Question], bytes]] = attrgetter("query")
 _body: Final[Callable[[Reply], bytes]] = attrgetter("body")
@@ -103,32 +103,31 @@ _decode_refusal: Final = msgspec.msgpack.Decoder(_Refusal).decode
 def encode_requests(items: Sequence[Request]) -> list[tuple[bytes, int]]:
     """As few frames as their sizes allow, each with the number of requests in it."""
     if len(items) == 1:
-        return [(_encode(_Requests(VERSION, items)), 1)]
+        return [(_encode(Requests(VERSION, items)), 1)]
     parts = _cut(items, _command)
-    return [(_encode(_Requests(VERSION, part)), len(part)) for part in parts]
+    return [(_encode(Requests(VERSION, part)), len(part)) for part in parts]
 
 
 def encode_questions(items: Sequence[Question]) -> list[tuple[bytes, int]]:
     parts = _cut(items, _query)
-    return [(_encode(_Questions(VERSION, part)), len(part)) for part in parts]
+    return [(_encode(Questions(VERSION, part)), len(part)) for part in parts]
 
 
 def encode_replies(items: Sequence[Reply]) -> list[bytes]:
     if len(items) == 1:
-        return [_encode(_Replies(VERSION, items))]
-    return [_encode(_Replies(VERSION, part)) for part in _cut(items, _body)]
+        return [_encode(Replies(VERSION, items))]
+    return [_encode(Replies(VERSION, part)) for part in _cut(items, _body)]
 
 
-def decode_frame(frame: bytes) -> Sequence[Request] | Sequence[Reply] | Sequence[Question]:
+def decode_frame(frame: bytes) -> Requests | Replies | Questions:
     """Raises MalformedFrameError, and nothing else, for any bytes."""
     try:
-        decoded = _decode(frame)
+        decoded: Requests | Replies | Questions = _decode(frame)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedFrameError(f"a frame of {len(frame)} bytes is none of ours") from error
     if decoded.version != VERSION:
         raise MalformedFrameError(f"a frame of version {decoded.version}; this program has 1")
-    items: Sequence[Request] | Sequence[Reply] | Sequence[Question] = decoded.items
-    return items
+    return decoded
 
 
 def refusal_body(refused: Refused) -> bytes:

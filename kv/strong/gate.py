@@ -31,6 +31,7 @@ class Gate:
     def takes(self, size_bytes: int) -> bool:
         """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
         each by itself."""
+<<<<<<< HEAD
         guard = self._guard
         left = guard.left_bytes - size_bytes
         if (
@@ -40,6 +41,16 @@ class Gate:
         ):
             return False
         guard.left_bytes = left
+=======
+        left = self._guard.left_bytes - size_bytes
+        if (
+            self.full_peers
+            or left < self._guard.floor_bytes
+            or (self._pressure is not None and self._pressure() is WritePressure.STOPPED)
+        ):
+            return False
+        self._guard.left_bytes = left
+>>>>>>> main
         return True
 
     def admit(self, command: Command, size_bytes: int) -> None:

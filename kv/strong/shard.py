@@ -50,10 +50,16 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
+<<<<<<< HEAD
 from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp
 from raftgroups.group import Group, nobody
+=======
+from raftgroups.commands import Command, Put, decode, encode, stamp_each
+from raftgroups.group import Group, nobody, tell_each
+>>>>>>> main
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
-from raftgroups.outcomes import Applied, ProposeResult, Refused
+from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
+from raftgroups.putrun import plain_puts
 from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, Result, error_of, failure_of
 from raftgroups.transport import NodeId
@@ -99,7 +105,7 @@ class StrongShard:
         meter: Meter,
     ) -> None:
         self.group = group
-        group.on_turn = self.after_turn
+        group.on_turn, group.stamped = self.after_turn, self.stamped
         self.meter = meter
         self.machine = machine
         self._forwarder = forwarder
@@ -271,7 +277,7 @@ class StrongShard:
             if self._move(write, error):
                 return
         if group.leads:
-            group.propose(self.stamped(write.payload), write.proposed)
+            group.propose_each((write.payload,), (write.proposed,), tell_each)
             return
         leader = group.leader
         if leader is None:
@@ -286,12 +292,13 @@ class StrongShard:
                 repeatable=write.repeatable,
             )
 
-    def stamped(self, payload: bytes) -> bytes:
-        """With the shard's clock as this node leads it, and the wall time."""
+    def stamped(self, payloads: list[bytes]) -> list[bytes]:
+        """The operations of an entry that is appended now, with the shard's clock as this node
+        leads it, and the wall time."""
         clock_ms = 0  # it stays where it is until this leader's duties have begun
         if self.duties.leading:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
-        return stamp(payload, clock_ms, int(self._clock.wall() * 1000))
+        return stamp_each(payloads, clock_ms, int(self._clock.wall() * 1000))
 
     def not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""
@@ -332,8 +339,42 @@ class StrongShard:
             self.crossings.clear(error.holders, own.start)
         self.waiting.park(operation, str(error))
 
-    def lead(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
-        """A write that another node forwarded: propose it if this node leads, nothing else."""
+    def lead_each(self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach) -> None:
+        """Writes that another node forwarded: propose them if this node leads, nothing else."""
+        if not self._takes(payloads):
+            payloads, askers = self._admitted(payloads, askers, done)
+        if payloads:
+            self.group.propose_each(payloads, askers, done)
+
+    def _takes(self, payloads: Sequence[bytes]) -> bool:
+        """Whether all are plain puts that nothing stands against, as nearly always; then they are
+        admitted. Else each is looked at by itself."""
+        if self.machine.shard.state.frozen_by:
+            return False
+        puts, _ = plain_puts(payloads)
+        if len(puts) < len(payloads):
+            return False
+        for key, value, _, _ in puts:
+            if not 0 < len(key) <= PLAIN_BYTES - len(value):
+                return False
+        return self._gate.takes(sum(map(len, payloads)))
+
+    def _admitted(
+        self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
+    ) -> tuple[list[bytes], list[Any]]:
+        """Those that may be proposed; the others are answered."""
+        admitted: tuple[list[bytes], list[Any]] = [], []
+        for payload, asker in zip(payloads, askers, strict=True):
+            refusal = self._refusal(payload)
+            if refusal is None:
+                admitted[0].append(payload)
+                admitted[1].append(asker)
+            else:
+                self._scheduler.call_soon(done, (asker,), refusal)
+        return admitted
+
+    def _refusal(self, payload: bytes) -> EachResult | None:
+        """Why this write of another node may not be proposed."""
         try:
             command = decode(payload)[0]
             if type(command) is not Put:
@@ -343,14 +384,10 @@ class StrongShard:
             if self.machine.shard.state.frozen_by and not isinstance(command, LINEAGE):
                 raise self.machine.view.wrong_shard("this is")
         except (InvalidRequestError, NoSpaceError, WrongShardError) as error:
-            refusal = failure_of(error, self.machine.revision)
-            self._scheduler.call_soon(done, Applied(0, refusal))
+            return AppliedEach(0, (failure_of(error, self.machine.revision),))
         except JanusError as error:
-            self._scheduler.call_soon(
-                done, Refused(str(error), busy=isinstance(error, OverloadedError))
-            )
-        else:
-            self.group.propose(self.stamped(payload), done)
+            return Refused(str(error), busy=isinstance(error, OverloadedError))
+        return None
 
     def _check_known(self, command: Command) -> None:
         """Whether every member's program knows such commands. Raises UnavailableError."""
@@ -366,7 +403,7 @@ class StrongShard:
             )
 
     def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
-        self.group.propose(self.stamped(encode(command)), done)
+        self.group.propose(encode(command), done)
 
     # --- reads ----------------------------------------------------------------------------
 

@@ -299,8 +299,8 @@ class HubMachine(RuleBasedStateMachine):
             moved = self.hub.step(self._read, StepBudget(3, 10_000, 2))
             for client in self.clients:
                 if not client.is_over:
+                    self.hub.room(client.identity)  # may let in what waited for it
                     moved |= self._take(client) > 0
-                    self.hub.room(client.identity)
             if not moved and not self.hub.is_behind:
                 break
         else:

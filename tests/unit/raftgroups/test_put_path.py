@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from raftgroups.messages import Append
 from raftgroups.outcomes import Applied, ReadReady
+from raftgroups.records import operations_command, read_operations
 
 Make = Callable[..., Any]
 
@@ -162,3 +165,40 @@ def test_what_waited_is_applied_again_after_a_crash(make_cluster: Make) -> None:
     cluster.converge()
     expected = [b"%d" % number for number in range(9)]
     assert all(node.machine.rows() == expected for node in cluster.alive())
+
+
+# --- operations of entries ----------------------------------------------------------------------
+
+
+def test_operations_are_read_where_their_entry_was_not_made(
+    make_cluster: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+
+    def reading(command: bytes) -> Any:
+        read.append(command)
+        return read_operations(command)
+
+    monkeypatch.setattr("raftgroups.replica.read_operations", reading)
+    cluster = make_cluster(3)
+    cluster.create()
+    leader = quiet_spell(cluster)
+    made = [cluster.propose(leader, b"%d" % number) for number in range(4)]
+    cluster.until(lambda: all(made))
+    cluster.converge()
+    assert [result.result for results in made for result in results] == [
+        b"ok:%d" % number for number in range(4)
+    ]
+    assert leader.machine.rows() == [b"0", b"1", b"2", b"3"]
+    assert len(read) == 2, "one entry, at each follower"
+    assert not leader.group.replica._made
+
+
+def test_an_entry_of_the_same_bytes_is_not_taken_for_one_that_was_made(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    cluster.create()
+    replica = quiet_spell(cluster).group.replica
+    command = operations_command("n/b", 7, [b"x"])
+    replica._made.append((bytes(bytearray(command)), ("n/b", 8, [b"y"])))
+    assert replica._operations_of(command) == ("n/b", 7, [b"x"])
+    assert not replica._made

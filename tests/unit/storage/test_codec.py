@@ -197,5 +197,7 @@ def test_a_newer_format_is_told_from_damage() -> None:
 
 
 def test_many_rows_are_sealed_as_one_by_one() -> None:
-    rows = [(b"%d" % number, bytes(number)) for number in range(20)]
-    assert seal_all(rows) == [(key, seal(key, body)) for key, body in rows]
+    rows = {b"%d" % number: bytes(number) for number in range(20)}
+    assert seal_all(list(rows), rows.values()) == [seal(key, body) for key, body in rows.items()]
+    with pytest.raises(ValueError, match="zip"):
+        seal_all([b"key"], [])

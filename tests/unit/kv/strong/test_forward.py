@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,11 +20,25 @@ from kv.strong.frames import (
     encode_replies,
     encode_requests,
 )
-from raftgroups.outcomes import Applied, ProposeResult, Refused, Unknown
+from raftgroups.outcomes import (
+    Applied,
+    AppliedEach,
+    DoneEach,
+    ProposeResult,
+    Refused,
+    Unknown,
+)
 from raftgroups.results import PutResult
 from raftgroups.transport import NodeId
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+
+
+def tell_one(done: DoneEach, asker: int, result: ProposeResult) -> None:
+    if isinstance(result, Applied):
+        done((asker,), AppliedEach(result.index, (result.result,)))
+    else:
+        done((asker,), result)
 
 
 class Wire:
@@ -82,12 +97,18 @@ class Rig:
         self.wire = Wire(self.loop)
         self.results: dict[int, list[ProposeResult]] = {}
         self.executed: list[tuple[int, bytes, Callable[[ProposeResult], None]]] = []
+        self.runs: list[int] = []
+        """How many operations came together."""
         self.asker = self._forwarder(A)
         self.leader = self._forwarder(B)
 
     def _forwarder(self, node: NodeId) -> Forwarder:
-        def execute(group: int, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
-            self.executed.append((group, payload, done))
+        def execute(
+            group: int, payloads: Sequence[bytes], askers: Sequence[int], done: DoneEach
+        ) -> None:
+            self.runs.append(len(payloads))
+            for payload, asker in zip(payloads, askers, strict=True):
+                self.executed.append((group, payload, partial(tell_one, done, asker)))
 
         return Forwarder(
             self.wire.end(node), scheduler=self.loop, clock=self.clock, execute=execute
@@ -112,7 +133,7 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) 
     for number in range(10):
         rig.send(number)
     rig.loop.run()
-    assert rig.wire.frames == 1
+    assert (rig.wire.frames, rig.runs) == (1, [10])
     assert [payload for _, payload, _ in rig.executed] == [b"command %d" % n for n in range(10)]
     for number, (_, _, done) in reversed(list(enumerate(rig.executed))):
         done(Applied(7, PutResult(number + 100)))
@@ -253,10 +274,12 @@ def test_any_bytes_are_a_frame_or_malformed(frame: bytes) -> None:
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_frames_come_back_as_they_went(commands: list[bytes]) -> None:
     requests = [Request(n, 1, 5, command) for n, command in enumerate(commands)]
-    back = [item for frame, _ in encode_requests(requests) for item in decode_frame(frame)]
+    back = [item for frame, _ in encode_requests(requests) for item in decode_frame(frame).items]
     assert back == requests
     replies = [Reply(n, Status.APPLIED, command) for n, command in enumerate(commands)]
-    assert [item for frame in encode_replies(replies) for item in decode_frame(frame)] == replies
+    assert [
+        item for frame in encode_replies(replies) for item in decode_frame(frame).items
+    ] == replies
 
 
 def test_large_commands_are_cut_into_several_frames() -> None:
