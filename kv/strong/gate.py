@@ -31,17 +31,6 @@ class Gate:
     def takes(self, size_bytes: int) -> bool:
         """Admit writes of so many bytes together, whatever they are for. False: none is, ask for
         each by itself."""
-<<<<<<< HEAD
-        guard = self._guard
-        left = guard.left_bytes - size_bytes
-        if (
-            left < guard.floor_bytes
-            or self.full_peers
-            or (self._pressure is not None and self._pressure() is WritePressure.STOPPED)
-        ):
-            return False
-        guard.left_bytes = left
-=======
         left = self._guard.left_bytes - size_bytes
         if (
             self.full_peers
@@ -50,7 +39,6 @@ class Gate:
         ):
             return False
         self._guard.left_bytes = left
->>>>>>> main
         return True
 
     def admit(self, command: Command, size_bytes: int) -> None:

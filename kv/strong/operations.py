@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kv.strong.shard import StrongShard
 
 _log = logging.getLogger(__name__)
+
+NOT_DONE: Final = (Failure, NoSpaceError)
+"""What an operation was applied with if it was refused; anything else is its result."""
 
 
 class Operation(msgspec.Struct, eq=False):
@@ -73,7 +76,7 @@ class Write(Operation, eq=False, kw_only=True):
     def proposed(self, result: ProposeResult) -> None:
         """A try has ended: nearly always it was done."""
         shard = self.shard
-        if type(result) is not Applied or type(result.result) in (Failure, NoSpaceError):
+        if type(result) is not Applied or type(result.result) in NOT_DONE:
             shard.not_done(self, result)
             return
         if shard.tries is not None:

@@ -42,7 +42,7 @@ from kv.strong.hubs import ShardHubs
 from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
 from kv.strong.noting import key_of_read
-from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
+from kv.strong.operations import NOT_DONE, LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
 from kv.strong.waiting import WaitingRoom
@@ -50,13 +50,8 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-<<<<<<< HEAD
-from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp
+from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp_each
 from raftgroups.group import Group, nobody
-=======
-from raftgroups.commands import Command, Put, decode, encode, stamp_each
-from raftgroups.group import Group, nobody, tell_each
->>>>>>> main
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
 from raftgroups.putrun import plain_puts
@@ -221,8 +216,13 @@ class StrongShard:
                 self.write(command, done)
             return
         deadline_s = self._clock.monotonic() + self._settings.deadline_s
-        for payload, done in zip(payloads, dones, strict=True):
-            self.start_write(Write(self, done, deadline_s, payload=payload, repeatable=False))
+        self._start_each(
+            payloads,
+            [
+                Write(self, done, deadline_s, payload=payload, repeatable=False)
+                for payload, done in zip(payloads, dones, strict=True)
+            ],
+        )
 
     def _plain(self, commands: Sequence[Command]) -> list[bytes] | None:
         """As payloads, if all are puts that nothing stands against; they are admitted then."""
@@ -270,6 +270,13 @@ class StrongShard:
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
 
+    def _start_each(self, payloads: Sequence[bytes], writes: Sequence[Write]) -> None:
+        if self.group.leads and not self.machine.shard.state.frozen_by:
+            self.group.propose_each(payloads, writes, self._told)
+            return
+        for write in writes:
+            self.start_write(write)
+
     def start_write(self, write: Write) -> None:
         group = self.group
         if self.machine.shard.state.frozen_by:  # it would be refused, by an entry of the log
@@ -277,7 +284,7 @@ class StrongShard:
             if self._move(write, error):
                 return
         if group.leads:
-            group.propose_each((write.payload,), (write.proposed,), tell_each)
+            group.propose_each((write.payload,), (write,), self._told)
             return
         leader = group.leader
         if leader is None:
@@ -299,6 +306,28 @@ class StrongShard:
         if self.duties.leading:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp_each(payloads, clock_ms, int(self._clock.wall() * 1000))
+
+    def _told(self, writes: Sequence[Write], result: EachResult) -> None:
+        """A DoneEach: tries that this node led have ended, of one entry if they were done."""
+        if not isinstance(result, AppliedEach):
+            for write in writes:
+                self._ended(write, result)
+            return
+        applied = 0
+        for write, found in zip(writes, result.results, strict=True):
+            if type(found) in NOT_DONE:
+                self._ended(write, Applied(result.index, found))
+            else:
+                applied += 1
+                write.answer(found)
+        if self.tries is not None:
+            self.tries.applied.value += applied
+
+    def _ended(self, write: Write, result: ProposeResult) -> None:
+        try:
+            write.proposed(result)
+        except Exception:  # noqa: BLE001 - a defect of one must not cost the others' answers
+            _log.exception("the end of a write raised; its defect, the node goes on")
 
     def not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""
