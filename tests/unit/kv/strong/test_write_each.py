@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from kv.strong.machine import ServedMachine
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.commands import Command, Delete, Put
 from raftgroups.machine_parts import ShardPlace
-from raftgroups.outcomes import Applied
+from raftgroups.outcomes import AppliedEach, DoneEach
 from raftgroups.results import PutResult
 from storage.codec import KEY_MAX_BYTES
 from storage.errors import JanusError
@@ -35,6 +36,7 @@ class Rig:
         self.group = SimpleNamespace(
             group_id=1, leads=True, feature_level=2, on_turn=None, leader=None, readable=True
         )
+        self.group.propose_each = self.propose
         self.shard = StrongShard(
             cast(Any, self.group),
             ServedMachine(Latest(MemoryEngine(), loop.clock), ShardPlace(1, 1, 3, 1)),
@@ -45,10 +47,11 @@ class Rig:
             settings=ShardSettings(sizes=sizes),
             meter=Meter(Random(1)),
         )
-        cast(Any, self.shard).start_write = self.start
 
-    def start(self, write: Any) -> None:
-        self.proposed.append((write.payload, write))
+    def propose(self, payloads: Any, askers: Any, done: DoneEach) -> None:
+        self.proposed += [
+            (each, partial(done, (it,))) for each, it in zip(payloads, askers, strict=True)
+        ]
 
     def observe(self, left_bytes: int) -> None:
         statistics = SimpleNamespace(disk_free_bytes=left_bytes, reusable_bytes=0)
@@ -65,8 +68,8 @@ class Rig:
             for command, done in zip(commands, dones, strict=True):
                 self.shard.write(command, done)
         assert not self.answers, "never from inside the call"
-        for payload, write in self.proposed:
-            write.proposed(Applied(1, PutResult(len(payload))))
+        for payload, told in self.proposed:
+            told(AppliedEach(1, (PutResult(len(payload)),)))
         self.loop.run()
         return [payload for payload, _ in self.proposed], sorted(self.answers)
 
