@@ -42,7 +42,7 @@ from storage.engine import Batch
 from storage.errors import CorruptRecordError
 from storage.mvcc_compaction import SWEEP_EVENTS, restart_sweep, sweep, sweep_pending
 from storage.mvcc_overlay import Layer
-from storage.mvcc_recent import Recent
+from storage.mvcc_recent import BODY_MAX_BYTES, ENTRY_BYTES, Recent
 from storage.mvcc_records import (
     EVENT_HEAD,
     LEASE,
@@ -177,40 +177,49 @@ class Shard:
         low, high = view.start, view.end
         current, events, starts = active.current, active.events, active.starts
         compacted, head = state.compact_revision, EVENT_HEAD.pack
-        in_memory = view.in_memory()
-        for key, value, wall_ms, want_previous in puts:
-            size = len(key)
-            if not 0 < size <= KEY_MAX_BYTES or len(value) > VALUE_MAX_BYTES:
-                check_key(key)
-                check_value(value)
-            if key < low or (high is not None and key >= high):
-                view.check_owned(key)
-            for known in in_memory:
-                if (previous := known.get(key)) is not None:
-                    break
-            else:
-                previous = None
-            if previous is None or previous[0] >= TOMBSTONE:
-                previous = view.newest(key)  # it may be in the engine; or be passed by compaction
-                in_memory = view.in_memory()
-            if previous is None or previous[0] >= TOMBSTONE:
-                state.keys += state.counts(key)
-                before = None
-            elif previous[LEASE] != NO_LEASE:
-                with self.begin(wall_ms) as scope:
-                    before = scope.put(key, value, want_previous=want_previous)
-                answers.append(answer(state.revision, before, wall_ms))
-                continue
-            else:
-                before = key_value(key, previous) if want_previous else None
-            state.revision = revision = state.revision + 1
-            new = put_record(previous, value, 0, revision, 0, compacted, wall_ms)
-            current[key] = new
-            starts.append(len(events))
-            parts = (head(size, len(new)), key, new, previous or b"")  # `pack_event`
-            events.append(b"".join(parts))
-            answers.append(answer(revision, before, wall_ms))
-            self._dirty = True
+        recent, grown = self.recent, 0
+        young, old = recent.young, recent.old
+        try:
+            for key, value, wall_ms, want_previous in puts:
+                size = len(key)
+                if not 0 < size <= KEY_MAX_BYTES or len(value) > VALUE_MAX_BYTES:
+                    check_key(key)
+                    check_value(value)
+                if key < low or (high is not None and key >= high):
+                    view.check_owned(key)
+                known = young.get(key)
+                previous = old.get(key) if known is None else known
+                if previous is None or previous[0] >= TOMBSTONE:
+                    previous = view.newest(key)  # not in memory, or passed by compaction
+                    young, old = recent.young, recent.old
+                    known = young.get(key)
+                if previous is None or previous[0] >= TOMBSTONE:
+                    state.keys += state.counts(key)
+                    before = None
+                elif previous[LEASE] != NO_LEASE:
+                    with self.begin(wall_ms) as scope:
+                        before = scope.put(key, value, want_previous=want_previous)
+                    young, old = recent.young, recent.old
+                    answers.append(answer(state.revision, before, wall_ms))
+                    continue
+                else:
+                    before = key_value(key, previous) if want_previous else None
+                state.revision = revision = state.revision + 1
+                new = put_record(previous, value, 0, revision, 0, compacted, wall_ms)
+                length = len(new)
+                current[key] = new
+                if length > BODY_MAX_BYTES:  # `Recent.know`
+                    recent.drop(key)
+                else:
+                    young[key] = new
+                    grown += ENTRY_BYTES + size + length if known is None else length - len(known)
+                starts.append(len(events))
+                parts = (head(size, length), key, new, previous or b"")  # `pack_event`
+                events.append(b"".join(parts))
+                answers.append(answer(revision, before, wall_ms))
+                self._dirty = True
+        finally:
+            recent.grow(grown)
 
     def _end_scope(self, changed: bool, keys: int) -> None:
         self._scope = None
@@ -274,8 +283,6 @@ class Shard:
 
     def after_commit(self) -> None:
         """The batch of the last prepare is on the disk."""
-        for layer in reversed(self._frozen):
-            self.recent.written(layer.current)
         self._frozen = ()
         self._restack()
 

@@ -101,8 +101,8 @@ class Layer:
         self._lease_undo.clear()
         return True
 
-    def roll_back(self) -> None:
-        """Undo everything since open_revision."""
+    def roll_back(self) -> list[bytes]:
+        """Undo everything since open_revision. Returns the keys that this changed back."""
         del self.events[self.starts.pop() :]
         for key, old in self._undo.items():
             if old is None:
@@ -114,10 +114,12 @@ class Layer:
                 del keys[key]
             else:
                 keys[key] = was
-        if self._undo:
+        changed_back = list(self._undo)
+        if changed_back:
             self._sorted = []
         self._undo.clear()
         self._lease_undo.clear()
+        return changed_back
 
     # --- reading ---
 

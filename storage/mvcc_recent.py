@@ -1,23 +1,23 @@
-"""The newest records of keys that were written or read lately, so that they are not read again.
+"""The newest records of keys that were written or read lately, found in one look.
 
-A put needs the record that it replaces, and a get the newest one. Both ask the layers of what is
-not on the disk yet (mvcc_overlay.py), then this, then the engine, which costs a look through its
-tables, two checksums and a copy. Measured over 10,000 keys on a busy machine, in turn: finding a
-record took half as long (1.6 us instead of 3.2).
+A put needs the record that it replaces, and a get the newest one. Both ask here first, then the
+layers of what is not on the disk yet (mvcc_overlay.py), then the engine, which costs a look through
+its tables, two checksums and a copy.
 
 Two generations: what is learned goes into the young one; once that is full it becomes the old one,
-and what was old is forgotten. So a look-up is at most two, forgetting costs nothing an entry, and
-the memory is bounded. How much it is worth depends on how many of the keys in use fit: over 10,000
-keys of 100 bytes, put at random, two of 2 MiB knew half of them, of 5 MiB nine of ten, which
-saved a tenth of a put's processor time. Whoever has many shards divides the memory among them.
+and what was old is forgotten. So a look is at most two, forgetting costs nothing an entry, and the
+memory is bounded. A key that is written again takes no more room, so keys that fit into one
+generation stay, however often they are written. Whoever has many shards divides the memory among
+them.
 
-Invariant: a body here is what the engine holds of that key once the layers above are on the disk.
-Whoever writes keys past the layers, or changes which keys the shard has, calls `forget`. Pure.
+Invariant: a body here is the newest record of its key among everything applied, on the disk or not,
+so whoever changes a record tells it, and who takes a change back drops the key; the young
+generation has it if both have one. Whoever writes keys past the layers, or changes which keys the
+shard has, calls `forget`. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 GENERATION_BYTES: Final = 2 * 1024 * 1024
@@ -25,8 +25,7 @@ GENERATION_BYTES: Final = 2 * 1024 * 1024
 ENTRY_BYTES: Final = 160
 """What an entry costs in memory besides its bytes."""
 BODY_MAX_BYTES: Final = 8 * 1024
-"""Of the average of what is learned together. Larger ones are read again: copying them is what they
-cost."""
+"""Larger ones are read again: copying them is what they cost."""
 
 
 class Recent:
@@ -34,10 +33,12 @@ class Recent:
 
     def __init__(self) -> None:
         self.young: dict[bytes, bytes] = {}
-        """Looked at first. (Read by View.newest, which is too hot for a call.)"""
+        """Looked at first. Read by View.newest and written by Shard.put_each, too hot for a call:
+        they do what `know` does."""
         self.old: dict[bytes, bytes] = {}
         self.generation_bytes = GENERATION_BYTES
         self._size_bytes = 0
+        """Of the young ones."""
 
     def limit(self, generation_bytes: int) -> None:
         """So much may stay from now on; less than before: nothing of what is here does."""
@@ -45,26 +46,25 @@ class Recent:
             self.forget()
         self.generation_bytes = generation_bytes
 
-    def learn(self, key: bytes, body: bytes) -> None:
-        """It was read from the engine."""
+    def know(self, key: bytes, body: bytes) -> None:
+        """It is the newest record of this key: just made, or read where nothing newer is."""
         size = len(body)
-        if size <= BODY_MAX_BYTES:
-            self.young[key] = body
-            self._grow(ENTRY_BYTES + len(key) + size)
-
-    def written(self, bodies: Mapping[bytes, bytes]) -> None:
-        """What a layer held is on the disk; it replaces all that was known of these keys."""
-        size = sum(map(len, bodies)) + sum(map(len, bodies.values()))
-        if size <= self.generation_bytes and size <= BODY_MAX_BYTES * len(bodies):
-            self.young.update(bodies)
-            self._grow(ENTRY_BYTES * len(bodies) + size)
+        if size > BODY_MAX_BYTES:
+            self.drop(key)
             return
-        for key, body in bodies.items():
-            self.young.pop(key, None)
-            self.old.pop(key, None)
-            self.learn(key, body)
+        known = self.young.get(key)
+        self.young[key] = body
+        self.grow(ENTRY_BYTES + len(key) + size if known is None else size - len(known))
 
-    def _grow(self, size_bytes: int) -> None:
+    def drop(self, key: bytes) -> None:
+        """What is known of this key is not the newest."""
+        known = self.young.pop(key, None)
+        if known is not None:
+            self._size_bytes -= ENTRY_BYTES + len(key) + len(known)
+        self.old.pop(key, None)
+
+    def grow(self, size_bytes: int) -> None:
+        """The young ones have so many bytes more, each entry with its ENTRY_BYTES."""
         self._size_bytes += size_bytes
         if self._size_bytes > self.generation_bytes:
             self.old, self.young, self._size_bytes = self.young, {}, 0

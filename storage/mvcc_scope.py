@@ -65,6 +65,7 @@ class WriteScope:
         compacted = view.state.compact_revision
         new = put_record(previous, value, lease, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
+        view.recent.know(key, new)
         if previous is None:
             self.keys += view.state.counts(key)
             layer.attach(lease, key, True)
@@ -99,6 +100,7 @@ class WriteScope:
         compacted = self.view.state.compact_revision
         new = tombstone_record(previous, self.revision, sub, compacted, self.wall_ms)
         layer.change(key, new, previous)
+        self.view.recent.know(key, new)
         self.keys -= self.view.state.counts(key)
         layer.attach(lease_of(previous), key, False)
         return key_value(key, previous)
@@ -114,7 +116,8 @@ class WriteScope:
         """No change takes effect."""
         assert self._open, "this write scope was committed or aborted"
         self._open = False
-        self._layer.roll_back()
+        for key in self._layer.roll_back():
+            self.view.recent.drop(key)
         self._finish(False, 0)
 
     def __enter__(self) -> WriteScope:

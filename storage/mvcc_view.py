@@ -18,7 +18,7 @@ stretch are laid over it; each record is then followed back to the revision aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from storage.codec import (
@@ -80,7 +80,7 @@ class RangeResult(NamedTuple):
 
 
 class View:
-    __slots__ = ("_prefix", "_recent", "end", "layers", "segments", "source", "start", "state")
+    __slots__ = ("_prefix", "end", "layers", "recent", "segments", "source", "start", "state")
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class View:
         recent: Recent,
     ) -> None:
         self.source = source
-        self._recent = recent
+        self.recent = recent
         self.layers = layers
         """Newest first."""
         self.state = state
@@ -133,30 +133,25 @@ class View:
     def newest(self, key: bytes) -> bytes | None:
         """The newest record, which may be a tombstone, but not one that compaction has passed:
         whether its row was removed yet must not make a difference to anything."""
-        for layer in self.layers:
-            body = layer.current.get(key)
-            if body is not None:
-                break
-        else:
-            recent = self._recent
-            body = recent.young.get(key) or recent.old.get(key)
+        recent = self.recent
+        body = recent.young.get(key) or recent.old.get(key)
+        if body is None:
+            body = self._look_up(key)
             if body is None:
-                stored = self._prefix + key
-                record = self.source().get(stored)
-                if record is None:
-                    return None
-                body = unseal(stored, record)
-                recent.learn(key, body)
+                return None
+            recent.know(key, body)
         if body[0] >= TOMBSTONE and mod_of(body) <= self.state.compact_revision:
             return None
         return body
 
-    def in_memory(self) -> list[Mapping[bytes, bytes]]:
-        """Where `newest` looks before it asks the engine, in this order, which may forget some of
-        it then. For who asks for many keys and has no call to spare for each."""
-        places: list[Mapping[bytes, bytes]] = [layer.current for layer in self.layers]
-        places += (self._recent.young, self._recent.old)
-        return places
+    def _look_up(self, key: bytes) -> bytes | None:
+        for layer in self.layers:
+            body = layer.current.get(key)
+            if body is not None:
+                return body
+        stored = self._prefix + key
+        record = self.source().get(stored)
+        return None if record is None else unseal(stored, record)
 
     def load_event(self, key: bytes, revision: int, sub: int) -> bytes:
         """The event body at a place, which must be there and be this key's."""

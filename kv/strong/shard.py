@@ -42,7 +42,7 @@ from kv.strong.hubs import ShardHubs
 from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
 from kv.strong.noting import key_of_read
-from kv.strong.operations import NOT_DONE, LocalRead, Operation, Read, SessionRead, Write
+from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
 from kv.strong.queries import Query
 from kv.strong.reader import ReplicaReader
 from kv.strong.waiting import WaitingRoom
@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from kv.strong.crossings import Crossings
 
 _log = logging.getLogger(__name__)
+
+_REFUSALS = (Failure, NoSpaceError)
+"""Results of a write that was not done; the second is perhaps the leader's, before its log."""
 
 T = TypeVar("T")
 
@@ -207,7 +210,7 @@ class StrongShard:
         )
         if asked_s is not None:
             self.waiting.limit(write, asked_s)
-        self.start_write(write)
+        self.start_each((write,))
 
     def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
         payloads = self._plain(commands)
@@ -216,12 +219,11 @@ class StrongShard:
                 self.write(command, done)
             return
         deadline_s = self._clock.monotonic() + self._settings.deadline_s
-        self._start_each(
-            payloads,
+        self.start_each(
             [
                 Write(self, done, deadline_s, payload=payload, repeatable=False)
                 for payload, done in zip(payloads, dones, strict=True)
-            ],
+            ]
         )
 
     def _plain(self, commands: Sequence[Command]) -> list[bytes] | None:
@@ -265,38 +267,36 @@ class StrongShard:
         )
         if asked_s is not None:
             self.waiting.limit(write, asked_s)
-        self.start_write(write)
+        self.start_each((write,))
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
 
-    def _start_each(self, payloads: Sequence[bytes], writes: Sequence[Write]) -> None:
-        if self.group.leads and not self.machine.shard.state.frozen_by:
-            self.group.propose_each(payloads, writes, self._told)
-            return
-        for write in writes:
-            self.start_write(write)
-
-    def start_write(self, write: Write) -> None:
+    def start_each(self, writes: Sequence[Write]) -> None:
+        """Those that began together: they have one deadline, and all are repeatable or none."""
         group = self.group
-        if self.machine.shard.state.frozen_by:  # it would be refused, by an entry of the log
+        if self.machine.shard.state.frozen_by:  # they would be refused, by an entry of the log
             error = self.machine.view.wrong_shard("this is")
-            if self._move(write, error):
+            writes = [write for write in writes if not self._move(write, error)]
+            if not writes:
                 return
+        payloads = [write.payload for write in writes]
         if group.leads:
-            group.propose_each((write.payload,), (write,), self._told)
+            group.propose_each(payloads, writes, self.proposed_each)
             return
         leader = group.leader
         if leader is None:
-            self.waiting.park(write, "no leader is known")
+            for write in writes:
+                self.waiting.park(write, "no leader is known")
         else:
-            self._forwarder.send(
+            self._forwarder.send_each(
                 leader,
                 group.group_id,
-                write.payload,
-                write.deadline_s,
-                write.proposed,
-                repeatable=write.repeatable,
+                payloads,
+                writes,
+                writes[0].deadline_s,
+                self.proposed_each,
+                repeatable=writes[0].repeatable,
             )
 
     def stamped(self, payloads: list[bytes]) -> list[bytes]:
@@ -307,29 +307,23 @@ class StrongShard:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp_each(payloads, clock_ms, int(self._clock.wall() * 1000))
 
-    def _told(self, writes: Sequence[Write], result: EachResult) -> None:
-        """A DoneEach: tries that this node led have ended, of one entry if they were done."""
+    def proposed_each(self, writes: Sequence[Write], result: EachResult) -> None:
+        """Tries have ended: nearly always it was done."""
         if not isinstance(result, AppliedEach):
             for write in writes:
-                self._ended(write, result)
+                self._not_done(write, result)
             return
-        applied = 0
-        for write, found in zip(writes, result.results, strict=True):
-            if type(found) in NOT_DONE:
-                self._ended(write, Applied(result.index, found))
+        done = 0
+        for write, answer in zip(writes, result.results, strict=True):
+            if type(answer) in _REFUSALS:
+                self._not_done(write, Applied(result.index, answer))
             else:
-                applied += 1
-                write.answer(found)
+                done += 1
+                write.answer(answer)
         if self.tries is not None:
-            self.tries.applied.value += applied
+            self.tries.applied.value += done
 
-    def _ended(self, write: Write, result: ProposeResult) -> None:
-        try:
-            write.proposed(result)
-        except Exception:  # noqa: BLE001 - a defect of one must not cost the others' answers
-            _log.exception("the end of a write raised; its defect, the node goes on")
-
-    def not_done(self, operation: Write, result: ProposeResult) -> None:
+    def _not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""
         if self.tries is not None:
             self.tries.ended(result)

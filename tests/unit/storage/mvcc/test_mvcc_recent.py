@@ -1,4 +1,4 @@
-"""What need not be read again: never another body than the engine's, and never without bound."""
+"""What need not be read again: never another body than the newest, and never without bound."""
 
 from __future__ import annotations
 
@@ -28,6 +28,41 @@ def test_a_record_is_read_once_and_not_again_after_it_was_written(bench: Bench) 
     assert bench.shard.view.get(b"a") == found
     assert bench.shard.view.get(b"a") == found
     assert bench.source.reads == before + 1
+
+
+def test_puts_without_a_scope_are_counted_as_any_others(bench: Bench) -> None:
+    recent = bench.shard.recent
+    recent.limit(64 * 1024)
+    large, small = bytes(BODY_MAX_BYTES), bytes(1000)
+    for nth in range(500):
+        bench.shard.put(b"%d" % (nth % 20), small[: nth % 1000], 1)
+    assert len(recent.young) == 20
+    assert not recent.old
+    bench.shard.put(b"1", large, 1)
+    assert known(recent, b"1") is None
+    for nth in range(100):
+        bench.shard.put(b"more%d" % nth, small, 1)
+        assert len(recent.young) * 1000 < 64 * 1024
+    assert recent.old
+    twin = Recent()
+    for key, body in recent.young.items():
+        twin.know(key, body)
+    assert twin._size_bytes == recent._size_bytes
+
+
+def test_what_a_scope_takes_back_is_not_known(bench: Bench) -> None:
+    bench.put(b"a", b"1")
+    scope = bench.shard.begin()
+    scope.put(b"a", b"2")
+    scope.put(b"b", b"2")
+    inside = bench.shard.view.get(b"a")
+    assert inside is not None
+    assert inside.value == b"2"
+    scope.abort()
+    after = bench.shard.view.get(b"a")
+    assert after is not None
+    assert after.value == b"1"
+    assert bench.shard.view.get(b"b") is None
 
 
 def test_a_key_that_is_not_there_is_asked_for_again(bench: Bench) -> None:
@@ -72,7 +107,7 @@ def test_memory_is_bounded_and_the_newest_stays() -> None:
     body = bytes(100)
     size = ENTRY_BYTES + 4 + len(body)
     for nth in range(5 * GENERATION_BYTES // size):
-        recent.learn(nth.to_bytes(4, "big"), body)
+        recent.know(nth.to_bytes(4, "big"), body)
         assert (len(recent.young) + len(recent.old)) * size <= 2 * GENERATION_BYTES + size
     assert known(recent, nth.to_bytes(4, "big")) == body
     assert known(recent, bytes(4)) is None
@@ -83,7 +118,7 @@ def test_a_larger_generation_keeps_more() -> None:
         recent = Recent()
         recent.generation_bytes = generation_bytes
         for nth in range(3000):
-            recent.learn(nth.to_bytes(4, "big"), bytes(100))
+            recent.know(nth.to_bytes(4, "big"), bytes(100))
         return len(recent.young) + len(recent.old)
 
     assert known_of(128 * 1024) < 1200
@@ -92,8 +127,8 @@ def test_a_larger_generation_keeps_more() -> None:
 
 def test_a_smaller_generation_gives_back_what_was_kept() -> None:
     recent = Recent()
-    recent.written({b"a": b"old"})
-    recent.written({b"b": bytes(1000)})
+    recent.know(b"a", b"old")
+    recent.know(b"b", bytes(1000))
     recent.limit(2 * GENERATION_BYTES)
     assert known(recent, b"a") == b"old"
     recent.limit(GENERATION_BYTES)
@@ -101,25 +136,36 @@ def test_a_smaller_generation_gives_back_what_was_kept() -> None:
     assert known(recent, b"b") is None
 
 
-def test_of_a_layer_with_large_values_only_the_small_ones_stay() -> None:
+def test_a_large_value_does_not_stay_and_nor_does_what_it_replaced() -> None:
     recent = Recent()
-    large = bytes(3 * BODY_MAX_BYTES)
-    recent.written({b"a": b"old", b"b": b"old"})
-    recent.written({b"a": large, b"b": b"new"})
+    large = bytes(BODY_MAX_BYTES + 1)
+    recent.know(b"a", b"old")
+    recent.know(b"a", large)
     assert known(recent, b"a") is None
-    assert known(recent, b"b") == b"new"
-    recent.learn(b"c", large)
-    assert known(recent, b"c") is None
+    recent.know(b"a", b"new")
+    assert known(recent, b"a") == b"new"
+
+
+def test_a_key_that_is_written_again_takes_no_more_room() -> None:
+    recent = Recent()
+    for nth in range(10 * GENERATION_BYTES // 1000):
+        recent.know(b"%d" % (nth % 10), bytes(1000 - nth % 7))
+    assert len(recent.young) == 10
+    assert not recent.old
+    for nth in range(10):
+        recent.drop(b"%d" % nth)
+    recent.grow(GENERATION_BYTES)
+    assert not recent.old, "what was dropped does not count"
 
 
 def test_what_is_written_later_wins_over_the_older_generation() -> None:
     recent = Recent()
-    recent.written({b"a": b"first"})
+    recent.know(b"a", b"first")
     filler = bytes(BODY_MAX_BYTES)
     for nth in range(GENERATION_BYTES // BODY_MAX_BYTES):
-        recent.learn(b"f%d" % nth, filler)
+        recent.know(b"f%d" % nth, filler)
     assert recent.old.get(b"a") == b"first"
-    recent.written({b"a": b"second"})
+    recent.know(b"a", b"second")
     assert known(recent, b"a") == b"second"
 
 
