@@ -311,17 +311,23 @@ class StrongShard:
         """Tries have ended: nearly always it was done."""
         if not isinstance(result, AppliedEach):
             for write in writes:
-                self._not_done(write, result)
+                self._ended(write, result)
             return
         done = 0
         for write, answer in zip(writes, result.results, strict=True):
             if type(answer) in _REFUSALS:
-                self._not_done(write, Applied(result.index, answer))
+                self._ended(write, Applied(result.index, answer))
             else:
                 done += 1
                 write.answer(answer)
         if self.tries is not None:
             self.tries.applied.value += done
+
+    def _ended(self, write: Write, result: ProposeResult) -> None:
+        try:
+            self._not_done(write, result)
+        except Exception:  # noqa: BLE001 - a defect of one write must not cost the others' answers
+            _log.exception("the end of a write raised; its defect, the node goes on")
 
     def _not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""
