@@ -50,7 +50,7 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, Put, decode, encode, stamp_each
+from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp_each
 from raftgroups.group import Group, nobody
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
@@ -212,6 +212,34 @@ class StrongShard:
             self.waiting.limit(write, asked_s)
         self.start_each((write,))
 
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
+        payloads = self._plain(commands)
+        if payloads is None:
+            for command, done in zip(commands, dones, strict=True):
+                self.write(command, done)
+            return
+        deadline_s = self._clock.monotonic() + self._settings.deadline_s
+        self.start_each(
+            [
+                Write(self, done, deadline_s, payload=payload, repeatable=False)
+                for payload, done in zip(payloads, dones, strict=True)
+            ]
+        )
+
+    def _plain(self, commands: Sequence[Command]) -> list[bytes] | None:
+        """As payloads, if all are puts that nothing stands against; they are admitted then."""
+        if self.waiting.stopped or self._sizes is not None:
+            return None
+        for command in commands:
+            if type(command) is not Put or not 0 < len(command.key) <= PLAIN_BYTES - len(
+                command.value
+            ):
+                return None
+        payloads = encode_puts(cast(Sequence[Put], commands))
+        if payloads is None or not self._gate.takes(sum(map(len, payloads))):
+            return None
+        return payloads
+
     def take(
         self,
         payload: bytes,
@@ -283,17 +311,23 @@ class StrongShard:
         """Tries have ended: nearly always it was done."""
         if not isinstance(result, AppliedEach):
             for write in writes:
-                self._not_done(write, result)
+                self._ended(write, result)
             return
         done = 0
         for write, answer in zip(writes, result.results, strict=True):
             if type(answer) in _REFUSALS:
-                self._not_done(write, Applied(result.index, answer))
+                self._ended(write, Applied(result.index, answer))
             else:
                 done += 1
                 write.answer(answer)
         if self.tries is not None:
             self.tries.applied.value += done
+
+    def _ended(self, write: Write, result: ProposeResult) -> None:
+        try:
+            self._not_done(write, result)
+        except Exception:  # noqa: BLE001 - a defect of one write must not cost the others' answers
+            _log.exception("the end of a write raised; its defect, the node goes on")
 
     def _not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""

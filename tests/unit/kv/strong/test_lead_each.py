@@ -173,6 +173,22 @@ def test_the_answers_of_a_run_are_each_writes_own(loop: Any) -> None:
     assert len(answers) == 3, "once each"
 
 
+def test_a_defect_after_one_refusal_leaves_the_others_their_answers(loop: Any) -> None:
+    rig, answers = Rig(loop), list[Any]()
+
+    def broken(operation: Any, error: Any) -> None:
+        raise ValueError("a defect of whoever takes over")
+
+    rig.shard.on_moved = broken
+    writes = [
+        Write(rig.shard, answers.append, 5.0, payload=PUTS[0], repeatable=False) for _ in range(2)
+    ]
+    rig.shard.proposed_each(
+        writes, AppliedEach(9, [Failure(7, "wrong_shard", "split"), PutResult(5)])
+    )
+    assert answers == [PutResult(5)]
+
+
 def test_a_run_that_was_refused_is_tried_again_each(loop: Any) -> None:
     rig = Rig(loop)
     writes = [Write(rig.shard, print, 9.0, payload=each, repeatable=False) for each in PUTS]
