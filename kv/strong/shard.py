@@ -50,7 +50,7 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, Put, decode, encode, stamp_each
+from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp_each
 from raftgroups.group import Group, nobody
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
@@ -211,6 +211,34 @@ class StrongShard:
         if asked_s is not None:
             self.waiting.limit(write, asked_s)
         self.start_each((write,))
+
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
+        payloads = self._plain(commands)
+        if payloads is None:
+            for command, done in zip(commands, dones, strict=True):
+                self.write(command, done)
+            return
+        deadline_s = self._clock.monotonic() + self._settings.deadline_s
+        self.start_each(
+            [
+                Write(self, done, deadline_s, payload=payload, repeatable=False)
+                for payload, done in zip(payloads, dones, strict=True)
+            ]
+        )
+
+    def _plain(self, commands: Sequence[Command]) -> list[bytes] | None:
+        """As payloads, if all are puts that nothing stands against; they are admitted then."""
+        if self.waiting.stopped or self._sizes is not None:
+            return None
+        for command in commands:
+            if type(command) is not Put or not 0 < len(command.key) <= PLAIN_BYTES - len(
+                command.value
+            ):
+                return None
+        payloads = encode_puts(cast(Sequence[Put], commands))
+        if payloads is None or not self._gate.takes(sum(map(len, payloads))):
+            return None
+        return payloads
 
     def take(
         self,
