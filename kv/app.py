@@ -176,6 +176,8 @@ class App:
         )
         self.lane.start()
         self.node.host.on_pass(self.lane.hold, self.lane.flush)
+        self.node.committer.on_turn = self.lane.begin_for_turn
+        self.lane.on_begun, self.lane.hurry = self.node.forwarder.flush, self.node.committer.hurry
         self._make_protocol = self.lane.make_protocol
 
     async def _serve_leaderless(self, parts: LeaderlessParts) -> None:

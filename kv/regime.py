@@ -7,6 +7,7 @@ machine's refusals (results.Failure) have been turned into errors of their class
 
     done(answer)      answer: what was asked for, or a JanusError
     write             one command, through the log, from any node
+    write_each        some at once, for faces with many
     get               the newest of one key, as linearizable as a plain read, for faces with many
     read              `evaluate` runs on this node's replica once it is as fresh as the level asks;
                       it must be quick, and must not keep what it was given
@@ -59,6 +60,11 @@ class Strong(Protocol):
     def write(
         self, command: Command, done: Done[Result], options: WriteOptions = PLAIN_WRITE
     ) -> None: ...
+
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
+        """The same without options. What only some of them are refused for does not touch the
+        others."""
+        ...
 
     def read(
         self,

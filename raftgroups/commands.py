@@ -25,7 +25,7 @@ a zero byte is everything from the key on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from struct import Struct as Packing
 from typing import Final, NamedTuple, get_args
@@ -436,6 +436,14 @@ def encode(
         )
     head = _HEAD.pack(version, clock_ms, wall_ms, len(client))
     return head + client + _TOKEN.pack(sequence, settled) + body
+
+
+def encode_puts(puts: Iterable[Put]) -> list[bytes] | None:
+    """The same of many without tokens. None: one cannot be, and `encode` says why."""
+    try:
+        return [_PLAIN + _encode_body(each) for each in puts]
+    except OverflowError:
+        return None
 
 
 def stamp(payload: bytes, clock_ms: int, wall_ms: int) -> bytes:

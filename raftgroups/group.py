@@ -227,16 +227,14 @@ class Group:
         """Take a heartbeat, or the answer to one, that says nothing but that its sender is there.
         True: that was all, and the group needs no part in this turn."""
         replica = self.replica
-        if isinstance(message, Append):
-            return replica.hear_leader(peer, message, now)
-        return isinstance(message, Ack) and replica.replication.hear(
-            peer, incarnation, message, now
-        )
+        if type(message) is Append:
+            return not message.entries and replica.hear_leader(peer, message, now)
+        return type(message) is Ack and replica.replication.hear(peer, incarnation, message, now)
 
-    def receive_late_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> bool:
+    def receive_late_ack(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
         """Take an acknowledgement that nobody waits for. True: that was all."""
         return not self.changes.busy() and self.replica.replication.hear_late(
-            peer, incarnation, ack
+            peer, incarnation, ack, now
         )
 
     def step(self, now: float) -> float:
@@ -245,19 +243,22 @@ class Group:
         if replica.sender.wanted:
             replica.sender.begin()
         replica.tick()
-        self.changes.step(now)
+        changes, reads = self.changes, replica.reads
+        changes.step(now)
         if replica.raft.leads:
-            if self._proposals.queued and not self.changes.transfer:
+            if self._proposals.queued and not changes.transfer:
                 self._append()
             if replica.sender.streams:
                 replica.sender.step(now)
-            replica.replication.send()
+            replica.replication.send(now)
         elif self._proposals.queued:
             self._refuse_queued("this node does not lead the group")
-        if not replica.reads.points.idle:
-            replica.reads.after_tick()
-        self._sleep_if_idle(now)
-        deadline = self.next_deadline()
+        reading = not reads.points.idle
+        if reading:
+            reads.after_tick()
+            reading = not reads.points.idle
+        self._sleep_if_idle(now, reading=reading)
+        deadline = self._deadline(reading=reading)
         if deadline <= now:
             self._expire(now)
             deadline = self.next_deadline()
@@ -279,15 +280,10 @@ class Group:
         self._answer_all(appended, Unknown("no majority confirmed it in time"))
         self.replica.reads.expire(now)
 
-    def _sleep_if_idle(self, now: float) -> None:
+    def _sleep_if_idle(self, now: float, *, reading: bool) -> None:
         replica = self.replica
         last = replica.journal.last_index
-        if (
-            last != self._seen_last
-            or self._proposals
-            or not replica.reads.points.idle
-            or self.changes.busy()
-        ):
+        if last != self._seen_last or reading or self._proposals or self.changes.busy():
             self._seen_last = last
             self._idle_since = now
             return
@@ -310,6 +306,9 @@ class Group:
 
     def next_deadline(self) -> float:
         """When this group needs a turn though nothing happens; infinity: never."""
+        return self._deadline(reading=not self.replica.reads.points.idle)
+
+    def _deadline(self, *, reading: bool) -> float:
         if self._services.asleep(self.group_id):
             return float("inf")
         replica, changes = self.replica, self.changes
@@ -320,7 +319,7 @@ class Group:
             nearest = min(nearest, raft.election_deadline)
         if changes.change is not None or changes.transfer is not None:
             nearest = min(nearest, changes.deadline())
-        if not replica.reads.points.idle:
+        if reading:
             nearest = min(nearest, replica.reads.deadline())
         if replica.sender.streams:
             nearest = min(nearest, replica.sender.deadline())

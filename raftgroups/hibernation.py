@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raftgroups.messages import Ack, Beat
+from raftgroups.messages import Beat
 from raftgroups.transport import NodeId
 from storage.clock import Timer
 
@@ -66,10 +66,6 @@ class Hibernation:
         if self._timer is None:
             self._timer = self._call_later(self._host.config.heartbeat_s, self._on_timer)
 
-    def undisturbed(self, ack: Ack) -> bool:
-        """The answer to the last heartbeat is no reason to wake."""
-        return ack.success and ack.group in self._sleepers
-
     def wake(self, group_id: int, *, leader_lost: bool = False) -> None:
         """It takes up its timers where a heartbeat would have left them."""
         sleeper = self._sleepers.pop(group_id, None)
@@ -78,10 +74,10 @@ class Hibernation:
         heard_at, _ = self._beats.get(sleeper.leader, (float("-inf"), ""))
         sleeper.group.awake(heard_at, leader_lost=leader_lost)
 
-    def frame_heard(self, peer: NodeId, boot: str) -> None:
+    def frame_heard(self, peer: NodeId, boot: str, now: float) -> None:
         """Any frame is a sign of life of its sender's process."""
         known = self._beats.get(peer)
-        self._beats[peer] = (self._host.clock.monotonic(), boot)
+        self._beats[peer] = (now, boot)
         if known is not None and known[1] != boot:
             self.leader_lost(peer)
 

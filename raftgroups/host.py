@@ -37,7 +37,16 @@ from raftgroups.levels import NOT_HEARD
 from raftgroups.lineage import BIRTH_INDEX, DividingMachine, Neighbour
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
-from raftgroups.messages import Ack, Append, Beat, MalformedError, Message, decode_frame
+from raftgroups.messages import (
+    Ack,
+    Append,
+    Beat,
+    MalformedError,
+    Message,
+    Opening,
+    decode_frame,
+    frame_opening,
+)
 from raftgroups.records import HardState
 from raftgroups.services import Birth, Counters
 from raftgroups.snapshot_receive import throw_away_placed
@@ -106,8 +115,9 @@ class GroupHost:
         self.send = self._outbox.add
         self.send_now = self._outbox.send_now
         self.connected = link.connected
-        self._levels: dict[NodeId, int] = {}
-        """What the last frame of each node said of its program (raftgroups/levels.py)."""
+        self.answer = soon.answer
+        self._openings: dict[NodeId, Opening] = {}
+        """What the last frame of each node began with, and said of its process and program."""
         self._groups: dict[int, Group] = {}
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
@@ -324,7 +334,8 @@ class GroupHost:
     # --- raftgroups.services.Services ----------------------------------------------------
 
     def level_of(self, peer: NodeId) -> int:
-        return self._levels.get(peer, NOT_HEARD)
+        opening = self._openings.get(peer)
+        return NOT_HEARD if opening is None else opening.level
 
     def drop(self, peer: NodeId, group_id: int, reason: str) -> None:
         dropped = self.counters.dropped
@@ -347,7 +358,8 @@ class GroupHost:
         }
 
     def wake(self, group_id: int) -> None:
-        self._hibernation.wake(group_id)
+        if self.asleep(group_id):
+            self._hibernation.wake(group_id)
         self._dirty[group_id] = None
         self._committer.kick()
 
@@ -364,9 +376,6 @@ class GroupHost:
             group = self._groups.get(group_id)
             if group is not None and not self._stopped:
                 self._deadlines.watch(group_id, group.replica.reads.depart())
-
-    def answer(self, call: Callable[[], None]) -> None:
-        self._soon.answer(call)
 
     def on_answered(self, call: Callable[[], None]) -> None:
         """Have `call` told whenever the answers of a pass of the loop were given: what they made
@@ -387,7 +396,8 @@ class GroupHost:
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
         try:
-            incarnation, boot, level, messages, malformed = decode_frame(frame)
+            opening = self._openings.get(peer)
+            incarnation, boot, level, messages, malformed = decode_frame(frame, opening)
         except MalformedError as error:
             self.drop(peer, 0, "malformed-frame")
             _logger.debug("malformed frame of %s: %s", peer, error)
@@ -395,35 +405,39 @@ class GroupHost:
         for _ in range(malformed):
             self.drop(peer, 0, "malformed-message")
         self.counters.messages_in += len(messages)
-        self._levels[peer] = level
-        self._hibernation.frame_heard(peer, boot)
-        groups = self._groups
+        now = self.clock.monotonic()
+        if opening is None or opening.boot is not boot:  # nothing was read anew, else
+            octets = frame_opening(incarnation, boot, level)
+            self._openings[peer] = Opening(octets, incarnation, boot, level)
+        self._hibernation.frame_heard(peer, boot, now)
+        groups, inbox = self._groups, self._inbox
+        waited = bool(inbox)  # then a turn is coming
         for message in messages:
+            if type(message) is Beat:
+                continue
             group = groups.get(message.group)
-            handle = None if group is None else group.replica.read_handlers.get(type(message))
-            if handle is None:
-                self._take(peer, incarnation, message)
-            else:
+            if group is None:
+                self._unknown_group(peer, message.group)
+                continue
+            handle = group.replica.read_handlers.get(type(message))
+            if handle is not None:
                 handle(peer, incarnation, message)
-        if self._inbox:
+            elif type(message) is Ack and (
+                # The answer to the last heartbeat before a sleep is no reason to wake.
+                (message.success and self.asleep(message.group))
+                # Never past another one of the same peer: the newest must be taken last.
+                or (not inbox and group.receive_late_ack(peer, incarnation, message, now))
+            ):
+                continue
+            else:
+                inbox.append((peer, incarnation, message))
+        if inbox and not waited:
             self._committer.kick()
 
-    def _take(self, peer: NodeId, incarnation: int, message: Message) -> None:
-        if isinstance(message, Beat):
-            return
-        group = self._groups.get(message.group)
-        if group is None:
-            self.drop(peer, message.group, "no-such-group")
-            if not self._changes_now(message.group):
-                self.on_unknown_group(message.group, peer)
-        elif isinstance(message, Ack):
-            if self._hibernation.undisturbed(message):
-                return
-            # Never past another one of the same peer: the newest must be taken last.
-            if self._inbox or not group.receive_late_ack(peer, incarnation, message):
-                self._inbox.append((peer, incarnation, message))
-        else:
-            self._inbox.append((peer, incarnation, message))
+    def _unknown_group(self, peer: NodeId, group_id: int) -> None:
+        self.drop(peer, group_id, "no-such-group")
+        if not self._changes_now(group_id):
+            self.on_unknown_group(group_id, peer)
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
         self.drop(peer, message.group, "link-full-or-down")
@@ -455,14 +469,18 @@ class GroupHost:
     def begin_turn(self) -> Need:
         if self._stopped:
             return Need.NOTHING
-        self._soon.hold()
+        soon = self._soon
+        soon.held = True
         try:
             need = self._turn()
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
             need = Need.NOTHING
-        # The turn is done: whoever is answered now may ask anything of this host.
-        answered = self._soon.give()
+        soon.held = False
+        answered = bool(soon.answers)
+        if answered:
+            # The turn is done: whoever is answered now may ask anything of this host.
+            soon.give()
         self._link.push()
         return Need.AT_ONCE if need is Need.NOW and not answered else need
 
@@ -474,13 +492,12 @@ class GroupHost:
             group = self._groups.get(message.group)
             if group is None:
                 continue
-            asleep = self._hibernation.asleep(message.group)
-            if not asleep and group.receive_quietly(peer, incarnation, message, now):
-                continue
-            if asleep:
+            if self.asleep(message.group):
                 self._hibernation.wake(message.group)
+            elif group.receive_quietly(peer, incarnation, message, now):
+                continue
             self._dirty[message.group] = None
-            group.replica.receive(peer, incarnation, message)
+            group.replica.handlers[type(message)](peer, incarnation, message)
         dirty, self._dirty = self._dirty, {}
         need = self._unwritten
         for group_id in dirty:
@@ -495,13 +512,15 @@ class GroupHost:
         if self._ends or self._births:
             need = Need.NOW
         # Answers may be for peers, too: then all of it leaves together, after them.
-        at_once = not self._soon.answers
-        self._outbox.flush_now(at_once=False)
-        self.counters.messages_out += self._outbox.flush_early(at_once=at_once)
+        at_once, outbox = not self._soon.answers, self._outbox
+        if outbox.now:
+            outbox.flush_now(at_once=False)
+        if outbox.early:
+            outbox.flush_early(at_once=at_once)
         self._unwritten = min(need, Need.LAZY)
         self._turn_need = need
-        if need is not Need.NOW or "no-write-barrier" in self.config.canaries:
-            self.counters.messages_out += self._outbox.flush_late(at_once=at_once)
+        if outbox.late and (need is not Need.NOW or "no-write-barrier" in self.config.canaries):
+            outbox.flush_late(at_once=at_once)
         return need
 
     def prepare(self, batch: Batch) -> None:
@@ -552,7 +571,7 @@ class GroupHost:
                 group.after_commit()
             if self._ends or self._births:
                 self._complete_lineage()
-            self.counters.messages_out += self._outbox.flush_late(at_once=True)
+            self._outbox.flush_late(at_once=True)
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
 
@@ -581,7 +600,7 @@ class GroupHost:
             commits=self._commits,
             stalls=self.counters.stalls,
             messages_in=self.counters.messages_in,
-            messages_out=self.counters.messages_out + self._outbox.sent_now,
+            messages_out=self._outbox.messages,
             entries_appended=self.counters.entries_appended,
             entries_applied=self.counters.entries_applied,
             dropped=dict(sorted(self.counters.dropped.items())),

@@ -20,7 +20,15 @@ from typing import Any, Final, NamedTuple
 
 import cbor2
 
-from raftgroups.smallcbor import FALSE, SMALL, TRUE, array_head, number_bytes, write
+from raftgroups.smallcbor import (
+    FALSE,
+    SMALL,
+    TRUE,
+    array_head,
+    bytes_head,
+    number_bytes,
+    write,
+)
 from storage.errors import JanusError
 from storage.slices import Range
 
@@ -235,6 +243,15 @@ Message = (
 )
 
 
+class Opening(NamedTuple):
+    """What all frames of one sender begin with, and what it says."""
+
+    octets: bytes
+    incarnation: int
+    boot: str
+    level: int
+
+
 class Frame(NamedTuple):
     incarnation: int
     boot: str
@@ -252,11 +269,7 @@ def _number(value: object) -> bool:
 
 
 def _number_or_none(value: object) -> bool:
-    return value is None or (type(value) is int and 0 <= value < _INT_LIMIT)
-
-
-def _flag(value: object) -> bool:
-    return type(value) is bool
+    return value is None or _number(value)
 
 
 def _octets(value: object) -> bool:
@@ -298,15 +311,16 @@ def _numbers(value: object) -> bool:
     return type(value) is list and all(map(_number, value))
 
 
-_Shape = Callable[[object], bool]
+_Shape = Callable[[object], bool] | type[int]
+"""`int` stands for what `_number` accepts; `bool` for itself."""
 _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     # kind: (class, how many fields at the beginning are numbers, shapes of the others)
-    1: (Append, 2, (_number_or_none, _number, _number, _flag, _entries)),
-    2: (Ack, 3, (_flag, _flag)),
-    3: (VoteRequest, 4, (_flag,)),
+    1: (Append, 2, (_number_or_none, int, int, bool, _entries)),
+    2: (Ack, 3, (bool, bool)),
+    3: (VoteRequest, 4, (bool,)),
     4: (Vote, 2, ()),
     5: (PreVoteRequest, 5, ()),
-    6: (PreVote, 3, (_flag,)),
+    6: (PreVote, 3, (bool,)),
     7: (Stale, 2, ()),
     8: (TimeoutNow, 2, ()),
     9: (Probe, 3, ()),
@@ -318,15 +332,19 @@ _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     15: (Beat, 2, ()),
     16: (Offer, 6, (_octets, _pairs)),
     17: (OfferReply, 3, (_number_or_none,)),
-    18: (Chunk, 4, (_flag, _number, _octets)),
+    18: (Chunk, 4, (bool, int, _octets)),
     19: (LineageOffer, 6, (_octets, _ranges, _numbers)),
     20: (BlankVote, 2, ()),
+}
+_SHAPES: Final = {
+    number: (kind, (int,) * numbers + shapes) for number, (kind, numbers, shapes) in _KINDS.items()
 }
 _OPENINGS: Final = {
     kind: array_head(1 + numbers + len(shapes)) + number_bytes(number)
     for number, (kind, numbers, shapes) in _KINDS.items()
 }
 """A message up to its fields."""
+_PAIR: Final = array_head(2)
 
 
 # --- frames ----------------------------------------------------------------------------------
@@ -346,21 +364,45 @@ def frame_opening(incarnation: int, boot: str, level: int) -> bytes:
 
 def encode_messages(opening: bytes, messages: Sequence[Message]) -> bytes:
     parts = [opening, array_head(len(messages))]
-    add = parts.append
     for message in messages:
-        add(_OPENINGS[type(message)])
+        parts.append(_OPENINGS[type(message)])
         for value in message:
             if type(value) is int:  # nearly all of them
-                add(SMALL[value] if 0 <= value < 256 else number_bytes(value))
+                parts.append(SMALL[value] if 0 <= value < 256 else number_bytes(value))
             elif type(value) is bool:
-                add(TRUE if value else FALSE)
+                parts.append(TRUE if value else FALSE)
+            elif type(message) is Append and type(value) is list:
+                parts.append(array_head(len(value)))
+                for term, command in value:
+                    number = SMALL[term] if 0 <= term < 256 else number_bytes(term)
+                    parts += (_PAIR, number, bytes_head(len(command)), command)
             else:
-                write(value, add)
+                write(value, parts.append)
     return b"".join(parts)
 
 
-def decode_frame(frame: bytes) -> Frame:
-    """Raises MalformedError, and nothing else, for any bytes."""
+def decode_frame(frame: bytes, opening: Opening | None = None) -> Frame:
+    """Raises MalformedError, and nothing else, for any bytes. With the opening of its sender's
+    frames, what it says need not be read again."""
+    if opening is not None and frame.startswith(opening.octets):
+        octets, incarnation, boot, level = opening
+        try:
+            body = cbor2.loads(frame[len(octets) :])
+        except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
+            raise MalformedError(f"a frame of {len(frame)} bytes is not cbor: {error}") from None
+    else:
+        incarnation, boot, level, body = _decode_parts(frame)
+    if type(body) is not list:
+        raise MalformedError(f"the messages of a frame of {len(frame)} bytes are no array")
+    messages = []
+    for item in body:
+        message = _decode_message(item)
+        if message is not None:
+            messages.append(message)
+    return _new(Frame, (incarnation, boot, level, messages, len(body) - len(messages)))
+
+
+def _decode_parts(frame: bytes) -> tuple[int, str, int, object]:
     try:
         decoded = cbor2.loads(frame)
     except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
@@ -381,38 +423,29 @@ def decode_frame(frame: bytes) -> Frame:
         or type(boot) is not str
         or type(level) is not int
         or not 0 < level < _INT_LIMIT
-        or type(body) is not list
     ):
         raise MalformedError(f"the head of a frame of {len(frame)} bytes does not fit")
-    messages = []
-    for item in body:
-        message = _decode_message(item)
-        if message is not None:
-            messages.append(message)
-    return _new(Frame, (incarnation, boot, level, messages, len(body) - len(messages)))
+    return incarnation, boot, level, body
 
 
 def _decode_message(item: object) -> Message | None:
     if type(item) is not list or not item or type(item[0]) is not int:
         return None
-    known = _KINDS.get(item[0])
+    known = _SHAPES.get(item[0])
     if known is None:
         return None
-    kind, numbers, shapes = known
-    if len(item) != 1 + numbers + len(shapes):
+    kind, shapes = known
+    fields = item[1:]
+    if len(fields) != len(shapes):
         return None
-    message: Message
-    if not shapes:  # most of them: probes, echoes, votes
-        for value in item:
+    for shape, value in zip(shapes, fields, strict=True):
+        if shape is int:  # most of them, and a call spared
             if type(value) is not int or not 0 <= value < _INT_LIMIT:
                 return None
-        message = _new(kind, item[1:])
-        return message
-    for value in item[1 : numbers + 1]:
-        if type(value) is not int or not 0 <= value < _INT_LIMIT:
+        elif shape is bool:
+            if type(value) is not bool:
+                return None
+        elif not shape(value):
             return None
-    for shape, value in zip(shapes, item[numbers + 1 :], strict=True):
-        if not shape(value):
-            return None
-    message = _new(kind, item[1:])
+    message: Message = _new(kind, fields)
     return message

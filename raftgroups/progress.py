@@ -23,12 +23,15 @@ class Progress:
         "heard_at",
         "incarnation",
         "inflight_bytes",
+        "node",
         "paused",
         "snapshot",
         "under_way",
     )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, node: int) -> None:
+        self.node = node
+        """The number by which the core knows this peer."""
         self.under_way: deque[tuple[int, int]] = deque()
         """(last index, bytes) of each Append with entries, oldest first"""
         self.inflight_bytes = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from pysyncobj.config import SyncObjConf
 from pysyncobj.node import Node
@@ -51,8 +51,11 @@ class Raft:
         self._environment = environment
         self._nodes: dict[NodeId, PeerNode] = {}
         self._hooks = hooks
+        self._silence_s = timing.leader_silence_s
         self.leads = False
         """Follows the core's state (`_role_changed`): a turn asks thirty times."""
+        self._stirred = True
+        """Something came that the core's next tick may draw a conclusion from."""
         activate(self._environment)
         low, high = timing.election_timeout_s
         conf = SyncObjConf(
@@ -68,18 +71,25 @@ class Raft:
             journalFile=journal,
             onStateChanged=self._role_changed,
         )
-        core = self._core = Core(self._node(node), [], conf=conf, transport=NoTransport(self._sent))
+        core = self._core = Core(self.node(node), [], conf=conf, transport=NoTransport(self._sent))
         core._hooks = hooks
         core._SyncObj__needLoadDumpFile = False
         core._SyncObj__raftLastApplied = journal.applied_index
+        self.following: Final[dict[int, int]] = core._SyncObj__raftNextIndex
+        """The first entry to send to each node. The core's own dictionary, as is the next one."""
+        self.matched: Final[dict[int, int]] = core._SyncObj__raftMatchIndex
+        """The last entry that each node is known to have. Who writes here raises it to nothing that
+        is not committed: a tick draws no conclusion from that."""
 
-    def _node(self, node: NodeId) -> PeerNode:
+    def node(self, node: NodeId) -> PeerNode:
+        """What the core calls it: as a number, its key in the two above."""
         found = self._nodes.get(node)
         if found is None:
             found = self._nodes[node] = PeerNode(node)
         return found
 
     def _role_changed(self, old: int, new: int) -> None:
+        self._stirred = True
         self.leads = new == LEADER
         self._hooks.role_changed(old, new)
 
@@ -112,6 +122,7 @@ class Raft:
         self._core._SyncObj__raftLeader = None
 
     def _set_commit_index(self, index: int) -> None:
+        self._stirred = True
         self._core._SyncObj__raftCommitIndex = index
         self._core._SyncObj__raftLog.setRaftCommitIndex(index)
 
@@ -158,8 +169,9 @@ class Raft:
     def adopt(self, voters: Iterable[NodeId], learners: Iterable[NodeId]) -> None:
         """Other voters and other learners, from now on."""
         core, now = self._core, self._environment.clock.monotonic()
-        others = {self._node(node) for node in voters}
-        learning = {self._node(node) for node in learners}
+        self._stirred = True
+        others = {self.node(node) for node in voters}
+        learning = {self.node(node) for node in learners}
         following, matched = core._SyncObj__raftNextIndex, core._SyncObj__raftMatchIndex
         for node in sorted(others | learning):
             if node not in following:
@@ -173,28 +185,12 @@ class Raft:
         core._SyncObj__otherNodes = others
         core._SyncObj__readonlyNodes = learning
 
-    def next_index(self, node: NodeId) -> int:
-        index: int = self._core._SyncObj__raftNextIndex[self._nodes[node]]
-        return index
-
-    def set_next_index(self, node: NodeId, index: int) -> None:
-        self._core._SyncObj__raftNextIndex[self._nodes[node]] = index
-
     def match_index(self, node: NodeId) -> int:
-        index: int = self._core._SyncObj__raftMatchIndex.get(self._nodes.get(node), 0)
-        return index
+        return self.matched.get(self.node(node), 0)
 
-    def set_match(self, node: NodeId, index: int) -> None:
-        self._core._SyncObj__raftMatchIndex[self._nodes[node]] = index
-
-    def forget_match(self, node: NodeId) -> None:
-        """It is on another disk now: what it had does not count."""
-        self._core._SyncObj__raftMatchIndex[self._node(node)] = 0
-
-    def heard(self, node: NodeId) -> None:
-        peer = self._nodes.get(node)
-        if peer in self._core._SyncObj__raftMatchIndex:
-            self._core._SyncObj__lastResponseTime[peer] = self._environment.clock.monotonic()
+    def heard(self, node: int, now: float) -> None:
+        if node in self.matched:
+            self._core._SyncObj__lastResponseTime[node] = now
 
     def follows(self, node: NodeId, term: int) -> bool:
         """A heartbeat of this node in this term would tell the core only that it is there."""
@@ -210,15 +206,34 @@ class Raft:
     # --- events --------------------------------------------------------------------------
 
     def tick(self) -> None:
-        activate(self._environment)
-        self._core._onTick(0)
+        """What is committed is applied. The core is spared a tick that could do nothing else: no
+        time has come, and nothing that was heard since its last one lets it draw a conclusion."""
+        core, now = self._core, self._environment.clock.monotonic()
+        if self.leads:
+            heard = core._SyncObj__lastResponseTime.values()
+            idle = (
+                not self._stirred
+                and now <= core._SyncObj__newAppendEntriesTime
+                and min(heard, default=now) > now - self._silence_s
+            )
+        else:
+            idle = now <= core._SyncObj__raftElectionDeadline
+        if idle:
+            self._hooks.apply_committed()
+        else:
+            self._stirred = False  # the tick itself may have it looked at once more
+            activate(self._environment)
+            core._onTick(0)
 
     def append(self, command: bytes) -> int:
         """Add an entry to the log of the leader; returns its index."""
         assert self.leads, "only a leader appends"
-        log = self._core._SyncObj__raftLog
+        core = self._core
+        log = core._SyncObj__raftLog
         index = int(log.last_index) + 1
-        log.add(command, index, self.term)
+        log.add(command, index, core._SyncObj__raftCurrentTerm)
+        if not core._SyncObj__otherNodes:
+            self._stirred = True  # whoever is alone commits by being there
         return index
 
     def lead_from_birth(self) -> None:
@@ -285,5 +300,5 @@ class Raft:
 
     def _receive(self, node: NodeId, message: dict[str, Any]) -> None:
         activate(self._environment)
-        peer = self._nodes.get(node) or self._node(node)
-        self._core._SyncObj__onMessageReceived(peer, message)
+        self._stirred = True
+        self._core._SyncObj__onMessageReceived(self.node(node), message)

@@ -239,7 +239,8 @@ class ReadPath:
         return None
 
     def _note_heard(self, peer: NodeId) -> None:
-        self._replica.raft.heard(peer)
+        replica = self._replica
+        replica.raft.heard(replica.raft.node(peer), replica.now())
         self._heard.pop(peer, None)
         self._heard[peer] = None
 

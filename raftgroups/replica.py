@@ -1,12 +1,12 @@
 """One replica of one group: its core, its journal, its machine, and the way of a message in.
 
-    frame -> host -> Replica.receive -> rules (filters.py) -> pysyncobj (raftcore.py)
+    frame -> host -> Replica.handlers -> rules (filters.py) -> pysyncobj (raftcore.py)
                                                                  |
              journal <- entries, term, vote                      | hooks
              machine <- committed entries                        |
              outbox  <- answers, votes, entries  <---------------+
 
-A replica holds no queue of its own and starts no work: the host calls `receive` and `tick`, in a
+A replica holds no queue of its own and starts no work: the host calls a handler and `tick`, in a
 turn, and never while a sync is in flight. Whatever it wants to say goes to the host's outbox.
 
 Rule c, the write-ahead barrier, has its last line here: a leader commits nothing beyond what its
@@ -90,6 +90,7 @@ class Replica:
         owner: Owner,
     ) -> None:
         self.services = services
+        self.now = services.clock.monotonic
         self.group_id = group_id
         self.journal = journal
         self.machine = machine
@@ -123,7 +124,7 @@ class Replica:
             ReadIndex: self.reads.on_read_index,
         }
         """Of messages that need no turn."""
-        self._handlers: dict[type[Message], Handler] = {
+        self.handlers: Final[dict[type[Message], Handler]] = {
             Append: self._on_append,
             Ack: self.replication.on_ack,
             VoteRequest: self.voting.on_vote_request,
@@ -140,13 +141,11 @@ class Replica:
             OfferReply: self.sender.on_reply,
             Chunk: self.receiver.on_chunk,
         }
+        """Of one message, in a turn."""
         journal.on_config = self.adopt
         self.adopt()
 
     # --- who we are ----------------------------------------------------------------------
-
-    def now(self) -> float:
-        return self.services.clock.monotonic()
 
     def adopt(self) -> None:
         """The journal's configuration in force is another one."""
@@ -244,10 +243,6 @@ class Replica:
 
     # --- in ------------------------------------------------------------------------------
 
-    def receive(self, peer: NodeId, incarnation: int, message: Message) -> None:
-        """One message, in a turn."""
-        self._handlers[type(message)](peer, incarnation, message)
-
     def _on_append(self, peer: NodeId, _: int, append: Append) -> None:
         raft = self.raft
         if append.term < raft.term:
@@ -269,7 +264,7 @@ class Replica:
             placed = self._place(append)
             self._ack_next = None if placed.matched is None else placed.matched + 1
             raft.receive_append(peer, placed.append)
-        return self.voting.leader_heard()
+        return self.voting.leader_heard(self.now())
 
     def hear_leader(self, peer: NodeId, append: Append, now: float) -> bool:
         """Do what `_on_append` does with an Append that changes nothing but the election timer,
@@ -287,7 +282,7 @@ class Replica:
         ):
             return False
         raft.election_deadline = now + raft.timeout_s()
-        self.voting.leader_heard()
+        self.voting.leader_heard(now)
         if not append.quiet:
             ack = Ack(self.group_id, append.term, last + 1, success=True, reset=False)
             self.services.send(peer, ack)

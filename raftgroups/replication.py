@@ -40,15 +40,19 @@ class Replication:
         """Heartbeats are due: set by the tick, cleared by `send`."""
         self.notice_at = _NEVER
         """When a commit index that no entries have told is due to be told; infinity: never."""
+        self._made: tuple[Append, int] | None = None
+        """Entries that this turn has sent to one peer, and their size: others get the same."""
 
     def adopt(self, peers: list[NodeId]) -> None:
-        now = self._replica.now()
-        self.progress = {peer: self.progress.get(peer) or Progress(now) for peer in peers}
+        now, node = self._replica.now(), self._replica.raft.node
+        self.progress = {
+            peer: self.progress.get(peer) or Progress(now, node(peer)) for peer in peers
+        }
 
     def restart(self) -> None:
         """A new leadership: nothing is known, nothing is under way."""
-        now = self._replica.now()
-        self.progress = {peer: Progress(now) for peer in self.progress}
+        now, node = self._replica.now(), self._replica.raft.node
+        self.progress = {peer: Progress(now, node(peer)) for peer in self.progress}
         self.heartbeat = True
         self.notice_at = _NEVER
 
@@ -63,63 +67,64 @@ class Replication:
 
     def awake(self) -> None:
         """After a sleep nobody is late with an answer, and heartbeats are due."""
-        raft = self._replica.raft
-        for peer in self.progress:
-            raft.heard(peer)
-        raft.heartbeat_deadline = self._replica.now() - 1.0
+        raft, now = self._replica.raft, self._replica.now()
+        for progress in self.progress.values():
+            raft.heard(progress.node, now)
+        raft.heartbeat_deadline = now - 1.0
 
     def peer_connected(self, peer: NodeId) -> None:
         progress = self.progress.get(peer)
         if progress is not None and self._replica.raft.leads:
             progress.lost()
-            self._replica.raft.set_next_index(peer, self._first_missing(peer))
-
-    def _first_missing(self, peer: NodeId) -> int:
-        """What is surely not there yet, as far as is known: before anything is, go on."""
-        match = self._replica.raft.match_index(peer)
-        return match + 1 if match else self._replica.raft.next_index(peer)
+            raft = self._replica.raft
+            match = raft.matched[progress.node]
+            if match:  # else nothing is known: go on
+                raft.following[progress.node] = match + 1
 
     # --- out -----------------------------------------------------------------------------
 
-    def send(self) -> None:
+    def send(self, now: float) -> None:
         heartbeat, self.heartbeat = self.heartbeat, False
-        replica = self._replica
-        early = replica.journal.durable_term == replica.raft.term
         notice_at, self.notice_at = self.notice_at, _NEVER
-        raft, last = replica.raft, replica.journal.last_index
+        replica = self._replica
+        raft, journal, connected = replica.raft, replica.journal, replica.services.connected
+        following, last, commit = raft.following, journal.last_index, raft.commit_index
+        early = journal.durable_term == raft.term
         untold = False
         for peer, progress in self.progress.items():
-            if replica.services.connected(peer):
-                following = raft.next_index(peer)
-                if heartbeat or following <= last or progress.snapshot:
-                    self._send_to(peer, progress, following, heartbeat, early)
-                if progress.commit_sent < raft.commit_index:
-                    untold = untold or self._untold(peer, progress)
+            due = heartbeat or following[progress.node] <= last or progress.snapshot
+            if not due and (untold or progress.commit_sent >= commit):
+                continue
+            if connected(peer):
+                if due:
+                    self._send_to(peer, progress, heartbeat, early)
+                untold = untold or (progress.commit_sent < commit and self._untold(progress))
+        self._made = None
         if not untold:
             return
-        now = replica.now()
         if notice_at == _NEVER:
             notice_at = now + replica.services.config.commit_notice_s
         if notice_at > now:
             self.notice_at = notice_at
             return
         for peer, progress in self.progress.items():
-            if replica.services.connected(peer) and self._untold(peer, progress):
-                replica.services.send(peer, self._notice(peer, progress), early=early)
+            if self._untold(progress) and connected(peer):
+                replica.services.send(peer, self._notice(progress), early=early)
 
-    def _untold(self, peer: NodeId, progress: Progress) -> bool:
+    def _untold(self, progress: Progress) -> bool:
         """There is a commit index that this peer could use, and nothing on its way says it."""
         replica = self._replica
         return (
             progress.commit_sent < replica.raft.commit_index
             and not progress.paused
             and not progress.snapshot
-            and replica.raft.next_index(peer) > replica.journal.base_index
+            and replica.raft.following[progress.node] > replica.journal.base_index
         )
 
-    def _notice(self, peer: NodeId, progress: Progress) -> Append:
-        progress.commit_sent = self._replica.raft.commit_index
-        return self._message(self._replica.raft.next_index(peer) - 1, [], quiet=True)
+    def _notice(self, progress: Progress) -> Append:
+        raft = self._replica.raft
+        progress.commit_sent = raft.commit_index
+        return self._message(raft.following[progress.node] - 1, [], quiet=True)
 
     def tell_commit(self, peer: NodeId) -> None:
         """Now, past the turn: this peer is about to be told a read point. What it refers to has
@@ -129,16 +134,15 @@ class Replication:
             progress is not None
             and progress.commit_sent < replica.raft.commit_index  # else all is told, and mostly is
             and replica.journal.durable_term == replica.raft.term
-            and self._untold(peer, progress)
+            and self._untold(progress)
         ):
-            replica.services.send_now(peer, self._notice(peer, progress))
+            replica.services.send_now(peer, self._notice(progress))
 
-    def _send_to(
-        self, peer: NodeId, progress: Progress, following: int, heartbeat: bool, early: bool
-    ) -> None:
-        """Entries from `following` on, if there are any, or what a heartbeat is."""
+    def _send_to(self, peer: NodeId, progress: Progress, heartbeat: bool, early: bool) -> None:
+        """What entries it misses, if it misses any, or what a heartbeat is."""
         replica = self._replica
         raft, journal, config = replica.raft, replica.journal, replica.services.config
+        following = raft.following[progress.node]
         if progress.snapshot or following <= journal.base_index:
             replica.sender.want(peer)
             if heartbeat:
@@ -147,19 +151,30 @@ class Replication:
             return
         sent = False
         while following <= journal.last_index and progress.may_send(config.inflight_max_bytes):
-            entries = journal.window.read(following, config.append_max_bytes)
-            wire = [(term, command) for command, _, term in entries]
-            message = self._message(following - 1, wire, quiet=False)
+            message, size = self._entries_from(following)
             replica.services.send(peer, message, early=early)
-            following += len(entries)
-            progress.sent(following - 1, sum(len(command) for _, command in wire))
-            raft.set_next_index(peer, following)
+            following += len(message.entries)
+            progress.sent(following - 1, size)
             sent = True
+        if sent:
+            raft.following[progress.node] = following
         if heartbeat and not sent:
             message = self._message(following - 1, [], quiet=False)
             replica.services.send(peer, message, early=early)
         if heartbeat or sent:
             progress.commit_sent = raft.commit_index
+
+    def _entries_from(self, first: int) -> tuple[Append, int]:
+        """And how large they are. Within one `send` the same are not made twice."""
+        if self._made is None or self._made[0].prev_index != first - 1:
+            replica, size = self._replica, 0
+            entries: list[WireEntry] = []
+            max_bytes = replica.services.config.append_max_bytes
+            for command, _, term in replica.journal.window.read(first, max_bytes):
+                entries.append((term, command))
+                size += len(command)
+            self._made = (self._message(first - 1, entries, quiet=False), size)
+        return self._made
 
     def _message(self, prev_index: int | None, entries: list[WireEntry], *, quiet: bool) -> Append:
         raft = self._replica.raft
@@ -178,8 +193,8 @@ class Replication:
         progress.lost()
         progress.paused = True
         if append.prev_index is not None and append.entries:
-            following = min(replica.raft.next_index(peer), append.prev_index + 1)
-            replica.raft.set_next_index(peer, following)
+            following = replica.raft.following
+            following[progress.node] = min(following[progress.node], append.prev_index + 1)
 
     # --- back ----------------------------------------------------------------------------
 
@@ -198,16 +213,16 @@ class Replication:
             or progress.under_way
             or progress.paused
             or progress.snapshot
-            or ack.next_index != raft.next_index(peer)
-            or ack.next_index != raft.match_index(peer) + 1
+            or ack.next_index != raft.following[progress.node]
+            or ack.next_index != raft.matched[progress.node] + 1
             or not replica.journal.config.is_member(peer, incarnation)
         ):
             return False
-        raft.heard(peer)
+        raft.heard(progress.node, now)
         progress.heard_at = now
         return True
 
-    def hear_late(self, peer: NodeId, incarnation: int, ack: Ack) -> bool:
+    def hear_late(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
         """Take the acknowledgement of somebody who has now what a majority had before, as `on_ack`
         would: it commits nothing and frees nothing that waits, so it needs no turn, and may come
         while a sync is in flight. False: it says more than that."""
@@ -222,14 +237,14 @@ class Replication:
             or progress.incarnation != incarnation
             or progress.paused
             or progress.snapshot
-            or not raft.match_index(peer) < ack.next_index - 1 <= raft.commit_index
-            or raft.next_index(peer) <= replica.journal.last_index
+            or not raft.matched[progress.node] < ack.next_index - 1 <= raft.commit_index
+            or raft.following[progress.node] <= replica.journal.last_index
             or not replica.journal.config.is_member(peer, incarnation)
         ):
             return False
-        raft.set_match(peer, ack.next_index - 1)
-        raft.heard(peer)
-        progress.heard_at = replica.now()
+        raft.matched[progress.node] = ack.next_index - 1
+        raft.heard(progress.node, now)
+        progress.heard_at = now
         progress.acknowledged(ack.next_index - 1)
         return True
 
@@ -251,14 +266,14 @@ class Replication:
         progress = self.progress[peer]
         if progress.incarnation != incarnation:
             if progress.incarnation is not None:
-                raft.forget_match(peer)
+                raft.matched[progress.node] = 0  # it is on another disk now
                 progress.lost()
             progress.incarnation = incarnation
-        following = raft.next_index(peer)
+        following = raft.following[progress.node]
         raft.receive_ack(peer, ack)
         progress.heard_at = replica.now()
         if ack.success:
-            raft.set_next_index(peer, max(following, ack.next_index))
+            raft.following[progress.node] = max(following, ack.next_index)
             progress.acknowledged(ack.next_index - 1)
         elif ack.reset:
             progress.lost()

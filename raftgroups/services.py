@@ -23,13 +23,11 @@ class Counters:
         "entries_appended",
         "entries_applied",
         "messages_in",
-        "messages_out",
         "stalls",
     )
 
     def __init__(self) -> None:
         self.messages_in = 0
-        self.messages_out = 0
         self.entries_appended = 0
         self.entries_applied = 0
         self.stalls = 0

@@ -32,7 +32,8 @@ class Soon:
         """Writes what is to be said."""
         self.answers: list[Callable[[], None]] = []
         """Those that wait to be given."""
-        self._held = False
+        self.held = False
+        """The work under way says when it is done and answers may be given (`give`)."""
         self.on_answered: Callable[[], None] | None = None
         """Told once all answers of a pass were given. It must not raise."""
         self.on_pass: Callable[[], None] = _nothing
@@ -43,22 +44,11 @@ class Soon:
 
     def answer(self, call: Callable[[], None]) -> None:
         self.answers.append(call)
-        if not (self._held or self._scheduled):
+        if not (self.held or self._scheduled):
             self.leave()
 
-    def hold(self) -> None:
-        """The work under way says when it is done and answers may be given (`give`)."""
-        self._held = True
-
-    def give(self) -> bool:
-        """Give the answers now rather than in the next pass. Whether there were any."""
-        self._held = False
-        if not self.answers:
-            return False
-        self._give_answers()
-        return True
-
-    def _give_answers(self) -> None:
+    def give(self) -> None:
+        """Give the answers: now, rather than in the next pass."""
         answers, self.answers = self.answers, []
         for call in answers:
             try:
@@ -83,7 +73,7 @@ class Soon:
     def _pass(self) -> None:
         self.on_pass()
         if self.answers:  # else a turn that came before this has given them
-            self._give_answers()
+            self.give()
         readers = self._readers
         try:
             if readers:

@@ -95,41 +95,39 @@ class Outbox:
         self._link = link
         self._opening = frame_opening(incarnation, boot, level)
         self._not_sent = not_sent
-        self._early: dict[NodeId, list[Message]] = {}
-        self._late: dict[NodeId, list[Message]] = {}
+        self.early: dict[NodeId, list[Message]] = {}
+        self.late: dict[NodeId, list[Message]] = {}
         self._leave_soon = leave_soon
-        self._now: dict[NodeId, list[Message]] = {}
+        self.now: dict[NodeId, list[Message]] = {}
         """What leaves with the next pass of the loop."""
-        self.sent_now = 0
-        """Messages that have left so."""
+        self.messages = 0
+        """How many have left."""
         self._entries: tuple[Append, bytes] | None = None
         """Entries that this flush has sent to one peer, and their frame: others get the same."""
 
     def add(self, peer: NodeId, message: Message, *, early: bool = False) -> None:
-        box = self._early if early else self._late
+        box = self.early if early else self.late
         waiting = box.get(peer)
         if waiting is None:
             box[peer] = [message]
         else:
             waiting.append(message)
 
-    def flush_early(self, *, at_once: bool) -> int:
+    def flush_early(self, *, at_once: bool) -> None:
         """`at_once`: nothing else is about to be sent to the same peers."""
-        if not self._early:
-            return 0
-        box, self._early = self._early, {}
-        return self._flush(box, at_once)
+        if self.early:
+            box, self.early = self.early, {}
+            self._flush(box, at_once)
 
-    def flush_late(self, *, at_once: bool) -> int:
-        if not self._late:
-            return 0
-        box, self._late = self._late, {}
-        return self._flush(box, at_once)
+    def flush_late(self, *, at_once: bool) -> None:
+        if self.late:
+            box, self.late = self.late, {}
+            self._flush(box, at_once)
 
     def send_now(self, peer: NodeId, message: Message) -> None:
         """Past the turn, with what else leaves in the next pass of the loop. For small messages:
         of reads, and what has no entries."""
-        box = self._now
+        box = self.now
         if not box:
             self._leave_soon()
         waiting = box.get(peer)
@@ -139,31 +137,28 @@ class Outbox:
             waiting.append(message)
 
     def flush_now(self, *, at_once: bool = True) -> None:
-        box = self._now
-        if box:
-            self._now = {}
+        if self.now:
+            box, self.now = self.now, {}
             link, opening = self._link, self._opening
             for peer, messages in box.items():
-                self.sent_now += len(messages)
                 if len(messages) > SMALL_MAX:
-                    self.send(peer, messages, at_once=at_once)
-                elif not link.send(peer, RAFT, encode_messages(opening, messages), at_once=at_once):
+                    self._send(peer, messages, at_once)
+                    continue
+                self.messages += len(messages)
+                if not link.send(peer, RAFT, encode_messages(opening, messages), at_once=at_once):
                     for message in messages:
                         self._not_sent(peer, message)
 
-    def _flush(self, box: dict[NodeId, list[Message]], at_once: bool) -> int:
-        count = 0
+    def _flush(self, box: dict[NodeId, list[Message]], at_once: bool) -> None:
         for peer, messages in box.items():
-            count += len(messages)
-            self.send(peer, messages, at_once=at_once)
+            if len(messages) > 1:
+                self._send(peer, messages, at_once)
+            else:
+                self._send_frame(peer, _channel(messages[0]), messages, at_once)
         self._entries = None
-        return count
 
-    def send(self, peer: NodeId, messages: list[Message], *, at_once: bool = False) -> None:
+    def _send(self, peer: NodeId, messages: list[Message], at_once: bool) -> None:
         """Now, in as few frames as their size allows."""
-        if len(messages) == 1:
-            self._send_frame(peer, _channel(messages[0]), messages, at_once)
-            return
         start, size, channel = 0, 0, RAFT
         for at, message in enumerate(messages):
             weight = _weight(message)
@@ -178,24 +173,25 @@ class Outbox:
     def _send_frame(
         self, peer: NodeId, channel: str, messages: list[Message], at_once: bool
     ) -> None:
-        if not self._link.send(peer, channel, self._frame(messages), at_once=at_once):
+        self.messages += len(messages)
+        first = messages[0]
+        if type(first) is not Append or not first.entries or len(messages) > 1:
+            frame = encode_messages(self._opening, messages)
+        elif self._entries is not None and self._entries[0] == first:
+            frame = self._entries[1]
+        else:
+            frame = encode_messages(self._opening, messages)
+            self._entries = (first, frame)
+        if not self._link.send(peer, channel, frame, at_once=at_once):
             for message in messages:
                 self._not_sent(peer, message)
 
-    def _frame(self, messages: list[Message]) -> bytes:
-        first = messages[0]
-        if len(messages) > 1 or not (isinstance(first, Append) and first.entries):
-            return encode_messages(self._opening, messages)
-        if self._entries is None or self._entries[0] != first:
-            self._entries = (first, encode_messages(self._opening, messages))
-        return self._entries[1]
 
-
-_SNAPSHOT_KINDS = (Offer, OfferReply, Chunk)
+_SNAPSHOT_KINDS: Final = frozenset((Offer, OfferReply, Chunk))
 
 
 def _channel(message: Message) -> str:
-    bulk = isinstance(message, _SNAPSHOT_KINDS) and _weight(message) < SNAPSHOT_BYTES
+    bulk = type(message) in _SNAPSHOT_KINDS and _weight(message) < SNAPSHOT_BYTES
     return SNAPSHOT if bulk else RAFT
 
 

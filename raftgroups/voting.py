@@ -99,10 +99,12 @@ class Voting:
             ),
         )
 
-    def leader_heard(self) -> None:
-        self.leader_heard_at = self._replica.now()
-        self.election.cancel()
-        self.leader_known()
+    def leader_heard(self, now: float) -> None:
+        self.leader_heard_at = now
+        if self.election.asking or self.election.won:
+            self.election.cancel()
+        if self._replica.raft.term != self._led_term:
+            self.leader_known()
 
     def leader_known(self) -> None:
         """Count the leader of this term once."""

@@ -101,6 +101,8 @@ class Committer:
         self.in_flight_since: float | None = None
         """When the write in flight began; None between writes. The watchdog reads it."""
         self.on_commit: OnCommit | None = None
+        self.on_turn: Callable[[], None] = _nothing
+        """Told when one is about to begin: what kicks then is of it, too. It must not raise."""
         self._began = 0.0
         self._batch_bytes = 0
         self.turns = 0
@@ -124,6 +126,12 @@ class Committer:
         elif self._turn_scheduled is None:
             self._turn_scheduled = self._scheduler.call_soon(self._turn)
 
+    def hurry(self) -> None:
+        """The turn that waits for the next pass of the loop, if there is one, begins in this."""
+        if self._turn_scheduled is not None:
+            self._turn_scheduled.cancel()
+            self._turn()
+
     def stop(self) -> None:
         """No further turn begins; a write in flight is finished, but nobody is told."""
         self._stopped = True
@@ -142,6 +150,7 @@ class Committer:
         self._on_fatal(failure)
 
     def _turn(self) -> None:
+        self.on_turn()
         self._turn_scheduled = None
         if self._stopped:
             return
@@ -151,8 +160,11 @@ class Committer:
             return
         self.turns += 1
         try:
-            # A list, not a generator: every participant works in every turn.
-            need = max([p.begin_turn() for p in self._participants], default=Need.NOTHING)
+            need = Need.NOTHING
+            for participant in self._participants:
+                own = participant.begin_turn()
+                if own > need:
+                    need = own
         except Exception as error:  # noqa: BLE001 - a turn half done must never be acknowledged
             self.fail(error)
             return
@@ -271,3 +283,7 @@ class SyncWatchdog:
                     self._on_fatal(lasted_s)
                     return
             looked_s = now_s
+
+
+def _nothing() -> None:
+    pass

@@ -57,13 +57,17 @@ class InlineWriter:
         self._clock = clock
 
     def submit(self, engine: Engine, batch: Batch, done: Done) -> None:
+        done(*self.write(engine, batch))
+
+    def write(self, engine: Engine, batch: Batch) -> tuple[BaseException | None, float]:
+        """The failure, if any, and the seconds that it took."""
         started = self._clock.monotonic()
         failure: BaseException | None = None
         try:
             engine.write(batch, sync=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the committer must see it
             failure = error
-        done(failure, self._clock.monotonic() - started)
+        return failure, self._clock.monotonic() - started
 
     def close(self) -> None:
         pass
@@ -212,7 +216,9 @@ class AdaptiveWriter:
         elif self._sync_apart and batch.size_bytes >= SYNC_APART_BYTES:
             self._write_then_sync(engine, batch, done)
         else:
-            self._inline.submit(engine, batch, self._measured(done))
+            failure, seconds = self._inline.write(engine, batch)
+            self._observe(seconds)
+            done(failure, seconds)
 
     def _write_then_sync(self, engine: Engine, batch: Batch, done: Done) -> None:
         started = self._clock.monotonic()

@@ -25,10 +25,11 @@ from kv.etcd.translate import (
     decode_compaction,
     decode_delete,
     decode_one_key,
-    decode_put,
+    decode_puts,
     decode_range,
     decode_txn,
     message_bytes,
+    or_error,
 )
 from kv.model import LOCAL_READ, PLAIN_READ, Level
 from kv.reading import ShardReader
@@ -56,14 +57,16 @@ class Answered(Protocol):
 
 
 HotCall = Callable[[bytes, Answered], None]
+DecodeEach = Callable[[Sequence[bytes]], Sequence[Command | JanusError]]
 
 
 @dataclass(frozen=True, slots=True)
 class WriteCall:
-    """A HotCall whose halves can be had: the write begun, and what it came to as a body."""
+    """A HotCall whose halves can be had, each for many at once: writes begun, and what they came
+    to as bodies."""
 
-    begin: Callable[[bytes, Done[Result]], None]
-    """`done` is called exactly once, maybe inside the call."""
+    begin_each: Callable[[Sequence[bytes], Sequence[Done[Result]]], None]
+    """Each `done` is called exactly once, maybe inside the call."""
     kind: type[Result]
     """Of its result, if it was done."""
     encode_each: Callable[[Sequence[Any]], list[bytes]]
@@ -76,7 +79,7 @@ class WriteCall:
             else:
                 done(*refusal(answer))
 
-        self.begin(body, answered)
+        self.begin_each((body,), (answered,))
 
 
 def refusal(answer: Result | JanusError) -> tuple[int, bytes]:
@@ -97,24 +100,26 @@ class HotCalls:
         """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
             "/v3/kv/range": self.range,
-            "/v3/kv/put": self._writes(decode_put, PutResult, headers.encode_puts),
-            "/v3/kv/deleterange": self._writes(decode_delete, DeleteResult, headers.encode_deletes),
+            "/v3/kv/put": self._writes(decode_puts, PutResult, headers.encode_puts),
+            "/v3/kv/deleterange": self._writes(
+                partial(_decode_each, decode_delete), DeleteResult, headers.encode_deletes
+            ),
             "/v3/kv/txn": self.txn,
             "/v3/kv/compaction": self._writes(
-                decode_compaction, CompactResult, headers.encode_compactions
+                partial(_decode_each, decode_compaction), CompactResult, headers.encode_compactions
             ),
         }
 
     def _writes(
         self,
-        decode: Callable[[bytes], Command],
+        decode: DecodeEach,
         kind: type[Result],
         encode: Callable[[Iterable[Any], int], list[bytes]],
     ) -> WriteCall:
         def encode_each(results: Sequence[Any]) -> list[bytes]:
             return encode(results, self._strong.term)
 
-        return WriteCall(partial(self._write, decode), kind, encode_each)
+        return WriteCall(partial(self._write_each, decode), kind, encode_each)
 
     def range(self, body: bytes, done: Answered) -> None:
         strong = self._strong
@@ -193,17 +198,29 @@ class HotCalls:
         else:
             self._strong.write(txn, answered)
 
-    def _write(self, decode: Callable[[bytes], Command], body: bytes, done: Done[Result]) -> None:
-        try:
-            command = decode(body)
-            if self._alarms.refuses:
-                self._alarms.check(command)
-            if len(body) > self._looked_at_bytes:
-                self._check_body(command, body)
-        except JanusError as error:
-            done(error)
-            return
-        self._strong.write(command, done)
+    def _write_each(
+        self, decode: DecodeEach, bodies: Sequence[bytes], dones: Sequence[Done[Result]]
+    ) -> None:
+        commands: list[Command] = []
+        askers: list[Done[Result]] = []
+        looks_closer, looked_at = self._alarms.refuses, self._looked_at_bytes
+        for body, done, command in zip(bodies, dones, decode(bodies), strict=True):
+            if isinstance(command, JanusError):
+                done(command)
+                continue
+            if looks_closer or len(body) > looked_at:
+                try:
+                    self._alarms.check(command)
+                    self._check_body(command, body)
+                except JanusError as error:
+                    done(error)
+                    continue
+            commands.append(command)
+            askers.append(done)
+        if len(commands) == 1:
+            self._strong.write(commands[0], askers[0])
+        elif commands:
+            self._strong.write_each(commands, askers)
 
     def _check_body(self, command: Command, body: bytes) -> None:
         if len(body) > self._looked_at_bytes:
@@ -221,6 +238,12 @@ class HotCalls:
             raise RequestTooLargeError(
                 f"a request of {size} bytes is over the limit of {limits.request_bytes}"
             )
+
+
+def _decode_each(
+    decode_one: Callable[[bytes], Command], bodies: Iterable[bytes]
+) -> list[Command | JanusError]:
+    return [or_error(decode_one, body) for body in bodies]
 
 
 def _answer(done: Answered, answer: bytes | JanusError, level: Level = Level.LINEARIZABLE) -> None:

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -58,7 +59,9 @@ from raftgroups.ranges import check_range
 from raftgroups.refusals import KeyNotFoundError
 from raftgroups.txn import check_put
 from storage.codec import KEY_MAX_BYTES
-from storage.errors import EmptyKeyError
+from storage.errors import EmptyKeyError, JanusError
+
+C = TypeVar("C", bound=Command)
 
 ORDERS: Final = {order.name: int(order) for order in SortOrder}
 TARGETS: Final = {target.name: int(target) for target in SortTarget}
@@ -260,16 +263,40 @@ def decode_range(body: bytes) -> RangeCall:
 
 def decode_put(body: bytes) -> Put:
     try:
-        given = _put_body(body)
-        if given.lease or given.prev_kv or given.ignore_value or given.ignore_lease:
-            put = _put_of(given)
-        else:  # what most are
-            put = Put(given.key, given.value)
+        put = _put_of(_put_body(body))
     except (*_UNUSUAL, _UnusualError):
         put = _put_of(_PutBody(**decode(_PUT, body)))
     if put.ignore_value or put.ignore_lease or not 0 < len(put.key) <= KEY_MAX_BYTES:
         check_put(put)
     return put  # its value is looked at by whoever looks at the size of the call
+
+
+def decode_puts(bodies: Iterable[bytes]) -> list[Put | JanusError]:
+    """The same of many, with what it would raise in its place."""
+    puts: list[Put | JanusError] = []
+    for body in bodies:
+        try:
+            given = _put_body(body)
+        except _UNUSUAL:
+            puts.append(or_error(decode_put, body))
+            continue
+        key = given.key
+        if (
+            0 < len(key) <= KEY_MAX_BYTES
+            and not given.lease
+            and not (given.prev_kv or given.ignore_value or given.ignore_lease)
+        ):
+            puts.append(Put(key, given.value))
+        else:
+            puts.append(or_error(decode_put, body))
+    return puts
+
+
+def or_error(decode_one: Callable[[bytes], C], body: bytes) -> C | JanusError:
+    try:
+        return decode_one(body)
+    except JanusError as error:
+        return error
 
 
 def decode_delete(body: bytes) -> Delete:

@@ -20,7 +20,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,7 +28,7 @@ import msgspec
 
 from kv.api.reply import Reply
 from kv.etcd.hot import refusal
-from kv.lane.heads import Head
+from kv.lane.heads import Head, Writes
 from kv.metrics.metrics import Endpoint
 from kv.model import NO_SESSION, Level, SessionToken
 from raftgroups.results import Result
@@ -133,6 +133,32 @@ class Operation(msgspec.Struct):
     def endpoint(self, level: Level) -> Endpoint:
         head = self.head
         return head.met if level is Level.LINEARIZABLE else head.endpoint.at(level.lower())
+
+    def failed(self) -> None:
+        """By a defect."""
+        if self.answer is None:
+            self.answered(self.last_answer(), DEFECT.status, self.head.endpoint)
+
+    def last_answer(self) -> bytes:
+        """Its connection closes with that, and nothing follows."""
+        connection = self.connection
+        answer = b"" if connection.ends else connection.lane.answers.closing(DEFECT)
+        connection.drain()
+        return answer
+
+
+Arrived = tuple[Writes, Operation, bytes]
+"""(call, who asks, body)"""
+
+
+def begin_together(writes: Writes, run: Sequence[Arrived]) -> None:
+    """What has arrived of one call."""
+    try:
+        writes.call.begin_each([body for _, _, body in run], [each.answered for _, each, _ in run])
+    except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
+        _log.exception("a defect in a call of the fast lane")
+        for _, each, _ in run:
+            each.failed()
 
 
 class Connection(asyncio.Protocol):
@@ -277,19 +303,23 @@ class Connection(asyncio.Protocol):
         self.queue.append(operation)
         self._alone = head.alone
         head.endpoint.in_flight.value += 1
+        arrived = lane.arrived
+        if head.writes is not None:
+            if not arrived:
+                lane.begin_soon()
+            arrived.append((head.writes, operation, body))
+            return
+        if arrived:
+            lane.begin()
         try:
-            if head.writes is not None:
-                head.writes.call.begin(body, operation.answered)
-            elif head.call is not None:
+            if head.call is not None:
                 head.call(body, operation.etcd)
             else:
                 assert head.key_call is not None
                 head.key_call(key, body, head.options, operation.rest)
         except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
             _log.exception("a defect in a call of the fast lane")
-            if operation.answer is None:
-                self._closing = True
-                operation.answered(lane.answers.closing(DEFECT), DEFECT.status, head.endpoint)
+            operation.failed()
 
     def _keep(self, data: bytes, at: int, waits: Waits) -> None:
         if waits is not self._waits:
@@ -368,6 +398,11 @@ class Connection(asyncio.Protocol):
         self._refused = self._closing = True
         self._waits = Waits.TURN
         self.transport.write(answer)
+
+    @property
+    def ends(self) -> bool:
+        """It closes once what is under way is answered."""
+        return self._closing
 
     def drain(self) -> None:
         """Finish what is under way, then close."""

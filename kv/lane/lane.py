@@ -13,13 +13,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import groupby
 from math import ceil
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from kv.api.failures import error_reply
 from kv.errors import UnavailableError
 from kv.lane.answers import Answers
-from kv.lane.connection import DEFECT, Connection
+from kv.lane.connection import Arrived, Connection, begin_together
 from kv.lane.handed import Handed
 from kv.lane.heads import Heads, Writes
 from kv.metrics.metrics import Endpoint
@@ -27,6 +29,7 @@ from storage.clock import Clock
 
 _log = logging.getLogger(__name__)
 
+_call: Final = itemgetter(0)
 REFUSED_MAX: Final = 256
 """Connections over the limit that are still told so; more are dropped."""
 
@@ -87,6 +90,13 @@ class Lane:
         """Whose results wait to be encoded."""
         self.leaving: list[Endpoint] = []
         """Of what leaves with the next flush: how long it took is known then."""
+        self.arrived: list[Arrived] = []
+        """Writes of the gateway, to be begun together. Whoever adds the first one calls
+        `begin_soon`."""
+        self.on_begun: Callable[[], None] = _nothing
+        """Told when they were: what that made somebody write to peers is to leave."""
+        self.hurry: Callable[[], None] = _nothing
+        """Begins the turn that waits for the next pass, if there is one. Neither may raise."""
         self._no_fast = asyncio.Event()
         self._no_fast.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -139,6 +149,27 @@ class Lane:
         self.lost(connection)
         handed.begin(data, paused=paused)
 
+    def begin_soon(self) -> None:
+        self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        if self.arrived:  # else a turn that came before this has begun them
+            self.begin()
+            self.on_begun()
+            self.hurry()
+
+    def begin_for_turn(self) -> None:
+        """One is about to begin."""
+        if self.arrived:
+            self.begin()
+            self.on_begun()
+
+    def begin(self) -> None:
+        """What has arrived; nothing later may begin before it."""
+        arrived, self.arrived = self.arrived, []
+        for writes, run in groupby(arrived, _call):  # in the order in which they came
+            begin_together(writes, list(run))
+
     def flush_soon(self) -> None:
         if not self._held:
             self._loop.call_soon(self.flush)
@@ -171,8 +202,7 @@ class Lane:
             except Exception:  # noqa: BLE001 - the last edge: logged, and answered as a defect
                 _log.exception("a defect in answers of the fast lane")
                 for operation in operations:
-                    operation.answer = self.answers.closing(DEFECT)
-                    operation.connection.drain()
+                    operation.answer = operation.last_answer()
                 continue
             for operation, body in zip(operations, bodies, strict=True):
                 operation.answer = b"%b%d%b%b" % (good, len(body), tail, body)
@@ -204,3 +234,7 @@ class Lane:
                     connection.transport.abort()
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _nothing() -> None:
+    pass

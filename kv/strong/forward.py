@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -40,6 +40,7 @@ from kv.strong.frames import (
     refusal_body,
     refused_of,
 )
+from raftgroups.group import tell_each
 from raftgroups.outcomes import (
     Applied,
     AppliedEach,
@@ -75,22 +76,16 @@ Evaluate = Callable[[Question, Done], None]
 
 
 class _Waiting(msgspec.Struct, eq=False):
+    number: int
     peer: NodeId
     group: int
     deadline_s: float
-    done: Done
-    repeatable: bool
-    is_read: bool
-
-
-class _Leaving(NamedTuple):
-    """For a peer in the next frame."""
-
-    number: int
-    group: int
-    deadline_s: float
     body: bytes
+    asker: Any
+    done: DoneEach
+    repeatable: bool
     level: str
+    """Of a read; a write has none."""
     seen: int
 
 
@@ -115,8 +110,8 @@ class Forwarder:
         self._next_number = 1
         self._waiting: dict[int, _Waiting] = {}
         self._counts: dict[NodeId, int] = {}
-        self._requests: dict[NodeId, list[_Leaving]] = {}
-        self._questions: dict[NodeId, list[_Leaving]] = {}
+        self._requests: dict[NodeId, list[_Waiting]] = {}
+        self._questions: dict[NodeId, list[_Waiting]] = {}
         self._replies: dict[NodeId, list[Reply]] = {}
         self._serving: dict[NodeId, int] = {}
         self._served_for: dict[NodeId, DoneEach] = {}
@@ -133,6 +128,21 @@ class Forwarder:
 
     # --- asking ---------------------------------------------------------------------------
 
+    def send(
+        self,
+        peer: NodeId,
+        group: int,
+        command: bytes,
+        deadline_s: float,
+        done: Done,
+        *,
+        repeatable: bool = False,
+    ) -> None:
+        """One command. `done` is never called from inside this call."""
+        self.send_each(
+            peer, group, (command,), (done,), deadline_s, tell_each, repeatable=repeatable
+        )
+
     def ask(
         self,
         peer: NodeId,
@@ -145,35 +155,54 @@ class Forwarder:
     ) -> None:
         """Have a query evaluated there. `done` gets Applied of the bytes of its answer or of a
         Failure, Refused, or Unknown: a read may be tried again whatever came of it."""
-        self.send(peer, group, query, deadline_s, done, repeatable=True, level=level, seen=seen)
+        self.send_each(
+            peer,
+            group,
+            (query,),
+            (done,),
+            deadline_s,
+            tell_each,
+            repeatable=True,
+            level=level,
+            seen=seen,
+        )
 
-    def send(
+    def send_each(
         self,
         peer: NodeId,
         group: int,
-        command: bytes,
+        bodies: Sequence[bytes],
+        askers: Sequence[Any],
         deadline_s: float,
-        done: Done,
+        done: DoneEach,
         *,
         repeatable: bool = False,
         level: str = "",
         seen: int = 0,
     ) -> None:
-        """`deadline_s` is a moment of the clock. `repeatable`: it has a token, so trying it again
-        is safe whatever came of this. `done` is never called from inside this call. (With a level
-        it is a query, see `ask`.)"""
+        """`deadline_s` is a moment of the clock. `repeatable`: they have tokens, so trying them
+        again is safe whatever came of this. With a level they are queries."""
         count = self._counts.get(peer, 0)
-        if count >= WAITING_MAX or self._stopped:
-            reason = "this node stops" if self._stopped else f"{count} operations wait for {peer}"
-            self._scheduler.call_soon(done, Refused(reason, busy=not self._stopped))
-            return
-        self._counts[peer] = count + 1
+        room = 0 if self._stopped else WAITING_MAX - count
+        if len(bodies) > room:
+            refused = Refused(f"{WAITING_MAX} operations wait for {peer}", busy=True)
+            if self._stopped:
+                refused = Refused("this node stops")
+            self._scheduler.call_soon(done, askers[room:], refused)
+            if not room:
+                return
+            bodies, askers = bodies[:room], askers[:room]
+        self._counts[peer] = count + len(bodies)
+        outbox = (self._questions if level else self._requests).setdefault(peer, [])
         number = self._next_number
-        self._next_number = number + 1
-        self._waiting[number] = _Waiting(peer, group, deadline_s, done, repeatable, bool(level))
-        outbox = self._questions if level else self._requests
-        leaving = _Leaving(number, group, deadline_s, command, level, seen)
-        outbox.setdefault(peer, []).append(leaving)
+        for body, asker in zip(bodies, askers, strict=True):
+            waiting = _Waiting(
+                number, peer, group, deadline_s, body, asker, done, repeatable, level, seen
+            )
+            self._waiting[number] = waiting
+            outbox.append(waiting)
+            number += 1
+        self._next_number = number
         if not self._flush_scheduled:
             self._flush_soon()
         if self._sweeper is None:
@@ -184,7 +213,7 @@ class Forwarder:
         moved = [
             number
             for number, each in self._waiting.items()
-            if each.repeatable and not each.is_read and each.group == group and each.peer != leader
+            if each.repeatable and not each.level and each.group == group and each.peer != leader
         ]
         for number in moved:
             self._scheduler.call_soon(
@@ -213,20 +242,20 @@ class Forwarder:
             asked, self._requests = self._requests, {}
             for peer, leaving in asked.items():
                 requests = [
-                    Request(number, group, max(1, int((deadline_s - now_s) * 1000)), command)
-                    for number, group, deadline_s, command, _, _ in leaving
+                    Request(w.number, w.group, max(1, int((w.deadline_s - now_s) * 1000)), w.body)
+                    for w in leaving
                 ]
                 self._send(peer, requests, encode_requests(requests))
         if self._questions:
             now_s = self._clock.monotonic()
             asked, self._questions = self._questions, {}
             for peer, leaving in asked.items():
-                questions = [
-                    Question(
-                        number, group, max(1, int((until_s - now_s) * 1000)), level, seen, query
+                questions = []
+                for w in leaving:
+                    budget_ms = max(1, int((w.deadline_s - now_s) * 1000))
+                    questions.append(
+                        Question(w.number, w.group, budget_ms, w.level, w.seen, w.body)
                     )
-                    for number, group, until_s, query, level, seen in leaving
-                ]
                 self._send(peer, questions, encode_questions(questions))
 
     def _send(
@@ -245,14 +274,21 @@ class Forwarder:
         for item in items[sent:]:
             self._answer(item.number, Refused("the connection there is down or full"))
 
-    def _answer(self, number: int, result: ProposeResult) -> None:
+    def _answer(self, number: int, result: Refused | Unknown) -> None:
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             return  # answered already: its connection was lost, or its time was over
         self._counts[waiting.peer] -= 1
         if self.on_answer is not None:
             self.on_answer(result, 1)
-        waiting.done(result)
+        self._tell(waiting.done, (waiting.asker,), result)
+
+    def _tell(self, done: DoneEach, askers: Sequence[Any], result: EachResult) -> None:
+        try:
+            done(askers, result)
+        except Exception:  # noqa: BLE001
+            # A defect of whoever asked must not take the answers of all others with it.
+            _log.exception("a done callback raised; its defect, the node goes on")
 
     def _sweep(self) -> None:
         self._sweeper = None
@@ -298,32 +334,36 @@ class Forwarder:
 
     def _take(self, replies: Sequence[Reply]) -> None:
         """What a peer answers to what was sent to it."""
-        applied = 0
+        applied: dict[DoneEach, tuple[list[Any], list[object]]] = {}
+        count = 0
         for reply in replies:
             waiting = self._waiting.pop(reply.number, None)
             if waiting is None:
                 continue  # answered already: its connection was lost, or its time was over
             self._counts[waiting.peer] -= 1
-            result: ProposeResult
+            status = reply.status
+            failed: Refused | Unknown
             try:
-                if reply.status is _APPLIED:  # nearly always
-                    body = reply.body
-                    result = Applied(0, body if waiting.is_read else decode_result(body))
-                else:
-                    result = _result_of(reply)
+                if status is _APPLIED or status is Status.FAILED:
+                    is_bytes = status is _APPLIED and waiting.level
+                    found = reply.body if is_bytes else decode_result(reply.body)
+                    run = applied.get(waiting.done)
+                    if run is None:
+                        run = applied[waiting.done] = [], []
+                    run[0].append(waiting.asker)
+                    run[1].append(found)
+                    count += 1
+                    continue
+                failed = _failed(reply)
             except (ValueError, MalformedFrameError):
-                result = Unknown(_UNREADABLE)
-            if type(result) is Applied:
-                applied += 1
-            elif self.on_answer is not None:
-                self.on_answer(result, 1)
-            try:
-                waiting.done(result)
-            except Exception:  # noqa: BLE001
-                # A defect of whoever asked must not take the answers of all others with it.
-                _log.exception("a done callback raised; its defect, the node goes on")
-        if applied and self.on_answer is not None:
-            self.on_answer(_DONE, applied)
+                failed = Unknown(_UNREADABLE)
+            if self.on_answer is not None:
+                self.on_answer(failed, 1)
+            self._tell(waiting.done, (waiting.asker,), failed)
+        for done, (askers, results) in applied.items():
+            self._tell(done, askers, AppliedEach(0, results))
+        if count and self.on_answer is not None:
+            self.on_answer(_DONE, count)
 
     def _admit(self, peer: NodeId, items: Sequence[Request] | Sequence[Question]) -> int:
         """How many of them, the first ones, are under way from now on. The others are refused."""
@@ -415,10 +455,8 @@ def _replies(numbers: Sequence[int], result: EachResult) -> list[Reply]:
     return [Reply(number, status, body) for number in numbers]
 
 
-def _result_of(reply: Reply) -> ProposeResult:
-    """Raises ValueError, MalformedFrameError."""
-    if reply.status is Status.FAILED:
-        return Applied(0, decode_result(reply.body))
+def _failed(reply: Reply) -> Refused | Unknown:
+    """Raises MalformedFrameError."""
     if reply.status is Status.REFUSED:
         return refused_of(reply.body)
     return Unknown(reply.body.decode(errors="replace"))

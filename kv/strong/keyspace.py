@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -164,7 +164,7 @@ class Keyspace:
             only = self._local.get(table.shards[0].shard)
         self.single = only is not None
         self._first = self._local[min(self._local)] if self._local else None
-        for name in ("write", "read", "get", "shard_of"):
+        for name in ("write", "write_each", "read", "get", "shard_of"):
             self.__dict__.pop(name, None)
             if only is not None:
                 setattr(self, name, getattr(only, name))
@@ -246,6 +246,10 @@ class Keyspace:
                 return
         kind = AttachedWrite if lease_ids(command) else RoutedWrite
         kind(self, done, deadline_s, command, payload, options).start()
+
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
+        for command, done in zip(commands, dones, strict=True):
+            self.write(command, done)
 
     def read(
         self,

@@ -14,10 +14,8 @@ import msgspec
 
 from kv.regime import Done
 from kv.strong.reader import ReplicaReader
-from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult
-from raftgroups.results import Failure
+from raftgroups.outcomes import ReadReady, ReadResult
 from storage.clock import Timer
-from storage.errors import NoSpaceError
 
 if TYPE_CHECKING:
     from kv.strong.shard import StrongShard
@@ -68,17 +66,7 @@ class Write(Operation, eq=False, kw_only=True):
     """If its keys turn out to be those of several shards, do it all the same."""
 
     def start(self) -> None:
-        self.shard.start_write(self)
-
-    def proposed(self, result: ProposeResult) -> None:
-        """A try has ended: nearly always it was done."""
-        shard = self.shard
-        if type(result) is not Applied or type(result.result) in (Failure, NoSpaceError):
-            shard.not_done(self, result)
-            return
-        if shard.tries is not None:
-            shard.tries.applied.value += 1
-        self.answer(result.result)
+        self.shard.start_each((self,))
 
 
 class Read(Operation, eq=False, kw_only=True):

@@ -50,8 +50,8 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, Put, decode, encode, stamp_each
-from raftgroups.group import Group, nobody, tell_each
+from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp_each
+from raftgroups.group import Group, nobody
 from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
 from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
 from raftgroups.putrun import plain_puts
@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from kv.strong.crossings import Crossings
 
 _log = logging.getLogger(__name__)
+
+_REFUSALS = (Failure, NoSpaceError)
+"""Results of a write that was not done; the second is perhaps the leader's, before its log."""
 
 T = TypeVar("T")
 
@@ -207,7 +210,35 @@ class StrongShard:
         )
         if asked_s is not None:
             self.waiting.limit(write, asked_s)
-        self.start_write(write)
+        self.start_each((write,))
+
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Done[Result]]) -> None:
+        payloads = self._plain(commands)
+        if payloads is None:
+            for command, done in zip(commands, dones, strict=True):
+                self.write(command, done)
+            return
+        deadline_s = self._clock.monotonic() + self._settings.deadline_s
+        self.start_each(
+            [
+                Write(self, done, deadline_s, payload=payload, repeatable=False)
+                for payload, done in zip(payloads, dones, strict=True)
+            ]
+        )
+
+    def _plain(self, commands: Sequence[Command]) -> list[bytes] | None:
+        """As payloads, if all are puts that nothing stands against; they are admitted then."""
+        if self.waiting.stopped or self._sizes is not None:
+            return None
+        for command in commands:
+            if type(command) is not Put or not 0 < len(command.key) <= PLAIN_BYTES - len(
+                command.value
+            ):
+                return None
+        payloads = encode_puts(cast(Sequence[Put], commands))
+        if payloads is None or not self._gate.takes(sum(map(len, payloads))):
+            return None
+        return payloads
 
     def take(
         self,
@@ -236,31 +267,36 @@ class StrongShard:
         )
         if asked_s is not None:
             self.waiting.limit(write, asked_s)
-        self.start_write(write)
+        self.start_each((write,))
 
     def _deadline(self, asked_s: float | None) -> float:
         return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
 
-    def start_write(self, write: Write) -> None:
+    def start_each(self, writes: Sequence[Write]) -> None:
+        """Those that began together: they have one deadline, and all are repeatable or none."""
         group = self.group
-        if self.machine.shard.state.frozen_by:  # it would be refused, by an entry of the log
+        if self.machine.shard.state.frozen_by:  # they would be refused, by an entry of the log
             error = self.machine.view.wrong_shard("this is")
-            if self._move(write, error):
+            writes = [write for write in writes if not self._move(write, error)]
+            if not writes:
                 return
+        payloads = [write.payload for write in writes]
         if group.leads:
-            group.propose_each((write.payload,), (write.proposed,), tell_each)
+            group.propose_each(payloads, writes, self.proposed_each)
             return
         leader = group.leader
         if leader is None:
-            self.waiting.park(write, "no leader is known")
+            for write in writes:
+                self.waiting.park(write, "no leader is known")
         else:
-            self._forwarder.send(
+            self._forwarder.send_each(
                 leader,
                 group.group_id,
-                write.payload,
-                write.deadline_s,
-                write.proposed,
-                repeatable=write.repeatable,
+                payloads,
+                writes,
+                writes[0].deadline_s,
+                self.proposed_each,
+                repeatable=writes[0].repeatable,
             )
 
     def stamped(self, payloads: list[bytes]) -> list[bytes]:
@@ -271,7 +307,29 @@ class StrongShard:
             clock_ms = self.duties.shard_clock.stamp(self._clock.monotonic())
         return stamp_each(payloads, clock_ms, int(self._clock.wall() * 1000))
 
-    def not_done(self, operation: Write, result: ProposeResult) -> None:
+    def proposed_each(self, writes: Sequence[Write], result: EachResult) -> None:
+        """Tries have ended: nearly always it was done."""
+        if not isinstance(result, AppliedEach):
+            for write in writes:
+                self._ended(write, result)
+            return
+        done = 0
+        for write, answer in zip(writes, result.results, strict=True):
+            if type(answer) in _REFUSALS:
+                self._ended(write, Applied(result.index, answer))
+            else:
+                done += 1
+                write.answer(answer)
+        if self.tries is not None:
+            self.tries.applied.value += done
+
+    def _ended(self, write: Write, result: ProposeResult) -> None:
+        try:
+            self._not_done(write, result)
+        except Exception:  # noqa: BLE001 - a defect of one write must not cost the others' answers
+            _log.exception("the end of a write raised; its defect, the node goes on")
+
+    def _not_done(self, operation: Write, result: ProposeResult) -> None:
         """A try has ended, and not as it should."""
         if self.tries is not None:
             self.tries.ended(result)

@@ -17,6 +17,7 @@ from raftgroups import raftcore, seams
 from raftgroups.config import HostConfig
 from raftgroups.journal import GroupJournal
 from raftgroups.membership import Config
+from raftgroups.messages import Ack, Append
 from raftgroups.raftcore import Raft
 from raftgroups.transport import NodeId
 from storage.memory import MemoryEngine
@@ -172,3 +173,71 @@ def test_nodes_are_equal_exactly_where_their_identities_are() -> None:
     node = seams.PeerNode(A)
     assert node.id == node.node == A
     assert isinstance(node, Node)
+
+
+class Applies(Quiet):
+    """Applies at once whatever is committed and durable, with a heartbeat every 0.1 s."""
+
+    raft: Raft
+    environment: SimpleNamespace
+    durable = 1
+
+    def heartbeat_is_due(self) -> float:
+        self.asked.append(("heartbeat",))
+        return float(self.environment.now) + 0.1
+
+    def apply_committed(self) -> None:
+        if self.raft.leads and self.raft.commit_index > self.durable:
+            self.raft.commit_index = max(self.raft.applied_index, self.durable)
+        if self.raft.applied_index < self.raft.commit_index:
+            self.asked.append(("apply", self.raft.commit_index))
+            self.raft.applied_index = self.raft.commit_index
+
+
+def story(seed: int, *, spared: bool) -> list[tuple[Any, ...]]:
+    """What a core does over one random story; unless `spared`, it has every tick."""
+    environment = SimpleNamespace(now=100.0, rng=random.Random(seed))
+    environment.clock = SimpleNamespace(monotonic=lambda: environment.now)
+    dice, others = random.Random(seed), [[], [B], [B, C]][seed % 3]
+    journal = GroupJournal(MemoryEngine(), 1, window_entries=100, window_bytes=1 << 20)
+    journal.form(Config.initial([A, *others], {}))
+    hooks = Applies()
+    raft = Raft(A, journal, environment, HostConfig(), hooks)
+    hooks.raft, hooks.environment, hooks.stand = raft, environment, True
+    raft.adopt(others, [])
+    seen: list[tuple[Any, ...]] = []
+    for number in range(120):
+        what, who = dice.randrange(10), dice.choice(others or [A])
+        last = journal.last_index
+        if number >= 60:
+            environment.now += 0.03
+        if what == 0:
+            environment.now += dice.choice((0.03, 0.06, 0.11, 0.2, 0.6))
+        elif what <= 2 and raft.leads:
+            raft.append(b"\x00x")
+        elif what <= 5 and number < 60 and raft.leads and others:  # then they are silent
+            raft.receive_ack(who, Ack(1, raft.term, dice.randint(1, last + 1), True, False))
+        elif what == 6 and others and not raft.leads:
+            raft.receive_vote(who, raft.term)
+        elif what == 7 and others and dice.random() < 0.3:
+            append = Append(1, raft.term + 1, last, journal.last_term, last, False, [])
+            raft.receive_append(who, append)
+        elif what == 8:
+            hooks.durable = last
+        elif what == 9 and dice.random() < 0.1:
+            others = [B, C][: dice.randrange(3)]
+            raft.adopt(others, [])
+        if spared:
+            raft.tick()
+        else:
+            seams.activate(environment)
+            raft._core._onTick(0)
+        seen.append((raft.role, raft.term, raft.commit_index, raft.applied_index, raft.leader))
+        seen.append((raft.election_deadline, raft.heartbeat_deadline, *hooks.asked))
+        hooks.asked.clear()
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_tick_that_is_spared_would_have_done_nothing(seed: int) -> None:
+    assert story(seed, spared=True) == story(seed, spared=False)

@@ -90,6 +90,31 @@ def test_any_bytes_give_a_frame_or_a_malformed_error(data: bytes) -> None:
         m.decode_frame(data)
 
 
+_FRAMES = st.sampled_from(
+    [m.encode_frame(7, "boot", 3, ONE_OF_EACH), m.encode_frame(2**52, "b", 1, ONE_OF_EACH[:3])]
+)
+
+
+@given(_FRAMES, st.data())
+def test_a_known_opening_changes_nothing(frame: bytes, data: st.DataObject) -> None:
+    octets = m.frame_opening(7, "boot", 3)
+    opening = m.Opening(octets, 7, "boot", 3)
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(frame) - 1))
+        frame = frame[:at] + data.draw(st.binary(max_size=2)) + frame[at + 1 :]
+    frame += data.draw(st.binary(max_size=2))
+    found: list[m.Frame | None] = []
+    for known in (None, opening):
+        try:
+            found.append(m.decode_frame(frame, known))
+        except m.MalformedError:
+            found.append(None)
+    assert found[0] == found[1]
+    assert found[0] is None or [*map(type, found[0].messages)] == [
+        *map(type, found[1].messages if found[1] else ())
+    ]
+
+
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.binary(max_size=8) | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=9),

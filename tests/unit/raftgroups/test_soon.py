@@ -50,15 +50,14 @@ def test_held_answers_are_given_at_the_end_of_the_work_and_not_again() -> None:
     soon = Soon(cast(Scheduler, passes), lambda groups: None)
     soon.on_answered = lambda: seen.append("end")
     soon.answer(lambda: seen.append("before"))
-    soon.hold()
+    soon.held = True
     soon.answer(lambda: soon.answer(lambda: seen.append("of an answer")))
     assert seen == []
-    assert soon.give()
+    soon.held = False
+    soon.give()
     assert seen == ["before", "end"]
     passes.run()
     assert seen == ["before", "end", "of an answer", "end"]
-    soon.hold()
-    assert not soon.give()
     passes.run()
     assert seen == ["before", "end", "of an answer", "end"]
 

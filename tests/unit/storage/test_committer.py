@@ -78,6 +78,33 @@ def test_many_kicks_make_one_turn(world: World) -> None:
     assert world.turns() == 1
 
 
+def test_what_is_kicked_for_when_a_turn_is_about_to_begin_is_of_that_turn(world: World) -> None:
+    def on_turn() -> None:
+        world.a.put(b"1")
+        world.committer.kick()
+        world.committer.on_turn = lambda: None
+
+    world.committer.on_turn = on_turn
+    world.kick()
+    world.writer.finish()
+    assert (world.a.acknowledged, world.turns()) == ([b"1"], 1)
+
+
+def test_a_turn_can_begin_in_the_pass_that_asks_for_it(world: World) -> None:
+    world.committer.hurry()
+    assert world.turns() == 0, "nobody has asked for one"
+    world.a.put(b"1")
+    world.committer.kick()
+    world.committer.hurry()
+    assert world.turns() == 1
+    world.committer.kick()
+    world.committer.hurry()
+    assert world.turns() == 1, "that one's write is under way"
+    world.loop.run()
+    world.writer.finish()
+    assert world.a.acknowledged == [b"1"]
+
+
 def test_a_committer_without_participants_turns_in_peace() -> None:
     world = World()
     alone = world.build(world.writer)

@@ -19,6 +19,7 @@ from kv.etcd.translate import (
     decode_delete,
     decode_one_key,
     decode_put,
+    decode_puts,
     decode_range,
     decode_txn,
     message_bytes,
@@ -39,9 +40,18 @@ from storage.codec import KEY_MAX_BYTES
 from storage.errors import JanusError
 
 Decode = Callable[[bytes], Any]
+
+
+def raised(answer: Any) -> Any:
+    if isinstance(answer, JanusError):
+        raise answer
+    return answer
+
+
 DECODERS: dict[str, Decode] = {
     "range": decode_range,
     "put": decode_put,
+    "puts": lambda body: raised(*decode_puts((body,))),
     "delete": decode_delete,
     "txn": decode_txn,
 }

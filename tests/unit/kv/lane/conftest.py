@@ -86,6 +86,10 @@ class Direct:
     def write(self, command: Command, done: Any, options: WriteOptions = PLAIN_WRITE) -> None:
         self._later(done, self.down or self._apply(command, options))
 
+    def write_each(self, commands: Sequence[Command], dones: Sequence[Any]) -> None:
+        for command, done in zip(commands, dones, strict=True):
+            self.write(command, done)
+
     def _apply(self, command: Command, options: WriteOptions) -> Any:
         self.index += 1
         payload = encode(command, options.token, 1_000, 1_700_000_000_000 + self.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kv.etcd.answers import Headers
 from kv.lane.connection import KEPT_MAX_BYTES, WINDOW
 from kv.lane.heads import KNOWN_MAX
 from kv.lane.lane import LaneLimits
+from raftgroups.commands import Command, Put
 
 BY_HAND = LaneLimits(connections=3, head_s=2_000, body_s=3_000, idle_s=4_000, tick_s=1_000)
 """Nothing sweeps but the test."""
@@ -48,6 +50,7 @@ async def test_writes_run_together_and_are_answered_in_order(make_server: Any, q
     server.strong.hold = True
     wire = server.connect()
     wire.protocol.data_received(put() * 80)
+    server.lane.begin_for_turn()
     assert server.strong.under_way == WINDOW
     server.strong.held.reverse()
     server.strong.release()
@@ -65,6 +68,34 @@ async def test_answers_of_one_pass_leave_in_one_write(make_server: Any, quiet: A
     await quiet([wire])
     assert answers(wire) == 20
     assert wire.writes == 1
+
+
+async def test_puts_of_a_pass_are_begun_together_and_nothing_passes_them(
+    make_server: Any, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await make_server()
+    begun: list[list[Command]] = []
+    write = server.strong.write_each
+
+    def noted(commands: Sequence[Command], dones: Sequence[Any]) -> None:
+        begun.append(list(commands))
+        write(commands, dones)
+
+    monkeypatch.setattr(server.strong, "write_each", noted)
+    one, other = server.connect(), server.connect()
+    one.protocol.data_received(put(b"1") + put(b"2"))
+    other.protocol.data_received(post("/v3/kv/put", {"key": "!"}))
+    other.protocol.data_received(put(b"3"))
+    await quiet([one, other])
+    assert begun == [[Put(b"a", b"1"), Put(b"a", b"2"), Put(b"a", b"3")]]
+    assert (revisions(one), revisions(other)) == ([2, 3], [4])
+    assert b"HTTP/1.1 400 " in other.written
+    rest = b"PUT /api/v1/keys/a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 13\r\n\r\n"
+    one.protocol.data_received(put(b"4") + rest + b'{"value":"5"}' + put(b"6"))
+    await quiet([one])
+    other.protocol.data_received(RANGE)
+    await quiet([other])
+    assert b64encode(b"6") in other.written
 
 
 async def test_puts_of_a_pass_are_encoded_in_one_go_and_a_defect_costs_only_them(
@@ -86,6 +117,8 @@ async def test_puts_of_a_pass_are_encoded_in_one_go_and_a_defect_costs_only_them
     one, other, third = server.connect(), server.connect(), server.connect()
     one.protocol.data_received(put() * 3)
     other.protocol.data_received(put())
+    assert not server.strong.held
+    server.lane.begin_for_turn()
     server.strong.held[:2] = reversed(server.strong.held[:2])
     server.strong.release()
     await quiet([one, other])
@@ -94,7 +127,7 @@ async def test_puts_of_a_pass_are_encoded_in_one_go_and_a_defect_costs_only_them
     one.protocol.data_received(put() * 2)
     third.protocol.data_received(RANGE)
     await quiet([one, third])
-    assert bytes(one.written).count(b"HTTP/1.1 500 ") == 2
+    assert bytes(one.written).count(b"HTTP/1.1 500 ") == 1
     assert one.is_closing()
     assert answers(third) == 1
 
@@ -108,6 +141,7 @@ async def test_answers_given_in_the_pass_of_a_host_leave_at_its_end(
     one.protocol.data_received(RANGE)
     other.protocol.data_received(put())
     lane = server.lane
+    lane.begin_for_turn()
     lane.hold()
     server.strong.release()
     await asyncio.sleep(0)
@@ -129,6 +163,7 @@ async def test_reads_and_transactions_run_alone(make_server: Any, quiet: Any, al
     wire = server.connect()
     wire.protocol.data_received(put() + alone + put() + put())
     for under_way in (1, 1, 2):
+        await asyncio.sleep(0)
         assert server.strong.under_way == under_way
         server.strong.release()
         server.strong.hold = True
@@ -188,6 +223,7 @@ async def test_large_answers_make_the_window_small(make_server: Any, quiet: Any)
     await quiet([wire])
     server.strong.hold = True
     wire.protocol.data_received(prev * 4)
+    server.lane.begin_for_turn()
     assert server.strong.under_way == 1
     server.strong.release()
     await quiet([wire])

@@ -443,6 +443,8 @@ async def test_the_good_ones_are_answered_by_the_lane(make_pair: Any) -> None:
         assert outcome.answers.startswith(b"HTTP/1.1 ")
         wire = pair.with_lane.connect()
         wire.protocol.data_received(raw)
+        assert pair.with_lane.lane is not None
+        pair.with_lane.lane.begin_for_turn()
         assert type(wire.protocol).__name__ == "Connection", raw
         wire.abort()
 

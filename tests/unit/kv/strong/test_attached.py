@@ -96,7 +96,7 @@ class Shard:
         self.taken: list[Command] = []
         self.looks: list[Any] = []
         self.on_moved: Any = None
-        self.write = self.take
+        self.write = self.write_each = self.take
 
     def serves(self, scope: Scope) -> bool:
         low, high = scope

@@ -24,11 +24,12 @@ from raftgroups.outcomes import (
     Applied,
     AppliedEach,
     DoneEach,
+    EachResult,
     ProposeResult,
     Refused,
     Unknown,
 )
-from raftgroups.results import PutResult
+from raftgroups.results import PutResult, encode_result
 from raftgroups.transport import NodeId
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -143,6 +144,65 @@ def test_operations_of_a_pass_share_a_frame_and_each_gets_its_answer(loop: Any) 
         (result,) = rig.results[number]
         assert isinstance(result, Applied)
         assert result.result == PutResult(number + 100)
+
+
+def test_what_was_sent_together_is_told_together(loop: Any) -> None:
+    rig, told = Rig(loop), list[tuple[list[str], EachResult]]()
+
+    def done(askers: Sequence[str], result: EachResult) -> None:
+        told.append((list(askers), result))
+
+    until_s = loop.clock.monotonic() + 5
+    rig.asker.send_each(B, 1, [b"a", b"b", b"c", b"d"], "abcd", until_s, done)
+    rig.send(7)
+    rig.loop.run()
+    outcomes = [
+        Applied(7, PutResult(1)),
+        Refused("moved", C),
+        Applied(7, PutResult(3)),
+        Unknown("?"),
+    ]
+    for (_, _, answer), outcome in zip(rig.executed[:4], outcomes, strict=True):
+        answer(outcome)
+    rig.executed[4][2](Applied(7, PutResult(9)))
+    rig.loop.run()
+    assert told == [
+        (["b"], Refused("moved", C)),
+        (["d"], Unknown("?")),
+        (["a", "c"], AppliedEach(0, [PutResult(1), PutResult(3)])),
+    ]
+    assert rig.results[7] == [Applied(0, PutResult(9))]
+
+
+def test_a_defect_of_one_asker_does_not_cost_the_others_their_answers(loop: Any) -> None:
+    rig = Rig(loop)
+
+    def broken(result: ProposeResult) -> None:
+        raise ValueError("a defect of the caller")
+
+    rig.asker.send(B, 1, b"x", loop.clock.monotonic() + 5, broken)
+    rig.send(1)
+    rig.loop.run()
+    for _, _, done in rig.executed:
+        done(Applied(7, PutResult(1)))
+    rig.loop.run()
+    assert rig.results[1] == [Applied(0, PutResult(1))]
+
+
+@pytest.mark.parametrize("status", [Status.APPLIED, Status.REFUSED, Status.FAILED])
+def test_an_answer_that_cannot_be_read_leaves_the_outcome_unknown(
+    loop: Any, status: Status
+) -> None:
+    rig = Rig(loop)
+    rig.wire.held = True
+    rig.send(1)
+    rig.send(2)
+    rig.loop.run()
+    good = encode_result(PutResult(5))
+    replies = [Reply(1, status, b"\xc1"), Reply(2, Status.APPLIED, good)]
+    rig.wire.ends[A].handler(B, encode_replies(replies)[0])
+    assert isinstance(rig.results[1][0], Unknown)
+    assert rig.results[2] == [Applied(0, PutResult(5))]
 
 
 def test_replies_leave_in_the_pass_that_made_them_when_told_to(loop: Any) -> None:

@@ -10,9 +10,12 @@ from typing import Any, cast
 import pytest
 
 from kv.division.meter import Meter
+from kv.metrics.instruments import Counter
+from kv.metrics.metrics import Proposals
 from kv.strong.admission import PLAIN_BYTES
 from kv.strong.gate import Gate
 from kv.strong.machine import ServedMachine
+from kv.strong.operations import Write
 from kv.strong.shard import ShardSettings, StrongShard
 from raftgroups.commands import (
     VERSION,
@@ -29,7 +32,8 @@ from raftgroups.commands import (
 from raftgroups.levels import LINEAGE_LEVEL
 from raftgroups.machine_parts import ShardPlace
 from raftgroups.outcomes import AppliedEach, EachResult, Refused
-from raftgroups.results import Failure
+from raftgroups.results import Failure, PutResult
+from storage.errors import NoSpaceError
 from storage.latest import Latest
 from storage.memory import MemoryEngine
 from storage.space import SpaceGuard
@@ -146,6 +150,52 @@ def test_older_members_refuse_what_they_cannot_execute(loop: Any) -> None:
     rig.lead([ODD["of splits"]])
     assert isinstance(rig.told[0], Refused)
     assert rig.runs == []
+
+
+def test_the_answers_of_a_run_are_each_writes_own(loop: Any) -> None:
+    rig, answers = Rig(loop), list[Any]()
+    rig.shard.tries = tries = Proposals(Counter(), Counter(), Counter())
+    done = [lambda answer, number=n: answers.append((number, answer)) for n in range(4)]
+    writes = [Write(rig.shard, each, 5.0, payload=PUTS[0], repeatable=False) for each in done]
+
+    def broken(answer: Any) -> None:
+        raise ValueError("a defect of the caller")
+
+    writes[1].done = broken
+    refusal = Failure(7, "invalid_request", "no")
+    results = [PutResult(5), PutResult(6), refusal, NoSpaceError("full")]
+    rig.shard.proposed_each(writes, AppliedEach(9, results))
+    assert [number for number, _ in answers] == [0, 2, 3]
+    assert answers[0][1] == PutResult(5)
+    assert [str(answer) for _, answer in answers[1:]] == ["no", "full"]
+    assert [each.value for each in tries] == [4, 0, 0]
+    rig.shard.proposed_each(writes, AppliedEach(9, results))
+    assert len(answers) == 3, "once each"
+
+
+def test_a_defect_after_one_refusal_leaves_the_others_their_answers(loop: Any) -> None:
+    rig, answers = Rig(loop), list[Any]()
+
+    def broken(operation: Any, error: Any) -> None:
+        raise ValueError("a defect of whoever takes over")
+
+    rig.shard.on_moved = broken
+    writes = [
+        Write(rig.shard, answers.append, 5.0, payload=PUTS[0], repeatable=False) for _ in range(2)
+    ]
+    rig.shard.proposed_each(
+        writes, AppliedEach(9, [Failure(7, "wrong_shard", "split"), PutResult(5)])
+    )
+    assert answers == [PutResult(5)]
+
+
+def test_a_run_that_was_refused_is_tried_again_each(loop: Any) -> None:
+    rig = Rig(loop)
+    writes = [Write(rig.shard, print, 9.0, payload=each, repeatable=False) for each in PUTS]
+    rig.shard.proposed_each(writes, Refused("moved"))
+    assert list(rig.shard.waiting.parked) == writes
+    loop.advance(0.05)
+    assert rig.runs == [[payload] for payload in PUTS]
 
 
 def test_an_entry_has_one_moment(loop: Any) -> None:

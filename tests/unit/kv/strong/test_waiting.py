@@ -4,6 +4,7 @@ an earlier try may have done."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ class Shard:
     def __init__(self) -> None:
         self.started: list[Operation] = []
 
-    def start_write(self, write: Write) -> None:
-        self.started.append(write)
+    def start_each(self, writes: Sequence[Write]) -> None:
+        self.started += writes
 
     def may_read_session(self, read: SessionRead) -> bool:
         self.started.append(read)

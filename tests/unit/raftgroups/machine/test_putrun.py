@@ -213,6 +213,15 @@ def test_a_locked_key_is_not_put(both: Callable[..., list[Any]]) -> None:
     ]
 
 
+def test_a_run_raises_the_clock_to_its_latest() -> None:
+    side = Side()
+    for index, clocks in enumerate(((5, 9, 7), (8, 3), (0, 11)), 1):
+        side.machine.apply_each(index, [encode(Put(b"a"), None, clock) for clock in clocks])
+        assert side.machine.clock_ms == max(9, *clocks)
+    side.machine.apply(4, encode(Put(b"a"), None, 12))
+    assert side.machine.clock_ms == 12
+
+
 def test_what_stands_behind_a_newer_command_is_not_applied() -> None:
     side = Side()
     newer = b"\x09" + encode(Put(b"b"))[1:]
