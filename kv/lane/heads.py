@@ -150,7 +150,10 @@ class Heads:
         self._key_body_max_bytes = key_body_max_bytes
         self._endpoint = endpoint
         self.known: Final[dict[bytes, Head]] = {}
-        """By block; of those with a key, by the block without it."""
+        """By block, of those that have no key."""
+        self.shapes: Final[dict[bytes, Head]] = {}
+        """Of those that have one, by the block without it. Apart from the others, because a block
+        without a key may be what somebody sends."""
         self.block_max_bytes: Final = min(BLOCK_MAX_BYTES, parser.line_bytes, parser.field_bytes)
         key_starts = [f"{method} {PREFIX}".encode() for method in keys]
         self._key_starts: Final = tuple(key_starts)
@@ -185,7 +188,7 @@ class Heads:
         endpoint = self._endpoint(path, _ETCD_METHOD)
         writes = self._writes.get(path)
         head = Head(length, path not in WRITES, endpoint, endpoint.at(MET), call, writes)
-        self._remember(block, head)
+        _remember(self.known, block, head)
         return head, b""
 
     def _look_for_key(self, block: bytes) -> tuple[Head, bytes] | None:
@@ -212,12 +215,12 @@ class Heads:
         except JanusError:
             return None
         shape = block[:gap] + asks + query + block[end:]
-        head = self.known.get(shape)
+        head = self.shapes.get(shape)
         if head is None:
             head = self._parse_for_key(block, method, block[gap + 1 : end], query)
             if head is None:
                 return None
-            self._remember(shape, head)
+            _remember(self.shapes, shape, head)
         return head, key
 
     def _parse_for_key(self, block: bytes, method: str, target: bytes, query: bytes) -> Head | None:
@@ -233,7 +236,7 @@ class Heads:
         calls, parse = self._keys, self._parse_options
         if query:
             assert self._keys_of is not None
-            found = self._keys_of(query.removeprefix(KEYSPACE).decode(), self.known.clear)
+            found = self._keys_of(query.removeprefix(KEYSPACE).decode(), self.shapes.clear)
             if found is None:
                 return None
             calls, parse = found
@@ -249,11 +252,6 @@ class Heads:
         return Head(
             length, method == GET, endpoint, endpoint.at(MET), key_call=call, options=options
         )
-
-    def _remember(self, block: bytes, head: Head) -> None:
-        if len(self.known) >= KNOWN_MAX:
-            self.known.clear()  # whoever repeats his heads is back at once
-        self.known[block] = head
 
     # --- aiohttp's word on it -----------------------------------------------------------------
 
@@ -333,3 +331,9 @@ def _is_plain(raw: bytes) -> bool:
         parts = raw.split(b"/")
         return b"" not in parts[:-1] and b"." not in parts and b".." not in parts
     return True
+
+
+def _remember(known: dict[bytes, Head], block: bytes, head: Head) -> None:
+    if len(known) >= KNOWN_MAX:
+        known.clear()  # whoever repeats his heads is back at once
+    known[block] = head

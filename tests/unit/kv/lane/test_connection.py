@@ -555,5 +555,5 @@ async def test_what_is_remembered_of_heads_is_bounded(make_server: Any, quiet: A
         async with asyncio.timeout(5):
             while len(wire.protocol.queue):  # noqa: ASYNC110 - a few passes of the loop
                 await asyncio.sleep(0)
-    assert 0 < len(server.lane.heads.known) <= KNOWN_MAX
+    assert 0 < len(server.lane.heads.shapes) <= KNOWN_MAX
     assert type(wire.protocol).__name__ == "Connection"

@@ -135,6 +135,7 @@ GATEWAY = {
 }
 
 KEYS = {
+    "a head that only looks like one of a key": get() + get()[:4] + get()[get().index(b"HTTP/") :],
     "of another keyspace": of_keyspace("other"),
     "of default by its name": of_keyspace("default") + get(),
     "of no keyspace": of_keyspace("none") + get(),
