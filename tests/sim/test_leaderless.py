@@ -331,8 +331,8 @@ def test_a_session_is_told_when_nobody_in_reach_has_what_it_saw() -> None:
 
 def full_disk(cluster: LeaderlessCluster, machine: LeaderlessMachine) -> None:
     machine.crash(power=False)
-    machine.guard = SpaceGuard(1)
-    machine.guard.raised = True
+    machine.guard = SpaceGuard(1 << 63)
+    assert machine.guard.observe(machine.engine.statistics()), "no disk has so much"
     machine.start()
     cluster.run(2.0)
 
