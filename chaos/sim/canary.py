@@ -55,7 +55,7 @@ HUNTS: Final[dict[str, Hunt]] = {
     "read-joins-probe-in-flight": Hunt(CRASHES | NETWORK),
     "vote-before-sync": Hunt(CRASHES | NETWORK),
     "level-before-all": Hunt(CRASHES | {"upgrade"}),
-    "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}),
+    "dedupe-not-inherited": Hunt(CRASHES | NETWORK | {"splits"}, first=84),
     "absorb-unchecked": Hunt(CRASHES | NETWORK | {"splits", "merges"}),
     **{
         name: Hunt(
