@@ -57,6 +57,7 @@ from storage.memtable import Table, changed, merged, overlaid, reach, stack
 from storage.wal import SEGMENT_BYTES, WriteAheadLog
 
 FOLD_BYTES: Final = 8 * 1024 * 1024
+FOLD_PAUSE_S: Final = 0.002
 HOLD_FOLDS: Final = 4
 _PAGE_ROWS: Final = 1_000
 _LEAST_ROWS: Final = 256
@@ -179,6 +180,8 @@ class LoggedEngine:
         self._folding: tuple[Table, ...] = ()
         self._fold_through = 0
         """The last record of what is being folded."""
+        self._awaited = 0
+        """How many wait for its end."""
         self._thread: threading.Thread | None = None
         self._closed = False
         self._failure: str | None = None
@@ -294,7 +297,7 @@ class LoggedEngine:
             if not tables:
                 return
             try:
-                self._tree.fold(merged(tables))
+                self._tree.fold(merged(tables), self._pause)
             except Exception as error:  # noqa: BLE001 - whatever it is, writers must see it
                 self._fail(error)
             with self._guard:
@@ -310,10 +313,22 @@ class LoggedEngine:
                 except OSError as error:
                     self._fail(error)
 
+    def _pause(self) -> None:
+        """Of a fold, so that the loop beside it is slowed a little for long, not much for a moment:
+        its writes are what the slowest are. Not if somebody waits for its end, or the next fold
+        does."""
+        waiting = self._active.size_bytes + self._sealed_bytes
+        if waiting < self._fold_bytes:
+            with self._guard:
+                self._changed.wait_for(lambda: self._awaited, FOLD_PAUSE_S)
+
     def _await_fold(self) -> None:
         """Until the fold under way has ended. A failed one raises."""
         with self._guard:
+            self._awaited += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._folding or self._failure is not None)
+            self._awaited -= 1
         self._check_writable()
 
     def _note_folded(self) -> None:

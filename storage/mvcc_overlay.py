@@ -170,11 +170,11 @@ class Layer:
         return keys[low : min(high, low + limit)]
 
     def write(self, batch: Batch, keyspace: int) -> None:
-        """Add everything to a batch: the current table, and events at the end of their segment.
-        In the order in which it came: who writes rows into a tree sorts those of many batches."""
-        prefix = key_u32(Table.CURRENT, keyspace)
-        stored = [prefix + key for key in self.current]
-        batch.put_columns(stored, seal_all(stored, self.current.values()))
+        """Add everything to a batch: the current table in key order, so that who folds many batches
+        has less to sort at once; events at the end of their segment."""
+        prefix, current, keys = key_u32(Table.CURRENT, keyspace), self.current, self.keys()
+        stored = [prefix + key for key in keys]
+        batch.put_columns(stored, seal_all(stored, [current[key] for key in keys]))
         log, events = key_u64(Table.EVENT, self.segment), self.events
         place = LOCATION.pack
         if len(self.starts) == len(events):  # one event a revision: nearly always
@@ -184,8 +184,8 @@ class Layer:
             numbered = self.numbered_events(self.base + 1)
             stored = [log + place(revision, sub) for revision, sub, _ in numbered]
         batch.put_columns(stored, seal_all(stored, events))
-        for lease, keys in self.leases.items():
-            for key, attached in keys.items():
+        for lease, attachments in self.leases.items():
+            for key, attached in attachments.items():
                 row = key_u32_u64(Table.LEASE_KEY, keyspace, lease, key)
                 if attached:
                     batch.put(row, seal(row, b""))

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from storage import logged_engine
 from storage.clock import ManualClock
 from storage.engine import Batch, BegunSync, Engine, iterate, syncs_apart
 from storage.errors import DataDirectoryError, EngineClosedError, WriteFailedError
-from storage.lmdb_engine import LmdbEngine
+from storage.lmdb_engine import FOLD_STEP_ROWS, LmdbEngine
 from storage.logged_engine import LoggedEngine
 from storage.memtable import Table, changed
 
 WAIT_S = 30.0
+PAUSE_S = 10.0
 
 
 @pytest.fixture
@@ -77,10 +79,10 @@ class HeldFolds:
         self.go_on = threading.Event()
         real = LmdbEngine.fold
 
-        def fold(tree: LmdbEngine, table: Table) -> None:
+        def fold(tree: LmdbEngine, table: Table, *pause: Any) -> None:
             self.begun.set()
             assert self.go_on.wait(WAIT_S)
-            real(tree, table)
+            real(tree, table, *pause)
 
         monkeypatch.setattr(LmdbEngine, "fold", fold)
 
@@ -274,7 +276,7 @@ def test_a_failed_fold_poisons_and_loses_nothing(
 ) -> None:
     engine = opened(path, fold_bytes=2_000)
 
-    def fail(tree: LmdbEngine, table: Table) -> None:
+    def fail(*_: Any) -> None:
         raise WriteFailedError("the disk is broken")
 
     with monkeypatch.context() as broken:
@@ -410,3 +412,50 @@ def test_closing_while_a_sync_is_in_flight_loses_nothing(path: Path) -> None:
         engine.end_sync(sync.number, None)
     assert engine.begin_sync() is None
     assert in_tree(path) == [(b"a", b"value")]
+
+
+# --- pauses of a fold -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logged_engine, "FOLD_PAUSE_S", PAUSE_S)
+
+
+def begin_long_fold(engine: LoggedEngine) -> None:
+    """It has many pauses before it."""
+    put(engine, *(b"%06d" % number for number in range(4 * FOLD_STEP_ROWS)))
+    assert engine._folding, "so much is folded"
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_a_fold_does_not_pause_while_somebody_waits_for_it(path: Path, tmp_path: Path) -> None:
+    engine = opened(path, fold_bytes=1 << 17)
+    began = time.monotonic()
+    begin_long_fold(engine)
+    engine.checkpoint(tmp_path / "copy")
+    begin_long_fold(engine)
+    engine.close()
+    assert time.monotonic() < began + PAUSE_S
+    assert len(in_tree(path)) == 4 * FOLD_STEP_ROWS
+
+
+@pytest.mark.usefixtures("long_pauses")
+def test_a_fold_does_not_pause_while_the_next_one_is_due(path: Path) -> None:
+    engine = opened(path, fold_bytes=1 << 17)
+    wait_at = threading.Event()
+    tree_fold = engine._tree.fold
+
+    def fold(table: Table, pause: Any) -> None:
+        assert wait_at.wait(WAIT_S)
+        tree_fold(table, pause)
+
+    engine._tree.fold = fold  # type: ignore[method-assign,assignment]
+    begin_long_fold(engine)
+    put(engine, *(b"next%06d" % number for number in range(4 * FOLD_STEP_ROWS)))
+    wait_at.set()
+    until = time.monotonic() + PAUSE_S
+    while figure(engine, "folds") < 1:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    engine.close()
