@@ -188,10 +188,7 @@ class StrongShard:
         try:
             if self.waiting.stopped:
                 raise StoppingError("this node is stopping; ask another one")
-            if type(command) is not Put or not 0 < len(command.key) <= PLAIN_BYTES - len(
-                command.value
-            ):
-                check(command)
+            check(command)
             if self._sizes is not None:
                 self._sizes.check(command)
             payload = encode(command, token)
@@ -203,7 +200,7 @@ class StrongShard:
         write = Write(
             self,
             done,
-            self._clock.monotonic() + (asked_s or self._settings.deadline_s),
+            self._deadline(asked_s),
             payload=payload,
             repeatable=token is not None,
             across=options.across,
@@ -218,7 +215,7 @@ class StrongShard:
             for command, done in zip(commands, dones, strict=True):
                 self.write(command, done)
             return
-        deadline_s = self._clock.monotonic() + self._settings.deadline_s
+        deadline_s = self._deadline(None)
         self.start_each(
             [
                 Write(self, done, deadline_s, payload=payload, repeatable=False)
