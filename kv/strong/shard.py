@@ -29,14 +29,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kv.division.meter import Meter
-from kv.errors import OutcomeUnknownError, OverloadedError, StoppingError, UnavailableError
+from kv.errors import OutcomeUnknownError, StoppingError, UnavailableError
 from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
 from kv.regime import Done
 from kv.router import EVERYWHERE, Scope
 from kv.size_limits import WIDEST, SizeLimits
-from kv.strong.admission import CROSS, LINEAGE, PLAIN_BYTES, check
+from kv.strong.admission import PLAIN_BYTES, check
 from kv.strong.duties import LeaderDuties
 from kv.strong.forward import Forwarder
+from kv.strong.forwarded import ForwardedWrites
 from kv.strong.gate import Gate
 from kv.strong.hubs import ShardHubs
 from kv.strong.joined import JoinedReads, Vouch
@@ -50,13 +51,11 @@ from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
 from kv.watch.watcher import WatchLimits
 from kv.watch.watches import Watches
-from raftgroups.commands import Command, Put, decode, encode, encode_puts, stamp_each
+from raftgroups.commands import Command, Put, encode, encode_puts, stamp_each
 from raftgroups.group import Group, nobody
-from raftgroups.levels import LINEAGE_LEVEL, TXN_LEVEL
-from raftgroups.outcomes import Applied, AppliedEach, DoneEach, EachResult, ProposeResult, Refused
-from raftgroups.putrun import plain_puts
+from raftgroups.outcomes import Applied, AppliedEach, EachResult, ProposeResult, Refused
 from raftgroups.refusals import LockedError
-from raftgroups.results import Failure, Result, error_of, failure_of
+from raftgroups.results import Failure, Result, error_of
 from raftgroups.transport import NodeId
 from raftgroups.txnref import TxnRef
 from storage.clock import Clock, Scheduler
@@ -132,6 +131,8 @@ class StrongShard:
             deadline_s=settings.deadline_s,
             meter=meter,
         )
+        self.lead_each = ForwardedWrites(group, machine, gate, scheduler).lead_each
+        """(payloads, askers, done): writes that other nodes forwarded."""
         self.get = self._joined.get
         """Of Strong, with nothing in between: it is called for every get."""
         self.waiting = WaitingRoom(
@@ -364,69 +365,6 @@ class StrongShard:
             own = self.machine.shard.view.segments.own
             self.crossings.clear(error.holders, own.start)
         self.waiting.park(operation, str(error))
-
-    def lead_each(self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach) -> None:
-        """Writes that another node forwarded: propose them if this node leads, nothing else."""
-        if not self._takes(payloads):
-            payloads, askers = self._admitted(payloads, askers, done)
-        if payloads:
-            self.group.propose_each(payloads, askers, done)
-
-    def _takes(self, payloads: Sequence[bytes]) -> bool:
-        """Whether all are plain puts that nothing stands against, as nearly always; then they are
-        admitted. Else each is looked at by itself."""
-        if self.machine.shard.state.frozen_by:
-            return False
-        puts, _ = plain_puts(payloads)
-        if len(puts) < len(payloads):
-            return False
-        for key, value, _, _ in puts:
-            if not 0 < len(key) <= PLAIN_BYTES - len(value):
-                return False
-        return self._gate.takes(sum(map(len, payloads)))
-
-    def _admitted(
-        self, payloads: Sequence[bytes], askers: Sequence[Any], done: DoneEach
-    ) -> tuple[list[bytes], list[Any]]:
-        """Those that may be proposed; the others are answered."""
-        admitted: tuple[list[bytes], list[Any]] = [], []
-        for payload, asker in zip(payloads, askers, strict=True):
-            refusal = self._refusal(payload)
-            if refusal is None:
-                admitted[0].append(payload)
-                admitted[1].append(asker)
-            else:
-                self._scheduler.call_soon(done, (asker,), refusal)
-        return admitted
-
-    def _refusal(self, payload: bytes) -> EachResult | None:
-        """Why this write of another node may not be proposed."""
-        try:
-            command = decode(payload)[0]
-            if type(command) is not Put:
-                self._check_known(command)
-            check(command)
-            self._gate.admit(command, len(payload))
-            if self.machine.shard.state.frozen_by and not isinstance(command, LINEAGE):
-                raise self.machine.view.wrong_shard("this is")
-        except (InvalidRequestError, NoSpaceError, WrongShardError) as error:
-            return AppliedEach(0, (failure_of(error, self.machine.revision),))
-        except JanusError as error:
-            return Refused(str(error), busy=isinstance(error, OverloadedError))
-        return None
-
-    def _check_known(self, command: Command) -> None:
-        """Whether every member's program knows such commands. Raises UnavailableError."""
-        if isinstance(command, LINEAGE) and self.group.feature_level < LINEAGE_LEVEL:
-            raise UnavailableError(
-                "not every node of this shard runs a version that can split and merge; upgrade "
-                "them all"
-            )
-        if isinstance(command, CROSS) and self.group.feature_level < TXN_LEVEL:
-            raise UnavailableError(
-                "not every node of this shard runs a version that knows transactions over "
-                "several shards; upgrade them all"
-            )
 
     def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
         self.group.propose(encode(command), done)
