@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from kv.api.bodies import (
+from kv.api.admin_bodies import (
     ClusterState,
     LeaderlessStatus,
     NodeState,

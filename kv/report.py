@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kv.api.bodies import (
+from kv.api.admin_bodies import (
     ClusterState,
     HotKeyState,
     LocalShard,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kv.api import bodies, cluster_bodies
+from kv.api import admin_bodies, cluster_bodies
 from kv.api.route import Route
 from kv.api.routes import cluster
 
@@ -110,7 +110,7 @@ CLUSTER_ROUTES: Final = (
         cluster.transfer_shard,
         "admin",
         body=cluster_bodies.TransferShardBody,
-        replies={200: bodies.TransferReply},
+        replies={200: admin_bodies.TransferReply},
         errors=(404, 409),
         sees_data=False,
     ),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
+from kv.api.admin_bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.api.failures import REQUEST_MAX_BYTES
 from kv.api.guard import Access
 from kv.api.keyspace_bodies import (

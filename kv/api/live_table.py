@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kv.api import bodies, live_bodies
+from kv.api import admin_bodies, bodies, live_bodies
 from kv.api.leasing import LEASES_MAX
 from kv.api.route import (
     CURSOR,
@@ -184,7 +184,7 @@ ADMIN_ROUTES: Final = (
         "This node",
         admin.status,
         "admin",
-        replies={200: bodies.NodeStatus},
+        replies={200: admin_bodies.NodeStatus},
         sees_data=False,
     ),
     Route(
@@ -194,7 +194,7 @@ ADMIN_ROUTES: Final = (
         "All nodes and shards",
         admin.cluster_status,
         "admin",
-        replies={200: bodies.ClusterState},
+        replies={200: admin_bodies.ClusterState},
         sees_data=False,
     ),
     Route(
@@ -205,9 +205,9 @@ ADMIN_ROUTES: Final = (
         admin.transfer_leader,
         "admin",
         headers=(TIMEOUT_HEADER,),
-        body=bodies.TransferBody,
+        body=admin_bodies.TransferBody,
         body_required=False,
-        replies={200: bodies.TransferReply},
+        replies={200: admin_bodies.TransferReply},
         sees_data=False,
     ),
     Route(
@@ -219,8 +219,8 @@ ADMIN_ROUTES: Final = (
         "admin",
         (KEYSPACE,),
         WRITE_HEADERS,
-        body=bodies.CompactBody,
-        replies={200: bodies.CompactReply},
+        body=admin_bodies.CompactBody,
+        replies={200: admin_bodies.CompactReply},
         errors=(409, 410),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kv.api import bodies as shared
+from kv.api import admin_bodies
 from kv.api.route import Route
 from kv.api.routes import admin
 
@@ -16,7 +16,7 @@ RING_ROUTES: Final = (
         "Compare this node with all others, and bring both up to date; answers when it is done",
         admin.repair,
         "admin",
-        replies={200: shared.RepairReply},
+        replies={200: admin_bodies.RepairReply},
         sees_data=False,
     ),
     Route(
@@ -26,7 +26,7 @@ RING_ROUTES: Final = (
         "Who owns what",
         admin.ring,
         "admin",
-        replies={200: shared.RingState},
+        replies={200: admin_bodies.RingState},
         sees_data=False,
     ),
 )

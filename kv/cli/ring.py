@@ -12,7 +12,7 @@ from kv.cli.show import table
 from kv.errors import WrongRegimeError
 
 if TYPE_CHECKING:
-    from kv.api.bodies import RingState
+    from kv.api.admin_bodies import RingState
     from kv.client import LeaderlessClient
 
 COLUMNS: Final = 64

@@ -18,7 +18,7 @@ from kv.cli.show import seconds, size, table
 from storage.errors import JanusError
 
 if TYPE_CHECKING:
-    from kv.api.bodies import ClusterState, NodeStatus
+    from kv.api.admin_bodies import ClusterState, NodeStatus
     from kv.client import Client
 
 ASK_S: Final = 3.0

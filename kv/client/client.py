@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-from kv.api.bodies import ClusterState, NodeStatus
+from kv.api.admin_bodies import ClusterState, NodeStatus
 from kv.client import key_operations as keys
 from kv.client import many_operations as many
 from kv.client import other_operations as other

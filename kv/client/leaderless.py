@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from kv.api.bodies import ClusterState, NodeStatus, RepairReply, RingState
+from kv.api.admin_bodies import ClusterState, NodeStatus, RepairReply, RingState
 from kv.client import leaderless_operations as operations
 from kv.client import other_operations as other
 from kv.client.calls import SessionState

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from kv.api import admin_bodies
 from kv.api import bodies as shared
 from kv.api.headers import LEVEL, SESSION
 from kv.api.leaderless import bodies
@@ -43,8 +44,8 @@ _list: Final = decoder(bodies.ListReply)
 _count: Final = decoder(bodies.CountReply)
 _got: Final = decoder(bodies.BatchGetReply)
 _put: Final = decoder(bodies.BatchPutReply)
-ring_state: Final = decoder(shared.RingState)
-repair_reply: Final = decoder(shared.RepairReply)
+ring_state: Final = decoder(admin_bodies.RingState)
+repair_reply: Final = decoder(admin_bodies.RepairReply)
 Saw = Callable[[str], None]
 """Told the session token that a reply gave."""
 
@@ -305,7 +306,7 @@ def put_many(
 # --- the cluster -----------------------------------------------------------------------------
 
 
-def repair(long_s: float) -> Operation[shared.RepairReply]:
+def repair(long_s: float) -> Operation[admin_bodies.RepairReply]:
     return Operation(
         "POST",
         f"{API}/admin/repair",
@@ -316,5 +317,5 @@ def repair(long_s: float) -> Operation[shared.RepairReply]:
     )
 
 
-def ring() -> Operation[shared.RingState]:
+def ring() -> Operation[admin_bodies.RingState]:
     return Operation("GET", f"{API}/admin/ring", ring_state, sees_data=False)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from kv.api import bodies, live_bodies
+from kv.api import admin_bodies, live_bodies
 from kv.client.failures import MalformedReplyError
 from kv.client.forms import Bytes, as_bytes, bytes_of, in_path, query
 from kv.client.operations import API, Operation, decoder, without_none, writing
@@ -28,10 +28,10 @@ _lease: Final = decoder(live_bodies.LeaseState)
 _leases: Final = decoder(live_bodies.LeasesReply)
 _lock: Final = decoder(live_bodies.LockReply)
 _lock_state: Final = decoder(live_bodies.LockState)
-_compact: Final = decoder(bodies.CompactReply)
-_transfer: Final = decoder(bodies.TransferReply)
-node_status: Final = decoder(bodies.NodeStatus)
-cluster_state: Final = decoder(bodies.ClusterState)
+_compact: Final = decoder(admin_bodies.CompactReply)
+_transfer: Final = decoder(admin_bodies.TransferReply)
+node_status: Final = decoder(admin_bodies.NodeStatus)
+cluster_state: Final = decoder(admin_bodies.ClusterState)
 _line: Final = msgspec.json.Decoder(live_bodies.WatchLine)
 
 _NO_LEASE: Final = frozenset({"lease_not_found"})
@@ -132,11 +132,11 @@ def lock_state(name: Bytes) -> Operation[LockState]:
 # --- nodes -----------------------------------------------------------------------------------
 
 
-def status() -> Operation[bodies.NodeStatus]:
+def status() -> Operation[admin_bodies.NodeStatus]:
     return Operation("GET", f"{API}/status", node_status, sees_data=False)
 
 
-def cluster() -> Operation[bodies.ClusterState]:
+def cluster() -> Operation[admin_bodies.ClusterState]:
     return Operation("GET", f"{API}/admin/cluster/status", cluster_state, sees_data=False)
 
 

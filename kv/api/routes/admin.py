@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from kv.api.bodies import CompactBody, CompactReply, RepairReply, TransferBody, TransferReply
+from kv.api.admin_bodies import CompactBody, CompactReply, RepairReply, TransferBody, TransferReply
 from kv.api.call import Call
 from kv.api.hot import decode, encode
 from kv.api.reply import Reply

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from kv.api import bodies, cluster_bodies
+from kv.api import admin_bodies, cluster_bodies
 from kv.api.call import Call
 from kv.api.failures import InvalidBodyError, InvalidPathError
 from kv.api.hot import decode, encode
@@ -172,4 +172,4 @@ async def move_shard(call: Call) -> Reply:
 async def transfer_shard(call: Call) -> Reply:
     shard, wanted = _shard(call), decode(_transfer, await call.body())
     leader = await _service(call).transfer(shard, wanted.target)
-    return Reply(200, encode(bodies.TransferReply(leader)))
+    return Reply(200, encode(admin_bodies.TransferReply(leader)))

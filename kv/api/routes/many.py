@@ -9,14 +9,7 @@ import msgspec
 
 from kv.api import listing, txns, writes
 from kv.api.answers import check_answer
-from kv.api.bodies import (
-    BatchGetBody,
-    BatchGetResult,
-    CountReply,
-    Listed,
-    ListReply,
-    ScanReply,
-)
+from kv.api.bodies import BatchGetBody, BatchGetResult, CountReply, Listed, ListReply, ScanReply
 from kv.api.call import Call
 from kv.api.cursor import unpack
 from kv.api.failures import InvalidHeaderError, InvalidQueryError

@@ -18,8 +18,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession, web
 from yarl import URL
 
-from kv.api.app import RUNNER_OPTIONS, make_app
-from kv.api.bodies import (
+from kv.api.admin_bodies import (
     ClusterState,
     NodeState,
     NodeStatus,
@@ -28,6 +27,7 @@ from kv.api.bodies import (
     RingState,
     ShardState,
 )
+from kv.api.app import RUNNER_OPTIONS, make_app
 from kv.api.context import Api, ApiSettings, Keyspaces
 from kv.api.leaderless.face import Face
 from kv.api.leaderless.hot import Codecs
