@@ -91,7 +91,7 @@ class Writes:
 
     call: WriteCall
     waiting: list[Any] = field(default_factory=list)
-    """Operations (connection.py) whose answers leave with the next flush and are results yet."""
+    """Operations (operation.py) whose answers leave with the next flush and are results yet."""
 
 
 @dataclass(frozen=True, slots=True)

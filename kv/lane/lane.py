@@ -21,9 +21,10 @@ from typing import Any, Final, NamedTuple
 from kv.api.failures import error_reply
 from kv.errors import UnavailableError
 from kv.lane.answers import Answers
-from kv.lane.connection import Arrived, Connection, begin_together
+from kv.lane.connection import Connection
 from kv.lane.handed import Handed
 from kv.lane.heads import Heads, Writes
+from kv.lane.operation import Arrived, begin_together
 from kv.metrics.metrics import Endpoint
 from storage.clock import Clock
 
