@@ -37,11 +37,9 @@ from storage.mvcc_records import KeyValue
 
 T = TypeVar("T")
 Done = Callable[[T | JanusError], None]
-Give = Callable[
-    [Sequence[tuple[bytes, Any, Any]], Sequence[KeyValue | None] | JanusError, int, int], None
-]
-"""(gets, what was found for each, revision, term): answer them, each exactly once. A get is what
-`Strong.get` was called with. Of an error revision and term are 0. It must not raise."""
+Give = Callable[[Sequence[Any], Sequence[KeyValue | None] | JanusError, int, int], None]
+"""(askers, what was found for each, revision, term): answer them, each exactly once. An asker is
+what `Strong.get` was told to answer. Of an error revision and term are 0. It must not raise."""
 
 
 class Strong(Protocol):
@@ -73,9 +71,9 @@ class Strong(Protocol):
         options: ReadOptions = PLAIN_READ,
     ) -> None: ...
 
-    def get(self, key: bytes, done: Any, give: Give) -> None:
-        """Only while `single`. `give` is called with this get among others that had their read
-        point together; what `done` is, is between it and the caller."""
+    def get(self, key: bytes, asker: Any, give: Give) -> None:
+        """Only while `single`. `give` is called with this asker among others that had their read
+        point together; what an asker is, is between it and the caller."""
         ...
 
     def local(self) -> ShardReader:

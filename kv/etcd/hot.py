@@ -152,7 +152,7 @@ class HotCalls:
 
     def give_each(
         self,
-        gets: Sequence[tuple[bytes, Answered, Any]],
+        askers: Sequence[Answered],
         found: Sequence[KeyValue | None] | JanusError,
         revision: int,
         term: int,
@@ -160,10 +160,10 @@ class HotCalls:
         """kv/regime.py Give."""
         if isinstance(found, JanusError):
             status, body = encode_error(found)
-            bodies = [body] * len(gets)
+            bodies = [body] * len(askers)
         else:
             status, bodies = 200, self._headers.encode_each(found, revision, term)
-        for (_, done, _), body in zip(gets, bodies, strict=True):
+        for done, body in zip(askers, bodies, strict=True):
             try:
                 done(status, body)
             except Exception:  # noqa: BLE001 - a defect of one asker must not cost the others' answers

@@ -16,8 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 from kv.division.meter import Meter
 from kv.errors import StoppingError
@@ -36,14 +35,13 @@ _log = logging.getLogger(__name__)
 Evaluate = Callable[[ReplicaReader], Any]
 Pair = tuple[Evaluate, Done[Any]]
 Get = tuple[bytes, Any, Give]
-"""(key, what is to be answered, who answers it)"""
+"""(key, asker, who answers it)"""
 GoOn = Callable[[Evaluate, Done[Any], float, Refused], None]
 """(evaluate, done, deadline, why not now)"""
 Vouch = Callable[[Evaluate, Done[Any], float, Any], bool]
 """(evaluate, done, deadline, answer): whether somebody else gives the answer, once it is known to
 be good, or reads again."""
 Move = Callable[[Evaluate, Done[Any], float, WrongShardError], None]
-_GIVE: Final = itemgetter(2)
 
 
 class JoinedReads:
@@ -82,14 +80,14 @@ class JoinedReads:
         else:
             self._open((evaluate, done))
 
-    def get(self, key: bytes, done: Any, give: Give) -> None:
+    def get(self, key: bytes, asker: Any, give: Give) -> None:
         together = self._together
         if together is not None and not together.left and len(together.reads) < together.most:
-            together.reads.append((key, done, give))
+            together.reads.append((key, asker, give))
         elif self._stopped():
-            self._scheduler.call_soon(give, [(key, done, give)], _stopping(), 0, 0)
+            self._scheduler.call_soon(give, [asker], _stopping(), 0, 0)
         else:
-            self._open((key, done, give))
+            self._open((key, asker, give))
 
     def _open(self, read: Pair | Get) -> None:
         tell = partial(self._tell, self._clock.monotonic() + self._deadline_s)
@@ -120,12 +118,10 @@ class JoinedReads:
         vouch = self._guard()
         if self._meter.read(len(reads)):
             self._meter.note_read(_key(reads[-1]))
-        gets = [read for read in reads if len(read) == 3]
-        pairs = [read for read in reads if len(read) == 2] if len(gets) < len(reads) else []
-        if gets:
-            pairs += map(alone, gets if vouch is not None else _left_of(gets, reader))
-        if pairs:
-            self._tell_pairs(pairs, reader, vouch, deadline_s)
+        if vouch is None:
+            reads = _left_of(reads, reader)
+        if reads:
+            self._tell_pairs([alone(read) for read in reads], reader, vouch, deadline_s)
 
     def _tell_pairs(
         self, reads: list[Pair], reader: ReplicaReader, vouch: Vouch | None, deadline_s: float
@@ -159,20 +155,28 @@ def _answer(done: Done[Any], answer: Any) -> None:
 # --- gets -------------------------------------------------------------------------------------
 
 
-def _left_of(gets: list[Get], reader: ReplicaReader) -> list[Get]:
-    """Look them up and have them answered. Returns those that it did not come to: each is to be
+def _left_of(reads: Sequence[Pair | Get], reader: ReplicaReader) -> list[Pair | Get]:
+    """Look the gets up and have them answered. Returns what it did not come to: each is to be
     tried by itself."""
+    gets: Sequence[Any] = reads
+    left: list[Pair | Get] = []
+    if sum(map(len, reads)) < 3 * len(reads):  # they mostly are gets only
+        gets = [read for read in reads if len(read) == 3]
+        left = [read for read in reads if len(read) == 2]
+        if not gets:
+            return left
+    keys, askers, gives = zip(*gets, strict=True)
+    give = gives[0]
+    if gives.count(give) < len(gives):  # of the one face that there mostly is
+        for each in dict.fromkeys(gives):
+            left += _left_of([get for get in gets if get[-1] == each], reader)
+        return left
     view = reader.view
-    left: list[Get] = []
-    gives = set(map(_GIVE, gets))  # of the one face that there mostly is
-    for give in gives:
-        some = gets if len(gives) == 1 else [get for get in gets if get[2] == give]
-        try:
-            found = view.get_each([key for key, _, _ in some])
-        except Exception:  # noqa: BLE001 - whoever raises it by itself answers for it
-            left += some
-            continue
-        give(some, found, view.state.revision, reader.term)
+    try:
+        found = view.get_each(keys)
+    except Exception:  # noqa: BLE001 - whoever raises it by itself answers for it
+        return [*left, *gets]
+    give(askers, found, view.state.revision, reader.term)
     return left
 
 
@@ -190,12 +194,12 @@ def _look_up(key: bytes, reader: ReplicaReader) -> tuple[KeyValue | None, int, i
 
 
 def _give_one(get: Get, answer: tuple[KeyValue | None, int, int] | JanusError) -> None:
-    give = get[2]
+    _, asker, give = get
     if isinstance(answer, JanusError):
-        give([get], answer, 0, 0)
+        give([asker], answer, 0, 0)
     else:
         found, revision, term = answer
-        give([get], [found], revision, term)
+        give([asker], [found], revision, term)
 
 
 def _key(read: Pair | Get) -> bytes:

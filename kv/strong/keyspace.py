@@ -279,7 +279,7 @@ class Keyspace:
             return
         RoutedRead(self, done, self._deadline(options.deadline_s), evaluate, options).start()
 
-    def get(self, key: bytes, done: Any, give: Give) -> None:
+    def get(self, key: bytes, asker: Any, give: Give) -> None:
         """Of a keyspace of one shard that is here: `_rebind` puts it in this one's place."""
         raise AssertionError("a keyspace that is not `single` is asked with queries")
 

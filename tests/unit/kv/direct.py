@@ -58,8 +58,8 @@ class DirectShard:
     def ground(self, watches: object, page: object) -> None:
         """One shard for ever."""
 
-    def get(self, key: bytes, done: Any, give: Give) -> None:
-        self.read(*alone((key, done, give)))
+    def get(self, key: bytes, asker: Any, give: Give) -> None:
+        self.read(*alone((key, asker, give)))
 
     def read(
         self,

@@ -103,8 +103,8 @@ class Direct:
             answer = error
         self._later(done, answer)
 
-    def get(self, key: bytes, done: Any, give: Any) -> None:
-        self.read(*alone((key, done, give)))
+    def get(self, key: bytes, asker: Any, give: Any) -> None:
+        self.read(*alone((key, asker, give)))
 
     def _later(self, done: Any, answer: Any) -> None:
         self.under_way += 1

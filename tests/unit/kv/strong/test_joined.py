@@ -98,10 +98,10 @@ class Rig:
     def _moved(self, evaluate: Any, done: Any, deadline_s: float, error: WrongShardError) -> None:
         self.moved.append((done, deadline_s, error))
 
-    def give(self, gets: Any, found: Any, revision: int, term: int) -> None:
-        each_found = [found] * len(gets) if isinstance(found, JanusError) else found
-        for (_, done, _), each in zip(gets, each_found, strict=True):
-            self.given.append((done, each, revision, term))
+    def give(self, askers: Any, found: Any, revision: int, term: int) -> None:
+        each_found = [found] * len(askers) if isinstance(found, JanusError) else found
+        for asker, each in zip(askers, each_found, strict=True):
+            self.given.append((asker, each, revision, term))
 
     def get(self, key: bytes) -> None:
         self.joined.get(key, key.decode(), self.give)
@@ -249,7 +249,7 @@ def test_gets_and_other_reads_share_a_read_point_and_faces_answer_their_own(rig:
     rig.points.most = 9
     rig.get(b"a")
     rig.joined.read(lambda reader: reader.term, rig.answers.append)
-    rig.joined.get(b"a", "other", lambda gets, *found: others.append((gets[0][1], *found)))
+    rig.joined.get(b"a", "other", lambda askers, *found: others.append((askers[0], *found)))
     rig.get(b"b")
     rig.points.tell(0, ReadReady(7))
     assert rig.given == [("a", "A", 7, 3), ("b", "B", 7, 3)]
