@@ -38,10 +38,11 @@ from storage.mvcc_overlay import Layer
 from storage.mvcc_recent import Recent
 from storage.mvcc_records import (
     TOMBSTONE,
+    Fields,
     KeyValue,
     event_key_of,
+    fields_each,
     key_value,
-    key_values,
     mod_of,
     value_size,
 )
@@ -117,7 +118,7 @@ class View:
             return None
         return key_value(key, body)
 
-    def get_each(self, keys: Sequence[bytes]) -> list[KeyValue | None]:
+    def get_each(self, keys: Sequence[bytes]) -> Sequence[Fields | None]:
         """What `get` gives for each of these at the newest revision. Raises if it does for one."""
         start, end = self.start, self.end
         if (
@@ -131,7 +132,7 @@ class View:
         bodies = [young(key) or old(key) for key in keys]  # nearly all `newest` would find here
         if not all(bodies):
             bodies = [body or self.newest(key) for key, body in zip(keys, bodies, strict=True)]
-        return key_values(keys, bodies)
+        return fields_each(keys, bodies)
 
     def newest(self, key: bytes) -> bytes | None:
         """The newest record, which may be a tombstone, but not one that compaction has passed:

@@ -1,6 +1,6 @@
 """The key-value calls of etcd's JSON gateway: body -> command. Pure. (The way back: answers.py.)
 
-    decode_one_key(body)        the key, if the body is of a range in its shortest form
+    decode_one_key(body)        the key, if the body is of a range that names nothing else
     decode_range(body)          RangeCall: a Range and whether it may be local
     decode_put(body)            Put
     decode_delete(body)         Delete
@@ -18,8 +18,6 @@ Here only what is cheap is refused: an empty key, a put with a value and `ignore
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -97,6 +95,10 @@ class _RangeBody(_Usual):
     max_create_revision: int = 0
 
 
+class _KeyBody(_Usual):
+    key: bytes = b""
+
+
 class _PutBody(_Usual):
     key: bytes = b""
     value: bytes = b""
@@ -138,6 +140,7 @@ class _TxnBody(_Usual):
 
 
 _range_body: Final = msgspec.json.Decoder(_RangeBody).decode
+_key_body: Final = msgspec.json.Decoder(_KeyBody).decode
 _put_body: Final = msgspec.json.Decoder(_PutBody).decode
 _delete_body: Final = msgspec.json.Decoder(_DeleteBody).decode
 _txn_body: Final = msgspec.json.Decoder(_TxnBody).decode
@@ -237,13 +240,11 @@ class _UnusualError(Exception):
 
 
 def decode_one_key(body: bytes) -> bytes | None:
-    """The key of a range that names one key and nothing else, written without a blank or an escape
-    (a quarter of what `decode_range` costs). None: look closer."""
-    if body[:8] != b'{"key":"' or body[-2:] != b'"}':
-        return None
+    """The key of a range that names one key and nothing else (a third of what `decode_range`
+    costs). None: look closer."""
     try:
-        key = a2b_base64(body[8:-2], strict_mode=True)  # which no quote or escape passes
-    except Base64Error:
+        key = _key_body(body).key
+    except _UNUSUAL:
         return None
     return key if 0 < len(key) <= KEY_MAX_BYTES else None
 

@@ -313,19 +313,39 @@ BASE64ISH = st.text(alphabet='AQgw0+/-_="\\ }{u,:é\n', max_size=12)
 @example('YQ==","key":"Yg==')
 @example(b64(b"k" * KEY_MAX_BYTES))
 @example(b64(b"k" * (KEY_MAX_BYTES + 1)))
-def test_the_shortest_form_of_a_range_means_what_it_means_in_full(text: str) -> None:
-    body = b'{"key":"%b"}' % text.encode()
+def test_a_range_of_one_key_means_what_it_means_in_full(text: str) -> None:
+    for form in (b'{"key":"%b"}', b' { "key" : "%b" }\n'):
+        check_one_key(form % text.encode())
+
+
+@given(at=st.integers(0, 20), byte=st.binary(max_size=3))
+@example(at=0, byte=b"\xef\xbb\xbf")
+@example(at=8, byte=b"\xff")
+@example(at=13, byte=b'","key":"Yg=="}')
+def test_a_damaged_range_of_one_key_means_what_it_means_in_full(at: int, byte: bytes) -> None:
+    body = b'{"key":"YWJj"}'
+    check_one_key(body[:at] + byte + body[at + 1 :])
+
+
+def check_one_key(body: bytes) -> None:
     key = decode_one_key(body)
     if key is not None:
         assert decode_range(body) == (Range(key), False)
+        with pytest.MonkeyPatch.context() as patch:
+            assert slowly(patch, decode_range, body) == (Range(key), False)
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"key":"YQ=="} ',
-        b'{"key": "YQ=="}',
         b'{"key":""}',
+        b'{"key":null}',
+        b'{"key":"YQ"}',
+        b'{"key":"YQ=="}{}',
+        b'{"key":"YQ==","serializable":false}',
+        b'{"name":"YQ=="}',
+        b"[]",
+        b"\xff",
         b'{"key":"YQ==","limit":1}',
         b'"}',
         b"",
