@@ -33,11 +33,11 @@ from kv.watch.watches import Watches
 from raftgroups.commands import Command
 from raftgroups.results import Result
 from storage.errors import JanusError
-from storage.mvcc_records import KeyValue
+from storage.mvcc_records import Fields
 
 T = TypeVar("T")
 Done = Callable[[T | JanusError], None]
-Give = Callable[[Sequence[Any], Sequence[KeyValue | None] | JanusError, int, int], None]
+Give = Callable[[Sequence[Any], Sequence[Fields | None] | JanusError, int, int], None]
 """(askers, what was found for each, revision, term): answer them, each exactly once. An asker is
 what `Strong.get` was told to answer. Of an error revision and term are 0. It must not raise."""
 

@@ -33,7 +33,7 @@ from kv.etcd.translate import (
 )
 from kv.model import LOCAL_READ, PLAIN_READ, Level
 from kv.reading import ShardReader
-from kv.regime import Done
+from kv.regime import Done, Strong
 from raftgroups.commands import Command, Put
 from raftgroups.results import (
     CompactResult,
@@ -45,7 +45,7 @@ from raftgroups.results import (
 from raftgroups.txn import check_put, is_read_only
 from storage.codec import VALUE_MAX_BYTES
 from storage.errors import JanusError
-from storage.mvcc_records import KeyValue
+from storage.mvcc_records import Fields
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,24 @@ class WriteCall:
         self.begin_each((body,), (answered,))
 
 
+@dataclass(frozen=True, slots=True)
+class GetCall:
+    """A HotCall whose usual form, the get of one key, can be had in its parts, for many at once:
+    each begun as it comes, by `strong.get` while that is `single`, and their answers encoded
+    together. Whoever does that is a Give (kv/regime.py)."""
+
+    call: HotCall
+    """Of any form."""
+    strong: Strong
+    key_of: Callable[[bytes], bytes | None]
+    """Of a body; None if it is no such get."""
+    encode_each: Callable[[Sequence[Fields | None], int, int], list[bytes]]
+    """(found, revision, term)"""
+
+    def __call__(self, body: bytes, done: Answered) -> None:
+        self.call(body, done)
+
+
 def refusal(answer: Result | JanusError) -> tuple[int, bytes]:
     """Status and body for a write that came to something else than its result."""
     return encode_error(unexpected(answer))
@@ -99,7 +117,9 @@ class HotCalls:
         self._looked_at_bytes: Final = min(VALUE_MAX_BYTES, context.limits.request_bytes)
         """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
-            "/v3/kv/range": self.range,
+            "/v3/kv/range": GetCall(
+                self.range, context.strong, decode_one_key, headers.encode_each
+            ),
             "/v3/kv/put": self._writes(decode_puts, PutResult, headers.encode_puts),
             "/v3/kv/deleterange": self._writes(
                 partial(_decode_each, decode_delete), DeleteResult, headers.encode_deletes
@@ -153,7 +173,7 @@ class HotCalls:
     def give_each(
         self,
         askers: Sequence[Answered],
-        found: Sequence[KeyValue | None] | JanusError,
+        found: Sequence[Fields | None] | JanusError,
         revision: int,
         term: int,
     ) -> None:

@@ -16,6 +16,7 @@ from kv.model import Level, SessionToken
 
 NO_BODY: Final = 304
 OWN_MAX: Final = 16
+HEADS_MAX: Final = 256
 
 
 def status_line(status: int) -> bytes:
@@ -30,7 +31,7 @@ class Answers:
     """`good`, `bad`: what the etcd gateway sends with 200 and with anything else. `shared`: what
     every answer has beside (CORS). `date` is to be renewed once a second."""
 
-    __slots__ = ("_bad", "_good_json", "_own", "_server", "_shared", "good", "tail")
+    __slots__ = ("_bad", "_good_json", "_own", "_server", "_shared", "good", "heads", "tail")
 
     def __init__(
         self,
@@ -50,10 +51,20 @@ class Answers:
         self._own: Final[dict[Headers, bytes]] = {}
         self.tail = b""
         """`good`, the length of the body, `tail`, the body: an answer of the gateway with 200."""
+        self.heads: Final[dict[int, bytes]] = {}
+        """`good_head` of lengths that were asked for since the date was set."""
 
     def set_date(self, date: str) -> None:
         """As HTTP writes it."""
+        self.heads.clear()
         self.tail = b"\r\nDate: %b\r\nServer: %b\r\n\r\n" % (date.encode(), self._server)
+
+    def good_head(self, length: int) -> bytes:
+        """What stands before a body of this length."""
+        if len(self.heads) >= HEADS_MAX:
+            self.heads.clear()
+        head = self.heads[length] = b"%b%d%b" % (self.good, length, self.tail)
+        return head
 
     def etcd(self, status: int, body: bytes) -> bytes:
         if status == 200:

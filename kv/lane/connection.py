@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, cast
 
+from kv.lane.answers import Answers
 from kv.lane.heads import Head
 from kv.lane.operation import Operation
 
@@ -47,6 +48,10 @@ class Waits(IntEnum):
     HEAD = 1
     BODY = 2
     TURN = 3
+
+
+NOTHING: Final = Waits.NOTHING
+"""(A member that is looked up in its class costs as much as a call.)"""
 
 
 class Connection(asyncio.Protocol):
@@ -84,7 +89,7 @@ class Connection(asyncio.Protocol):
         """It is among those that the next flush is for."""
         self._kept = bytearray()
         self._need = 0
-        self._waits = Waits.NOTHING
+        self._waits = NOTHING
         self._since = 0
         self._seen = lane.tick
         self._window = WINDOW
@@ -112,13 +117,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         lane = self.lane
         self._seen = lane.tick
-        if self._waits is Waits.NOTHING:
+        if self._waits is NOTHING:
             if not (self.queue or self._paused or self._closing):
-                end = data.find(HEAD_END) + 4
-                head = lane.heads.known.get(data[:end])
-                if head is not None and end + head.length == len(data):
-                    self._begin(head, b"", data[end:])  # one whole request, alone: nearly all are
-                    return
+                head = lane.last_head
+                if head is None or not data.startswith(head.block):
+                    head = lane.heads.known.get(data[: data.find(HEAD_END) + 4])
+                if head is not None:
+                    end = len(head.block)
+                    if end + head.length == len(data):  # one whole request: nearly all are
+                        lane.last_head = head
+                        self._begin(head, b"", data[end:])
+                        return
             self._advance(data)
         elif self._refused and self.transport is not None:
             self.transport.close()
@@ -183,7 +192,7 @@ class Connection(asyncio.Protocol):
                 return
             at = stop
             self._begin(head, key, data[end:stop])
-        self._waits = Waits.NOTHING
+        self._waits = NOTHING
 
     def _begin(self, head: Head, key: bytes, body: bytes) -> None:
         lane = self.lane
@@ -199,7 +208,13 @@ class Connection(asyncio.Protocol):
             return
         if arrived:
             lane.begin()
+        gets = head.gets
         try:
+            if gets is not None and gets.strong.single:
+                wanted = gets.key_of(body)
+                if wanted is not None:
+                    gets.strong.get(wanted, operation, gets.give)
+                    return
             if head.call is not None:
                 head.call(body, operation.etcd)
             else:
@@ -277,6 +292,31 @@ class Connection(asyncio.Protocol):
             if (each._closing or each._eof) and not (each.queue or each.out):
                 transport.close()
 
+    @staticmethod
+    def write_gets(
+        operations: Iterable[Operation], bodies: Iterable[bytes], answers: Answers
+    ) -> list[float]:
+        """What `Operation.etcd` and `flush` do of each answer with 200, for gets, which are first
+        in their queues. Returns when they began; others are counted by the way they go."""
+        began = []
+        heads = answers.heads
+        for operation, body in zip(operations, bodies, strict=True):
+            each = operation.connection
+            queue, transport = each.queue, each.transport
+            if transport is None or each.out or not queue or queue[0] is not operation:
+                _answer_alone(operation, body)
+                continue
+            queue.popleft()
+            size = len(body)
+            transport.write((heads.get(size) or answers.good_head(size)) + body)
+            began.append(operation.started_s)
+            each._window = WINDOW if size <= LARGE_ANSWER_BYTES else 1
+            if each._kept:
+                each._go_on()
+            if (each._closing or each._eof) and not (queue or each.out):
+                transport.close()
+        return began
+
     # --- by the lane ----------------------------------------------------------------------------
 
     def refuse(self, answer: bytes) -> None:
@@ -312,3 +352,11 @@ class Connection(asyncio.Protocol):
             or (self._waits is Waits.BODY and tick - self._since > limits.body)
         ):
             transport.close()
+
+
+def _answer_alone(operation: Operation, body: bytes) -> None:
+    """A get, with 200: its client is gone, or an answer before it has not left."""
+    if operation in operation.connection.queue:
+        operation.etcd(200, body)
+    else:
+        _log.error("a get was answered twice; a defect, the node goes on")

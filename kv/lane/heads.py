@@ -32,7 +32,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from kv.api.guard import Access
 from kv.api.table import ROUTES
 from kv.api.target import decode_path
-from kv.etcd.hot import HotCall, WriteCall
+from kv.etcd.hot import GetCall, HotCall, WriteCall
+from kv.lane.gets import Gets
 from kv.lane.keys import (
     CAS,
     GET,
@@ -96,6 +97,8 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Head:
+    block: bytes
+    """What it was made of; empty if a key was cut out of that."""
     length: int
     """Of the body."""
     alone: bool
@@ -106,6 +109,7 @@ class Head:
     """Of those at the level LINEARIZABLE: nearly all."""
     call: HotCall | None = None
     writes: Writes | None = None
+    gets: Gets | None = None
     key_call: KeyCall | None = None
     options: object = NO_OPTIONS
 
@@ -144,6 +148,7 @@ class Heads:
         self._writes = {
             path: Writes(call) for path, call in etcd.items() if isinstance(call, WriteCall)
         }
+        self._gets = {path: Gets(call) for path, call in etcd.items() if isinstance(call, GetCall)}
         self._etcd_body_max_bytes = etcd_body_max_bytes
         self._keys = keys
         self._parse_options = parse
@@ -186,8 +191,16 @@ class Heads:
             return None
         path = message.path
         endpoint = self._endpoint(path, _ETCD_METHOD)
-        writes = self._writes.get(path)
-        head = Head(length, path not in WRITES, endpoint, endpoint.at(MET), call, writes)
+        head = Head(
+            block,
+            length,
+            path not in WRITES,
+            endpoint,
+            endpoint.at(MET),
+            call,
+            self._writes.get(path),
+            self._gets.get(path),
+        )
         _remember(self.known, block, head)
         return head, b""
 
@@ -249,9 +262,8 @@ class Heads:
             return None  # aiohttp's lane says what is wrong
         template = TEMPLATE + CAS if method == POST else TEMPLATE
         endpoint = self._endpoint(template, method)
-        return Head(
-            length, method == GET, endpoint, endpoint.at(MET), key_call=call, options=options
-        )
+        alone = method == GET
+        return Head(b"", length, alone, endpoint, endpoint.at(MET), key_call=call, options=options)
 
     # --- aiohttp's word on it -----------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import groupby
@@ -23,14 +23,16 @@ from kv.errors import UnavailableError
 from kv.lane.answers import Answers
 from kv.lane.connection import Connection
 from kv.lane.handed import Handed
-from kv.lane.heads import Heads, Writes
-from kv.lane.operation import Arrived, begin_together
+from kv.lane.heads import Head, Heads, Writes
+from kv.lane.operation import Arrived, Operation, begin_together
 from kv.metrics.metrics import Endpoint
 from storage.clock import Clock
 
 _log = logging.getLogger(__name__)
 
 _call: Final = itemgetter(0)
+Given = tuple[Sequence[Operation], Sequence[bytes]]
+"""(gets of one read point, their bodies)"""
 REFUSED_MAX: Final = 256
 """Connections over the limit that are still told so; more are dropped."""
 
@@ -78,6 +80,8 @@ class Lane:
         self.ticks: Final = limits.ticks
         self.monotonic: Final = clock.monotonic
         self.tick = 0
+        self.last_head: Head | None = None
+        """Of a request that was all that came: the next one mostly has the same."""
         self._held = False
         self._loop = loop
         self._clock = clock
@@ -87,6 +91,8 @@ class Lane:
         self._refused: set[Connection] = set()
         self.dirty: list[Connection] = []
         """They have something to write. Whoever adds the first one calls `flush_soon`."""
+        self.given: list[Given] = []
+        """Gets that leave with the next flush."""
         self.unwritten: list[Writes] = []
         """Whose results wait to be encoded."""
         self.leaving: list[Endpoint] = []
@@ -171,6 +177,12 @@ class Lane:
         for writes, run in groupby(arrived, _call):  # in the order in which they came
             begin_together(writes, list(run))
 
+    def give(self, operations: Sequence[Operation], bodies: Sequence[bytes]) -> None:
+        """Answers of gets, with 200."""
+        if not self.given:
+            self.flush_soon()
+        self.given.append((operations, bodies))
+
     def flush_soon(self) -> None:
         if not self._held:
             self._loop.call_soon(self.flush)
@@ -185,6 +197,15 @@ class Lane:
             self._write_answers()
         dirty, self.dirty = self.dirty, []
         Connection.flush(dirty)
+        if self.given:
+            given, self.given = self.given, []
+            for operations, bodies in given:
+                began = Connection.write_gets(operations, bodies, self.answers)
+                if began:
+                    met = operations[0].head.met
+                    if not met.leaving:
+                        self.leaving.append(met)
+                    met.leaving += began
         if self.leaving:
             leaving, self.leaving = self.leaving, []
             now_s = self.monotonic()
