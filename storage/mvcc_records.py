@@ -124,8 +124,8 @@ def fields_each(keys: Sequence[bytes], bodies: Sequence[bytes | None]) -> list[F
             found.append(None)
             continue
         create, mod, version, lease, modified_ms = _SHOWN(body)
-        value = body[HEAD_BYTES + LOCATION_BYTES * (flags & JUMP_COUNT) :]
-        found.append((key, create, mod, version, lease, value, modified_ms))
+        at = HEAD_BYTES + LOCATION_BYTES * (flags & JUMP_COUNT) if flags else HEAD_BYTES
+        found.append((key, create, mod, version, lease, body[at:], modified_ms))
     return found
 
 

@@ -59,7 +59,6 @@ class Connection(asyncio.Protocol):
     whenever it is not empty."""
 
     __slots__ = (
-        "_alone",
         "_closing",
         "_eof",
         "_kept",
@@ -93,7 +92,6 @@ class Connection(asyncio.Protocol):
         self._since = 0
         self._seen = lane.tick
         self._window = WINDOW
-        self._alone = False
         self._paused = False
         self._reading_paused = False
         self._closing = False
@@ -156,7 +154,7 @@ class Connection(asyncio.Protocol):
         at, size = 0, len(data)
         while at < size:
             if (
-                (self._alone and queue)
+                (queue and queue[-1].head.alone)
                 or self._paused
                 or self._closing
                 or len(queue) >= self._window
@@ -198,7 +196,6 @@ class Connection(asyncio.Protocol):
         lane = self.lane
         operation = Operation(self, head, lane.monotonic())
         self.queue.append(operation)
-        self._alone = head.alone
         head.endpoint.in_flight.value += 1
         arrived = lane.arrived
         if head.writes is not None:

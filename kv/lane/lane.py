@@ -195,8 +195,9 @@ class Lane:
         self._held = False
         if self.unwritten:
             self._write_answers()
-        dirty, self.dirty = self.dirty, []
-        Connection.flush(dirty)
+        if self.dirty:
+            dirty, self.dirty = self.dirty, []
+            Connection.flush(dirty)
         if self.given:
             given, self.given = self.given, []
             for operations, bodies in given:
