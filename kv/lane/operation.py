@@ -32,7 +32,7 @@ DEFECT: Final = Reply(
 GONE: Final = 499
 
 
-class Operation(msgspec.Struct):
+class Operation(msgspec.Struct, eq=False):
     """One request under way. `etcd`, `rest` and `answered` are what its call answers with, once.
     (A Struct: it is made in a quarter of the time.)"""
 
