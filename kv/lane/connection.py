@@ -293,22 +293,23 @@ class Connection(asyncio.Protocol):
     def write_gets(
         operations: Iterable[Operation], bodies: Iterable[bytes], answers: Answers
     ) -> list[float]:
-        """What `Operation.etcd` and `flush` do of each answer with 200, for gets, which are first
-        in their queues. Returns when they began; others are counted by the way they go."""
+        """What `Operation.etcd` and `flush` do of each answer with 200, for gets: they are alone in
+        their queues, and what was answered before them is written. Returns when they began, but
+        of those whose clients are gone: these are counted here."""
         began = []
         heads = answers.heads
         for operation, body in zip(operations, bodies, strict=True):
             each = operation.connection
             queue, transport = each.queue, each.transport
-            if transport is None or each.out or not queue or queue[0] is not operation:
-                _answer_alone(operation, body)
+            if transport is None or not queue or queue[0] is not operation:
+                _not_written(operation, body)
                 continue
             queue.popleft()
             size = len(body)
             transport.write((heads.get(size) or answers.good_head(size)) + body)
             began.append(operation.started_s)
             each._window = WINDOW if size <= LARGE_ANSWER_BYTES else 1
-            if each._kept:
+            if each._waits is not NOTHING:
                 each._go_on()
             if (each._closing or each._eof) and not (queue or each.out):
                 transport.close()
@@ -351,9 +352,9 @@ class Connection(asyncio.Protocol):
             transport.close()
 
 
-def _answer_alone(operation: Operation, body: bytes) -> None:
-    """A get, with 200: its client is gone, or an answer before it has not left."""
+def _not_written(operation: Operation, body: bytes) -> None:
+    """The answer of a get."""
     if operation in operation.connection.queue:
-        operation.etcd(200, body)
+        operation.etcd(200, body)  # its client is gone: it is counted
     else:
         _log.error("a get was answered twice; a defect, the node goes on")

@@ -198,7 +198,7 @@ class Lane:
         if self.dirty:
             dirty, self.dirty = self.dirty, []
             Connection.flush(dirty)
-        if self.given:
+        if self.given:  # after the others: one may be of a connection's request before the get
             given, self.given = self.given, []
             for operations, bodies in given:
                 began = Connection.write_gets(operations, bodies, self.answers)
