@@ -265,7 +265,9 @@ def test_a_get_that_cannot_be_answered_costs_the_others_nothing(rig: Rig) -> Non
     rig.points.most = 9
     for key in (b"a", b"bad", b"elsewhere", b"b"):
         rig.get(key)
+    rig.joined.read(lambda reader: reader.term, rig.answers.append)
     rig.points.tell(0, ReadReady(7))
+    assert rig.answers == [3]
     assert rig.given == [("a", "A", 7, 3), ("bad", bad, 0, 0), ("b", "B", 7, 3)]
     [(done, deadline_s, why)] = rig.moved
     assert (deadline_s, why) == (5.0, elsewhere)

@@ -70,6 +70,8 @@ def test_many_keys_are_found_as_each_is(make_bench: MakeBench) -> None:
         with pytest.raises(type(alone.value)) as among:
             view.get_each([b"stored", wrong, b"new"])
         assert str(among.value) == str(alone.value)
+    with pytest.raises(EmptyKeyError):
+        make_bench().shard.view.get_each([b"of a shard without bounds", b""])
 
 
 @pytest.mark.parametrize("stored", [False, True])
