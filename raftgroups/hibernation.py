@@ -46,8 +46,10 @@ class Hibernation:
         self._host = host
         self._call_later = call_later
         self._sleepers: dict[int, Sleeper] = {}
-        self._beats: dict[NodeId, tuple[float, str]] = {}
-        """When each node's process last gave a sign of life, and which boot it is."""
+        self.heard_at: dict[NodeId, float] = {}
+        """When each node's process last gave a sign of life: any frame is one."""
+        self._boots: dict[NodeId, str] = {}
+        """And which boot it is."""
         self._timer: Timer | None = None
         self.asleep = self._sleepers.__contains__
         """Of a group. (Asked for so often that no method of ours stands around it.)"""
@@ -58,10 +60,9 @@ class Hibernation:
     def sleep(self, group: Group, leader: NodeId) -> None:
         boot = ""
         if leader != self._host.node_id:
-            heard = self._beats.get(leader)
-            if heard is None:
+            if leader not in self._boots:
                 return
-            boot = heard[1]
+            boot = self._boots[leader]
         self._sleepers[group.group_id] = Sleeper(group, leader, boot)
         if self._timer is None:
             self._timer = self._call_later(self._host.config.heartbeat_s, self._on_timer)
@@ -71,14 +72,15 @@ class Hibernation:
         sleeper = self._sleepers.pop(group_id, None)
         if sleeper is None:
             return
-        heard_at, _ = self._beats.get(sleeper.leader, (float("-inf"), ""))
+        heard_at = self.heard_at.get(sleeper.leader, float("-inf"))
         sleeper.group.awake(heard_at, leader_lost=leader_lost)
 
-    def frame_heard(self, peer: NodeId, boot: str, now: float) -> None:
-        """Any frame is a sign of life of its sender's process."""
-        known = self._beats.get(peer)
-        self._beats[peer] = (now, boot)
-        if known is not None and known[1] != boot:
+    def boot_heard(self, peer: NodeId, boot: str, now: float) -> None:
+        """A frame named this start of its sender's process, which may be another one."""
+        known = self._boots.get(peer)
+        self.heard_at[peer] = now
+        self._boots[peer] = boot
+        if known is not None and known != boot:
             self.leader_lost(peer)
 
     def leader_lost(self, peer: NodeId) -> None:
@@ -104,7 +106,7 @@ class Hibernation:
         self._beat(listeners)
         limit = self._host.clock.monotonic() - self._host.config.election_timeout_s[0]
         for leader in leaders:
-            if self._beats[leader][0] < limit:
+            if self.heard_at[leader] < limit:
                 self.leader_lost(leader)
 
     def _beat(self, listeners: Iterable[NodeId]) -> None:

@@ -30,6 +30,7 @@ from raftgroups import identity
 from raftgroups.config import HostConfig
 from raftgroups.deadlines import Deadlines
 from raftgroups.errors import BrokenLogError, GroupExistsError, NoSuchGroupError
+from raftgroups.frames import Opening, decode_frame, frame_opening, read_plain
 from raftgroups.group import Group
 from raftgroups.hibernation import Hibernation
 from raftgroups.journal import GroupJournal
@@ -37,16 +38,7 @@ from raftgroups.levels import NOT_HEARD
 from raftgroups.lineage import BIRTH_INDEX, DividingMachine, Neighbour
 from raftgroups.machine_api import StateMachine
 from raftgroups.membership import Config
-from raftgroups.messages import (
-    Ack,
-    Append,
-    Beat,
-    MalformedError,
-    Message,
-    Opening,
-    decode_frame,
-    frame_opening,
-)
+from raftgroups.messages import Ack, Append, Beat, MalformedError, Message
 from raftgroups.records import HardState
 from raftgroups.services import Birth, Counters
 from raftgroups.snapshot_receive import throw_away_placed
@@ -94,6 +86,7 @@ class GroupHost:
         self.node_id = node_id
         self.config = config
         self.clock = clock
+        self._now = clock.monotonic
         self.rng = rng
         self.counters = Counters()
         self.origin = f"{node_id}/{boot_id}"
@@ -143,6 +136,7 @@ class GroupHost:
         self._logged: set[str] = set()
         self._hibernation = Hibernation(self, scheduler.call_later)
         self.asleep = self._hibernation.asleep
+        self._heard_at = self._hibernation.heard_at
         self.on_birth: Callable[[Group], None] = _no_group
         """Told of each group that a split has made here, once it is on the disk and before anything
         is applied to it. It must not raise."""
@@ -395,21 +389,17 @@ class GroupHost:
     # --- frames --------------------------------------------------------------------------
 
     def _on_frame(self, peer: NodeId, frame: bytes) -> None:
-        try:
-            opening = self._openings.get(peer)
-            incarnation, boot, level, messages, malformed = decode_frame(frame, opening)
-        except MalformedError as error:
-            self.drop(peer, 0, "malformed-frame")
-            _logger.debug("malformed frame of %s: %s", peer, error)
-            return
-        for _ in range(malformed):
-            self.drop(peer, 0, "malformed-message")
+        now = self._now()
+        opening = self._openings.get(peer)
+        messages = None if opening is None else read_plain(frame, opening)
+        if messages is None or opening is None:
+            found = self._read(peer, frame, opening, now)
+            if found is None:
+                return
+            opening, messages = found
+        self._heard_at[peer] = now
+        incarnation = opening[1]
         self.counters.messages_in += len(messages)
-        now = self.clock.monotonic()
-        if opening is None or opening.boot is not boot:  # nothing was read anew, else
-            octets = frame_opening(incarnation, boot, level)
-            self._openings[peer] = Opening(octets, incarnation, boot, level)
-        self._hibernation.frame_heard(peer, boot, now)
         groups, inbox = self._groups, self._inbox
         waited = bool(inbox)  # then a turn is coming
         for message in messages:
@@ -433,6 +423,24 @@ class GroupHost:
                 inbox.append((peer, incarnation, message))
         if inbox and not waited:
             self._committer.kick()
+
+    def _read(
+        self, peer: NodeId, frame: bytes, known: Opening | None, now: float
+    ) -> tuple[Opening, list[Message]] | None:
+        """Any frame, with what it says of its sender's process and program."""
+        try:
+            incarnation, boot, level, messages, malformed = decode_frame(frame, known)
+        except MalformedError as error:
+            self.drop(peer, 0, "malformed-frame")
+            _logger.debug("malformed frame of %s: %s", peer, error)
+            return None
+        for _ in range(malformed):
+            self.drop(peer, 0, "malformed-message")
+        if known is None or known.boot is not boot:  # nothing was read anew, else
+            octets = frame_opening(incarnation, boot, level)
+            known = self._openings[peer] = Opening(octets, incarnation, boot, level)
+            self._hibernation.boot_heard(peer, boot, now)
+        return known, messages
 
     def _unknown_group(self, peer: NodeId, group_id: int) -> None:
         self.drop(peer, group_id, "no-such-group")

@@ -1,13 +1,8 @@
-"""What replicas say to each other, and the frames that carry it. Values only.
+"""What replicas say to each other. Values only; frames.py has the bytes.
 
-A frame is cbor: [version, incarnation, boot, level, [[kind, group, term, ...], ...]]. The link says
-which node sent it (authenticated); `incarnation` says which life of that node's disk, `boot` which
-start of its process, `level` what its program supports (raftgroups/levels.py). Log entries travel
-as opaque bytes; nothing here looks into them.
-
-decode_frame trusts nothing: every field has a shape, and a frame or message that does not fit
-raises MalformedError, which the receiver counts. Nothing that a peer sends is ever executed or
-unpickled; a kind that is not in the table below does not exist.
+Log entries travel as opaque bytes; nothing here looks into them. Nothing that a peer sends is ever
+executed or unpickled: every field has a shape, and a kind that is not in the table below does not
+exist.
 
 `term` is the sender's current term, except in VoteRequest and PreVoteRequest, where it is the term
 that the sender stands for.
@@ -18,22 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-import cbor2
-
-from raftgroups.smallcbor import (
-    FALSE,
-    SMALL,
-    TRUE,
-    array_head,
-    bytes_head,
-    number_bytes,
-    write,
-)
 from storage.errors import JanusError
 from storage.slices import Range
 
-FRAME_VERSION: Final = 2
-_INT_LIMIT: Final = 1 << 63
+INT_LIMIT: Final = 1 << 63
 _new: Final = tuple.__new__
 """Makes a named tuple at a third of the price."""
 
@@ -243,29 +226,11 @@ Message = (
 )
 
 
-class Opening(NamedTuple):
-    """What all frames of one sender begin with, and what it says."""
-
-    octets: bytes
-    incarnation: int
-    boot: str
-    level: int
-
-
-class Frame(NamedTuple):
-    incarnation: int
-    boot: str
-    level: int
-    messages: list[Message]
-    malformed: int
-    """Messages of the frame that were left out because they did not fit."""
-
-
 # --- shapes ----------------------------------------------------------------------------------
 
 
 def _number(value: object) -> bool:
-    return type(value) is int and 0 <= value < _INT_LIMIT
+    return type(value) is int and 0 <= value < INT_LIMIT
 
 
 def _number_or_none(value: object) -> bool:
@@ -283,7 +248,7 @@ def _entries(value: object) -> bool:
         if type(entry) is not list or len(entry) != 2:
             return False
         term, command = entry
-        if type(term) is not int or not 0 <= term < _INT_LIMIT or type(command) is not bytes:
+        if type(term) is not int or not 0 <= term < INT_LIMIT or type(command) is not bytes:
             return False
     return True
 
@@ -313,7 +278,7 @@ def _numbers(value: object) -> bool:
 
 _Shape = Callable[[object], bool] | type[int]
 """`int` stands for what `_number` accepts; `bool` for itself."""
-_KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
+KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     # kind: (class, how many fields at the beginning are numbers, shapes of the others)
     1: (Append, 2, (_number_or_none, int, int, bool, _entries)),
     2: (Ack, 3, (bool, bool)),
@@ -337,98 +302,12 @@ _KINDS: Final[dict[int, tuple[type[Any], int, tuple[_Shape, ...]]]] = {
     20: (BlankVote, 2, ()),
 }
 _SHAPES: Final = {
-    number: (kind, (int,) * numbers + shapes) for number, (kind, numbers, shapes) in _KINDS.items()
+    number: (kind, (int,) * numbers + shapes) for number, (kind, numbers, shapes) in KINDS.items()
 }
-_OPENINGS: Final = {
-    kind: array_head(1 + numbers + len(shapes)) + number_bytes(number)
-    for number, (kind, numbers, shapes) in _KINDS.items()
-}
-"""A message up to its fields."""
-_PAIR: Final = array_head(2)
 
 
-# --- frames ----------------------------------------------------------------------------------
-
-
-def encode_frame(incarnation: int, boot: str, level: int, messages: Sequence[Message]) -> bytes:
-    return encode_messages(frame_opening(incarnation, boot, level), messages)
-
-
-def frame_opening(incarnation: int, boot: str, level: int) -> bytes:
-    """What all frames of a sender begin with."""
-    parts = [array_head(5)]
-    for value in (FRAME_VERSION, incarnation, boot, level):
-        write(value, parts.append)
-    return b"".join(parts)
-
-
-def encode_messages(opening: bytes, messages: Sequence[Message]) -> bytes:
-    parts = [opening, array_head(len(messages))]
-    for message in messages:
-        parts.append(_OPENINGS[type(message)])
-        for value in message:
-            if type(value) is int:  # nearly all of them
-                parts.append(SMALL[value] if 0 <= value < 256 else number_bytes(value))
-            elif type(value) is bool:
-                parts.append(TRUE if value else FALSE)
-            elif type(message) is Append and type(value) is list:
-                parts.append(array_head(len(value)))
-                for term, command in value:
-                    number = SMALL[term] if 0 <= term < 256 else number_bytes(term)
-                    parts += (_PAIR, number, bytes_head(len(command)), command)
-            else:
-                write(value, parts.append)
-    return b"".join(parts)
-
-
-def decode_frame(frame: bytes, opening: Opening | None = None) -> Frame:
-    """Raises MalformedError, and nothing else, for any bytes. With the opening of its sender's
-    frames, what it says need not be read again."""
-    if opening is not None and frame.startswith(opening.octets):
-        octets, incarnation, boot, level = opening
-        try:
-            body = cbor2.loads(frame[len(octets) :])
-        except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
-            raise MalformedError(f"a frame of {len(frame)} bytes is not cbor: {error}") from None
-    else:
-        incarnation, boot, level, body = _decode_parts(frame)
-    if type(body) is not list:
-        raise MalformedError(f"the messages of a frame of {len(frame)} bytes are no array")
-    messages = []
-    for item in body:
-        message = _decode_message(item)
-        if message is not None:
-            messages.append(message)
-    return _new(Frame, (incarnation, boot, level, messages, len(body) - len(messages)))
-
-
-def _decode_parts(frame: bytes) -> tuple[int, str, int, object]:
-    try:
-        decoded = cbor2.loads(frame)
-    except Exception as error:  # noqa: BLE001 - the decoder raises many things on hostile bytes
-        raise MalformedError(f"a frame of {len(frame)} bytes is not cbor: {error}") from None
-    if type(decoded) is not list or not decoded:
-        raise MalformedError(f"a frame of {len(frame)} bytes is not an array")
-    if decoded[0] != FRAME_VERSION:
-        raise MalformedError(
-            f"a frame of version {decoded[0]!r} arrived and this program speaks {FRAME_VERSION}; "
-            "upgrade the older node"
-        )
-    if len(decoded) != 5:
-        raise MalformedError(f"a frame of {len(frame)} bytes does not have five parts")
-    _, incarnation, boot, level, body = decoded
-    if (
-        type(incarnation) is not int
-        or not 0 <= incarnation < _INT_LIMIT
-        or type(boot) is not str
-        or type(level) is not int
-        or not 0 < level < _INT_LIMIT
-    ):
-        raise MalformedError(f"the head of a frame of {len(frame)} bytes does not fit")
-    return incarnation, boot, level, body
-
-
-def _decode_message(item: object) -> Message | None:
+def message_of(item: object) -> Message | None:
+    """What a peer's array says, or None if it fits no kind."""
     if type(item) is not list or not item or type(item[0]) is not int:
         return None
     known = _SHAPES.get(item[0])
@@ -440,7 +319,7 @@ def _decode_message(item: object) -> Message | None:
         return None
     for shape, value in zip(shapes, fields, strict=True):
         if shape is int:  # most of them, and a call spared
-            if type(value) is not int or not 0 <= value < _INT_LIMIT:
+            if type(value) is not int or not 0 <= value < INT_LIMIT:
                 return None
         elif shape is bool:
             if type(value) is not bool:

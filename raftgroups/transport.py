@@ -23,15 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NewType, Protocol
 
-from raftgroups.messages import (
-    Append,
-    Chunk,
-    Message,
-    Offer,
-    OfferReply,
-    encode_messages,
-    frame_opening,
-)
+from raftgroups.frames import encode_messages, frame_opening
+from raftgroups.messages import Append, Chunk, Message, Offer, OfferReply
 
 NodeId = NewType("NodeId", str)
 """A node's random identity, made at first start. Names and addresses are labels."""

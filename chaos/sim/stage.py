@@ -21,8 +21,9 @@ from chaos.sim.network import NetworkSettings
 from chaos.sim.node import SimNode
 from chaos.sim.settings import DrawnSettings, SimConfig
 from raftgroups.config import HostConfig
+from raftgroups.frames import decode_frame, encode_frame
 from raftgroups.group import Group
-from raftgroups.messages import Message, decode_frame, encode_frame
+from raftgroups.messages import Message
 from raftgroups.outcomes import Applied, ProposeResult, ReadReady, ReadResult, Refused
 from raftgroups.status import Role
 from raftgroups.transport import NodeId

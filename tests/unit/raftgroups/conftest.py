@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from raftgroups import identity
+from raftgroups.frames import Frame, decode_frame, encode_frame
 from raftgroups.group import Group
 from raftgroups.host import GroupHost, HostConfig
-from raftgroups.messages import Frame, Message, decode_frame, encode_frame
+from raftgroups.messages import Message
 from raftgroups.outcomes import Applied
 from raftgroups.outcomes import Done as ChangeDone
 from raftgroups.status import Role

@@ -107,7 +107,7 @@ def test_a_leader_that_restarted_in_a_blink_is_not_waited_for(make_cluster: Make
 
 def test_another_boot_of_the_leader_wakes_its_followers(make_cluster: Make) -> None:
     cluster = asleep(make_cluster)
-    cluster["b"].host._hibernation.frame_heard(
+    cluster["b"].host._hibernation.boot_heard(
         A, "another boot", cluster["b"].host.clock.monotonic()
     )
     assert cluster["b"].host.status().hibernating == 0

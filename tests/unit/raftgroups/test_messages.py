@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raftgroups import frames as f
 from raftgroups import messages as m
 from raftgroups.smallcbor import write
 from raftgroups.snapshot import (
@@ -58,11 +59,11 @@ def plain(message: Any) -> Any:
 
 
 def test_every_kind_is_in_the_list() -> None:
-    assert {type(message) for message in ONE_OF_EACH} == {kind for kind, _, _ in m._KINDS.values()}
+    assert {type(message) for message in ONE_OF_EACH} == {kind for kind, _, _ in m.KINDS.values()}
 
 
 def test_every_kind_survives_its_bytes() -> None:
-    frame = m.decode_frame(m.encode_frame(7, "boot", 3, ONE_OF_EACH))
+    frame = f.decode_frame(f.encode_frame(7, "boot", 3, ONE_OF_EACH))
     assert (frame.incarnation, frame.boot, frame.level, frame.malformed) == (7, "boot", 3, 0)
     assert [type(message) for message in frame.messages] == [type(o) for o in ONE_OF_EACH]
     assert [plain(message) for message in frame.messages] == [plain(o) for o in ONE_OF_EACH]
@@ -70,43 +71,43 @@ def test_every_kind_survives_its_bytes() -> None:
 
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=str)
 def test_no_field_may_be_left_out_doubled_or_of_another_type(message: Any) -> None:
-    kind = next(number for number, (made, _, _) in m._KINDS.items() if made is type(message))
+    kind = next(number for number, (made, _, _) in m.KINDS.items() if made is type(message))
     for at in range(len(message)):
         for wrong in ("text", -1, 1 << 64, 1.5, {}, [[]], [b"x"], [[1, 2]], True, b"b"):
             fields = list(message)
             if type(fields[at]) is type(wrong) or (isinstance(fields[at], bytes) and wrong == b"b"):
                 continue
             fields[at] = wrong
-            frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
+            frame = f.decode_frame(cbor2.dumps([f.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
             assert frame.malformed == 1, (message, at, wrong)
     for fields in (list(message)[:-1], [*message, 0]):
-        frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
+        frame = f.decode_frame(cbor2.dumps([f.FRAME_VERSION, 7, "boot", 1, [[kind, *fields]]]))
         assert frame.malformed == 1
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_frame_or_a_malformed_error(data: bytes) -> None:
     with suppress(m.MalformedError):
-        m.decode_frame(data)
+        f.decode_frame(data)
 
 
 _FRAMES = st.sampled_from(
-    [m.encode_frame(7, "boot", 3, ONE_OF_EACH), m.encode_frame(2**52, "b", 1, ONE_OF_EACH[:3])]
+    [f.encode_frame(7, "boot", 3, ONE_OF_EACH), f.encode_frame(2**52, "b", 1, ONE_OF_EACH[:3])]
 )
 
 
 @given(_FRAMES, st.data())
 def test_a_known_opening_changes_nothing(frame: bytes, data: st.DataObject) -> None:
-    octets = m.frame_opening(7, "boot", 3)
-    opening = m.Opening(octets, 7, "boot", 3)
+    octets = f.frame_opening(7, "boot", 3)
+    opening = f.Opening(octets, 7, "boot", 3)
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(frame) - 1))
         frame = frame[:at] + data.draw(st.binary(max_size=2)) + frame[at + 1 :]
     frame += data.draw(st.binary(max_size=2))
-    found: list[m.Frame | None] = []
+    found: list[f.Frame | None] = []
     for known in (None, opening):
         try:
-            found.append(m.decode_frame(frame, known))
+            found.append(f.decode_frame(frame, known))
         except m.MalformedError:
             found.append(None)
     assert found[0] == found[1]
@@ -124,7 +125,7 @@ _VALUES = st.recursive(
 
 @given(st.lists(_VALUES, max_size=6))
 def test_any_cbor_inside_a_frame_is_sorted_out(items: list[Any]) -> None:
-    frame = m.decode_frame(cbor2.dumps([m.FRAME_VERSION, 7, "boot", 1, items]))
+    frame = f.decode_frame(cbor2.dumps([f.FRAME_VERSION, 7, "boot", 1, items]))
     assert len(frame.messages) + frame.malformed == len(items)
 
 
@@ -217,13 +218,18 @@ def test_our_cbor_is_the_same_as_that_of_everybody(value: Any) -> None:
 
 @given(st.sampled_from(ONE_OF_EACH), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
 def test_a_frame_is_the_same_as_that_of_everybody(message: Any, group: int, term: int) -> None:
+    """But for numbers at full width, which everybody reads all the same."""
     messages = [message, message._replace(group=group, term=term)]
-    kind = next(number for number, (made, _, _) in m._KINDS.items() if made is type(message))
-    document = [m.FRAME_VERSION, 2**52 + 7, "böot", 3, [[kind, *each] for each in messages]]
-    assert m.encode_frame(2**52 + 7, "böot", 3, messages) == cbor2.dumps(document)
+    kind = next(number for number, (made, _, _) in m.KINDS.items() if made is type(message))
+    document = [f.FRAME_VERSION, 2**52 + 7, "böot", 3, [[kind, *each] for each in messages]]
+    frame = f.encode_frame(2**52 + 7, "böot", 3, messages)
+    if f.read_plain(frame, f.Opening(f.frame_opening(2**52 + 7, "böot", 3), 2**52 + 7, "böot", 3)):
+        assert cbor2.loads(frame) == plain(document)
+    else:
+        assert frame == cbor2.dumps(document)
 
 
 @pytest.mark.parametrize("strange", [object(), -1, 1.5, 2**64, {}])
 def test_what_cannot_be_said_is_an_error_and_no_frame(strange: Any) -> None:
     with pytest.raises((TypeError, AssertionError, struct.error)):
-        m.encode_frame(7, "boot", 1, [m.Vote(1, strange)])
+        f.encode_frame(7, "boot", 1, [m.Vote(1, strange)])

@@ -11,7 +11,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from raftgroups.messages import FRAME_VERSION, Append, Beat, Message, decode_frame, encode_frame
+from raftgroups.frames import FRAME_VERSION, decode_frame, encode_frame
+from raftgroups.messages import Append, Beat, Message
 from raftgroups.outcomes import Applied
 from raftgroups.transport import RAFT, NodeId
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftgroups.frames import decode_frame
 from raftgroups.messages import (
     Ack,
     Append,
@@ -10,7 +11,6 @@ from raftgroups.messages import (
     Message,
     Probe,
     Vote,
-    decode_frame,
 )
 from raftgroups.transport import RAFT, SNAPSHOT, NodeId, Outbox, PeerHandler
 

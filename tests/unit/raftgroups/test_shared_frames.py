@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from raftgroups.frames import decode_frame
 from raftgroups.group import Group
-from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest, decode_frame
+from raftgroups.messages import Ack, Append, Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import Applied, ReadReady
 from raftgroups.replica import Replica
 from raftgroups.status import Role
