@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kv.cluster.link_config import Address, LinkConfig, LinkStatus, check_listen
-from kv.cluster.link_connection import Connection, State
+from kv.cluster.link_connection import Connection
 from kv.cluster.link_dialer import Dialer
 from kv.cluster.link_discovery import Discovery
 from kv.cluster.link_handshake import (
@@ -55,6 +55,7 @@ from kv.cluster.link_listener import Listener
 from kv.cluster.link_pair import Denied
 from kv.cluster.link_peer import PeerRecord, Peers
 from kv.cluster.link_protocol import LinkUsageError, Violation
+from kv.cluster.link_state import State
 from kv.cluster.link_tls import LinkTls, TlsLayer
 from kv.cluster.said_once import SaidOnce
 from kv.cluster.tasks import TaskOwner

@@ -4,8 +4,9 @@
      '------------ abort(), farewell(), the other side, the network -^
 
 It owns a transport, a decoder and a handshake, and asks its owner (link.py) what an event means.
-Reading: asyncio fills the decoder's fixed buffer; frames go to the handlers at once, so a handler
-that is slow slows its sender down through TCP and nothing piles up here.
+Reading: asyncio fills the decoder's fixed buffer, or, once open and without TLS, hands over what
+came (link_inbound.py); frames go to the handlers at once, so a handler that is slow slows its
+sender down through TCP and nothing piles up here.
 Writing: frames wait in the peer's OutboundQueue. All that one pass of the loop offers leaves in one
 write of at most `burst_bytes`, at its end, or with a frame that was sent "at once"; such a one goes
 past the queue if nothing is in it. The transport's high-water mark is zero, so it says
@@ -23,7 +24,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Final, Protocol, cast
 
 from kv.cluster.link_config import LinkConfig
@@ -37,6 +37,7 @@ from kv.cluster.link_handshake import (
     encode_bye,
     encode_ping,
 )
+from kv.cluster.link_inbound import Inbound
 from kv.cluster.link_protocol import (
     CONTROL,
     FRAGMENT_BYTES,
@@ -46,6 +47,7 @@ from kv.cluster.link_protocol import (
     whole_frame,
 )
 from kv.cluster.link_queue import OutboundQueue
+from kv.cluster.link_state import State
 from kv.cluster.link_tls import TlsError, TlsLayer
 from raftgroups.transport import FrameHandler, NodeId
 from storage.clock import Clock, Scheduler, Timer
@@ -53,14 +55,6 @@ from storage.clock import Clock, Scheduler, Timer
 _log = logging.getLogger(__name__)
 
 NOT_SENT_LIMIT_BYTES: Final = 128 * 1024
-
-
-class State(IntEnum):
-    RAW = 0
-    SHAKING = 1
-    OPEN = 2
-    DRAINING = 3
-    OVER = 4
 
 
 _OPEN: Final = State.OPEN
@@ -119,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         # Once open:
         self.peer: NodeId | None = None
         self._queue = OutboundQueue(())
-        self._handlers: Sequence[FrameHandler | None] = ()
+        self.handlers: Sequence[FrameHandler | None] = ()
         self._pumping: Timer | None = None
         """The call of `_pump` that will come."""
         self._paused = False
@@ -291,20 +285,22 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline = None
         self.peer = peer
         self._queue = queue
-        self._handlers = handlers
+        self.handlers = handlers
         self.received_frames = [0] * len(handlers)
         self.unhandled_frames = [0] * len(handlers)
         self.opened_at = self._clock.monotonic()
         if self._tls is not None:
             self._tls.authenticated()
         self._decoder.open_channels([lane.channel for lane in queue.lanes.values()])
+        if self._tls is None:
+            self.transport.set_protocol(Inbound(self, self._decoder, self._clock))
 
     # --- frames ---------------------------------------------------------------------------
 
     def _deliver(self, frames: list[tuple[int, bytes]]) -> None:
         peer = self.peer
         assert peer is not None, "channels are open once both sides are proved"
-        handlers, counts = self._handlers, self.received_frames
+        handlers, counts = self.handlers, self.received_frames
         for channel_id, frame in frames:
             if self.state is not _OPEN:
                 return
@@ -319,7 +315,20 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 handler(peer, frame)
             except Exception as error:  # noqa: BLE001 - a handler's defect must not end the loop
-                self._owner.on_defect(self, channel_id, error)
+                self.defect(channel_id, error)
+
+    def defect(self, channel_id: int, error: Exception) -> None:
+        self._owner.on_defect(self, channel_id, error)
+
+    def brought(self, data: bytes) -> None:
+        """So many bytes, whatever they are."""
+        rest = memoryview(data)
+        while rest and not self.over:
+            room = self._decoder.free
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            rest = rest[count:]
+            self._take(count)
 
     def _control(self, message: bytes) -> None:
         ping = decode_ping(message)
@@ -345,11 +354,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def write_alone(self, channel_id: int, frame: bytes) -> bool:
         """Past the queue, which is empty. False: it is not, or the frame is too large for that."""
-        queue = self._queue
+        queue, transport = self._queue, self._transport
         if queue.pending or self._paused or len(frame) > FRAGMENT_BYTES:
             return False
         queue.lanes[channel_id].sent_frames += 1
-        self._write(whole_frame(channel_id, frame))
+        data = whole_frame(channel_id, frame)
+        if self._tls is None and transport is not None:  # else as `_write` does
+            self.sent_bytes += len(data)
+            transport.write(data)
+        else:
+            self._write(data)
         return True
 
     def push(self) -> None:

@@ -16,9 +16,10 @@ from kv.cluster.link_config import (
     LinkConfig,
     PeerStatus,
 )
-from kv.cluster.link_connection import Connection, State
+from kv.cluster.link_connection import Connection
 from kv.cluster.link_pair import Pair
 from kv.cluster.link_queue import OutboundQueue
+from kv.cluster.link_state import State
 from kv.cluster.said_once import SaidOnce
 from kv.cluster.tasks import TaskHandle
 from raftgroups.transport import NodeId, PeerHandler

@@ -38,6 +38,8 @@ _CRC: Final = struct.Struct(">I")
 _REST: Final = struct.Struct(">IBBH")
 _HEADER: Final = struct.Struct(">IIBBH")
 HEADER_BYTES: Final = _HEADER.size
+CHANNEL_AT: Final = 9
+"""Where a header names the channel."""
 RECEIVE_BUFFER_BYTES: Final = 4 * FRAGMENT_BYTES
 STRANGER_BUFFER_BYTES: Final = HEADER_BYTES + CONTROL_MAX_BYTES
 assert RECEIVE_BUFFER_BYTES >= HEADER_BYTES + FRAGMENT_BYTES, "a full buffer has a whole fragment"
@@ -203,6 +205,25 @@ class Decoder:
         self._end = end - start
         self.free = view[self._end :]
         return frames
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The one frame that these bytes are, if `received` would make just that of them and keep
+        nothing; then they need not be put into `free`. It only looks."""
+        size = len(data)
+        if size < HEADER_BYTES or self._end or self.violation is not None:
+            return None
+        crc, length, version, channel_id, flags = _HEADER.unpack_from(data)
+        if (
+            length != size - HEADER_BYTES
+            or flags
+            or version != FRAME_VERSION
+            or channel_id in self._unfinished
+            or length > self._fragment_limit
+            or length > self._limits.get(channel_id, -1)
+        ):
+            return None
+        frame = data[HEADER_BYTES:]
+        return frame if crc32(frame, crc32(data[_CRC.size : HEADER_BYTES])) == crc else None
 
     def _append(self, channel_id: int, flags: int, payload: memoryview, limit: int) -> bytes | None:
         """A fragment of a frame of several. Returns the frame when this was its last."""

@@ -185,3 +185,64 @@ def test_the_channels_of_the_product_are_well_formed() -> None:
     assert names[0] == "raft", "the most urgent one goes first"
     assert names[-1] == "snapshot", "the one that can wait goes last"
     assert all(channel.id != CONTROL for channel in CHANNELS)
+
+
+# --- one frame in one piece -------------------------------------------------------------------
+
+pieces = st.lists(
+    st.tuples(
+        st.sampled_from([CONTROL, 1, 7, 9]),
+        st.sampled_from([0, 0, 0, 0, MORE, 2]),
+        st.binary(max_size=120),
+    ).map(lambda each: header(*each) + each[2]),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(pieces, st.data())
+def test_a_frame_in_one_piece_is_what_the_decoder_would_make_of_it(
+    sent: list[bytes], data: st.DataObject
+) -> None:
+    """Whatever came before it: a part of a frame, of a fragment, a violation."""
+    decoder = opened()
+    for piece in sent:
+        if data.draw(st.integers(0, 5)) == 0:
+            at = data.draw(st.integers(0, len(piece) - 1))
+            damaged = piece[:at] + data.draw(st.binary(max_size=1)) + piece[at + 1 :]
+            piece = data.draw(st.sampled_from([damaged, piece[:at], piece + piece]))
+        if not piece:
+            continue
+        clean = decoder.violation is None and len(decoder.free) == RECEIVE_BUFFER_BYTES
+        whole = decoder.whole(piece)
+        decoder.free[: len(piece)] = piece
+        found = decoder.received(len(piece))
+        if whole is not None:
+            assert clean
+            assert found == [(piece[9], whole)]
+            assert decoder.violation is None
+            assert len(decoder.free) == RECEIVE_BUFFER_BYTES, "nothing is kept"
+
+
+def test_what_is_not_one_frame_in_one_piece_is_left_to_the_decoder() -> None:
+    frame = fragments(7, b"frame")[0]
+    decoder = opened()
+    assert decoder.whole(frame) == b"frame"
+    assert decoder.whole(control_frame(b"")) == b""
+    for other in (frame[:-1], frame + b"x", frame + frame, b"", frame[:11], fragments(9, b"")[0]):
+        assert decoder.whole(other) is None
+    for at in range(len(frame)):
+        damaged = bytearray(frame)
+        damaged[at] ^= 1
+        assert decoder.whole(bytes(damaged)) is None
+    assert decoder.whole(sealed(101, 1, 7, 0, bytes(101))) is None, "over the channel's limit"
+    assert decoder.whole(sealed(5, 2, 7, 0, b"frame")) is None
+    assert decoder.whole(sealed(5, 1, 7, MORE, b"frame")) is None
+    assert feed(decoder, sealed(5, 1, 7, MORE, b"frame"), [4096]) == []
+    assert decoder.whole(frame) is None, "the end of another one"
+    assert decoder.whole(fragments(1, b"other")[0]) == b"other"
+    assert feed(decoder, frame[:3], [4096]) == []
+    assert decoder.whole(fragments(1, b"other")[0]) is None
+    broken = opened()
+    assert violation_of(sealed(0, 1, 7, 2, b""), broken).code == "bad_flags"
+    assert broken.whole(frame) is None
