@@ -19,7 +19,7 @@ _NEVER: Final = float("inf")
 
 
 class Deadlines:
-    """Invariant: the timer is set for the nearest of `_known`, or earlier."""
+    """Invariant: the timer is set for the nearest of `known`, or earlier."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Deadlines:
         self._clock = clock
         self._deadline_of = deadline_of
         self._due = due
-        self._known: dict[int, float] = {}
-        """A moment for each group, not after its deadline."""
+        self.known: dict[int, float] = {}
+        """A moment for each group, not after its deadline. Others only look."""
         self._timer: Timer | None = None
         self._at = _NEVER
 
     def watch(self, group_id: int, deadline: float) -> None:
         """Come in time for this one, too."""
-        if deadline < self._known.get(group_id, _NEVER):
-            self._known[group_id] = deadline
+        if deadline < self.known.get(group_id, _NEVER):
+            self.known[group_id] = deadline
             if deadline < self._at:
                 self._arm(deadline)
 
@@ -57,7 +57,7 @@ class Deadlines:
     def _on_timer(self) -> None:
         self._timer = None
         self._at = _NEVER
-        known, now = self._known, self._clock.monotonic()
+        known, now = self.known, self._clock.monotonic()
         for group_id in [group_id for group_id, at in known.items() if at < now]:
             del known[group_id]
             deadline = self._deadline_of(group_id)
@@ -72,5 +72,5 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._known.clear()
+        self.known.clear()
         self._at = _NEVER

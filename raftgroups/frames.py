@@ -73,7 +73,7 @@ _OPENINGS: Final = {
     for number, (kind, numbers, shapes) in KINDS.items()
 }
 """A message up to its fields."""
-_PAIR: Final = array_head(2)
+_ONE, _PAIR = array_head(1), array_head(2)
 
 _WIDE: Final = 0x1B
 """What stands before the eight bytes of a number."""
@@ -115,7 +115,8 @@ def frame_opening(incarnation: int, boot: str, level: int) -> bytes:
 
 
 def encode_messages(opening: bytes, messages: Sequence[Message]) -> bytes:
-    parts = [opening, array_head(len(messages))]
+    count = len(messages)
+    parts = [opening, _ONE if count == 1 else array_head(count)]
     for message in messages:
         kind = type(message)
         octets = _THREES.get(kind)

@@ -178,15 +178,16 @@ class Group:
         return self.replica.reads.too_many()
 
     def _why_no_reads(self) -> Refused | None:
+        replica = self.replica
         if self._stopped:
             reason = "this node stops"
-        elif self.replica.installing:
+        elif replica.receiver.incoming is not None and replica.installing:
             reason = "a snapshot is being put in place here; try again or ask another node"
-        elif not self.replica.is_member():
+        elif not replica.is_member():
             reason = "this node is no member of the group"
         else:
             return None
-        return Refused(reason, self.replica.leader_hint())
+        return Refused(reason, replica.leader_hint())
 
     def transfer(self, target: NodeId, done: Callable[[ChangeResult], None]) -> None:
         """Hand the leadership over: proposals pause, the target catches up, then is told."""

@@ -57,6 +57,7 @@ __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
 _logger = logging.getLogger(__name__)
 
+_NEVER: Final = float("inf")
 NOT_YET: Final = HardState(0, None, 0)
 SLOT_PATIENCE_BEATS: Final = 10
 """A group that waits to send a snapshot has a turn with every heartbeat."""
@@ -102,7 +103,7 @@ class GroupHost:
         identity.adopt(engine, incarnation)
         level = config.feature_level
         self._soon = soon = Soon(scheduler, self._reads_depart)
-        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent, soon.leave)
+        self._outbox = Outbox(link, self.incarnation, boot_id, level, self._not_sent, soon)
         soon.flush = self._outbox.flush_now
         # Of Services, and asked for so often that no method of ours stands around them.
         self.send = self._outbox.add
@@ -366,10 +367,13 @@ class GroupHost:
         self._soon.reads_arrived(group_id)
 
     def _reads_depart(self, group_ids: Iterable[int]) -> None:
+        known = self._deadlines.known
         for group_id in group_ids:
             group = self._groups.get(group_id)
             if group is not None and not self._stopped:
-                self._deadlines.watch(group_id, group.replica.reads.depart())
+                deadline = group.replica.reads.depart()
+                if deadline < known.get(group_id, _NEVER):  # mostly something else comes sooner
+                    self._deadlines.watch(group_id, deadline)
 
     def on_answered(self, call: Callable[[], None]) -> None:
         """Have `call` told whenever the answers of a pass of the loop were given: what they made

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from raftgroups.membership import Config
 from raftgroups.messages import Echo, Probe, ReadIndex, ReadRequest
 from raftgroups.outcomes import ReadReady, ReadResult, Refused
-from raftgroups.reads import Flight, Reader, ReadPoints
+from raftgroups.reads import NOTHING, Flight, Reader, ReadPoints
 from raftgroups.transport import NodeId
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class ReadPath:
         """When the flight counts as lost on its way."""
         self._heard: dict[NodeId, None] = {}
         """Who echoed or asked, in order: those heard last at the end."""
+        self._last_heard: NodeId | None = None
+        self._own_term = -1
+        """The last term of which, leading, we know that an entry is committed."""
         canaries = replica.services.config.canaries
         self._joins_flight = "read-joins-probe-in-flight" in canaries
         self._waits_for_own_term = "read-index-without-own-term" not in canaries
@@ -74,6 +77,8 @@ class ReadPath:
         """What is asked of a configuration at every read point."""
         services = self._replica.services
         self._config = config
+        self._voices: dict[NodeId, tuple[int, int]] = {}
+        """Voters that were heard, with their incarnation and what the core calls them."""
         self._majority = config.majority()
         self._others = [voter for voter in config.voters if voter != services.node_id]
         self._request_is_echo = (
@@ -115,20 +120,15 @@ class ReadPath:
         result = Refused(why, replica.leader_hint()) if index is None else ReadReady(index)
         replica.services.answer(partial(together.tell, together.reads, result))
 
-    def _leave(self, index: int) -> Flight:
-        """With everything that waits."""
-        for together in self._joinable:
-            together.left = True
-            self._local += len(together.reads)
-        self._joinable.clear()
-        flight = self.points.depart(self._replica.raft.term, index)
-        assert flight is not None, "there is none, and somebody waits"
-        return flight
-
     def _arrive(self, reader: Reader) -> None:
-        replica = self._replica
-        self.points.arrive(reader, join_flight=self._joins_flight)
-        replica.services.reads_arrived(replica.group_id)
+        replica, points = self._replica, self.points
+        if self._joins_flight:
+            points.arrive(reader, join_flight=True)
+        else:
+            points.waiting.append(reader)
+        services, group_id = replica.services, replica.group_id
+        if points.flight is None or services.asleep(group_id):
+            services.reads_arrived(group_id)  # else it leaves when what is in flight is done
 
     # --- out -----------------------------------------------------------------------------
 
@@ -139,34 +139,47 @@ class ReadPath:
         raft = replica.raft
         if not points.waiting or points.flight is not None:
             return self.deadline()
+        term, leader, index = raft.term, None, 0
         if raft.leads:
-            if self._waits_for_own_term and not replica.own_term_committed():
+            if self._waits_for_own_term and term != self._own_term and not self._settle():
                 return self.deadline()
-            flight = self._leave(raft.commit_index)
+            index = raft.commit_index
+        else:
+            leader = raft.leader
+            if leader is None or not replica.services.connected(leader):
+                return self.deadline()
+        for together in self._joinable:
+            together.left = True
+            self._local += len(together.reads)
+        self._joinable.clear()
+        flight = points.depart(term, index)
+        assert flight is not None, "there is none, and somebody waits"
+        if leader is not None:
+            self._send_request(leader, flight)
+        else:
             if replica.journal.config is not self._config:
                 self._adopt(replica.journal.config)
             if self._majority == 1:
                 self._confirmed(None)
                 return self.deadline()
-            self._send_probe()
-        else:
-            leader = raft.leader
-            if leader is None or not replica.services.connected(leader):
-                return self.deadline()
-            flight = self._leave(0)
-            self._send_request(leader)
-        return min(self._resend_at, flight.readers[0].deadline)  # others were told of before
+            self._send_probe(flight)
+        resend_at, deadline = self._resend_at, flight.readers[0].deadline  # others were told of
+        return resend_at if resend_at < deadline else deadline
 
-    def _send_probe(self, *, again: bool = False) -> None:
-        replica, flight = self._replica, self.points.flight
-        assert flight is not None
-        if replica.journal.config is not self._config:
-            self._adopt(replica.journal.config)
+    def _settle(self) -> bool:
+        """Whether an entry of our own term is committed: it is for as long as we lead in it."""
+        if not self._replica.own_term_committed():
+            return False
+        self._own_term = self._replica.raft.term
+        return True
+
+    def _send_probe(self, flight: Flight, *, again: bool = False) -> None:
+        replica = self._replica
         services, asked = replica.services, self._others
         enough = self._majority - 1
         wait_s = 2 * services.config.heartbeat_s
         if not again and enough < len(asked):
-            last = next(reversed(self._heard), None)
+            last = self._last_heard
             asked = [last] if enough == 1 and last in asked else self._heard_last(enough)
             wait_s /= 4
         self._resend_at = services.clock.monotonic() + wait_s
@@ -182,11 +195,15 @@ class ReadPath:
     def peer_lost(self) -> None:
         """Perhaps the one whose echo is waited for."""
         if self.points.flight is not None and self._replica.raft.leads:
-            self._send_probe(again=True)
+            self._ask_everybody(self.points.flight)
 
-    def _send_request(self, leader: NodeId) -> None:
-        replica, flight = self._replica, self.points.flight
-        assert flight is not None
+    def _ask_everybody(self, flight: Flight) -> None:
+        if self._replica.journal.config is not self._config:
+            self._adopt(self._replica.journal.config)
+        self._send_probe(flight, again=True)
+
+    def _send_request(self, leader: NodeId, flight: Flight) -> None:
+        replica = self._replica
         services = replica.services
         self._resend_at = services.clock.monotonic() + 2 * services.config.heartbeat_s
         self._asked = leader
@@ -210,12 +227,13 @@ class ReadPath:
             self.depart()
         elif replica.now() >= self._resend_at:
             if raft.leads:
-                self._send_probe(again=True)
+                self._ask_everybody(flight)
             elif raft.leader is not None:
-                self._send_request(raft.leader)
+                self._send_request(raft.leader, flight)
 
     def leadership_changed(self) -> None:
         """The flight is worth nothing any more, and other nodes must ask elsewhere."""
+        self._own_term = -1
         for reader in self.points.abandon(requeue=True) + self.points.drop_remote():
             reader.answer(None, "the leader changed; ask again")
 
@@ -229,49 +247,58 @@ class ReadPath:
 
     def on_echo(self, peer: NodeId, incarnation: int, echo: Echo) -> None:
         replica = self._replica
-        raft, config = replica.raft, replica.journal.config
-        if not raft.leads or echo.term != raft.term or not config.is_voter(peer, incarnation):
+        raft, (_, term, number) = replica.raft, echo
+        if replica.journal.config is not self._config:
+            self._adopt(replica.journal.config)
+        if not (raft.leads and term == raft.term and self._note_voice(peer, incarnation)):
             return replica.drop(peer, "late-echo")
-        self._note_heard(peer)
-        count = self.points.echo(peer, echo.term, echo.probe)
-        if count is not None and count + 1 >= config.majority():
+        count = self.points.echo(peer, term, number)
+        if count is not None and count + 1 >= self._majority:
             self._confirmed(None)
         return None
 
-    def _note_heard(self, peer: NodeId) -> None:
-        replica = self._replica
-        replica.raft.heard(replica.raft.node(peer), replica.now())
-        self._heard.pop(peer, None)
-        self._heard[peer] = None
+    def _note_voice(self, peer: NodeId, incarnation: int) -> bool:
+        """Note that a voter was heard. False: this is none."""
+        replica, voice = self._replica, self._voices.get(peer)
+        if voice is None or voice[0] != incarnation:
+            if not self._config.is_voter(peer, incarnation):
+                return False
+            voice = self._voices[peer] = (incarnation, replica.raft.node(peer))
+        replica.raft.heard(voice[1], replica.now())
+        if peer != self._last_heard:
+            self._last_heard = peer
+            self._heard.pop(peer, None)
+            self._heard[peer] = None
+        return True
 
     def on_request(self, peer: NodeId, incarnation: int, request: ReadRequest) -> None:
         replica = self._replica
-        if self._is_echo_enough(peer, incarnation, request):
-            self._note_heard(peer)
-            self._answer_remote(peer, request.request, replica.raft.commit_index, "")
+        raft, (_, term, number) = replica.raft, request
+        if replica.journal.config is not self._config:
+            self._adopt(replica.journal.config)
+        # Whether the request itself says what a probe would ask. Its sender was in our term when it
+        # left, after its reads had come. With us it is a majority (of two or three voters), so
+        # until then no later leader can have been elected, and everything acknowledged is ours.
+        if (
+            raft.leads
+            and term == raft.term
+            and self._request_is_echo
+            and (term == self._own_term or self._settle())
+            and self._note_voice(peer, incarnation)
+        ):
+            index = raft.commit_index
+            progress = replica.replication.progress.get(peer)
+            if progress is not None and progress.commit_sent < index:  # else all is told
+                replica.replication.tell_commit(peer)
+            answer = _new(ReadIndex, (replica.group_id, term, number, index))
+            replica.services.send_now(peer, answer)
             return
-        answer = partial(self._answer_remote, peer, request.request)
-        if not replica.raft.leads or len(self.points) >= replica.services.config.reads_max:
-            answer(None, "")
+        give = partial(self._answer_remote, peer, number)
+        if not raft.leads or len(self.points) >= replica.services.config.reads_max:
+            give(None, "")
             return
         deadline = replica.now() + replica.services.config.read_timeout_s
-        self._arrive(Reader(answer, deadline, remote=True))
-
-    def _is_echo_enough(self, peer: NodeId, incarnation: int, request: ReadRequest) -> bool:
-        """Whether the request itself says what a probe would ask. Its sender was in our term when
-        it left, after its reads had come. With us it is a majority (of two or three voters), so
-        until then no later leader can have been elected, and everything acknowledged is ours."""
-        replica = self._replica
-        raft, config = replica.raft, replica.journal.config
-        if config is not self._config:
-            self._adopt(config)
-        return (
-            raft.leads
-            and request.term == raft.term
-            and self._request_is_echo
-            and config.is_voter(peer, incarnation)
-            and replica.own_term_committed()
-        )
+        self._arrive(Reader(give, deadline, remote=True))
 
     def _answer_remote(self, peer: NodeId, number: int, index: int | None, why: str) -> None:
         replica = self._replica
@@ -281,21 +308,21 @@ class ReadPath:
         replica.services.send_now(peer, answer)
 
     def on_read_index(self, peer: NodeId, _: int, answer: ReadIndex) -> None:
-        flight = self.points.flight
-        if flight is None or flight.number != answer.request or peer != self._asked:
+        flight, (_, _, number, index) = self.points.flight, answer
+        if flight is None or flight.number != number or peer != self._asked:
             return
-        if answer.read_index is None:
+        if index is None:
             for reader in self.points.abandon(requeue=False):
                 reader.answer(None, f"{peer} leads no longer; ask again")
         else:
-            self._confirmed(answer.read_index)
+            self._confirmed(index)
 
     def _confirmed(self, index: int | None) -> None:
-        self.points.confirmed(index)
-        if not self._replica.installing:
-            self.points.applied(self._replica.raft.applied_index)
-        if self.points.waiting:
-            self._replica.services.reads_arrived(self._replica.group_id)
+        points, replica = self.points, self._replica
+        moving = replica.receiver.incoming is not None and replica.installing
+        points.confirmed(index, NOTHING if moving else replica.raft.applied_index)
+        if points.waiting:
+            replica.services.reads_arrived(replica.group_id)
 
     def deadline(self) -> float:
         """When something is to be done though nothing happens."""

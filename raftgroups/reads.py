@@ -28,6 +28,8 @@ from typing import Final, NamedTuple
 from raftgroups.transport import NodeId
 
 _NEVER: Final = float("inf")
+NOTHING: Final = -1
+"""As an applied index: no read is ready by it."""
 _new: Final = tuple.__new__
 """Makes a named tuple at a third of the price."""
 
@@ -87,14 +89,17 @@ class ReadPoints:
         flight.echoes.add(voter)
         return len(flight.echoes)
 
-    def confirmed(self, index: int | None = None) -> None:
-        """The flight is good: its readers have their index (a follower learns it only now)."""
+    def confirmed(self, index: int | None = None, applied: int = NOTHING) -> None:
+        """The flight is good: its readers have their index (a follower learns it only now), and
+        those of them go on at once for whom so much is applied."""
         flight = self.flight
         assert flight is not None
+        if self._ready:
+            self.applied(applied)  # they came first
         self.flight = None
         found = flight.read_index if index is None else index
         for reader in flight.readers:
-            if reader.remote:
+            if reader.remote or found <= applied:
                 reader.answer(found, "")
             else:
                 self._ready.append((found, reader))

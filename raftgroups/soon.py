@@ -40,11 +40,12 @@ class Soon:
         self.on_passed: Callable[[], None] = _nothing
         """Told when a pass begins and when all of it is done. They must not raise."""
         self._readers: dict[int, None] = {}
-        self._scheduled = False
+        self.scheduled = False
+        """A pass is: whoever has more for it need not say so."""
 
     def answer(self, call: Callable[[], None]) -> None:
         self.answers.append(call)
-        if not (self.held or self._scheduled):
+        if not (self.held or self.scheduled):
             self.leave()
 
     def give(self) -> None:
@@ -61,13 +62,13 @@ class Soon:
 
     def reads_arrived(self, group_id: int) -> None:
         self._readers[group_id] = None
-        if not self._scheduled:
+        if not self.scheduled:
             self.leave()
 
     def leave(self) -> None:
         """There is something to write."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._scheduler.call_soon(self._pass)
 
     def _pass(self) -> None:
@@ -80,7 +81,7 @@ class Soon:
                 self._readers = {}
                 self._depart(readers)
         finally:
-            self._scheduled = False
+            self.scheduled = False
             if self.answers or self._readers:  # they came by this one
                 self.leave()
             self.flush()

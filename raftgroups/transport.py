@@ -71,6 +71,15 @@ class Link(Protocol):
     def remove_peer(self, peer: NodeId) -> None: ...
 
 
+class Departure(Protocol):
+    """As much of Soon (soon.py) as an outbox needs."""
+
+    scheduled: bool
+    """`leave` was called and what was to leave has not left: it need not be called again."""
+
+    def leave(self) -> None: ...
+
+
 class Outbox:
     """Messages that wait to leave. Invariant: those to one peer leave in the order in which they
     came, except that early ones overtake late ones."""
@@ -82,15 +91,15 @@ class Outbox:
         boot: str,
         level: int,
         not_sent: Callable[[NodeId, Message], None],
-        leave_soon: Callable[[], None],
+        soon: Departure,
     ) -> None:
-        """`leave_soon` is to have `flush_now` called in the next pass of the loop."""
+        """`soon` has `flush_now` called in the next pass of the loop."""
         self._link = link
         self._opening = frame_opening(incarnation, boot, level)
         self._not_sent = not_sent
         self.early: dict[NodeId, list[Message]] = {}
         self.late: dict[NodeId, list[Message]] = {}
-        self._leave_soon = leave_soon
+        self._soon = soon
         self.now: dict[NodeId, list[Message]] = {}
         """What leaves with the next pass of the loop."""
         self.messages = 0
@@ -121,8 +130,8 @@ class Outbox:
         """Past the turn, with what else leaves in the next pass of the loop. For small messages:
         of reads, and what has no entries."""
         box = self.now
-        if not box:
-            self._leave_soon()
+        if not box and not self._soon.scheduled:
+            self._soon.leave()
         waiting = box.get(peer)
         if waiting is None:
             box[peer] = [message]

@@ -44,11 +44,23 @@ class Wire:
     def remove_peer(self, peer: NodeId) -> None: ...
 
 
+class Leaver:
+    """What `flush_now` waits for, counted."""
+
+    def __init__(self) -> None:
+        self.scheduled = False
+        self.asked = 0
+
+    def leave(self) -> None:
+        self.scheduled = True
+        self.asked += 1
+
+
 def outbox() -> tuple[Outbox, Wire, list[tuple[NodeId, Message]]]:
     wire = Wire()
     lost: list[tuple[NodeId, Message]] = []
     return (
-        Outbox(wire, 7, "boot", 1, lambda peer, message: lost.append((peer, message)), int),
+        Outbox(wire, 7, "boot", 1, lambda peer, message: lost.append((peer, message)), Leaver()),
         wire,
         lost,
     )
@@ -141,3 +153,19 @@ def test_what_only_looks_alike_has_a_frame_of_its_own() -> None:
         found = [decode_frame(frame).messages for _, _, frame in wire.sent[-2:]]
         assert [type(messages[0]) for messages in found] == [type(mine), type(theirs)]
         assert found[0] != found[1] or type(mine) is not type(theirs)
+
+
+def test_what_leaves_with_the_next_pass_asks_for_one_if_none_is_to_come() -> None:
+    soon, wire = Leaver(), Wire()
+    box = Outbox(wire, 7, "boot", 1, lambda *_: None, soon)
+    box.send_now(B, Probe(1, 1, 1))
+    box.send_now(C, Probe(1, 1, 1))
+    assert soon.asked == 1
+    box.flush_now()
+    box.send_now(B, Probe(1, 1, 2))
+    assert soon.asked == 1, "that pass is still to come"
+    soon.scheduled = False
+    box.flush_now()
+    box.send_now(B, Probe(1, 1, 3))
+    assert soon.asked == 2
+    assert [peer for peer, _, _ in wire.sent] == [B, C, B]
