@@ -308,14 +308,17 @@ class ReadPath:
         replica.services.send_now(peer, answer)
 
     def on_read_index(self, peer: NodeId, _: int, answer: ReadIndex) -> None:
-        flight, (_, _, number, index) = self.points.flight, answer
+        points, (_, _, number, index) = self.points, answer
+        flight = points.flight
         if flight is None or flight.number != number or peer != self._asked:
             return
-        if index is None:
-            for reader in self.points.abandon(requeue=False):
-                reader.answer(None, f"{peer} leads no longer; ask again")
-        else:
+        if index is not None:
             self._confirmed(index)
+            return
+        for reader in points.abandon(requeue=False):
+            reader.answer(None, f"{peer} leads no longer; ask again")
+        if points.waiting:
+            self._replica.services.reads_arrived(self._replica.group_id)
 
     def _confirmed(self, index: int | None) -> None:
         points, replica = self.points, self._replica

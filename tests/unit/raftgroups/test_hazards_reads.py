@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -269,6 +270,48 @@ def test_hazard_f_a_followers_reads_are_one_request_at_a_time(make_cluster: Make
     cluster.network.release("a", "b")
     cluster.until(lambda: len(early) == 20 and bool(late))
     assert len({request.request for request in cluster.sent(ReadRequest, "b")}) == 2
+
+
+def test_reads_behind_a_request_that_is_refused_ask_at_once(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    cluster.network.hold("a", "b")
+    first = cluster.read(cluster["b"])
+    cluster.run(0.002)
+    request = cluster.sent(ReadRequest, "b")[-1]
+    second = cluster.read(cluster["b"])
+    cluster.run(0.002)
+    assert len(cluster.sent(ReadRequest, "b")) == 1
+    cluster.inject("a", "b", ReadIndex(1, request.term, request.request, None))
+    cluster.run(0.002)
+    assert isinstance(first[0], Refused)
+    assert second == []
+    assert len(cluster.sent(ReadRequest, "b")) == 2
+
+
+def test_hazard_f_what_is_kept_of_a_configuration_ends_with_it(make_cluster: Make) -> None:
+    """Of three voters the request of one is an echo; of four it is not, and whoever was removed has
+    no voice, whatever he was before."""
+    cluster = make_cluster(4)
+    cluster.create(voters="abc")
+    cluster.put(b"x")
+    cluster.make_leader(NodeId("a"))
+    cluster.run(0.3)
+    read_through(cluster, "b")
+    cluster.network.log.clear()
+    read_through(cluster, "b")
+    assert cluster.sent(Probe) == []
+    leader, voice = cluster["a"].group, cluster["b"].host.incarnation
+    config = leader.replica.journal.config
+    four = replace(config, voters={**config.voters, NodeId("d"): 1})
+    leader.replica.journal.config = four
+    request = ReadRequest(1, leader.term, 77)
+    cluster.inject("b", "a", request)
+    cluster.run(0.002)
+    assert cluster.sent(Probe) != []
+    leader.replica.journal.config = config.without(NodeId("b"))
+    dropped = cluster["a"].host.status().dropped.get("late-echo", 0)
+    cluster.inject("b", "a", Echo(1, leader.term, 1), incarnation=voice)
+    assert cluster["a"].host.status().dropped["late-echo"] == dropped + 1
 
 
 def test_hazard_f_a_follower_answers_only_once_it_has_applied_the_index(

@@ -113,6 +113,26 @@ def test_another_boot_of_the_leader_wakes_its_followers(make_cluster: Make) -> N
     assert cluster["b"].host.status().hibernating == 0
 
 
+def test_a_read_wakes_a_follower_though_an_older_one_is_on_its_way(make_cluster: Make) -> None:
+    """It was told to sleep while it asked; the answer may be lost, and nobody asks again asleep."""
+    cluster = make_cluster(3)
+    cluster.create()
+    cluster.put(b"x")
+    cluster.make_leader(A)
+    cluster.converge()
+    cluster.run(0.3)
+    cluster.network.hold("a", "b")
+    b, results = cluster["b"], list[object]()
+    b.group.read(results.append)
+    cluster.run(0.002)
+    cluster.inject("a", "b", Sleep(1, b.group.term, b.group.status().last_index))
+    cluster.run(0.002)
+    assert b.host.status().hibernating == 1
+    b.group.read(results.append)
+    cluster.run(0.002)
+    assert b.host.status().hibernating == 0
+
+
 def test_only_a_follower_that_has_everything_goes_to_sleep(make_cluster: Make) -> None:
     cluster = make_cluster(3)
     cluster.create()
