@@ -167,7 +167,7 @@ class ReadPath:
         return resend_at if resend_at < deadline else deadline
 
     def _settle(self) -> bool:
-        """Whether an entry of our own term is committed: it is for as long as we lead in it."""
+        """Whether an entry of our own term is committed: then it stays so."""
         if not self._replica.own_term_committed():
             return False
         self._own_term = self._replica.raft.term
@@ -233,7 +233,6 @@ class ReadPath:
 
     def leadership_changed(self) -> None:
         """The flight is worth nothing any more, and other nodes must ask elsewhere."""
-        self._own_term = -1
         for reader in self.points.abandon(requeue=True) + self.points.drop_remote():
             reader.answer(None, "the leader changed; ask again")
 

@@ -156,7 +156,9 @@ class Outbox:
             if len(messages) > 1:
                 self._send(peer, messages, at_once)
             else:
-                self._send_frame(peer, _channel(messages[0]), messages, at_once)
+                bulk = type(messages[0]) in _SNAPSHOT_KINDS
+                channel = _channel(messages[0]) if bulk else RAFT
+                self._send_frame(peer, channel, messages, at_once)
         self._entries = None
 
     def _send(self, peer: NodeId, messages: list[Message], at_once: bool) -> None:
