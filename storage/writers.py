@@ -29,8 +29,8 @@ from storage.engine import Batch, Engine, SyncsApart, syncs_apart
 from storage.errors import KernelSyncUnavailableError
 from storage.kernel_sync import KernelSync
 
-SYNC_APART_BYTES: Final = 2048
-"""A batch of this size is one of many operations, or of a value that takes its time."""
+SYNC_APART_BYTES: Final = 512
+"""A batch of this size is more than one small operation: others wait for the loop, too."""
 INLINE_BELOW_S: Final = 0.002
 THREAD_ABOVE_S: Final = 0.003
 APART_BYTES: Final = 256 * 1024
