@@ -90,6 +90,8 @@ class GetCall:
 
     call: HotCall
     """Of any form."""
+    other: HotCall
+    """Of any form that `key_of` does not know."""
     strong: Strong
     key_of: Callable[[bytes], bytes | None]
     """Of a body; None if it is no such get."""
@@ -118,7 +120,7 @@ class HotCalls:
         """A body up to this is of no message that is too large."""
         self.by_path: Final[dict[str, HotCall]] = {
             "/v3/kv/range": GetCall(
-                self.range, context.strong, decode_one_key, headers.encode_each
+                self.range, self._range, context.strong, decode_one_key, headers.encode_each
             ),
             "/v3/kv/put": self._writes(decode_puts, PutResult, headers.encode_puts),
             "/v3/kv/deleterange": self._writes(
@@ -146,7 +148,11 @@ class HotCalls:
         key = decode_one_key(body) if strong.single else None
         if key is not None:
             strong.get(key, done, self._give_each)
-            return
+        else:
+            self._range(body, done)
+
+    def _range(self, body: bytes, done: Answered) -> None:
+        """Of any form."""
         try:
             operation, serializable = decode_range(body)
         except JanusError as error:

@@ -211,8 +211,9 @@ class Connection(asyncio.Protocol):
                 wanted = gets.key_of(body)
                 if wanted is not None:
                     gets.strong.get(wanted, operation, gets.give)
-                    return
-            if head.call is not None:
+                else:
+                    gets.other(body, operation.etcd)
+            elif head.call is not None:
                 head.call(body, operation.etcd)
             else:
                 assert head.key_call is not None

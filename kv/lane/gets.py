@@ -28,11 +28,12 @@ _log = logging.getLogger(__name__)
 class Gets:
     """Those of one call."""
 
-    __slots__ = ("_encode_each", "give", "key_of", "strong")
+    __slots__ = ("_encode_each", "give", "key_of", "other", "strong")
 
     def __init__(self, call: GetCall) -> None:
         self.strong: Final = call.strong
         self.key_of: Final = call.key_of
+        self.other: Final = call.other
         self._encode_each: Final = call.encode_each
         self.give: Final[Give] = self._give
 
