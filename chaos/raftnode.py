@@ -86,7 +86,8 @@ class RaftNode:
             self.directory = DataDirectory.open(path, create=True, node_id=args.node)
             incarnation = self.directory.identity.incarnation
             strong = self.directory.environment_path(RegimeName.STRONG)
-            self.engine = LoggedEngine(LmdbEngine(strong, clock=self.clock))
+            dice = random.Random(os.urandom(16))
+            self.engine = LoggedEngine(LmdbEngine(strong, clock=self.clock), rng=dice)
         self.writer = AdaptiveWriter(
             self.clock,
             loop.call_soon_threadsafe,

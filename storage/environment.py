@@ -16,6 +16,8 @@ Engines are imported when they are asked for: none of them should cost a node th
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -143,7 +145,8 @@ def _open(
         from storage.logged_engine import LoggedEngine
 
         size_bytes = settings.lmdb_map_size_bytes or DEFAULT_MAP_SIZE_BYTES
-        return LoggedEngine(LmdbEngine(home, clock=clock, map_size_bytes=size_bytes))
+        tree = LmdbEngine(home, clock=clock, map_size_bytes=size_bytes)
+        return LoggedEngine(tree, rng=random.Random(os.urandom(16)))
     if engine_name == ROCKSDB:
         from storage.rocks_engine import RocksEngine
 

@@ -33,7 +33,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -258,26 +258,32 @@ class LmdbEngine:
 
     def fold(self, table: Table, pause: Callable[[], object] = _no_pause) -> None:
         """The effect of many batches as one synced commit; between some rows and the next ones
-        `pause` may let others have the interpreter. In a thread beside a busy loop 12,000 rows take
-        11 ms of processor time with one putmulti and 16 with a put each."""
-        rows = table.rows
+        `pause` may let others have the interpreter, so no step but the sorting looks at all rows.
+        In a thread beside a busy loop 12,000 rows take 11 ms of processor time with one putmulti
+        and 16 with a put each."""
         keys = table.sorted_keys()
         with self._writing:
             self._check_writable()
             with self._transaction() as txn:
                 for start, end in table.ranges:
                     self._apply(txn, [(Op.DELETE_RANGE, start, end)])
-                puts = [(key, value) for key in keys if (value := rows[key]) is not None]
-                if len(puts) < len(keys):
-                    for key in keys:
-                        if rows[key] is None:
-                            txn.delete(key)
                 with txn.cursor() as cursor:
-                    for at in range(0, len(puts), FOLD_STEP_ROWS):
-                        cursor.putmulti(puts[at : at + FOLD_STEP_ROWS])
+                    for at in range(0, len(keys), FOLD_STEP_ROWS):
+                        self._fold_rows(cursor, table.rows, keys[at : at + FOLD_STEP_ROWS])
                         pause()
         if self._clock.monotonic() >= self._next_expiry:
             self.expire_snapshots()
+
+    def _fold_rows(
+        self, cursor: _Cursor, rows: Mapping[bytes, bytes | None], keys: Sequence[bytes]
+    ) -> None:
+        puts = [(key, value) for key in keys if (value := rows[key]) is not None]
+        if puts:
+            cursor.putmulti(puts)
+        if len(puts) < len(keys):
+            for key in keys:
+                if rows[key] is None and cursor.set_key(key):
+                    cursor.delete()
 
     def _check_writable(self) -> None:
         self._check_open()

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Final
 
 from storage import files
+from storage.clock import Rng
 from storage.engine import (
     DEFAULT_SCAN_BYTES,
     DEFAULT_SCAN_LIMIT,
@@ -57,6 +58,12 @@ from storage.memtable import Table, changed, merged, overlaid, reach, stack
 from storage.wal import SEGMENT_BYTES, WriteAheadLog
 
 FOLD_BYTES: Final = 8 * 1024 * 1024
+SPREAD: Final = 0.25
+SPREAD_FIRST: Final = 0.75
+"""By up to such a part of these bytes a fold begins earlier, drawn anew each time: the replicas of
+a shard write the same, and would fold at the same moment, again and again."""
+UNSYNCED_FOLDS: Final = 2
+"""A fold begins when everything is synced, to wait for no sync of its own; not later than this."""
 FOLD_PAUSE_S: Final = 0.002
 HOLD_FOLDS: Final = 4
 _PAGE_ROWS: Final = 1_000
@@ -163,13 +170,16 @@ class LoggedEngine:
         *,
         fold_bytes: int = FOLD_BYTES,
         segment_bytes: int = SEGMENT_BYTES,
+        rng: Rng | None = None,
     ) -> None:
         """Takes the engine over, reads what the log holds and begins a new one. If that is refused
-        the tree is closed."""
+        the tree is closed. `rng`: draws how much earlier a fold begins; None: not at all."""
         self.path = tree.path
         self._tree = tree
         self._log = WriteAheadLog(tree.path / LOG_DIRECTORY_NAME, segment_bytes=segment_bytes)
         self._fold_bytes = fold_bytes
+        self._rng = rng
+        self._fold_at = self._next_fold(SPREAD_FIRST)
         self._writing = threading.Lock()
         self._guard = threading.Lock()
         self._changed = threading.Condition(self._guard)
@@ -238,17 +248,28 @@ class LoggedEngine:
                 raise self._fail(failure) from failure
             self._check_writable()
             self._log.end_sync(number)
+            if not self._folding and self._log.all_synced and self._waiting() >= self._fold_at:
+                self._begin_fold()
 
     def _take(self, operations: Sequence[Operation], size_bytes: int) -> None:
         with self._guard:
-            active = self._active
-            active.apply(operations, size_bytes)
-            waiting = active.size_bytes + self._sealed_bytes  # that no fold has taken yet
-        if waiting >= self._fold_bytes:
+            self._active.apply(operations, size_bytes)
+            waiting = self._waiting()
+        if waiting >= self._fold_at:
             if self._folding and waiting >= HOLD_FOLDS * self._fold_bytes:
                 self._await_fold()
-            if not self._folding:
+            if not self._folding and (
+                self._log.all_synced or waiting >= UNSYNCED_FOLDS * self._fold_bytes
+            ):
                 self._begin_fold()
+
+    def _next_fold(self, spread: float) -> float:
+        """The bytes at which it begins."""
+        return self._fold_bytes * (1.0 - (self._rng.uniform(0, spread) if self._rng else 0.0))
+
+    def _waiting(self) -> int:
+        """Bytes that no fold has taken yet."""
+        return self._active.size_bytes + self._sealed_bytes
 
     def _check_writable(self) -> None:
         if self._closed:
@@ -276,6 +297,7 @@ class LoggedEngine:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="janus-fold", daemon=True)
             self._thread.start()
+        self._fold_at = self._next_fold(SPREAD)
         with self._guard:
             self._seal()
             self._folding, self._sealed, self._sealed_bytes = self._sealed, (), 0
@@ -309,7 +331,7 @@ class LoggedEngine:
                 return
             if self._log.wants_spare:
                 try:
-                    self._log.prepare()
+                    self._log.prepare(self._pause)
                 except OSError as error:
                     self._fail(error)
 
@@ -317,8 +339,7 @@ class LoggedEngine:
         """Of a fold, so that the loop beside it is slowed a little for long, not much for a moment:
         its writes are what the slowest are. Not if somebody waits for its end, or the next fold
         does."""
-        waiting = self._active.size_bytes + self._sealed_bytes
-        if waiting < self._fold_bytes:
+        if self._waiting() < self._fold_bytes:
             with self._guard:
                 self._changed.wait_for(lambda: self._awaited, FOLD_PAUSE_S)
 

@@ -8,14 +8,16 @@
              journal and a B-tree for its pages and then its root
     folded   the owner says up to which record the tree has everything, synced
     rotate   a segment is full: the next one begins, in a spare file, with a new header, which says
-             what is folded; segments that this makes meaningless become spare
+             what is folded. It has no sync of its own: the one of its first record covers it, too,
+             and only then segments that it makes meaningless become spare
 
 Rules, on which recovery rests:
 1. A segment is synced before its successor exists. So only the newest one can have a torn end; and
    what a later record calls synced is no torn end there either, but damage.
 2. A segment is written over only once a newer header is on the disk that says that all its records
    are folded. So from the newest header's `folded` on no record is missing, and a reader never
-   puts an old one in the place of a newer one that is in the tree.
+   puts an old one in the place of a newer one that is in the tree. A file whose first record came
+   to the disk without its new header is such a segment still, by the header that it has.
 3. `folded` never passes what was synced. So reading the log again over the tree (its records say
    what is, not what changes) ends with a state that is at least as new as the tree's.
 4. Each start leaves out a whole life's worth of numbers: an end that was never acknowledged and is
@@ -112,6 +114,8 @@ class WriteAheadLog:
         self._needed: set[Path] = set()
         """Files that a reader needs until the first new header is on the disk."""
         self._newest = 0
+        self._header_due = False
+        """The newest segment's header may not be on the disk yet."""
         self._names = count()
 
     # --- opening -----------------------------------------------------------------------------
@@ -152,6 +156,7 @@ class WriteAheadLog:
             self.last_number += LIFE
         self.synced_number = self.folded_number = self.last_number
         self._begin_segment()
+        self.sync()
         for path in left:
             if path not in self._needed or not self._adopt(path):
                 path.unlink()
@@ -227,10 +232,16 @@ class WriteAheadLog:
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
-        if self.synced_number != self.last_number:
+        if self.synced_number != self.last_number or self._header_due:
             os.fdatasync(self._segments[-1].descriptor)
-            self.synced_number = self.last_number
-            self.syncs += 1
+            if self.synced_number != self.last_number:
+                self.synced_number = self.last_number
+                self.syncs += 1
+            self._header_synced()
+
+    @property
+    def all_synced(self) -> bool:
+        return self.synced_number == self.last_number
 
     def begin_sync(self) -> BegunSync | None:
         """What somebody else has to fdatasync for everything appended; None: it is all synced."""
@@ -243,6 +254,16 @@ class WriteAheadLog:
         self.synced_number = max(self.synced_number, number)
         self.syncs += 1
         self.syncs_apart += 1
+        if number >= self._segments[-1].header.first:
+            self._header_synced()
+
+    def _header_synced(self) -> None:
+        """Of the newest segment: what it calls folded no reader needs any more."""
+        if self._header_due:
+            self._header_due = False
+            folded = self._segments[-1].header.folded
+            while self._segments[0].last <= folded and len(self._segments) > 1:
+                self._retire(self._segments.pop(0))
 
     def folded(self, number: int) -> None:
         """The tree has every record up to this one, synced."""
@@ -253,6 +274,7 @@ class WriteAheadLog:
         """What is folded stands in the newest header, so that a reader need not read it again."""
         if self._segments[-1].header.folded != self.folded_number:
             self._rotate()
+            self.sync()
 
     @property
     def size_bytes(self) -> int:
@@ -271,16 +293,15 @@ class WriteAheadLog:
     def wants_spare(self) -> bool:
         return not self._spare
 
-    def prepare(self) -> None:
+    def prepare(self, pause: Callable[[], object] | None = None) -> None:
         """Make a spare file. Another thread may do it beside all other calls, so that whoever
-        appends need not wait for a file that grows."""
-        self._spare.append(self._create())
+        appends need not wait for a file that grows, nor for the disk: with a pause behind each part
+        these come there one by one."""
+        self._spare.append(self._create(pause))
 
     def _rotate(self) -> _Segment:
         self.sync()
         self._begin_segment()
-        while self._segments[0].last <= self.folded_number and len(self._segments) > 1:
-            self._retire(self._segments.pop(0))
         return self._segments[-1]
 
     def _begin_segment(self) -> None:
@@ -288,19 +309,22 @@ class WriteAheadLog:
         self._newest += 1
         header = self._header()
         _write(spare.descriptor, pack_header(header), 0)
-        os.fdatasync(spare.descriptor)
+        self._header_due = True
         self._segments.append(_Segment(spare, header))
 
     def _header(self) -> SegmentHeader:
         return SegmentHeader(self._newest, self.last_number + 1, self.folded_number)
 
-    def _create(self) -> _Spare:
+    def _create(self, pause: Callable[[], object] | None = None) -> _Spare:
         path = self.directory / str(next(self._names))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
             for at in range(0, self._segment_bytes, len(_ZEROS)):
                 _write(descriptor, _ZEROS[: self._segment_bytes - at], at)
+                if pause is not None:
+                    os.fdatasync(descriptor)
+                    pause()
             os.fsync(descriptor)
             files.sync_directory(self.directory)
         except BaseException:

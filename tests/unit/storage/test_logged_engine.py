@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import threading
 import time
@@ -18,7 +19,13 @@ from storage.clock import ManualClock
 from storage.engine import Batch, BegunSync, Engine, iterate, syncs_apart
 from storage.errors import DataDirectoryError, EngineClosedError, WriteFailedError
 from storage.lmdb_engine import FOLD_STEP_ROWS, LmdbEngine
-from storage.logged_engine import LoggedEngine
+from storage.logged_engine import (
+    HOLD_FOLDS,
+    SPREAD,
+    SPREAD_FIRST,
+    UNSYNCED_FOLDS,
+    LoggedEngine,
+)
 from storage.memtable import Table, changed
 
 WAIT_S = 30.0
@@ -187,7 +194,8 @@ def test_a_writer_far_ahead_of_the_folds_waits(path: Path, monkeypatch: pytest.M
     writer.join(0.3)
     assert writer.is_alive(), "it does not wait"
     assert written < 100
-    assert figure(engine, "fold_waiting_bytes") < 6 * 2_000
+    most = UNSYNCED_FOLDS + HOLD_FOLDS
+    assert figure(engine, "fold_waiting_bytes") < (most + 1) * 2_000
     folds.go_on.set()
     writer.join(WAIT_S)
     assert written == 200
@@ -412,6 +420,73 @@ def test_closing_while_a_sync_is_in_flight_loses_nothing(path: Path) -> None:
         engine.end_sync(sync.number, None)
     assert engine.begin_sync() is None
     assert in_tree(path) == [(b"a", b"value")]
+
+
+# --- when a fold begins -----------------------------------------------------------------------
+
+
+def folded(engine: LoggedEngine) -> bool:
+    return bool(engine._folding) or figure(engine, "folds") > 0
+
+
+def test_a_fold_begins_with_the_end_of_a_sync_and_makes_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop that writes would wait for it."""
+    folds = HeldFolds(monkeypatch)
+    engine = opened(path, fold_bytes=2_000)
+    put(engine, *(b"%02d" % number for number in range(20)), sync=False)
+    assert not folded(engine), "not all of it is synced"
+    sync = begun(engine)
+    with monkeypatch.context() as watched:
+        watched.setattr(os, "fdatasync", lambda _: pytest.fail("the loop waits for a sync"))
+        engine.end_sync(sync.number, None)
+    assert folds.begun.wait(WAIT_S)
+    folds.go_on.set()
+    engine.close()
+    assert len(in_tree(path)) == 20
+
+
+def test_no_fold_begins_with_the_end_of_a_sync_that_left_something(path: Path) -> None:
+    engine = opened(path, fold_bytes=2_000)
+    put(engine, b"first", sync=False)
+    sync = begun(engine)
+    put(engine, *(b"%02d" % number for number in range(20)), sync=False)
+    engine.end_sync(sync.number, None)
+    assert not folded(engine)
+    engine.end_sync(begun(engine).number, None)
+    assert folded(engine)
+    engine.close()
+
+
+def test_a_fold_begins_unsynced_rather_than_never(path: Path) -> None:
+    engine = opened(path, fold_bytes=2_000)
+    count = 0
+    while not folded(engine):
+        put(engine, b"%04d" % count, sync=False)
+        count += 1
+        assert figure(engine, "fold_waiting_bytes") <= (UNSYNCED_FOLDS + 1) * 2_000
+    engine.close()
+    assert len(in_tree(path)) == count
+
+
+def test_replicas_that_write_the_same_do_not_fold_at_the_same_moment(path: Path) -> None:
+    """Each draws how much earlier its next fold begins; the first ones lie far apart."""
+    tree = LmdbEngine(path, clock=ManualClock(), map_size_bytes=1 << 26)
+    engine = LoggedEngine(tree, fold_bytes=10_000, rng=random.Random(1))
+    dice = random.Random(1)
+    number = 0
+    for spread in (SPREAD_FIRST, SPREAD, SPREAD):
+        wanted = 10_000 * (1 - dice.uniform(0, spread))
+        assert engine._fold_at == wanted
+        waiting = 0.0
+        while not engine._folding:
+            waiting = engine._waiting()
+            put(engine, b"%04d" % number)
+            number += 1
+        assert wanted - 200 < waiting < wanted
+        engine._await_fold()
+    engine.close()
 
 
 # --- pauses of a fold -----------------------------------------------------------------------

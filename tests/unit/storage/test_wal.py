@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -385,6 +386,143 @@ def test_a_sync_apart_has_a_description_of_the_file_of_its_own(tmp_path: Path) -
             ]
             assert modes == [os.O_RDONLY, os.O_RDWR], "not one description twice"
             log.folded(number)
+    log.close()
+
+
+# --- the next segment has no sync of its own -----------------------------------------------------
+
+
+class _Rotated(NamedTuple):
+    log: WriteAheadLog
+    syncs: list[int]
+    before: dict[str, bytes]
+    """The files as they were before the record with which a new segment began."""
+
+
+@pytest.fixture
+def rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Rotated:
+    """A log of which everything is folded but the last record: it began a segment, not synced."""
+    log = opened(tmp_path / "log")
+    for turn in range(6):  # spare files have an older use
+        fill(log, 10 * turn + 1, 10 * turn + 10)
+        log.folded(log.synced_number)
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", syncs.append)
+    while True:
+        before = {path.name: path.read_bytes() for path in log.directory.iterdir()}
+        newest = log._segments[-1]
+        log.append(batch(log.last_number + 1))
+        if log._segments[-1] is not newest:
+            return _Rotated(log, syncs, before)
+        log.sync()
+        log.folded(log.synced_number)
+        syncs.clear()
+
+
+def test_a_segment_begins_without_a_sync_and_its_first_record_brings_it(rotated: _Rotated) -> None:
+    log, syncs, before = rotated
+    assert syncs == [], "nothing waited for the disk"
+    segments_before, files = len(log._segments), set(before)
+    assert {path.name for path in log.directory.iterdir()} == files
+    assert segments_before >= 2, "what is folded is kept until the header that says so is synced"
+    spare = len(log._spare)
+    log.sync()
+    assert syncs == [log._segments[-1].descriptor]
+    assert len(log._segments) == 1
+    assert len(log._spare) > spare
+    log.close()
+
+
+def test_a_sync_of_the_segment_before_says_nothing_of_the_next_ones_header(
+    rotated: _Rotated,
+) -> None:
+    log = rotated.log
+    held = len(log._segments)
+    log.end_sync(log.synced_number)
+    assert len(log._segments) == held
+    begun = log.begin_sync()
+    assert begun is not None
+    log.end_sync(begun.number)
+    assert len(log._segments) == 1
+    log.close()
+
+
+@pytest.mark.parametrize("there", ["nothing", "header", "record", "half a record", "both"])
+def test_of_a_new_segment_whose_sync_the_power_cut_any_part_may_be_there(
+    rotated: _Rotated, tmp_path: Path, there: str
+) -> None:
+    log, _, before = rotated
+    last = log.last_number
+    (changed,) = (p for p in log.directory.iterdir() if p.read_bytes() != before[p.name])
+    old, new = before[changed.name], changed.read_bytes()
+    end = log._segments[-1].at
+    log.close()
+    middle = (HEADER_BYTES + end) // 2
+    cut = {
+        "nothing": old,
+        "header": new[:HEADER_BYTES] + old[HEADER_BYTES:],
+        "record": old[:HEADER_BYTES] + new[HEADER_BYTES:],
+        "half a record": old[:HEADER_BYTES] + new[HEADER_BYTES:middle] + old[middle:],
+        "both": new,
+    }[there]
+    assert old[:HEADER_BYTES] != new[:HEADER_BYTES]
+    assert read_header(old[:HEADER_BYTES]) is not None, "the file was used before"
+    changed.write_bytes(cut)
+    found = numbers(log.directory)
+    if there == "both":
+        assert found == [last]
+    else:
+        assert last not in found
+    assert found == sorted(found), "and no older record is read in the place of a newer one"
+    again = opened(log.directory)
+    fill(again, again.last_number + 1, again.last_number + 20)
+    assert len(numbers(log.directory)) == 20
+    again.close()
+
+
+def test_what_was_folded_after_the_header_was_written_is_kept_with_it(tmp_path: Path) -> None:
+    """The disk's newest header does not call it folded, so a reader begins there."""
+    log = opened(tmp_path / "log")
+    fill(log, 1, 30)
+    log.folded(10)
+    newest = log._segments[-1]
+    while log._segments[-1] is newest:
+        log.sync()
+        log.append(batch(log.last_number + 1))
+    log.folded(log.synced_number)
+    log.sync()
+    assert log._segments[0].header.first <= 11 <= log._segments[0].last
+    assert {11, 12, log.last_number} <= set(numbers(log.directory))
+    log.close()
+
+
+def test_a_log_that_is_ended_has_its_last_header_on_the_disk(
+    rotated: _Rotated,
+) -> None:
+    log, syncs, _ = rotated
+    log.sync()
+    log.folded(log.last_number)
+    syncs.clear()
+    log.mark()
+    assert syncs == [log._segments[-1].descriptor]
+    log.close()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_spare_file_goes_to_the_disk_in_parts_where_somebody_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    log = WriteAheadLog(tmp_path / "log", segment_bytes=1 << 20)
+    log.replay(lambda _: None)
+    log.begin()
+    seen: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda _: seen.append("sync"))
+    if paused:
+        log.prepare(lambda: seen.append("pause"))
+    else:
+        log.prepare()
+    assert seen == ["sync", "pause"] * (4 if paused else 0)
+    assert all(path.stat().st_size == 1 << 20 for path in log.directory.iterdir())
     log.close()
 
 
