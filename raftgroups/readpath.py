@@ -332,8 +332,11 @@ class ReadPath:
         return nearest if self.points.flight is None else min(nearest, self._resend_at)
 
     def expire(self, now: float) -> None:
-        for reader in self.points.expire(now):
+        points, replica = self.points, self._replica
+        for reader in points.expire(now):
             reader.answer(None, "no read point in time; is there a majority?")
+        if points.waiting and points.flight is None:  # it was given up, or there is no leader
+            replica.services.reads_arrived(replica.group_id)
 
 
 def _tell_each(reads: list[Told], result: ReadResult) -> None:

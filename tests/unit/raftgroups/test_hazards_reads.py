@@ -427,6 +427,27 @@ def test_a_read_without_a_majority_is_refused_in_time(make_cluster: Make) -> Non
     assert cluster.world.now - started < 1.1
 
 
+def test_reads_behind_a_point_that_was_given_up_leave_at_once(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, read_timeout_s=1.0)
+    first = cluster.read(cluster["b"])
+    cluster.run(0.0001)
+    request = cluster.sent(ReadRequest, "b")[-1].request
+    cluster.network.tap = lambda _source, _target, message: (
+        [] if isinstance(message, ReadIndex) and message.request == request else [message]
+    )
+    cluster.run(0.5)
+    second = cluster.read(cluster["b"])
+    cluster.run(0.4)
+    assert first == second == []
+    cluster.until(lambda: bool(first), 0.2)
+    assert isinstance(first[0], Refused)
+    cluster.run(0.002)
+    asked = {each.request for each in cluster.sent(ReadRequest, "b")}
+    assert len(asked) == 2, "it waits neither for a turn nor for its own deadline"
+    cluster.until(lambda: bool(second), 0.1)
+    assert isinstance(second[0], ReadReady)
+
+
 def test_reads_go_on_while_a_sync_is_in_flight(make_cluster: Make) -> None:
     cluster = steady(make_cluster)
     cluster["a"].writer.hold = True
