@@ -248,8 +248,7 @@ class LoggedEngine:
                 raise self._fail(failure) from failure
             self._check_writable()
             self._log.end_sync(number)
-            if not self._folding and self._log.all_synced and self._waiting() >= self._fold_at:
-                self._begin_fold()
+            self._fold_if_due(self._waiting())
 
     def _take(self, operations: Sequence[Operation], size_bytes: int) -> None:
         with self._guard:
@@ -258,10 +257,14 @@ class LoggedEngine:
         if waiting >= self._fold_at:
             if self._folding and waiting >= HOLD_FOLDS * self._fold_bytes:
                 self._await_fold()
-            if not self._folding and (
-                self._log.all_synced or waiting >= UNSYNCED_FOLDS * self._fold_bytes
-            ):
-                self._begin_fold()
+            self._fold_if_due(waiting)
+
+    def _fold_if_due(self, waiting: int) -> None:
+        """With `_writing` held. `waiting`: bytes that no fold has taken yet."""
+        if waiting < self._fold_at or self._folding:
+            return
+        if self._log.all_synced or waiting >= UNSYNCED_FOLDS * self._fold_bytes:
+            self._begin_fold()
 
     def _next_fold(self, spread: float) -> float:
         """The bytes at which it begins."""
@@ -336,9 +339,9 @@ class LoggedEngine:
                     self._fail(error)
 
     def _pause(self) -> None:
-        """Of a fold, so that the loop beside it is slowed a little for long, not much for a moment:
-        its writes are what the slowest are. Not if somebody waits for its end, or the next fold
-        does."""
+        """Of a fold, or of making a file for the log, so that the loop beside it is slowed a little
+        for long, not much for a moment: its writes are what the slowest are. Not if somebody waits
+        for the end, or the next fold does."""
         if self._waiting() < self._fold_bytes:
             with self._guard:
                 self._changed.wait_for(lambda: self._awaited, FOLD_PAUSE_S)

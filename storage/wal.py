@@ -232,9 +232,9 @@ class WriteAheadLog:
 
     def sync(self) -> None:
         """Everything appended is on the disk."""
-        if self.synced_number != self.last_number or self._header_due:
+        if self._header_due or not self.all_synced:
             os.fdatasync(self._segments[-1].descriptor)
-            if self.synced_number != self.last_number:
+            if not self.all_synced:
                 self.synced_number = self.last_number
                 self.syncs += 1
             self._header_synced()
@@ -245,7 +245,7 @@ class WriteAheadLog:
 
     def begin_sync(self) -> BegunSync | None:
         """What somebody else has to fdatasync for everything appended; None: it is all synced."""
-        if self.synced_number == self.last_number:
+        if self.all_synced:
             return None
         return BegunSync(self._segments[-1].file.apart, self.last_number)
 
