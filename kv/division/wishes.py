@@ -109,7 +109,7 @@ class Wishes:
                 "and being made one: that is done or undone within some seconds; list the shards"
             )
         await self._meta.propose(EndOperation(operation.operation, GATHER))
-        await self._meta.refresh()  # who lists the shards here next sees that it is over
+        await self._meta.refresh()  # what this node decides next it decides without it
         return operation
 
     def _shard(self, shard: int) -> ShardRecord:

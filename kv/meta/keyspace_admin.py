@@ -74,6 +74,11 @@ class KeyspaceAdmin:
         self._divider = divider
         self._leader_of = leader_of
 
+    async def look_anew(self) -> None:
+        """What was done on other nodes before is known here then, or as little as before where
+        the meta group cannot be reached."""
+        await self._meta.refresh()
+
     # --- looking ------------------------------------------------------------------------------
 
     def all(self) -> list[KeyspaceShown]:
@@ -204,7 +209,7 @@ class KeyspaceAdmin:
     async def drop(self, name: str, deadline_s: float | None) -> None:
         self._record(name)
         await self._meta.propose(DropKeyspace(name), deadline_s)
-        await self._meta.refresh()  # who lists the keyspaces here next does not see it any more
+        await self._meta.refresh()  # calls for its keys that come here next are refused
 
     async def split(self, shard: int, key: bytes) -> tuple[ShardShown, ShardShown]:
         left, right = await self._divider.split(shard, key)

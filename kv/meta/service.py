@@ -97,7 +97,8 @@ class MetaService:
         self._machine: MetaMachine | None = None
         self._leader: NodeId | None = None
         """Whom a refusal named last."""
-        self._refreshing: asyncio.Future[None] | None = None
+        self._refreshing = False
+        self._next_refreshed: asyncio.Future[None] | None = None
         self._asking: set[NodeId] = set()
         self._spread_scheduled = False
         self._saved_version = 0
@@ -212,26 +213,36 @@ class MetaService:
             await asyncio.sleep(LOOK_AGAIN_S if self.map.known else RETRY_S)
 
     async def refresh(self) -> None:
-        """Wait, not long, until the map is at least what the group has applied by now. Many callers
-        share one question."""
-        if self._refreshing is None:
-            self._refreshing = self._loop.create_future()
-            self._tasks.spawn(self._refresh(self._refreshing), "refresh of the cluster map")
-        await asyncio.shield(self._refreshing)
+        """Wait, not long, until the map is at least what the group had applied when this was
+        called. Callers share a question, never one that was asked before they came."""
+        if not self._refreshing:
+            self._tasks.spawn(self._refresh(), "refresh of the cluster map")
+            self._refreshing = True
+        if self._next_refreshed is None:
+            self._next_refreshed = self._loop.create_future()
+        await asyncio.shield(self._next_refreshed)
 
-    async def _refresh(self, done: asyncio.Future[None]) -> None:
+    async def _refresh(self) -> None:
+        told: asyncio.Future[None] | None = None
         try:
-            if self.group is not None:
-                await self._read_own(self.group)
-            else:
-                hosts = [NodeId(host) for host in self.map.view.meta_replicas]
-                for peer in chain(hosts, (p for p in self._peers() if p not in hosts)):
-                    if await self._ask(peer):
-                        break
+            while self._next_refreshed is not None:
+                told, self._next_refreshed = self._next_refreshed, None
+                await self._ask_anew()
+                _tell(told)
         finally:
-            self._refreshing = None
-            if not done.done():
-                done.set_result(None)
+            self._refreshing = False
+            _tell(told)
+            _tell(self._next_refreshed)
+            self._next_refreshed = None
+
+    async def _ask_anew(self) -> None:
+        if self.group is not None:
+            await self._read_own(self.group)
+            return
+        hosts = [NodeId(host) for host in self.map.view.meta_replicas]
+        for peer in chain(hosts, (p for p in self._peers() if p not in hosts)):
+            if await self._ask(peer):
+                return
 
     async def _read_own(self, group: Group) -> None:
         ready: asyncio.Future[ReadResult] = self._loop.create_future()
@@ -318,6 +329,7 @@ class MetaService:
 
     def stop(self) -> None:
         self._stopped = True
+        _tell(self._next_refreshed)  # its task may be ended before it began
 
 
 def why_not_yet(command: MetaCommand, group: Group) -> str:
@@ -329,6 +341,11 @@ def why_not_yet(command: MetaCommand, group: Group) -> str:
             "upgrade all nodes"
         )
     return ""
+
+
+def _tell(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 def _settle(answer: asyncio.Future[ProposeResult], result: ProposeResult) -> None:

@@ -156,6 +156,11 @@ class PlacementService:
         self._mail = mail
         self._link = link
 
+    async def look_anew(self) -> None:
+        """What was done on other nodes before is known here then, or as little as before where
+        the meta group cannot be reached."""
+        await self._meta.refresh()
+
     # --- what goes on -------------------------------------------------------------------------
 
     async def summary(self) -> Summary:

@@ -55,8 +55,9 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, li
             cluster.stop()
 
 
-def shards_of(url: str, keyspace: str = "default") -> list[dict[str, Any]]:
-    status, found = call(url, "GET", f"/api/v1/admin/shards?of={keyspace}")
+def shards_of(url: str, keyspace: str | None = "default") -> list[dict[str, Any]]:
+    of = "" if keyspace is None else f"?of={keyspace}"
+    status, found = call(url, "GET", "/api/v1/admin/shards" + of)
     assert status == 200
     shards: list[dict[str, Any]] = found["shards"]
     return shards
@@ -348,6 +349,24 @@ def test_keyspaces_are_apart_and_go(urls: tuple[Running, list[str]]) -> None:
         time.sleep(0.05)
     assert call(a, "GET", path)[0] == 404
     assert call(a, "DELETE", "/api/v1/admin/keyspaces/default")[0] == 400
+
+
+def test_every_node_tells_what_was_done_on_another(urls: tuple[Running, list[str]]) -> None:
+    _, nodes = urls
+    assert call(nodes[0], "POST", "/api/v1/admin/keyspaces", {"name": "told"})[0] == 200
+    for number in range(1, 13):
+        done, asked = nodes[number % 3], nodes[(number + 1) % 3]
+        status, altered = call(
+            done, "PATCH", "/api/v1/admin/keyspaces/told", {"shards_max": number}
+        )
+        assert status == 200, (altered, "it did not know of the change before")
+        found = call(asked, "GET", "/api/v1/admin/keyspaces/told")[1]
+        assert found["options"]["shards_max"] == number
+    assert call(nodes[1], "DELETE", "/api/v1/admin/keyspaces/told")[0] == 200
+    status, found = call(nodes[2], "GET", "/api/v1/admin/keyspaces/told")
+    assert status == 404 or found["state"] == "dropping"
+    states = {each["state"] for each in shards_of(nodes[0], None) if each["keyspace"] == "told"}
+    assert states <= {"retired"}
 
 
 @contextmanager

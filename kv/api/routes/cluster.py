@@ -31,14 +31,16 @@ _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:/\s\[\]]+)):([0-9]{1
 State = Literal["joining", "active", "draining", "dead", "removed"]
 
 
-def _service(call: Call) -> PlacementService:
+async def _service(call: Call) -> PlacementService:
+    """Every call sees what was done before it, on whichever node."""
     if call.api.placement is None:
         raise UnavailableError("nothing was done: this node takes no part in a cluster")
+    await call.api.placement.look_anew()
     return call.api.placement
 
 
 async def nodes(call: Call) -> Reply:
-    service = _service(call)
+    service = await _service(call)
     try:
         summary = await service.summary()
     except UnavailableError:
@@ -97,27 +99,27 @@ async def add_node(call: Call) -> Reply:
             f"node_address is {wanted.node_address!a}; give HOST:PORT, the address on which the "
             "new node serves other nodes"
         )
-    service = _service(call)
+    service = await _service(call)
     node = await service.add((found[1] or found[2], int(found[3])))
     return Reply(200, encode(_shown(service, node)))
 
 
 async def drain_node(call: Call) -> Reply:
-    wanted, service = decode(_node, await call.body()), _service(call)
+    wanted, service = decode(_node, await call.body()), await _service(call)
     node = await service.drain(wanted.node_address)
     ring = await _ring(service, node.node)
     return Reply(200, encode(_shown(service, node, ring=ring)))
 
 
 async def undrain_node(call: Call) -> Reply:
-    wanted, service = decode(_node, await call.body()), _service(call)
+    wanted, service = decode(_node, await call.body()), await _service(call)
     node = await service.undrain(wanted.node_address)
     ring = await _ring(service, node.node)
     return Reply(200, encode(_shown(service, node, ring=ring)))
 
 
 async def remove_node(call: Call) -> Reply:
-    wanted, service = decode(_remove, await call.body()), _service(call)
+    wanted, service = decode(_remove, await call.body()), await _service(call)
     node, removed = await service.remove(wanted.node_address, dead=wanted.dead, force=wanted.force)
     ring = None if removed else await _ring(service, node.node)
     state: State | None = "removed" if removed else None
@@ -125,11 +127,13 @@ async def remove_node(call: Call) -> Reply:
 
 
 async def rebalance(call: Call) -> Reply:
-    return Reply(200, encode(_moves(await _service(call).rebalance())))
+    service = await _service(call)
+    return Reply(200, encode(_moves(await service.rebalance())))
 
 
 async def moves(call: Call) -> Reply:
-    return Reply(200, encode(_moves(await _service(call).summary())))
+    service = await _service(call)
+    return Reply(200, encode(_moves(await service.summary())))
 
 
 def _moves(summary: Summary) -> cluster_bodies.MovesReply:
@@ -163,13 +167,14 @@ def _shard(call: Call) -> int:
 
 
 async def move_shard(call: Call) -> Reply:
-    shard, wanted = _shard(call), decode(_move, await call.body())
-    made = await _service(call).move(shard, wanted.source, wanted.target)
+    shard, wanted, service = _shard(call), decode(_move, await call.body()), await _service(call)
+    made = await service.move(shard, wanted.source, wanted.target)
     reply = cluster_bodies.MoveShardReply(made.operation, shard, made.source, made.target)
     return Reply(200, encode(reply))
 
 
 async def transfer_shard(call: Call) -> Reply:
     shard, wanted = _shard(call), decode(_transfer, await call.body())
-    leader = await _service(call).transfer(shard, wanted.target)
+    service = await _service(call)
+    leader = await service.transfer(shard, wanted.target)
     return Reply(200, encode(admin_bodies.TransferReply(leader)))

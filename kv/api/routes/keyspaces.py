@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kv.api.call import Call
+from kv.api.context import Keyspaces
 from kv.api.failures import InvalidPathError
 from kv.api.hot import decode, encode
 from kv.api.keyspace_bodies import (
@@ -28,52 +29,63 @@ _merge = msgspec.json.Decoder(MergeShardBody)
 _split = msgspec.json.Decoder(SplitShardBody)
 
 
+async def _keyspaces(call: Call) -> Keyspaces:
+    """Every call sees what was done before it, on whichever node."""
+    await call.api.keyspaces.look_anew()
+    return call.api.keyspaces
+
+
 async def list_all(call: Call) -> Reply:
-    return Reply(200, encode(KeyspacesReply(call.api.keyspaces.all())))
+    keyspaces = await _keyspaces(call)
+    return Reply(200, encode(KeyspacesReply(keyspaces.all())))
 
 
 async def get(call: Call) -> Reply:
-    return Reply(200, encode(call.api.keyspaces.named(_name(call))))
+    keyspaces = await _keyspaces(call)
+    return Reply(200, encode(keyspaces.named(_name(call))))
 
 
 async def create(call: Call) -> Reply:
-    wanted = decode(_create, await call.body())
-    made = await call.api.keyspaces.create(wanted, call.write_options.deadline_s)
+    wanted, keyspaces = decode(_create, await call.body()), await _keyspaces(call)
+    made = await keyspaces.create(wanted, call.write_options.deadline_s)
     return Reply(200, encode(made))
 
 
 async def alter(call: Call) -> Reply:
-    wanted = decode(_alter, await call.body())
-    made = await call.api.keyspaces.alter(_name(call), wanted, call.write_options.deadline_s)
+    wanted, keyspaces = decode(_alter, await call.body()), await _keyspaces(call)
+    made = await keyspaces.alter(_name(call), wanted, call.write_options.deadline_s)
     return Reply(200, encode(made))
 
 
 async def drop(call: Call) -> Reply:
-    name = _name(call)
-    await call.api.keyspaces.drop(name, call.write_options.deadline_s)
+    name, keyspaces = _name(call), await _keyspaces(call)
+    await keyspaces.drop(name, call.write_options.deadline_s)
     return Reply(200, encode(DroppedReply(name, True)))
 
 
 async def shards(call: Call) -> Reply:
-    return Reply(200, encode(ShardsReply(call.api.keyspaces.shards(call.query["of"]))))
+    keyspaces = await _keyspaces(call)
+    return Reply(200, encode(ShardsReply(keyspaces.shards(call.query["of"]))))
 
 
 async def split(call: Call) -> Reply:
-    wanted = decode(_split, await call.body())
+    wanted, shard = decode(_split, await call.body()), _shard(call)
     key = given(wanted.key, wanted.key_encoding, "key")
-    left, right = await call.api.keyspaces.split(_shard(call), key)
+    keyspaces = await _keyspaces(call)
+    left, right = await keyspaces.split(shard, key)
     return Reply(200, encode(SplitShardReply(left, right)))
 
 
 async def merge(call: Call) -> Reply:
-    body = await call.body()
+    body, shard = await call.body(), _shard(call)
     wanted = decode(_merge, body) if body else MergeShardBody()
-    merged = await call.api.keyspaces.merge(_shard(call), wanted.right)
-    return Reply(200, encode(MergeShardReply(merged)))
+    keyspaces = await _keyspaces(call)
+    return Reply(200, encode(MergeShardReply(await keyspaces.merge(shard, wanted.right))))
 
 
 async def end_merge(call: Call) -> Reply:
-    return Reply(200, encode(MergeEndedReply(await call.api.keyspaces.end_merge(_shard(call)))))
+    shard, keyspaces = _shard(call), await _keyspaces(call)
+    return Reply(200, encode(MergeEndedReply(await keyspaces.end_merge(shard))))
 
 
 def _shard(call: Call) -> int:

@@ -24,6 +24,9 @@ DEFAULT = KeyspaceShown(
 
 
 class KeyspacesDouble:
+    async def look_anew(self) -> None:
+        pass
+
     def all(self) -> list[KeyspaceShown]:
         return [DEFAULT]
 
