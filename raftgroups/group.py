@@ -238,6 +238,20 @@ class Group:
             peer, incarnation, ack, now
         )
 
+    def receive_ack_beside_sync(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
+        """Take an acknowledgement while a sync is in flight, and apply what it commits: whoever
+        waits for that is answered by the next pass of the loop. True: all else that it means is for
+        the turn after the sync."""
+        replica = self.replica
+        replication = replica.replication
+        if self.changes.busy() or not replication.hear_beside_sync(peer, incarnation, ack, now):
+            return False
+        if replication.commit_beside_sync():
+            replica.apply_committed()
+            self.on_turn()
+        self._services.wake(self.group_id)
+        return True
+
     def step(self, now: float) -> float:
         """Returns when the next turn is due though nothing happens."""
         replica = self.replica

@@ -59,6 +59,8 @@ _logger = logging.getLogger(__name__)
 
 _NEVER: Final = float("inf")
 NOT_YET: Final = HardState(0, None, 0)
+PAST_MAX: Final = 16
+"""Of so many messages that wait for a turn it is looked whose they are."""
 SLOT_PATIENCE_BEATS: Final = 10
 """A group that waits to send a snapshot has a turn with every heartbeat."""
 
@@ -419,14 +421,30 @@ class GroupHost:
             elif type(message) is Ack and (
                 # The answer to the last heartbeat before a sleep is no reason to wake.
                 (message.success and self.asleep(message.group))
-                # Never past another one of the same peer: the newest must be taken last.
-                or (not inbox and group.receive_late_ack(peer, incarnation, message, now))
+                or self._receive_ack(group, peer, incarnation, message, now)
             ):
                 continue
             else:
                 inbox.append((peer, incarnation, message))
         if inbox and not waited:
             self._committer.kick()
+
+    def _receive_ack(
+        self, group: Group, peer: NodeId, incarnation: int, ack: Ack, now: float
+    ) -> bool:
+        """Without a turn, if it needs none or none can begin now. False: it waits for one."""
+        inbox = self._inbox
+        if inbox and (len(inbox) > PAST_MAX or any(each[0] == peer for each in inbox)):
+            return False  # never past another one of the same peer: the newest must be taken last
+        if group.receive_late_ack(peer, incarnation, ack, now):
+            return True
+        if self._committer.in_flight_since is None:
+            return False
+        try:
+            return group.receive_ack_beside_sync(peer, incarnation, ack, now)
+        except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
+            self._fail(error)
+            return True
 
     def _read(
         self, peer: NodeId, frame: bytes, known: Opening | None, now: float

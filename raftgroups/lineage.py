@@ -109,6 +109,10 @@ class DividingMachine(StateMachine, Protocol):
     neighbours: Neighbours
     """Given by the host."""
 
+    def may_divide(self, payloads: Sequence[bytes]) -> bool:
+        """Whether one of these operations might make or end groups: false only where none can."""
+        ...
+
     def take_change(self) -> Change | None:
         """What the entry applied last has made or ended. `prepare` adds the rows of what was born,
         but for those of its log; those of the machine that ended are gone with it."""

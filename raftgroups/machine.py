@@ -31,6 +31,7 @@ from typing import Final, TypeVar
 from raftgroups import lineage, twophase
 from raftgroups import txn as txns
 from raftgroups.commands import (
+    FIRST_VERSION,
     Command,
     Expire,
     Freeze,
@@ -76,6 +77,7 @@ from storage.mvcc_view import View
 T = TypeVar("T")
 
 ENDED_LIMIT: Final = 256
+_FIRST: Final = bytes((FIRST_VERSION,))
 
 
 class _EveryLease:
@@ -259,6 +261,10 @@ class ShardMachine(MachineParts):
     def attachable(self) -> Container[int]:
         """The leases to which keys may be attached now."""
         return EVERY_LEASE if self.trusting else self.leases
+
+    def may_divide(self, payloads: Sequence[bytes]) -> bool:
+        """What makes or ends groups was never of the first version."""
+        return any(payload[:1] != _FIRST for payload in payloads)
 
     def may_absorb(self, right: StateMachine) -> bool:
         return isinstance(right, ShardMachine) and lineage.may_absorb(self, right)

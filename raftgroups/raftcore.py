@@ -79,7 +79,7 @@ class Raft:
         """The first entry to send to each node. The core's own dictionary, as is the next one."""
         self.matched: Final[dict[int, int]] = core._SyncObj__raftMatchIndex
         """The last entry that each node is known to have. Who writes here raises it to nothing that
-        is not committed: a tick draws no conclusion from that."""
+        is not committed: a tick draws no conclusion from that (else: `has`)."""
 
     def node(self, node: NodeId) -> PeerNode:
         """What the core calls it: as a number, its key in the two above."""
@@ -187,6 +187,13 @@ class Raft:
 
     def match_index(self, node: NodeId) -> int:
         return self.matched.get(self.node(node), 0)
+
+    def has(self, node: int, index: int) -> None:
+        """It has everything up to this entry, which was sent to it once."""
+        self._stirred = True
+        self.matched[node] = index
+        if self.following[node] <= index:
+            self.following[node] = index + 1
 
     def heard(self, node: int, now: float) -> None:
         if node in self.matched:

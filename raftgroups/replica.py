@@ -104,7 +104,7 @@ class Replica:
         self._ack_next: int | None = None
         self._quiet = False
         self._folded = False
-        """The machine's data went with the batch that was prepared last."""
+        """The machine's data goes with the batch in flight."""
         self._unfolded_operations = self._unfolded_bytes = 0
         """Applied and not yet in any batch."""
         self._made: deque[tuple[bytes, Operations]] = deque(maxlen=MADE_ENTRIES)
@@ -424,6 +424,7 @@ class Replica:
     def after_commit(self) -> None:
         if self._folded and not self.installing:
             self.machine.after_commit()
+        self._folded = False
         self.journal.after_commit()
         if self.receiver.incoming is not None:
             self.receiver.after_commit()
@@ -503,6 +504,31 @@ class Replica:
             if known is command:
                 return operations
         return read_operations(command)
+
+    def may_apply_beside_sync(self, index: int) -> bool:
+        """Whether entries up to this one may be applied while a batch is in flight: all before them
+        is, they were made of operations here that neither make nor end groups, and the machine has
+        nothing in that batch."""
+        raft, journal = self.raft, self.journal
+        if (
+            self._folded
+            or self._divided
+            or self.installing
+            or self.sender.streams
+            or self.sender.wanted
+            or raft.applied_index != raft.commit_index
+            or index - raft.applied_index > len(self._made)
+        ):
+            return False
+        made = iter(self._made)
+        for at in range(raft.applied_index + 1, index + 1):
+            command = journal.entry(at)[0]
+            operations = next((own for known, own in made if known is command), None)
+            if operations is None:
+                return False
+            if self._dividing is not None and self._dividing.may_divide(operations[2]):
+                return False
+        return True
 
     def apply_committed(self) -> None:
         raft, journal = self.raft, self.journal

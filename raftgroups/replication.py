@@ -201,21 +201,12 @@ class Replication:
     def hear(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
         """Take the answer to a heartbeat of somebody who has all that was sent, as `on_ack` would,
         without the core and a tick. False: it says more than that."""
-        replica = self._replica
-        raft, progress = replica.raft, self.progress.get(peer)
+        raft, progress = self._replica.raft, self._follows(peer, incarnation, ack)
         if (
             progress is None
-            or not raft.leads
-            or ack.term != raft.term
-            or not ack.success
-            or ack.reset
-            or progress.incarnation != incarnation
             or progress.under_way
-            or progress.paused
-            or progress.snapshot
             or ack.next_index != raft.following[progress.node]
             or ack.next_index != raft.matched[progress.node] + 1
-            or not replica.journal.config.is_member(peer, incarnation)
         ):
             return False
         raft.heard(progress.node, now)
@@ -227,26 +218,74 @@ class Replication:
         would: it commits nothing and frees nothing that waits, so it needs no turn, and may come
         while a sync is in flight. False: it says more than that."""
         replica = self._replica
-        raft, progress = replica.raft, self.progress.get(peer)
+        raft, progress = replica.raft, self._follows(peer, incarnation, ack)
         if (
             progress is None
-            or not raft.leads
-            or ack.term != raft.term
+            or not raft.matched[progress.node] < ack.next_index - 1 <= raft.commit_index
+            or raft.following[progress.node] <= replica.journal.last_index
+        ):
+            return False
+        raft.matched[progress.node] = ack.next_index - 1
+        self._heard(progress, ack, now)
+        return True
+
+    def hear_beside_sync(self, peer: NodeId, incarnation: int, ack: Ack, now: float) -> bool:
+        """Take an acknowledgement, as `on_ack` would, while a sync is in flight; what it means is
+        for `commit_beside_sync` and for the turn that follows. False: it says more than that."""
+        replica, index = self._replica, ack.next_index - 1
+        raft, progress = replica.raft, self._follows(peer, incarnation, ack)
+        if (
+            progress is None
+            or not raft.matched[progress.node] < index <= replica.journal.last_index
+        ):
+            return False
+        raft.has(progress.node, index)
+        self._heard(progress, ack, now)
+        return True
+
+    def commit_beside_sync(self) -> bool:
+        """Commit, as a tick would, what a majority has of the entries that our own disk had before
+        the sync in flight, if it is to be applied beside that. False: there is nothing of that."""
+        replica = self._replica
+        raft, journal, config = replica.raft, replica.journal, replica.journal.config
+        if not replica.is_voter() or journal.config_index > raft.commit_index:
+            return False
+        me = replica.services.node_id
+        known = (
+            journal.last_index if each == me else raft.match_index(each) for each in config.voters
+        )
+        index = min(sorted(known, reverse=True)[config.majority() - 1], journal.durable_index)
+        if (
+            index <= raft.commit_index
+            or journal.term_at(index) != raft.term
+            or not replica.may_apply_beside_sync(index)
+        ):
+            return False
+        raft.commit_index = index
+        return True
+
+    def _follows(self, peer: NodeId, incarnation: int, ack: Ack) -> Progress | None:
+        """Of a member that acknowledges what this leader of this term has sent it, if nothing is
+        wrong with that."""
+        replica, progress = self._replica, self.progress.get(peer)
+        if (
+            progress is None
+            or not replica.raft.leads
+            or ack.term != replica.raft.term
             or not ack.success
             or ack.reset
             or progress.incarnation != incarnation
             or progress.paused
             or progress.snapshot
-            or not raft.matched[progress.node] < ack.next_index - 1 <= raft.commit_index
-            or raft.following[progress.node] <= replica.journal.last_index
             or not replica.journal.config.is_member(peer, incarnation)
         ):
-            return False
-        raft.matched[progress.node] = ack.next_index - 1
-        raft.heard(progress.node, now)
+            return None
+        return progress
+
+    def _heard(self, progress: Progress, ack: Ack, now: float) -> None:
+        self._replica.raft.heard(progress.node, now)
         progress.heard_at = now
         progress.acknowledged(ack.next_index - 1)
-        return True
 
     def on_ack(self, peer: NodeId, incarnation: int, ack: Ack) -> None:
         replica = self._replica
