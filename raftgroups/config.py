@@ -14,6 +14,7 @@ from raftgroups.levels import FEATURE_LEVEL, FIRST_LEVEL
 CANARIES: Final = frozenset(
     {
         "no-write-barrier",
+        "commit-beside-sync-unsynced",
         "no-suffix-filter",
         "no-backup-rule",
         "no-ack-term-check",

@@ -11,7 +11,8 @@
                                   of ALL groups -> one batch -> one sync
 
 - Nothing is ticked or delivered to a core while the sync is in flight: frames wait in the inbox.
-  So a tick counts only entries that are on this node's own disk.
+  So a tick counts only entries that are on this node's own disk. But acknowledgements are heard
+  then, too, and commit what that disk had before (Group.receive_ack_beside_sync).
 - Early leave AppendEntries only (and reads, which need no turn at all). Everything that promises
   something waits for the sync; if a turn has nothing to write, it leaves at once.
 - A turn serves only groups that have something to do. One timer waits for the nearest deadline of

@@ -8,6 +8,7 @@
 
 A replica holds no queue of its own and starts no work: the host calls a handler and `tick`, in a
 turn, and never while a sync is in flight. Whatever it wants to say goes to the host's outbox.
+Beside a sync entries are applied only where `may_apply_beside_sync` says so.
 
 Rule c, the write-ahead barrier, has its last line here: a leader commits nothing beyond what its
 own disk has.
@@ -534,7 +535,8 @@ class Replica:
         raft, journal = self.raft, self.journal
         if self.installing:
             return
-        if raft.leads and raft.commit_index > journal.durable_index:
+        unsynced = "commit-beside-sync-unsynced" in self.services.config.canaries
+        if raft.leads and raft.commit_index > journal.durable_index and not unsynced:
             raft.commit_index = max(self._commit_floor, journal.durable_index)
         target = min(raft.commit_index, raft.applied_index + APPLY_ENTRIES)
         size = 0

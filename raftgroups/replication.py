@@ -254,7 +254,9 @@ class Replication:
         known = (
             journal.last_index if each == me else raft.match_index(each) for each in config.voters
         )
-        index = min(sorted(known, reverse=True)[config.majority() - 1], journal.durable_index)
+        index = sorted(known, reverse=True)[config.majority() - 1]
+        if "commit-beside-sync-unsynced" not in replica.services.config.canaries:
+            index = min(index, journal.durable_index)
         if (
             index <= raft.commit_index
             or journal.term_at(index) != raft.term

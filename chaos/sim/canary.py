@@ -49,6 +49,7 @@ _SOON: Final = {
 
 HUNTS: Final[dict[str, Hunt]] = {
     "no-write-barrier": Hunt(CRASHES | NETWORK),
+    "commit-beside-sync-unsynced": Hunt(CRASHES | NETWORK, first=100),
     "no-suffix-filter": Hunt(CRASHES | NETWORK),
     "no-backup-rule": Hunt(CRASHES | NETWORK, stuck_counts=True),
     "read-index-without-own-term": Hunt(CRASHES | NETWORK),

@@ -18,6 +18,9 @@ from raftgroups.config import CANARIES, HostConfig
 CALM_PART = 0.3
 CALM_MIN_S = 12.0
 """Recovery (8 s at most) and the last reads (3 s) fit into it."""
+CROWDED_PART = 0.3
+"""Seeds in which clients hardly wait between two calls: then one entry is written while the one
+before is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def draw(config: SimConfig, rng: random.Random) -> DrawnSettings:
     )
     drawn.fault_length = rng.choice((0.3, 1.0, 1.0))
     drawn.born_in_storm = rng.random() < 0.1
+    if random.Random(f"crowd/{config.seed}").random() < CROWDED_PART:
+        drawn.clients, drawn.think_s = 8, 0.005
     if config.dense:
         drawn.clients, drawn.think_s = 8, 0.05
         drawn.fault_every_s, drawn.fault_length = 0.3, 0.3
