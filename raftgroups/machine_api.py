@@ -12,8 +12,8 @@ index and are written in the same batch. No index comes back once it was written
 
 A machine's own reads see everything applied, written or not: effects wait in an overlay until
 after_commit. Between prepare and after_commit no entry is applied, so a machine needs one overlay,
-not two; entries may be applied beside a batch that `prepare` had no part in. After a crash the entries past the written
-applied index are applied again, from the log.
+not two; beside a batch that `prepare` had no part in entries may be applied. After a crash the
+entries past the written applied index are applied again, from the log.
 """
 
 from __future__ import annotations
