@@ -507,21 +507,12 @@ class Replica:
         return read_operations(command)
 
     def may_apply_beside_sync(self, index: int) -> bool:
-        """Whether entries up to this one may be applied while a batch is in flight: all before them
-        is, they were made of operations here that neither make nor end groups, and the machine has
-        nothing in that batch."""
-        raft, journal = self.raft, self.journal
-        if (
-            self._folded
-            or self._divided
-            or self.installing
-            or self.sender.streams
-            or self.sender.wanted
-            or raft.applied_index != raft.commit_index
-            or index - raft.applied_index > len(self._made)
-        ):
+        """Whether everything up to this entry may be applied while a batch is in flight: the
+        machine has nothing in that batch, and all of it was made here, in this leadership, of
+        operations that neither make nor end groups."""
+        raft, journal, made = self.raft, self.journal, iter(self._made)
+        if self._folded or index - raft.applied_index > len(self._made):
             return False
-        made = iter(self._made)
         for at in range(raft.applied_index + 1, index + 1):
             command = journal.entry(at)[0]
             operations = next((own for known, own in made if known is command), None)

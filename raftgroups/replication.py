@@ -245,21 +245,18 @@ class Replication:
 
     def commit_beside_sync(self) -> bool:
         """Commit, as a tick would, what a majority has of the entries that our own disk had before
-        the sync in flight, if it is to be applied beside that. False: there is nothing of that."""
+        the sync in flight, if it is to be applied beside that: then it was made in this leadership,
+        so it is of this term. False: there is nothing of that."""
         replica = self._replica
         raft, journal, config = replica.raft, replica.journal, replica.journal.config
-        if not replica.is_voter() or journal.config_index > raft.commit_index:
-            return False
-        me = replica.services.node_id
-        known = (
-            journal.last_index if each == me else raft.match_index(each) for each in config.voters
-        )
+        me, last = replica.services.node_id, journal.last_index
+        known = (last if each == me else raft.match_index(each) for each in config.voters)
         index = sorted(known, reverse=True)[config.majority() - 1]
         if "commit-beside-sync-unsynced" not in replica.services.config.canaries:
             index = min(index, journal.durable_index)
         if (
             index <= raft.commit_index
-            or journal.term_at(index) != raft.term
+            or not replica.is_voter()
             or not replica.may_apply_beside_sync(index)
         ):
             return False

@@ -168,6 +168,56 @@ def test_what_may_divide_the_group_waits_for_a_turn(
     assert looked == [[b"y"]]
 
 
+def test_what_was_not_made_of_operations_here_waits_for_a_turn(make_cluster: Make) -> None:
+    pair = Pair(steady(make_cluster, **NO_FOLDS))
+    pair.leader.group.replica._made.clear()
+    pair.acknowledged_by(B)
+    assert pair.first == []
+    pair.synced()
+    pair.cluster.run(0.005)
+    assert [type(result) for result in pair.first] == [Applied]
+
+
+def test_what_was_heard_too_early_counts_when_the_sync_is_over(make_cluster: Make) -> None:
+    """Nothing more is heard then, and no heartbeat is due."""
+    cluster = steady(make_cluster, **NO_FOLDS)
+    cluster.network.cut = {(C, A)}
+    leader = cluster["a"]
+    cluster.until(
+        lambda: leader.group.replica.raft.heartbeat_deadline > leader.life.monotonic() + 0.09
+    )
+    leader.writer.hold = True
+    results = cluster.propose(leader, b"y")
+    cluster.run(0.01)
+    assert results == []
+    leader.writer.finish()
+    cluster.run(0.0005)
+    assert [type(result) for result in results] == [Applied]
+
+
+def test_the_others_hear_of_it_though_the_group_has_nothing_to_write(make_cluster: Make) -> None:
+    cluster = steady(make_cluster, **NO_FOLDS)
+    cluster.create(2, voters="a")
+    cluster.lead(2)
+    cluster.run(0.3)
+    leader = cluster["a"]
+    for node in (B, C):
+        cluster.network.hold(node, A)
+    results = cluster.propose(leader, b"y")
+    cluster.run(0.01)
+    leader.writer.hold = True
+    other: list[object] = []
+    leader.host.group(2).propose(b"z", other.append)
+    cluster.run(0.01)
+    cluster.network.release(B, A)
+    cluster.run(0.005)
+    assert [type(result) for result in results] == [Applied]
+    leader.writer.hold = False
+    leader.writer.finish()
+    cluster.run(0.01)
+    assert cluster["c"].machine.rows() == [b"x", b"y"], "long before the next heartbeat"
+
+
 def test_a_leader_that_lost_its_place_commits_nothing(make_cluster: Make) -> None:
     pair = Pair(steady(make_cluster, **NO_FOLDS))
     pair.leader.group.replica.stand_down()
