@@ -236,7 +236,7 @@ class Replication:
         raft, progress = replica.raft, self._follows(peer, incarnation, ack)
         if (
             progress is None
-            or not raft.matched[progress.node] < index <= replica.journal.last_index
+            or not raft.matched[progress.node] <= index <= replica.journal.last_index
         ):
             return False
         raft.has(progress.node, index)
