@@ -17,7 +17,7 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.machine import ShardMachine
-from raftgroups.messages import Append
+from raftgroups.messages import Ack, Append
 from raftgroups.outcomes import Applied, Unknown
 from raftgroups.refusals import UnknownCommandError
 from raftgroups.transport import NodeId
@@ -242,3 +242,14 @@ def test_only_commands_of_the_first_version_surely_divide_nothing() -> None:
         assert command not in get_args(FirstCommand)
     with pytest.raises(UnknownCommandError):
         decode_body(split[18:], FIRST_VERSION)
+
+
+def test_never_past_an_older_message_of_the_same_node(make_cluster: Make) -> None:
+    pair = Pair(steady(make_cluster, **NO_FOLDS))
+    replica = pair.leader.group.replica
+    refusal = Ack(1, replica.raft.term, 2, success=False, reset=True)
+    pair.leader.host._inbox.append((B, replica.replication.progress[B].incarnation, refusal))
+    pair.acknowledged_by(B)
+    assert pair.first == []
+    pair.acknowledged_by(C)
+    assert [type(result) for result in pair.first] == [Applied], "c has nothing that waits"
