@@ -248,7 +248,9 @@ def test_never_past_an_older_message_of_the_same_node(make_cluster: Make) -> Non
     pair = Pair(steady(make_cluster, **NO_FOLDS))
     replica = pair.leader.group.replica
     refusal = Ack(1, replica.raft.term, 2, success=False, reset=True)
-    pair.leader.host._inbox.append((B, replica.replication.progress[B].incarnation, refusal))
+    incarnation = replica.replication.progress[B].incarnation
+    assert incarnation is not None
+    pair.leader.host._inbox.append((B, incarnation, refusal))
     pair.acknowledged_by(B)
     assert pair.first == []
     pair.acknowledged_by(C)
