@@ -15,8 +15,8 @@ from kv.peers.summary import Figures, Row
 
 CEILING_SHARE: Final = 0.7
 """From this share of the generator's ceiling on, a figure is marked."""
-OTHER_CORES_MAX: Final = 0.3
-"""The kernel's own work for disk and network is a part of it, so it is never 0."""
+UNEVEN: Final = 1.25
+"""From this ratio of core speeds on a run says that they differed."""
 
 
 def text(result: Result, found: Sequence[Row], plan: Plan, native: Native | None) -> str:
@@ -31,7 +31,7 @@ def text(result: Result, found: Sequence[Row], plan: Plan, native: Native | None
             of_it = [row for row in found if (row.operation, row.target) == (operation, target)]
             where = "the leader only" if target == LEADER else "all nodes in turn"
             lines += ["", *_table(f"{operation}, to {where}", of_it, result)]
-    lines += ["", *_memory(result), *_quiet(found)]
+    lines += ["", *_memory(result), *_quiet(found), *_even(result)]
     if native is not None:
         lines += ["", *_native(native)]
     return "\n".join(lines)
@@ -50,6 +50,10 @@ def _table(title: str, found: Sequence[Row], result: Result) -> Iterator[str]:
             for problem in figures.problems:
                 yield f"{'':<36}no result in {figures.rounds - figures.good_rounds} of " + (
                     f"{figures.rounds} rounds: {problem}"
+                )
+            if figures.busy_rounds:
+                yield f"{'':<36}not quiet in {figures.busy_rounds} of {figures.rounds} rounds: " + (
+                    f"something else kept up to {figures.other_cores:.1f} cores busy"
                 )
             if ceiling and figures.per_second > CEILING_SHARE * ceiling:
                 yield f"{'':<36}near the generator's own ceiling: it may be more"
@@ -84,11 +88,22 @@ def _memory(result: Result) -> Iterator[str]:
 
 
 def _quiet(found: Sequence[Row]) -> Iterator[str]:
-    most = max((f.other_cores for row in found for f in row.figures.values()), default=0.0)
-    if most > OTHER_CORES_MAX:
+    figures = [each for row in found for each in row.figures.values()]
+    if any(2 * each.busy_rounds > each.rounds for each in figures):
+        most = max(each.other_cores for each in figures)
         yield (
-            f"NOT QUIET: something else kept up to {most:.1f} cores busy meanwhile; ratios may "
-            "still mean something, absolute figures do not"
+            f"NOT QUIET: something else kept up to {most:.1f} cores busy in most rounds of a load; "
+            "ratios may still mean something, absolute figures do not"
+        )
+
+
+def _even(result: Result) -> Iterator[str]:
+    took = [cell.core_ms for cell in result.cells]
+    if took and max(took) > UNEVEN * min(took):
+        yield (
+            f"UNEVEN: the same piece of work took a core {min(took):.1f} to {max(took):.1f} ms, "
+            f"so this machine was up to {max(took) / min(took):.1f} times slower at times; compare "
+            "what was measured in turn, and other runs with care"
         )
 
 

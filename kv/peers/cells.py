@@ -30,6 +30,9 @@ class Cell:
     """Of one core. wrk's has the making of its requests in it."""
     other_cores: float
     """How many cores something else on this machine kept busy meanwhile."""
+    core_ms: float
+    """What a fixed piece of work took one core, before and after it, on average: a core is not
+    always equally fast."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ LEADER: Final = "leader"
 START_S: Final = 6.0
 """What a start and a fill count for on the progress bar."""
 CEILING_S: Final = 1.0
+FIXED_WORK: Final = 200_000
 
 Report = Callable[[float, str], None]
 """Told how many seconds of the plan were just done, and of what."""
@@ -134,6 +136,7 @@ def _cell(
     leader = gateway.leader(nodes)
     load = plan.load(operation, connections, nodes if target == ALL else [leader], number)
     pids = [node.pid for node in nodes]
+    core_ms = fixed_work_ms()
     before, meter = gateway.contents(leader), Meter(pids)
     told = 0.0
 
@@ -161,7 +164,17 @@ def _cell(
         node_cpu_us=cpu_s * 1e6 / max(outcome.acknowledged, 1),
         generator_cpu_share=outcome.cpu_s / outcome.seconds if outcome.seconds else 0.0,
         other_cores=other_cores,
+        core_ms=(core_ms + fixed_work_ms()) / 2,
     )
+
+
+def fixed_work_ms() -> float:
+    """How long this core needs for it now."""
+    began = time.perf_counter()
+    total = 0
+    for number in range(FIXED_WORK):
+        total += number
+    return (time.perf_counter() - began) * 1e3
 
 
 class Meter:

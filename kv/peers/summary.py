@@ -22,18 +22,23 @@ WISHED_RATIO: Final = {
     (Operation.GET, 256): 5.0,
 }
 WISHED_P99_US: Final = {(Operation.PUT, 64): 20_000, (Operation.GET, 64): 10_000}
+OTHER_CORES_MAX: Final = 0.3
+"""The kernel's own work for disk and network is a part of it, so it is never 0."""
 WISHED_P50_NOT_ABOVE_ETCD: Final = ((Operation.PUT, 1),)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Medians over the rounds of one system under one load."""
+    """Medians over the rounds of one system under one load, where nothing else is said."""
 
     per_second: float
     p50_us: float
     p99_us: float
     node_cpu_us: float
     other_cores: float
+    """The most that it was in a round."""
+    busy_rounds: int
+    """In which it was more than OTHER_CORES_MAX."""
     rounds: int
     good_rounds: int
     problems: tuple[str, ...]
@@ -102,7 +107,8 @@ def _figures(cells: Sequence[Cell]) -> Figures:
         p50_us=median(cell.p50_us for cell in good) if good else 0.0,
         p99_us=median(cell.p99_us for cell in good) if good else 0.0,
         node_cpu_us=median(cell.node_cpu_us for cell in good) if good else 0.0,
-        other_cores=median(cell.other_cores for cell in good) if good else 0.0,
+        other_cores=max((cell.other_cores for cell in cells), default=0.0),
+        busy_rounds=sum(cell.other_cores > OTHER_CORES_MAX for cell in cells),
         rounds=len(cells),
         good_rounds=len(good),
         problems=tuple(dict.fromkeys(cell.problem for cell in cells if cell.problem)),

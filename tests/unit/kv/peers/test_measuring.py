@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from kv.cli.peers_table import text
 from kv.load.plan import Operation, Outcome
-from kv.peers.cells import Cell
+from kv.peers.cells import Cell, Memory, Result
 from kv.peers.gateway import Contents
-from kv.peers.measuring import ALL, LEADER, Plan, problem_of
+from kv.peers.measuring import ALL, LEADER, Plan, fixed_work_ms, problem_of
 from kv.peers.summary import ETCD, JANUSKV, rows
 
 PUT, GET = Operation.PUT, Operation.GET
@@ -60,6 +61,7 @@ def cell(system: str, connections: int, per_second: float, **other: object) -> C
         node_cpu_us=50.0,
         generator_cpu_share=0.2,
         other_cores=0.0,
+        core_ms=10.0,
     )
     return replace(plain, **other)  # type: ignore[arg-type]
 
@@ -104,3 +106,33 @@ def test_the_plan_counts_its_time() -> None:
     assert len(plan.cells) == 8
     assert plan.cells[0] == (GET, ALL, 1)
     assert plan.estimate_s(2) == 4 * 1.0 + 2 * 2 * (6.0 + 8 * 3.0)
+
+
+def text_of(*cells: Cell) -> str:
+    result = Result({JANUSKV: "JanusKV", ETCD: "etcd"}, cells=list(cells))
+    result.memory = [Memory(system, 1, 1) for system in result.about]
+    return text(result, rows(cells), Plan(rounds=3), None)
+
+
+def test_a_row_tells_in_how_many_rounds_the_machine_was_not_quiet() -> None:
+    calm = [cell(ETCD, 64, 300.0)] * 3
+    once = [cell(JANUSKV, 64, 900.0, other_cores=busy) for busy in (0.1, 0.5, 0.3)]
+    said = text_of(*once, *calm)
+    assert "not quiet in 1 of 3 rounds: something else kept up to 0.5 cores busy" in said
+    assert "NOT QUIET" not in said, "the median is of the others"
+    mostly = [cell(JANUSKV, 64, 900.0, other_cores=busy) for busy in (0.1, 0.5, 0.4)]
+    said = text_of(*mostly, *calm)
+    assert "not quiet in 2 of 3 rounds" in said
+    assert "NOT QUIET: something else kept up to 0.5 cores busy in most rounds" in said
+    assert "not quiet" not in text_of(cell(JANUSKV, 64, 900.0), *calm).casefold()
+
+
+def test_a_run_tells_that_its_cores_were_not_equally_fast() -> None:
+    even = [cell(JANUSKV, 64, 900.0, core_ms=10.0), cell(ETCD, 64, 300.0, core_ms=12.4)]
+    assert "UNEVEN" not in text_of(*even)
+    uneven = [cell(JANUSKV, 64, 900.0, core_ms=10.0), cell(ETCD, 64, 300.0, core_ms=19.0)]
+    assert "10.0 to 19.0 ms, so this machine was up to 1.9 times slower" in text_of(*uneven)
+
+
+def test_a_fixed_piece_of_work_takes_a_while() -> None:
+    assert fixed_work_ms() > 0
