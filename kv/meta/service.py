@@ -214,7 +214,8 @@ class MetaService:
 
     async def refresh(self) -> None:
         """Wait, not long, until the map is at least what the group had applied when this was
-        called. Callers share a question, never one that was asked before they came."""
+        called; without a replica of it here, what a host of it had applied, which may be a moment
+        older. Callers share a question, never one that was asked before they came."""
         if not self._refreshing:
             self._tasks.spawn(self._refresh(), "refresh of the cluster map")
             self._refreshing = True
@@ -228,11 +229,11 @@ class MetaService:
             while self._next_refreshed is not None:
                 told, self._next_refreshed = self._next_refreshed, None
                 await self._ask_anew()
-                _tell(told)
+                _release(told)
         finally:
             self._refreshing = False
-            _tell(told)
-            _tell(self._next_refreshed)
+            _release(told)
+            _release(self._next_refreshed)
             self._next_refreshed = None
 
     async def _ask_anew(self) -> None:
@@ -329,7 +330,7 @@ class MetaService:
 
     def stop(self) -> None:
         self._stopped = True
-        _tell(self._next_refreshed)  # its task may be ended before it began
+        _release(self._next_refreshed)  # its task may be ended before it began
 
 
 def why_not_yet(command: MetaCommand, group: Group) -> str:
@@ -343,7 +344,7 @@ def why_not_yet(command: MetaCommand, group: Group) -> str:
     return ""
 
 
-def _tell(waiting: asyncio.Future[None] | None) -> None:
+def _release(waiting: asyncio.Future[None] | None) -> None:
     if waiting is not None and not waiting.done():
         waiting.set_result(None)
 
