@@ -244,6 +244,8 @@ class Group:
         the turn after the sync."""
         replica = self.replica
         replication = replica.replication
+        if replication.hear(peer, incarnation, ack, now):
+            return True  # a sign of life, and no more: the group needs no part in that turn
         if self.changes.busy() or not replication.hear_beside_sync(peer, incarnation, ack, now):
             return False
         if replication.commit_beside_sync():

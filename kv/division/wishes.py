@@ -109,7 +109,6 @@ class Wishes:
                 "and being made one: that is done or undone within some seconds; list the shards"
             )
         await self._meta.propose(EndOperation(operation.operation, GATHER))
-        await self._meta.refresh()  # what this node decides next it decides without it
         return operation
 
     def _shard(self, shard: int) -> ShardRecord:

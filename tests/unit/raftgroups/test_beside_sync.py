@@ -17,7 +17,7 @@ from raftgroups.commands import (
     encode,
 )
 from raftgroups.machine import ShardMachine
-from raftgroups.messages import Ack, Append
+from raftgroups.messages import Ack
 from raftgroups.outcomes import Applied, Unknown
 from raftgroups.refusals import UnknownCommandError
 from raftgroups.transport import NodeId
@@ -68,17 +68,6 @@ def test_what_its_disk_had_before_is_committed_applied_and_answered(make_cluster
     assert isinstance(pair.second[0], Applied)
     pair.cluster.network.release(C, A)
     pair.cluster.converge()
-
-
-def test_others_hear_of_it_once_the_sync_is_over(make_cluster: Make) -> None:
-    pair = Pair(steady(make_cluster, **NO_FOLDS))
-    pair.acknowledged_by(B)
-    pair.cluster.network.log.clear()
-    pair.synced()
-    pair.cluster.run(0.01)
-    told = [append.commit for append in pair.cluster.sent(Append, "a")]
-    assert told
-    assert max(told) >= pair.before + 1
 
 
 def test_a_crash_of_the_leader_loses_nothing_that_was_answered(make_cluster: Make) -> None:
@@ -255,3 +244,21 @@ def test_never_past_an_older_message_of_the_same_node(make_cluster: Make) -> Non
     assert pair.first == []
     pair.acknowledged_by(C)
     assert [type(result) for result in pair.first] == [Applied], "c has nothing that waits"
+
+
+def test_an_answer_to_a_heartbeat_is_no_work_for_the_turn_that_follows(make_cluster: Make) -> None:
+    cluster = steady(make_cluster)
+    cluster.create(2, voters="a")
+    cluster.lead(2)
+    cluster.run(0.6)
+    leader = cluster["a"]
+    raft = leader.group.replica.raft
+    cluster.until(lambda: raft.heartbeat_deadline > leader.life.monotonic() + 0.09)
+    leader.writer.hold = True
+    leader.host.group(2).propose(b"z", lambda _: None)
+    cluster.network.log.clear()
+    cluster.run(0.01)
+    assert [ack.group for ack in cluster.sent(Ack)] == [1, 1]
+    assert leader.writer.waiting is not None, "they came beside it"
+    assert not leader.host._inbox
+    assert 1 not in leader.host._dirty

@@ -11,7 +11,7 @@ from kv.cli.peers_table import text
 from kv.load.plan import Operation, Outcome
 from kv.peers.cells import Cell, Memory, Result
 from kv.peers.gateway import Contents
-from kv.peers.measuring import ALL, LEADER, Plan, fixed_work_ms, problem_of
+from kv.peers.measuring import ALL, LEADER, Plan, problem_of
 from kv.peers.summary import ETCD, JANUSKV, rows
 
 PUT, GET = Operation.PUT, Operation.GET
@@ -132,7 +132,3 @@ def test_a_run_tells_that_its_cores_were_not_equally_fast() -> None:
     assert "UNEVEN" not in text_of(*even)
     uneven = [cell(JANUSKV, 64, 900.0, core_ms=10.0), cell(ETCD, 64, 300.0, core_ms=19.0)]
     assert "10.0 to 19.0 ms, so this machine was up to 1.9 times slower" in text_of(*uneven)
-
-
-def test_a_fixed_piece_of_work_takes_a_while() -> None:
-    assert fixed_work_ms() > 0
