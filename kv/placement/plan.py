@@ -19,7 +19,7 @@ fewer voters that are there and caught up than a majority of the voters that a s
 two learners in a group; a voter that is alive goes only after its replacement votes.
 
 Leaderships are balanced when nothing else is to do in a group: from a node that has over one more
-than its fair part than another, straight or through others.
+than its fair part than another, straight or through others. The meta group's does not count.
 """
 
 from __future__ import annotations
@@ -220,7 +220,11 @@ class _Planner:
         self.ring = ring or ring_of(self.seats)
         self.traffic = _Traffic()
         self.waiting = 0
-        self.leads = Counter(group.leader for group in groups if group.leader is not None)
+        self.leads = Counter(
+            group.leader
+            for group in groups
+            if group.leader is not None and group.group != META_GROUP
+        )
 
     def plan(self) -> Plan:
         for group in self.groups:
@@ -393,7 +397,8 @@ class _Planner:
     # --- leaderships ------------------------------------------------------------------------------
 
     def _may_be_led_elsewhere(self, group: GroupView) -> bool:
-        """The meta group's leader plans: it changes for a drain, not for balance."""
+        """The meta group's leader plans: it changes for a drain, not for balance. Nor does it count
+        there: it has little to do, and the clients of what is handed over instead have to wait."""
         assert group.leader is not None
         return group.group != META_GROUP or self._is_draining(group.leader)
 
@@ -406,7 +411,11 @@ class _Planner:
                 for seat in self.seats
                 if seat.keeps and self.nodes[seat.node].reachable
             },
-            {group.group: group.leader for group in self.groups if group.leader is not None},
+            {
+                group.group: group.leader
+                for group in self.groups
+                if group.leader is not None and self._may_be_led_elsewhere(group)
+            },
             {
                 group.group: frozenset(
                     node

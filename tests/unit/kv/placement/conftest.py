@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from kv.placement.plan import (
+    META_GROUP,
     GroupView,
     Kind,
     Limits,
@@ -164,9 +165,8 @@ class Model:
         )
 
     def leaderships(self) -> Counter[NodeId]:
+        """Of all groups that count for balance."""
+        counted = [group for number, group in self.groups.items() if number != META_GROUP]
         return Counter(
-            {
-                node.node: sum(group.leader == node.node for group in self.groups.values())
-                for node in self.active()
-            }
+            {node.node: sum(g.leader == node.node for g in counted) for node in self.active()}
         )

@@ -83,6 +83,16 @@ def test_a_drain_without_another_node_waits_and_gives_leaderships_away() -> None
     assert _steps(nodes, _group(leader=B)) == []
 
 
+def test_who_leads_the_meta_group_leads_its_part_of_the_others_too() -> None:
+    meta, one, two = _group(0), _group(1), _group(2)
+    nodes = _nodes(A, B, C)
+    assert _steps(nodes, meta, one) == []
+    assert _steps(nodes, meta, one, two) == [("transfer", B, "leaders")]
+    assert _steps(nodes, meta, one, replace(two, leader=B)) == []
+    drained = _nodes(A, B, C, a=NodeView(A, Standing.DRAINING))
+    assert _steps(drained, meta) == [("transfer", B, "leaders")]
+
+
 def test_a_node_that_is_away_is_not_replaced_before_it_is_declared_dead() -> None:
     nodes = _nodes(A, B, C, D, c=NodeView(C, reachable=False))
     found = plan(nodes, [_group()], Limits())
