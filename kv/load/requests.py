@@ -40,10 +40,16 @@ def make_body(operation: Operation, number: int, value: bytes) -> bytes:
     return b'{"key":"%s","value":"%s"}' % (name, b64encode(value))
 
 
-def make_tails(load: Load, rng: Rng) -> list[bytes]:
-    """What follows the head, drawn among the keys."""
+def make_each(load: Load, rng: Rng) -> list[bytes]:
+    """What follows the head, for each key."""
     tails = []
     for number in range(load.keys):
         body = make_body(load.operation, number, make_value(rng, load.value_bytes))
         tails.append(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    return tails
+
+
+def make_tails(load: Load, rng: Rng) -> list[bytes]:
+    """The same, drawn among the keys."""
+    tails = make_each(load, rng)
     return [tails[rng.randrange(0, load.keys)] for _ in range(max(DRAWN_LEAST, 2 * load.keys))]

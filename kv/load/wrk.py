@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import tempfile
 from dataclasses import replace
@@ -21,12 +22,15 @@ from typing import Final
 
 from kv.load import worker
 from kv.load.histogram import Histogram
-from kv.load.plan import PATHS, PREFIX, Load, Operation, Outcome, Speech
+from kv.load.plan import Load, Outcome, Speech
+from kv.load.requests import make_each, make_head
 from kv.load.worker import GRACE_S, Child, GeneratorFailedError, Waiting
 from kv.load.wrk_rest import rest_script
 
 MARK: Final = "januskv-outcome "
 TIMEOUT_S: Final = 10
+DIGITS: Final = 8
+"""Of the length before each request in a file of them."""
 SIZE_TOLERANCE: Final = 0.02
 """Revisions and versions grow by a digit."""
 PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
@@ -37,37 +41,19 @@ function setup(thread)
   local host = hosts[made %% #hosts + 1]
   made = made + 1
   thread.addr = wrk.lookup(host[1], host[2])[1]
-  thread:set("authority", host[1] .. ":" .. host[2])
   thread:set("number", made)
-end
-local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-local function base64(data)
-  local out = {}
-  for at = 1, #data, 3 do
-    local a, b, c = data:byte(at, at + 2)
-    local whole = a * 65536 + (b or 0) * 256 + (c or 0)
-    for place = 3, 0, -1 do
-      local digit = math.floor(whole / 64 ^ place) %% 64 + 1
-      out[#out + 1] = alphabet:sub(digit, digit)
-    end
-    if not b then out[#out - 1] = "=" end
-    if not c then out[#out] = "=" end
-  end
-  return table.concat(out)
 end
 local requests = {}
 function init(args)
   math.randomseed(%(seed)d + number)
-  wrk.headers["Host"] = authority
-  wrk.headers["Content-Type"] = "application/json"
-  for at = 1, %(keys)d do
-    local body = '{"key":"' .. base64(string.format("%(prefix)s%%010d", at - 1)) .. '"'
-    if %(puts)s then
-      local bytes = {}
-      for place = 1, %(value_bytes)d do bytes[place] = string.char(math.random(0, 255)) end
-      body = body .. ',"value":"' .. base64(table.concat(bytes)) .. '"'
-    end
-    requests[at] = wrk.format("POST", "%(path)s", nil, body .. "}")
+  local file = assert(io.open(string.format("%(requests)s.%%d", number), "rb"))
+  local data = file:read("*a")
+  file:close()
+  local at = 1
+  while at <= #data do
+    local behind = at + %(digits)d + tonumber(data:sub(at, at + %(digits)d - 1))
+    requests[#requests + 1] = data:sub(at + %(digits)d, behind - 1)
+    at = behind
   end
 end
 function request() return requests[math.random(#requests)] end
@@ -121,8 +107,10 @@ def check_size(outcome: Outcome, looked_at: Outcome) -> None:
 
 def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="januskv-wrk-") as directory:
-        script = Path(directory, "load.lua")
-        script.write_text(script_of(load))
+        script, requests = Path(directory, "load.lua"), Path(directory, "requests")
+        script.write_text(script_of(load, requests))
+        if load.speech is Speech.ETCD:
+            write_requests(load, requests)
         host, port = load.endpoints[0]
         command = [
             binary,
@@ -137,7 +125,7 @@ def _run(binary: str, load: Load, seconds: float, waiting: Waiting) -> Outcome:
         with Child(command) as child:
             child.begin("")
             outcome = outcome_of(child.output(seconds + GRACE_S, waiting), load)
-        outcome.cpu_s = _children_s() - before_s  # with making its requests
+        outcome.cpu_s = _children_s() - before_s
         return outcome
 
 
@@ -147,7 +135,21 @@ def _children_s() -> float:
     return times.children_user + times.children_system
 
 
-def script_of(load: Load) -> str:
+def write_requests(load: Load, path: Path) -> None:
+    """A file for each thread, which plays one node. Made here, because wrk starts a thread as soon
+    as its own script is ready, and counts: scripts that made them took a core, a third of a second
+    each, while the threads before were already measuring."""
+    tails = make_each(load, random.Random(load.seed))
+    for number, (host, port) in enumerate(load.endpoints, 1):
+        head = make_head(load.operation, host, port)
+        requests = [head + tail for tail in tails]
+        path.with_name(f"{path.name}.{number}").write_bytes(
+            b"".join(b"%0*d%b" % (DIGITS, len(request), request) for request in requests)
+        )
+
+
+def script_of(load: Load, requests: Path) -> str:
+    """`requests`: where write_requests has put them."""
     percents = ", ".join(map(str, PERCENTS))
     if load.speech is not Speech.ETCD:
         return rest_script(load, MARK, percents)
@@ -155,11 +157,8 @@ def script_of(load: Load) -> str:
     return SCRIPT % {
         "hosts": f"{{{hosts}}}",
         "seed": load.seed,
-        "keys": load.keys,
-        "prefix": PREFIX.decode(),
-        "puts": "true" if load.operation is Operation.PUT else "false",
-        "value_bytes": load.value_bytes,
-        "path": PATHS[load.operation],
+        "requests": requests,
+        "digits": DIGITS,
         "percents": percents,
         "mark": MARK,
     }

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kv.load import wrk
 from kv.load.plan import Load, Operation, Outcome, Speech
+from kv.load.requests import make_head, make_tails
 from kv.load.worker import GeneratorFailedError
 
 LOAD = Load(Operation.PUT, (("127.0.0.1", 1), ("127.0.0.1", 2)), 8, 1.0, 0.0, 10, 20)
@@ -86,11 +89,26 @@ async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
         assert len(b64decode(put["value"], validate=True)) == 20
 
 
+def test_its_requests_are_those_of_the_own_generator(tmp_path: Path) -> None:
+    load = replace(LOAD, seed=5)
+    wrk.write_requests(load, tmp_path / "requests")
+    tails = make_tails(load, random.Random(5))
+    for number, (host, port) in enumerate(load.endpoints, 1):
+        data = (tmp_path / f"requests.{number}").read_bytes()
+        found = []
+        while data:
+            length = int(data[: wrk.DIGITS])
+            found.append(data[wrk.DIGITS : wrk.DIGITS + length])
+            data = data[wrk.DIGITS + length :]
+        assert len(found) == load.keys
+        assert {make_head(load.operation, host, port) + tail for tail in tails} == {*found}
+
+
 @pytest.mark.parametrize("operation", list(Operation))
 @pytest.mark.parametrize("speech", [Speech.REST, Speech.QUORUM])
 def test_the_rest_script_says_all_that_is_read(operation: Operation, speech: Speech) -> None:
     load = replace(LOAD, operation=operation, speech=speech, fresh=True, pause_ms=2.5)
-    script = wrk.script_of(load)
+    script = wrk.script_of(load, Path("requests"))
     assert "function delay() return 2.500 end" in script
     for name in ('"requests":', '"bytes":', '"us":', '"errors":', '"percentiles":'):
         assert name in script
