@@ -27,7 +27,7 @@ class Cell:
     node_cpu_us: float
     """Processor time of all nodes together, an operation."""
     generator_cpu_share: float
-    """Of one core. wrk's has the making of its requests in it."""
+    """Of one core."""
     other_cores: float
     """How many cores something else on this machine kept busy meanwhile."""
     core_ms: float
