@@ -31,6 +31,8 @@ MARK: Final = "januskv-outcome "
 TIMEOUT_S: Final = 10
 DIGITS: Final = 8
 """Of the length before each request in a file of them."""
+PLAYED_MAX: Final = 100_000
+"""Keys of a thread: of more it plays so many, drawn anew for each, to fit into its memory."""
 SIZE_TOLERANCE: Final = 0.02
 """Revisions and versions grow by a digit."""
 PERCENTS: Final = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
@@ -46,7 +48,7 @@ end
 local requests = {}
 function init(args)
   math.randomseed(%(seed)d + number)
-  local file = assert(io.open(string.format("%(requests)s.%%d", number), "rb"))
+  local file = assert(io.open("%(requests)s." .. number, "rb"))
   local data = file:read("*a")
   file:close()
   local at = 1
@@ -139,10 +141,12 @@ def write_requests(load: Load, path: Path) -> None:
     """A file for each thread, which plays one node. Made here, because wrk starts a thread as soon
     as its own script is ready, and counts: scripts that made them took a core, a third of a second
     each, while the threads before were already measuring."""
-    tails = make_each(load, random.Random(load.seed))
+    rng = random.Random(load.seed)
+    tails = make_each(load, rng)
     for number, (host, port) in enumerate(load.endpoints, 1):
         head = make_head(load.operation, host, port)
-        requests = [head + tail for tail in tails]
+        played = rng.sample(tails, PLAYED_MAX) if len(tails) > PLAYED_MAX else tails
+        requests = [head + tail for tail in played]
         path.with_name(f"{path.name}.{number}").write_bytes(
             b"".join(b"%0*d%b" % (DIGITS, len(request), request) for request in requests)
         )

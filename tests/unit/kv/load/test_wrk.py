@@ -84,6 +84,10 @@ async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
     assert outcome.acknowledged <= asked <= outcome.acknowledged + outcome.unsettled
     for server in servers:
         assert len(server.by_connection) in (4, 5), "wrk may try a connection first"
+        host = b"Host: 127.0.0.1:%d\r\n" % server.address[1]
+        assert all(host in request for request in server.requests), (
+            "each thread reads its node's file"
+        )
         put = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
         assert b64decode(put["key"], validate=True).startswith(b"bench/00000000")
         assert len(b64decode(put["value"], validate=True)) == 20
@@ -91,17 +95,35 @@ async def test_wrk_plays_the_same_requests(peer: Callable[..., Any]) -> None:
 
 def test_its_requests_are_those_of_the_own_generator(tmp_path: Path) -> None:
     load = replace(LOAD, seed=5)
-    wrk.write_requests(load, tmp_path / "requests")
     tails = make_tails(load, random.Random(5))
-    for number, (host, port) in enumerate(load.endpoints, 1):
-        data = (tmp_path / f"requests.{number}").read_bytes()
-        found = []
-        while data:
-            length = int(data[: wrk.DIGITS])
-            found.append(data[wrk.DIGITS : wrk.DIGITS + length])
-            data = data[wrk.DIGITS + length :]
+    for (host, port), found in zip(load.endpoints, written(load, tmp_path), strict=True):
         assert len(found) == load.keys
         assert {make_head(load.operation, host, port) + tail for tail in tails} == {*found}
+
+
+def test_of_very_many_keys_a_thread_plays_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrk, "PLAYED_MAX", 4)
+    one, other = written(LOAD, tmp_path)
+    assert len({*one}) == len({*other}) == 4
+    bodies = [{request.partition(b"\r\n\r\n")[2] for request in file} for file in (one, other)]
+    assert bodies[0] != bodies[1]
+
+
+def written(load: Load, directory: Path) -> list[list[bytes]]:
+    """The requests of each thread's file."""
+    wrk.write_requests(load, directory / "requests")
+    files = []
+    for number in range(1, len(load.endpoints) + 1):
+        data = (directory / f"requests.{number}").read_bytes()
+        found = []
+        while data:
+            behind = wrk.DIGITS + int(data[: wrk.DIGITS])
+            found.append(data[wrk.DIGITS : behind])
+            data = data[behind:]
+        files.append(found)
+    return files
 
 
 @pytest.mark.parametrize("operation", list(Operation))
