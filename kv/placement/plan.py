@@ -232,7 +232,7 @@ class _Planner:
                 if self._is_there(learner):
                     self.traffic.add(learner, group.leader)
         moving = self.traffic.total
-        wanted = self._targets(moving)
+        wanted = self._targets()
         steps: list[Step] = []
         calm: list[GroupView] = []
         for group in sorted(self.groups, key=self._urgency):
@@ -259,8 +259,10 @@ class _Planner:
             sum(g.leader is None or not g.settled for g in self.groups),
         )
 
-    def _targets(self, moving: int) -> dict[int, tuple[NodeId, ...]]:
-        """Nothing is moved for balance's sake while something is lost: repair comes first."""
+    def _targets(self) -> dict[int, tuple[NodeId, ...]]:
+        """Nothing is moved for balance's sake while something is lost: repair comes first. What is
+        being moved is found anew in each plan, so it is among the moves: else it would be taken
+        back for want of a stream, which it has."""
         placed = [
             Placed(
                 group.group,
@@ -274,8 +276,7 @@ class _Planner:
             for group in self.groups
         ]
         repairing = any(self._gone(group) for group in self.groups)
-        free = max(0, self.limits.streams - moving)
-        moves = free if self.limits.balance and not repairing else 0
+        moves = self.limits.streams if self.limits.balance and not repairing else 0
         return targets(self.seats, placed, self.ring, moves=moves)
 
     def _members(self, group: GroupView) -> tuple[NodeId, ...]:

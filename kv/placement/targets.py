@@ -158,7 +158,7 @@ def targets(
     seats: Sequence[Seat], shards: Sequence[Placed], ring: Ring, *, moves: int
 ) -> dict[int, tuple[NodeId, ...]]:
     """For each shard the nodes that should hold it, sorted. `moves`: how many replicas may be moved
-    that are not where they cannot stay (steps 3 and 4)."""
+    that are not where they cannot stay (steps 3 and 4), with those that are begun."""
     board = Board(seats, shards, ring)
     for group in sorted(board.shards):
         _pin(board, board.shards[group])  # all of them first: what follows evens out around them

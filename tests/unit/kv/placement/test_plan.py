@@ -136,6 +136,36 @@ def test_streams_are_limited_over_all_and_for_each_node() -> None:
     assert [step.kind for step in one.steps].count(Kind.ADD) == 1
 
 
+def test_a_move_that_takes_the_last_stream_is_not_taken_back() -> None:
+    nodes = _nodes(A, B)
+    alone = GroupView(1, 1, (A,), leader=A, caught_up=frozenset((A,)))
+    other = replace(alone, group=2)
+    assert _steps(nodes, alone, other, streams=1) == [("add", B, "balance")]
+    filling = replace(alone, learners=(B,))
+    assert _steps(nodes, filling, other, streams=1) == []
+    filled = replace(filling, caught_up=frozenset((A, B)))
+    assert _steps(nodes, filled, other, streams=1) == [("promote", B, "balance")]
+
+
+def test_moves_that_wait_for_one_another_are_not_taken_back() -> None:
+    """Group 0 goes to an empty node and 3 to another rack, but a node leads both: 3 waits for 0."""
+    nodes = [
+        NodeView(A, datacentre="u", rack="z"),
+        NodeView(B, datacentre="u", rack="y"),
+        NodeView(C, datacentre="v", rack="z"),
+        NodeView(D, datacentre="u", rack="y"),
+    ]
+
+    def group(number: int, one: NodeId, two: NodeId, leader: NodeId) -> GroupView:
+        return GroupView(number, 2, (one, two), leader=leader, caught_up=frozenset((A, B, C, D)))
+
+    others = [group(1, B, C, C), group(2, B, C, B), group(3, A, B, A)]
+    first = group(0, A, C, A)
+    assert _steps(nodes, first, *others) == [("add", D, "balance")]
+    begun = replace(first, learners=(D,))
+    assert _steps(nodes, begun, *others) == [("promote", D, "balance")]
+
+
 def test_a_full_node_gets_nothing_and_keeps_what_it_has() -> None:
     nodes = _nodes(A, B, C, D, E, c=NodeView(C, Standing.DEAD), d=NodeView(D, full=True))
     assert _steps(nodes, _group()) == [("add", E, "repair")]
@@ -360,7 +390,7 @@ def test_it_ends_even_spread_and_whole_whatever_happened(
         model.form(number, copies, model.rng.sample(names, copies))
     _storm(model, rounds, placed)
     _calm(model)
-    model.settle(Limits())
+    model.settle(Limits(streams=model.rng.choice([1, 2, 3])))
     active = [node.node for node in model.active()]
     places = Places({node: (n.datacentre, n.rack) for node, n in model.nodes.items()})
     for group in model.groups.values():
@@ -381,8 +411,11 @@ def test_it_ends_even_spread_and_whole_whatever_happened(
         replicas, leaders = model.replicas(), model.leaderships()
         assert max(replicas.values()) - min(replicas.values()) <= 1
         drained = [g for g in model.groups.values() if not set(active) >= g.voters]
-        if not drained and len({g.copies for g in model.groups.values()}) == 1:
-            assert max(leaders.values()) - min(leaders.values()) <= 1, Counter(leaders)
+        copies = {g.copies for g in model.groups.values()}
+        if not drained and len(copies) == 1:
+            # Who has the only copy leads it; the meta group's among these counts for no balance.
+            apart = 2 if copies == {1} else 1
+            assert max(leaders.values()) - min(leaders.values()) <= apart, Counter(leaders)
     assert model.plan(Limits()).finished
 
 
