@@ -247,8 +247,8 @@ class Node:
             tasks=self.tasks,
             loop=loop,
         )
-        self.host.on_birth = lambda group: self.serving.serve(group.group_id)
-        self.host.on_end = self.serving.leave
+        self.host.roster.on_birth = lambda group: self.serving.serve(group.group_id)
+        self.host.roster.on_end = self.serving.leave
         self.host.on_unknown_group = self.serving.unknown
         self.stand = LeaderlessStand(self)
         self.placement = NodePlacement(self)

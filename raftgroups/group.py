@@ -286,7 +286,7 @@ class Group:
         services = self._services
         first_seq, payloads = self._proposals.take(services.config.entry_max_bytes)
         operations = services.origin, first_seq, self.stamped(payloads)
-        self.replica.append(operations)
+        self.replica.applying.append(operations)
         services.counters.entries_appended += 1
         if self._proposals.queued:
             services.wake(self.group_id)

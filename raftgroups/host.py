@@ -1,5 +1,7 @@
 """All Raft groups of one node: a participant of the committer, and the turn that keeps them safe.
 
+Which groups there are, and how they begin and end, is roster.py's.
+
     link frames --> inbox --+                                +--> late: acks, votes, requests
     propose() ---> queues --+--> begin_turn                  |
     timer ---> deadlines ---+     1 messages -> core         |  after_commit
@@ -24,42 +26,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from raftgroups import identity
 from raftgroups.config import HostConfig
 from raftgroups.deadlines import Deadlines
-from raftgroups.errors import BrokenLogError, GroupExistsError, NoSuchGroupError
+from raftgroups.errors import GroupExistsError, NoSuchGroupError
 from raftgroups.frames import Opening, decode_frame, frame_opening, read_plain
 from raftgroups.group import Group
 from raftgroups.hibernation import Hibernation
-from raftgroups.journal import GroupJournal
 from raftgroups.levels import NOT_HEARD
-from raftgroups.lineage import BIRTH_INDEX, DividingMachine, Neighbour
 from raftgroups.machine_api import StateMachine
-from raftgroups.membership import Config
 from raftgroups.messages import Ack, Append, Beat, MalformedError, Message
-from raftgroups.records import HardState
-from raftgroups.services import Birth, Counters
-from raftgroups.snapshot_receive import throw_away_placed
+from raftgroups.roster import Roster
+from raftgroups.services import Counters
 from raftgroups.snapshot_slots import SnapshotSlots
 from raftgroups.soon import Soon
 from raftgroups.status import HostStatus, Role
 from raftgroups.transport import RAFT, SNAPSHOT, Link, NodeId, Outbox
 from storage.clock import Clock, Rng, Scheduler
-from storage.codec import Table, table_range
 from storage.committer import Committer, Need
-from storage.engine import Batch, Engine, iterate
-from storage.errors import InvalidRequestError
-from storage.slices import Range
+from storage.engine import Batch, Engine
 
 __all__ = ["GroupExistsError", "GroupHost", "HostConfig", "NoSuchGroupError"]
 
 _logger = logging.getLogger(__name__)
 
 _NEVER: Final = float("inf")
-NOT_YET: Final = HardState(0, None, 0)
 PAST_MAX: Final = 16
 """Of so many messages that wait for a turn it is looked whose they are."""
 SLOT_PATIENCE_BEATS: Final = 10
@@ -101,7 +95,6 @@ class GroupHost:
         self._committer = committer
         self._link = link
         self._scheduler = scheduler
-        self._machines = machines
         self.incarnation = incarnation
         identity.adopt(engine, incarnation)
         level = config.feature_level
@@ -115,25 +108,33 @@ class GroupHost:
         self.answer = soon.answer
         self._openings: dict[NodeId, Opening] = {}
         """What the last frame of each node began with, and said of its process and program."""
-        self._groups: dict[int, Group] = {}
+        self.roster = roster = Roster(
+            self, engine, config, machines, opened=self.wake, gone=self._gone, write=self._write
+        )
+        # The roster's, as part of what this host is to others.
+        self.start = roster.start
+        self.create = roster.create
+        self.join = roster.join
+        self.group = roster.group
+        self.forget = roster.forget
+        self.retire = roster.retire
+        self.awaited = roster.awaited
+        self.bear = roster.bear
+        self.end = roster.end
+        self.other_ranges = roster.other_ranges
+        self._groups = roster.groups
         self._dirty: dict[int, None] = {}
         self._inbox: list[tuple[NodeId, int, Message]] = []
         self._to_write: dict[int, Need] = {}
         """Groups that have something to write, and how soon: found at the end of their part in a
         turn, kept until a batch leaves nothing."""
         self._prepared: list[Group] = []
-        self._prepared_answers: list[Callable[[], None]] = []
         self._unwritten = Need.NOTHING
         """What groups that take no part in a turn have left to be written with a later one."""
         self._turn_need = Need.NOTHING
         """Of the turn whose batch comes next."""
         self._fold_at = float("-inf")
         """From then on a batch takes along what was applied."""
-        self._forgotten: list[tuple[Group, Callable[[], None]]] = []
-        self._births: list[GroupJournal] = []
-        """Of groups that splits make with this turn's batch."""
-        self._ends: list[tuple[Group, bool]] = []
-        """Groups that end with this turn's batch, and whether their rows go, too."""
         self._deadlines = Deadlines(scheduler, clock, deadline_of=self._deadline_of, due=self.wake)
         self._turns = self._commits = 0
         self._stopped = False
@@ -141,12 +142,6 @@ class GroupHost:
         self._hibernation = Hibernation(self, scheduler.call_later)
         self.asleep = self._hibernation.asleep
         self._heard_at = self._hibernation.heard_at
-        self.on_birth: Callable[[Group], None] = _no_group
-        """Told of each group that a split has made here, once it is on the disk and before anything
-        is applied to it. It must not raise."""
-        self.on_end: Callable[[int], None] = _nothing_known
-        """Told of each group that ended here because another one has absorbed it: there is no such
-        group any more, and what waited in it was answered Unknown. It must not raise."""
         self.on_unknown_group: Callable[[int, NodeId], None] = _nothing_known
         """Told that a peer speaks of a group that is not here: whoever knows that this node is a
         member of it may `join` it. Often called; it must be cheap, and not raise."""
@@ -155,169 +150,9 @@ class GroupHost:
         link.subscribe(SNAPSHOT, self._on_frame)
         link.on_peer_change(self._on_peer_change)
 
-    # --- groups --------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Reopen every group that the engine holds and begin. Raises NewerLevelError if one of them
-        has reached a feature level that this program does not support."""
-        throw_away_placed(self.engine)
-        with self.engine.snapshot() as rows:
-            known = [key for key, _ in iterate(rows, *table_range(Table.HARD_STATE))]
-        for key in known:
-            group_id = int.from_bytes(key[1:9], "big")
-            journal = self._journal(group_id)
-            if journal.load():
-                self._open(group_id, journal)
-
-    def create(
-        self,
-        group_id: int,
-        voters: Sequence[NodeId],
-        incarnations: Mapping[NodeId, int] | None = None,
-    ) -> Group:
-        """Form a new group once: the same call on each initial voter. Refused (GroupExistsError)
-        if the engine knows the group, whatever became of it. Without `incarnations` of all voters
-        the group takes proposals once every voter was heard (raftgroups/membership.py)."""
-        if self.node_id not in voters:
-            raise InvalidRequestError(f"this node is no initial voter of group {group_id}; join it")
-        return self._form(group_id, Config.initial(voters, incarnations or {}))
-
-    def join(self, group_id: int) -> Group:
-        """An empty replica that waits to be added as a learner and to be sent a snapshot."""
-        return self._form(group_id, None)
-
-    def _form(self, group_id: int, config: Config | None) -> Group:
-        journal = self._journal(group_id)
-        if group_id in self._groups or self._changes_now(group_id) or journal.load():
-            raise GroupExistsError(
-                f"group {group_id} is here already; a group is formed or joined once"
-            )
-        journal.form(config)
-        return self._open(group_id, journal)
-
-    def _journal(self, group_id: int) -> GroupJournal:
-        return GroupJournal(
-            self.engine,
-            group_id,
-            window_entries=self.config.window_entries,
-            window_bytes=self.config.window_bytes,
-        )
-
-    def _open(self, group_id: int, journal: GroupJournal) -> Group:
-        machine = self._machines(group_id)
-        if isinstance(machine, DividingMachine):
-            machine.neighbours = self._neighbour
-        group = self._groups[group_id] = Group(self, group_id, journal, machine)
-        if not group.replica.installing:
-            machine.restored(journal.applied_index)
-        self.wake(group_id)
-        return group
-
-    def group(self, group_id: int) -> Group:
-        found = self._groups.get(group_id)
-        if found is None:
-            raise NoSuchGroupError(f"this node has no replica of group {group_id}")
-        return found
-
     @property
     def groups(self) -> Mapping[int, Group]:
         return self._groups
-
-    def forget(self, group_id: int, done: Callable[[], None]) -> None:
-        """Erase a replica that was removed from its group, with its data; it may join again. Only
-        then: a member that forgot what it had acknowledged could lose it for everyone."""
-        group = self.group(group_id)
-        if group.role is not Role.REMOVED and not group.blank:
-            raise InvalidRequestError(
-                f"this node is a member of group {group_id}; remove it from the group first"
-            )
-        self.retire(group_id, done)
-
-    def retire(self, group_id: int, done: Callable[[], None]) -> None:
-        """Erase a replica, with its data, of a group that has ended for all its members: no id of
-        such a group is used again, and nobody asks for what it had acknowledged."""
-        group = self.group(group_id)
-        group.stop()
-        del self._groups[group_id]
-        self._dirty.pop(group_id, None)
-        self._forgotten.append((group, done))
-        self._unwritten = Need.NOW
-        self._committer.kick()
-
-    # --- splits and merges (raftgroups/lineage.py) -----------------------------------------
-
-    def _neighbour(self, group_id: int) -> Neighbour | None:
-        """For a machine that is to absorb another one."""
-        group = self._groups.get(group_id)
-        if group is None or group.replica.waiting or group.replica.installing:
-            return None
-        return Neighbour(group.machine, group.replica.journal.durable_applied)
-
-    def bear(self, birth: Birth) -> None:
-        """If a replica of the group waits here for a snapshot, it is born after all."""
-        before, there = NOT_YET, self._groups.get(birth.group)
-        if there is not None:
-            if not there.replica.waiting or there.replica.receiver.placed_ranges:
-                raise BrokenLogError(
-                    f"group {birth.group} is to begin with a split and is here already"
-                )
-            before = there.replica.journal.hard
-            self.end(birth.group, with_data=False)
-        journal = self._journal(birth.group)
-        base_index = 0 if "birth-without-base" in self.config.canaries else BIRTH_INDEX
-        journal.form_born(birth.config, birth.founder, before, base_index)
-        self._births.append(journal)
-
-    def end(self, group_id: int, *, with_data: bool) -> None:
-        group = self._groups.pop(group_id)
-        group.stop("its shard was merged into another one, or came to be by a split")
-        self._dirty.pop(group_id, None)
-        self._hibernation.wake(group_id)
-        self._ends.append((group, with_data))
-
-    def _changes_now(self, group_id: int) -> bool:
-        """It begins or ends with the batch that is being written."""
-        births = (journal.group_id for journal in self._births)
-        return group_id in births or any(group.group_id == group_id for group, _ in self._ends)
-
-    def awaited(self, group_id: int) -> bool:
-        """A replica here may have to absorb this one yet: its log is not so far, though the shard
-        may have ended long ago elsewhere. Whoever tidies up what has ended leaves it alone; all
-        else that is left of such a group may be retired."""
-        right = self.group(group_id)
-        if not right.replica.frozen:
-            return False
-        here = (
-            group
-            for other, group in self._groups.items()
-            if other != group_id and group.role is not Role.REMOVED
-        )
-        return any(group.replica.may_absorb(right.machine) for group in here)
-
-    def _prepare_lineage(self, batch: Batch) -> None:
-        """After the machines: what a split makes was prepared by the parent's."""
-        for group, with_data in self._ends:
-            if with_data:
-                group.replica.erase(batch)
-            else:
-                group.replica.erase_log(batch)
-        for journal in self._births:
-            journal.prepare(batch)
-
-    def _complete_lineage(self) -> None:
-        """The batch is on the disk."""
-        ends, self._ends = self._ends, []
-        births, self._births = self._births, []
-        born = {journal.group_id for journal in births}
-        for group, _ in ends:
-            _close(group)
-            if group.group_id not in born:
-                self.on_end(group.group_id)
-        for journal in births:
-            journal.after_commit()
-            group = self._open(journal.group_id, journal)
-            group.replica.born()
-            self.on_birth(group)
 
     def stop(self) -> None:
         """Unsubscribe, cancel timers, answer everything pending Unknown."""
@@ -348,17 +183,18 @@ class GroupHost:
                 reason,
             )
 
-    def other_ranges(self, group_id: int) -> dict[int, Sequence[Range]]:
-        return {
-            other: group.replica.owned_ranges()
-            for other, group in self._groups.items()
-            if other != group_id
-        }
-
     def wake(self, group_id: int) -> None:
         if self.asleep(group_id):
             self._hibernation.wake(group_id)
         self._dirty[group_id] = None
+        self._committer.kick()
+
+    def _gone(self, group_id: int) -> None:
+        self._dirty.pop(group_id, None)
+        self._hibernation.wake(group_id)
+
+    def _write(self) -> None:
+        self._unwritten = Need.NOW
         self._committer.kick()
 
     def hibernate(self, group_id: int, leader: NodeId) -> None:
@@ -467,7 +303,7 @@ class GroupHost:
 
     def _unknown_group(self, peer: NodeId, group_id: int) -> None:
         self.drop(peer, group_id, "no-such-group")
-        if not self._changes_now(group_id):
+        if not self.roster.changes_now(group_id):
             self.on_unknown_group(group_id, peer)
 
     def _not_sent(self, peer: NodeId, message: Message) -> None:
@@ -540,7 +376,7 @@ class GroupHost:
             if own is not Need.NOTHING:
                 self._to_write[group_id] = own
                 need = max(need, own)
-        if self._ends or self._births:
+        if self.roster.changes:
             need = Need.NOW
         # Answers may be for peers, too: then all of it leaves together, after them.
         at_once, outbox = not self._soon.answers, self._outbox
@@ -558,12 +394,7 @@ class GroupHost:
         self._unwritten = Need.NOTHING
         try:
             self._prepare_groups(batch)
-            if self._ends or self._births:
-                self._prepare_lineage(batch)
-            for group, done in self._forgotten:
-                group.replica.erase(batch)
-                self._prepared_answers.append(done)
-            self._forgotten.clear()
+            self.roster.prepare(batch)
         except Exception as error:
             self._fail(error)
             raise
@@ -594,14 +425,10 @@ class GroupHost:
     def after_commit(self) -> None:
         self._commits += 1
         prepared, self._prepared = self._prepared, []
-        answers, self._prepared_answers = self._prepared_answers, []
-        for done in answers:
-            self.answer(done)
         try:
             for group in prepared:
                 group.after_commit()
-            if self._ends or self._births:
-                self._complete_lineage()
+            self.roster.complete()
             self._outbox.flush_late(at_once=True)
         except Exception as error:  # noqa: BLE001 - whatever broke, this node must not go on
             self._fail(error)
@@ -638,17 +465,7 @@ class GroupHost:
         )
 
 
-def _close(group: Group) -> None:
-    machine = group.machine
-    if isinstance(machine, DividingMachine):
-        machine.close()
-
-
 def _ignore(peer: NodeId, frame: bytes) -> None:
-    pass
-
-
-def _no_group(group: Group) -> None:
     pass
 
 

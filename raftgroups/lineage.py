@@ -13,7 +13,7 @@ a formed group on the parent's members as of that entry, with their incarnations
 after index 1, so that who joins later starts from a snapshot; its first term is 1, in which every
 member's vote is for the node that proposed the split. So that node leads from the birth on, without
 an election, and no second leader of that term is possible; if it is gone, the others hold their own
-election. `GroupHost.on_birth` is told once the batch is on the disk.
+election. `Roster.on_birth` is told once the batch is on the disk.
 
 A replica that is behind gets the parent's snapshot of after the split, and with it the parent's new
 bounds: then the right child is not here. Its messages are dropped and counted (`no-such-group`) and
@@ -35,7 +35,7 @@ applied its split, or was removed.
 From 1 on the left shard takes no split and no change of members; from 2 on the right one takes
 nothing but Thaw and answers no read, because its successor may serve these keys already elsewhere.
 With 4, each replica takes in the right replica of its own node, whose group ends in the same batch:
-`GroupHost.on_end` is told. Whether Absorb or MergeAbort comes first in the left log decides; the
+`Roster.on_end` is told. Whether Absorb or MergeAbort comes first in the left log decides; the
 loser is refused (`merge_over`), and only after MergeAbort was answered may the right one be thawed.
 A node that was no member any more of the right group, and never told, keeps a replica of it: the
 snapshot of a shard that has absorbed it puts an end to that, or whoever knows that the group is

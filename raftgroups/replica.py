@@ -8,18 +8,16 @@
 
 A replica holds no queue of its own and starts no work: the host calls a handler and `tick`, in a
 turn, and never while a sync is in flight. Whatever it wants to say goes to the host's outbox.
-Beside a sync entries are applied only where `may_apply_beside_sync` says so.
 
-Rule c, the write-ahead barrier, has its last line here: a leader commits nothing beyond what its
-own disk has.
+What is committed goes into the machine in applying.py.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftgroups.applying import Applying
 from raftgroups.errors import BrokenLogError
 from raftgroups.filters import Placed, b_place, d2_back_up, n1_snapshot_phase, n3_j_entries
 from raftgroups.journal import GroupJournal
@@ -50,15 +48,9 @@ from raftgroups.messages import (
 )
 from raftgroups.raftcore import Raft
 from raftgroups.readpath import ReadPath
-from raftgroups.records import (
-    KIND_OPERATIONS,
-    Operations,
-    operations_command,
-    read_operations,
-)
 from raftgroups.replication import Replication
 from raftgroups.seams import LEADER
-from raftgroups.services import Birth, Owner, Services
+from raftgroups.services import Owner, Services
 from raftgroups.snapshot import meta_row
 from raftgroups.snapshot_receive import SnapshotReceiver
 from raftgroups.snapshot_send import SnapshotSender
@@ -71,9 +63,6 @@ from storage.slices import Range, remove
 Handler = Callable[[NodeId, int, Any], None]
 """(sender, the incarnation that its frame names, message of the kind it is listed for)"""
 
-APPLY_ENTRIES: Final = 512
-APPLY_BYTES: Final = 4 * 1024 * 1024
-MADE_ENTRIES: Final = 8
 RUSH_S: Final = 0.3
 RUSH_BEAT_S: Final = 0.01
 """A leader from birth sends heartbeats so often, for so long at most, until a majority answers."""
@@ -96,21 +85,14 @@ class Replica:
         self.journal = journal
         self.machine = machine
         self._dividing = machine if isinstance(machine, DividingMachine) else None
-        self._divided = False
-        """Groups began or ended with what was applied: it must go with this turn's batch."""
         self._birthright = False
         self._rush_until = 0.0
         """This group was born a moment ago, and its leader is not heard by a majority yet."""
         self._owner = owner
+        self.applying = Applying(self, self._dividing, owner)
+        self.apply_committed = self.applying.apply_committed
         self._ack_next: int | None = None
         self._quiet = False
-        self._folded = False
-        """The machine's data goes with the batch in flight."""
-        self._unfolded_operations = self._unfolded_bytes = 0
-        """Applied and not yet in any batch."""
-        self._made: deque[tuple[bytes, Operations]] = deque(maxlen=MADE_ENTRIES)
-        """Entries that were made of operations here and not applied yet; the last ones."""
-        self._commit_floor = journal.commit_index
         self.raft = Raft(services.node_id, journal, services, services.config, self)
         self.voting = Voting(self)
         self.replication = Replication(self)
@@ -361,7 +343,7 @@ class Replica:
             if self.raft.term == BIRTH_TERM and idle and self.may_campaign():
                 self.raft.lead_from_birth()
                 self._rush_until = self.now() + RUSH_S
-        self._commit_floor = self.raft.commit_index
+        self.applying.commit_floor = self.raft.commit_index
         self.raft.tick()
         if self.receiver.incoming is not None:
             self.receiver.step()
@@ -385,17 +367,14 @@ class Replica:
 
     def need(self) -> Need:
         own = self.journal.need()
-        if own is Need.NOW or self._divided or self.receiver.must_write:
+        if own is Need.NOW or self.applying.divided or self.receiver.must_write:
             return Need.NOW
         return Need.NOW if self.sender.wanted and self.sender.waits_for_write else own
 
     def must_fold(self) -> bool:
         """What was applied must go with the next batch."""
-        config = self.services.config
         return (
-            self._divided
-            or self._unfolded_operations >= config.fold_operations
-            or self._unfolded_bytes >= config.fold_bytes
+            self.applying.must_fold()
             or self.journal.must_fold
             or bool(self.sender.wanted)
             or self.receiver.must_write
@@ -403,11 +382,8 @@ class Replica:
 
     def prepare(self, batch: Batch, *, fold: bool = True) -> None:
         """`fold`: with what was applied, else that waits for a later batch."""
-        self._folded = fold and not (self.installing or self.receiver.placing)
-        if self._folded:
-            self.machine.prepare(batch)
-            self._unfolded_operations = self._unfolded_bytes = 0
-            self._divided = False
+        if fold and not (self.installing or self.receiver.placing):
+            self.applying.prepare(batch)
         self.journal.prepare(batch, fold=fold)
         self.receiver.prepare(batch)
 
@@ -423,9 +399,7 @@ class Replica:
         batch.delete_range(meta_row(self.group_id), meta_row(self.group_id + 1))
 
     def after_commit(self) -> None:
-        if self._folded and not self.installing:
-            self.machine.after_commit()
-        self._folded = False
+        self.applying.after_commit()
         self.journal.after_commit()
         if self.receiver.incoming is not None:
             self.receiver.after_commit()
@@ -488,85 +462,5 @@ class Replica:
         elif old == LEADER:
             self.reads.leadership_changed()
             self.sender.stop()
-            self._made.clear()
+            self.applying.leadership_lost()
             self._owner.leadership_lost()
-
-    def append(self, operations: Operations) -> None:
-        """As one entry of the leader's log."""
-        command = operations_command(*operations)
-        self.raft.append(command)
-        self._made.append((command, operations))
-
-    def _operations_of(self, command: bytes) -> Operations:
-        """What an entry was made of: known where it was made, if it is these very bytes."""
-        made = self._made
-        while made:
-            known, operations = made.popleft()
-            if known is command:
-                return operations
-        return read_operations(command)
-
-    def may_apply_beside_sync(self, index: int) -> bool:
-        """Whether everything up to this entry may be applied while a batch is in flight: the
-        machine has nothing in that batch, and all of it was made here, in this leadership, of
-        operations that neither make nor end groups."""
-        raft, journal, made = self.raft, self.journal, iter(self._made)
-        if self._folded or index - raft.applied_index > len(self._made):
-            return False
-        for at in range(raft.applied_index + 1, index + 1):
-            command = journal.entry(at)[0]
-            operations = next((own for known, own in made if known is command), None)
-            if operations is None:
-                return False
-            if self._dividing is not None and self._dividing.may_divide(operations[2]):
-                return False
-        return True
-
-    def apply_committed(self) -> None:
-        raft, journal = self.raft, self.journal
-        if self.installing:
-            return
-        unsynced = "commit-beside-sync-unsynced" in self.services.config.canaries
-        if raft.leads and raft.commit_index > journal.durable_index and not unsynced:
-            raft.commit_index = max(self._commit_floor, journal.durable_index)
-        target = min(raft.commit_index, raft.applied_index + APPLY_ENTRIES)
-        size = 0
-        while raft.applied_index < target and size < APPLY_BYTES:
-            command, index, _ = journal.entry(raft.applied_index + 1)
-            size += len(command)
-            if command[0] == KIND_OPERATIONS:
-                origin, first_seq, payloads = self._operations_of(command)
-                results = self.machine.apply_each(index, payloads)
-                self._unfolded_operations += len(payloads)
-                self._unfolded_bytes += len(command)
-                if self._dividing is not None:
-                    self._divide(self._dividing, index, origin)
-                self._owner.applied(index, origin, first_seq, results)
-            raft.applied_index = index
-            journal.set_applied(index)
-            self.services.counters.entries_applied += 1
-            if index == journal.config_index:
-                self._config_applied()
-        if raft.applied_index < raft.commit_index:
-            self.services.wake(self.group_id)
-
-    def _divide(self, machine: DividingMachine, index: int, origin: str) -> None:
-        """Begin and end the groups that this entry has split off and absorbed."""
-        change = machine.take_change()
-        if change is None:
-            return
-        self._divided = True
-        if change.born and self.raft.leads:  # the others may apply it as soon as they know
-            self.raft.heartbeat_deadline = self.now() - 1.0
-            self.services.wake(self.group_id)
-        config = self.journal.config_at(index)[1]
-        founders = [node for node in config.voters if origin.startswith(f"{node}/")]
-        for group in change.born:
-            self.services.bear(Birth(group, config, founders[0] if founders else None))
-        for group in change.ended:
-            self.services.end(group, with_data=False)
-
-    def _config_applied(self) -> None:
-        journal, services = self.journal, self.services
-        if not journal.config.is_member(services.node_id, services.incarnation):
-            journal.set_removed_at(journal.config_index)

@@ -257,7 +257,7 @@ class Replication:
         if (
             index <= raft.commit_index
             or not replica.is_voter()
-            or not replica.may_apply_beside_sync(index)
+            or not replica.applying.may_apply_beside_sync(index)
         ):
             return False
         raft.commit_index = index

@@ -132,8 +132,8 @@ class ShardNode(SimNode):
 
     def _assembled(self, host: GroupHost, link: Link, scheduler: NodeScheduler) -> None:
         self._forgetting.clear()
-        host.on_birth = self._born
-        host.on_end = self._ended
+        host.roster.on_birth = self._born
+        host.roster.on_end = self._ended
         host.on_unknown_group = self._unknown
         self.world.after(TIDY_S, self._tidy, owner=self.process)
 

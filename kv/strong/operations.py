@@ -1,7 +1,8 @@
 """What one shard was asked and has not answered yet: writes, and reads by their level.
 
 One object an operation, whose methods are the callbacks that the group and the forwarder call: with
-closures and partials in their place a read cost 1.5 us more. The rules are the shard's (shard.py).
+closures and partials in their place a read cost 1.5 us more. The rules are the shard's (shard.py,
+shard_reads.py).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Read(Operation, eq=False, kw_only=True):
 
     def ready(self, result: ReadResult) -> None:
         if isinstance(result, ReadReady):
-            self.shard.evaluate(self)
+            self.shard.reads.evaluate(self)
         else:
             self.shard.waiting.refused(self, result)
 
@@ -88,7 +89,7 @@ class LocalRead(Read, eq=False):
     """EVENTUAL, and SESSION once this replica has seen enough."""
 
     def start(self) -> None:
-        self.shard.evaluate_soon(self)
+        self.shard.reads.evaluate_soon(self)
 
 
 class SessionRead(LocalRead, eq=False, kw_only=True):
@@ -96,5 +97,5 @@ class SessionRead(LocalRead, eq=False, kw_only=True):
     """The revision that this replica must have."""
 
     def start(self) -> None:
-        if self.shard.may_read_session(self):
-            self.shard.evaluate_soon(self)
+        if self.shard.reads.may_read_session(self):
+            self.shard.reads.evaluate_soon(self)

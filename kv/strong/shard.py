@@ -4,10 +4,7 @@
                                  |  no
                                  |--> leader known and connected: forwarded (forward.py)
                                  '--> nobody to ask: parked, tried again until the deadline
-    read  --> LINEARIZABLE: a read point of the group (leader or follower), then evaluated here;
-                            nearly all of them share one (joined.py)
-              SESSION: once this replica has seen what the token names
-              EVENTUAL: at once
+    read  --> shard_reads.py, by its level
 
 What comes back decides (raftgroups/outcomes.py): Applied is the answer; Refused is tried again
 until the deadline (waiting.py) and is then UnavailableError (surely not done), or OverloadedError
@@ -26,13 +23,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from kv.division.meter import Meter
 from kv.errors import OutcomeUnknownError, StoppingError, UnavailableError
-from kv.model import PLAIN_READ, PLAIN_WRITE, Level, ReadOptions, WriteOptions
+from kv.model import PLAIN_WRITE, ReadOptions, WriteOptions
 from kv.regime import Done
-from kv.router import EVERYWHERE, Scope
+from kv.router import Scope
 from kv.size_limits import WIDEST, SizeLimits
 from kv.strong.admission import PLAIN_BYTES, check
 from kv.strong.duties import LeaderDuties
@@ -40,12 +37,10 @@ from kv.strong.forward import Forwarder
 from kv.strong.forwarded import ForwardedWrites
 from kv.strong.gate import Gate
 from kv.strong.hubs import ShardHubs
-from kv.strong.joined import JoinedReads, Vouch
 from kv.strong.machine import ServedMachine
-from kv.strong.noting import key_of_read
-from kv.strong.operations import LocalRead, Operation, Read, SessionRead, Write
-from kv.strong.queries import Query
+from kv.strong.operations import Operation, Write
 from kv.strong.reader import ReplicaReader
+from kv.strong.shard_reads import ShardReads
 from kv.strong.waiting import WaitingRoom
 from kv.watch.messages import Encode
 from kv.watch.shard_watches import ShardWatches
@@ -57,9 +52,8 @@ from raftgroups.outcomes import Applied, AppliedEach, EachResult, ProposeResult,
 from raftgroups.refusals import LockedError
 from raftgroups.results import Failure, Result, error_of
 from raftgroups.transport import NodeId
-from raftgroups.txnref import TxnRef
 from storage.clock import Clock, Scheduler
-from storage.errors import InvalidRequestError, JanusError, NoSpaceError, WrongShardError
+from storage.errors import JanusError, NoSpaceError, WrongShardError
 from storage.mvcc_policy import CompactionPolicy
 
 if TYPE_CHECKING:
@@ -70,8 +64,6 @@ _log = logging.getLogger(__name__)
 
 _REFUSALS = (Failure, NoSpaceError)
 """Results of a write that was not done; the second is perhaps the leader's, before its log."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +101,7 @@ class StrongShard:
         self._scheduler = scheduler
         self._clock = clock
         self._gate = gate
-        self._settings = settings
+        self.settings = settings
         self._sizes = settings.sizes.narrowed()
         self.duties = LeaderDuties(
             machine,
@@ -118,23 +110,11 @@ class StrongShard:
             clock=clock,
             policy=settings.compaction,
         )
-        self._reader = ReplicaReader(machine, machine.place.shard, self.duties.now_ms)
-        self._joined = JoinedReads(
-            group,
-            self.local,
-            self._go_on,
-            self._move_joined,
-            self._guard,
-            lambda: self.waiting.stopped,
-            scheduler=scheduler,
-            clock=clock,
-            deadline_s=settings.deadline_s,
-            meter=meter,
-        )
+        self.reads = reads = ShardReads(self, scheduler=scheduler, clock=clock, meter=meter)
+        self.read, self.get, self.local = reads.read, reads.get, reads.local
+        """Of Strong, with nothing in between: one of them is called for every read."""
         self.lead_each = ForwardedWrites(group, machine, gate, scheduler).lead_each
         """(payloads, askers, done): writes that other nodes forwarded."""
-        self.get = self._joined.get
-        """Of Strong, with nothing in between: it is called for every get."""
         self.waiting = WaitingRoom(
             scheduler=scheduler,
             clock=clock,
@@ -201,7 +181,7 @@ class StrongShard:
         write = Write(
             self,
             done,
-            self._deadline(asked_s),
+            self.deadline(asked_s),
             payload=payload,
             repeatable=token is not None,
             across=options.across,
@@ -216,7 +196,7 @@ class StrongShard:
             for command, done in zip(commands, dones, strict=True):
                 self.write(command, done)
             return
-        deadline_s = self._deadline(None)
+        deadline_s = self.deadline(None)
         self.start_each(
             [
                 Write(self, done, deadline_s, payload=payload, repeatable=False)
@@ -267,15 +247,15 @@ class StrongShard:
             self.waiting.limit(write, asked_s)
         self.start_each((write,))
 
-    def _deadline(self, asked_s: float | None) -> float:
-        return self._clock.monotonic() + (asked_s or self._settings.deadline_s)
+    def deadline(self, asked_s: float | None) -> float:
+        return self._clock.monotonic() + (asked_s or self.settings.deadline_s)
 
     def start_each(self, writes: Sequence[Write]) -> None:
         """Those that began together: they have one deadline, and all are repeatable or none."""
         group = self.group
         if self.machine.shard.state.frozen_by:  # they would be refused, by an entry of the log
             error = self.machine.view.wrong_shard("this is")
-            writes = [write for write in writes if not self._move(write, error)]
+            writes = [write for write in writes if not self.move(write, error)]
             if not writes:
                 return
         payloads = [write.payload for write in writes]
@@ -335,7 +315,7 @@ class StrongShard:
             answer: Any = result.result
             if type(answer) is Failure:
                 answer = error_of(answer)
-                if isinstance(answer, WrongShardError) and self._move(operation, answer):
+                if isinstance(answer, WrongShardError) and self.move(operation, answer):
                     return
                 if isinstance(answer, LockedError):
                     self._wait_for_locks(operation, answer)
@@ -366,110 +346,7 @@ class StrongShard:
             self.crossings.clear(error.holders, own.start)
         self.waiting.park(operation, str(error))
 
-    def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
-        self.group.propose(encode(command), done)
-
-    # --- reads ----------------------------------------------------------------------------
-
-    def read(
-        self,
-        evaluate: Callable[[ReplicaReader], T],
-        done: Done[T],
-        options: ReadOptions = PLAIN_READ,
-    ) -> None:
-        if self.waiting.stopped:
-            self._scheduler.call_soon(done, StoppingError("this node is stopping"))
-            return
-        if options is PLAIN_READ:
-            self._joined.read(evaluate, done)
-            return
-        level = options.level
-        deadline_s = self._deadline(options.deadline_s)
-        read: Read
-        if level is Level.LINEARIZABLE:
-            read = Read(self, done, deadline_s, evaluate=evaluate)
-        elif level is Level.EVENTUAL:
-            read = LocalRead(self, done, deadline_s, evaluate=evaluate)
-        elif level is Level.SESSION:
-            if self.on_session is not None and self.on_session(evaluate, done, options):
-                return
-            seen = options.session.revisions.get(self.machine.place.shard, 0)
-            read = SessionRead(self, done, deadline_s, evaluate=evaluate, seen=seen)
-        else:
-            error = InvalidRequestError(
-                f"a strong keyspace cannot be read at level {level}; ask for LINEARIZABLE, SESSION "
-                "or EVENTUAL"
-            )
-            self._scheduler.call_soon(done, error)
-            return
-        if options.deadline_s is not None:
-            self.waiting.limit(read, options.deadline_s)
-        read.start()
-
-    def _go_on(
-        self,
-        evaluate: Callable[[ReplicaReader], Any],
-        done: Done[Any],
-        deadline_s: float,
-        refused: Refused,
-    ) -> None:
-        """With a read that was refused among others."""
-        self.waiting.refused(Read(self, done, deadline_s, evaluate=evaluate), refused)
-
-    def evaluate(self, read: Read) -> None:
-        if read.answered:
-            return
-        if self.meter.read(1):
-            self.meter.note_read(key_of_read(read.evaluate))
-        answer: Any
-        try:
-            answer = read.evaluate(self.local())
-        except WrongShardError as error:
-            if self._move(read, error):
-                return
-            answer = error
-        except JanusError as error:
-            answer = error
-        else:
-            if type(read) is Read and self.machine.intents and self._vouch(read, answer):
-                return
-        read.answer(answer)
-
-    def _met_by(self, evaluate: Callable[[ReplicaReader], Any]) -> list[TxnRef]:
-        """Whose locks this read has met; of one that does not name its keys, all there are."""
-        bounds = evaluate.reads() if isinstance(evaluate, Query) else EVERYWHERE
-        return self.machine.intents.written_in(bounds)
-
-    def _vouch(self, read: Read, answer: Any) -> bool:
-        """Whether the answer has to wait until it is known to be good: its keys are locked, and it
-        may be that what they are about to become is committed already (raftgroups/twophase.py)."""
-        met = self._met_by(read.evaluate)
-        if not met or self.crossings is None:
-            return False
-
-        def vouched(good: bool) -> None:
-            if good:
-                read.answer(answer)
-            elif not read.answered:
-                self.waiting.refused(read, Refused("other transactions hold what it reads"))
-
-        start = self.machine.shard.view.segments.own.start
-        self.crossings.vouch(met, start, read.deadline_s, vouched)
-        return True
-
-    def _guard(self) -> Vouch | None:
-        return self._vouch_joined if self.machine.intents else None
-
-    def _vouch_joined(
-        self,
-        evaluate: Callable[[ReplicaReader], Any],
-        done: Done[Any],
-        deadline_s: float,
-        answer: Any,
-    ) -> bool:
-        return self._vouch(Read(self, done, deadline_s, evaluate=evaluate), answer)
-
-    def _move(self, operation: Operation, error: WrongShardError) -> bool:
+    def move(self, operation: Operation, error: WrongShardError) -> bool:
         """Whether it is taken care of."""
         if isinstance(operation, Write) and operation.stays:
             operation.answer(error)
@@ -479,34 +356,8 @@ class StrongShard:
         self.on_moved(operation, error)
         return True
 
-    def _move_joined(
-        self,
-        evaluate: Callable[[ReplicaReader], Any],
-        done: Done[Any],
-        deadline_s: float,
-        error: WrongShardError,
-    ) -> None:
-        read = Read(self, done, deadline_s, evaluate=evaluate)
-        if not self._move(read, error):
-            read.answer(error)
-
-    def evaluate_soon(self, read: Read) -> None:
-        self._scheduler.call_soon(self.evaluate, read)
-
-    def may_read_session(self, read: SessionRead) -> bool:
-        """Else it waits, or is refused."""
-        if self.machine.revision >= read.seen and self.group.readable:
-            return True
-        self.waiting.wait_for_session(read, self.machine.revision)
-        return False
-
-    def local(self) -> ReplicaReader:
-        if not self.group.readable:
-            raise UnavailableError(
-                "a snapshot is being put in place on this node; ask again, or another node"
-            )
-        self._reader.term = self.group.term
-        return self._reader
+    def _propose_duty(self, command: Command, done: Callable[[ProposeResult], None]) -> None:
+        self.group.propose(encode(command), done)
 
     # --- watches ----------------------------------------------------------------------------
 
@@ -571,7 +422,7 @@ class StrongShard:
     def leave(self, message: str) -> None:
         """It is not served here any more. What it was asked goes on where its keys are now."""
         self._watched.close(message)
-        self.waiting.leave(lambda each: self._move(each, WrongShardError(message)))
+        self.waiting.leave(lambda each: self.move(each, WrongShardError(message)))
         self.stop()
 
     def stop(self) -> None:

@@ -151,7 +151,7 @@ def test_what_may_divide_the_group_waits_for_a_turn(
             return True
 
     replica = pair.leader.group.replica
-    monkeypatch.setattr(replica, "_dividing", Dividing())
+    monkeypatch.setattr(replica.applying, "_dividing", Dividing())
     pair.acknowledged_by(B)
     assert pair.first == []
     assert looked
@@ -160,7 +160,7 @@ def test_what_may_divide_the_group_waits_for_a_turn(
 
 def test_what_was_not_made_of_operations_here_waits_for_a_turn(make_cluster: Make) -> None:
     pair = Pair(steady(make_cluster, **NO_FOLDS))
-    made = pair.leader.group.replica._made
+    made = pair.leader.group.replica.applying._made
     for place, (command, operations) in enumerate(list(made)):
         made[place] = command + b"another", operations
     pair.acknowledged_by(B)

@@ -179,7 +179,7 @@ def test_operations_are_read_where_their_entry_was_not_made(
         read.append(command)
         return read_operations(command)
 
-    monkeypatch.setattr("raftgroups.replica.read_operations", reading)
+    monkeypatch.setattr("raftgroups.applying.read_operations", reading)
     cluster = make_cluster(3)
     cluster.create()
     leader = quiet_spell(cluster)
@@ -191,7 +191,7 @@ def test_operations_are_read_where_their_entry_was_not_made(
     ]
     assert leader.machine.rows() == [b"0", b"1", b"2", b"3"]
     assert len(read) == 2, "one entry, at each follower"
-    assert not leader.group.replica._made
+    assert not leader.group.replica.applying._made
 
 
 def test_an_entry_of_the_same_bytes_is_not_taken_for_one_that_was_made(make_cluster: Make) -> None:
@@ -199,6 +199,6 @@ def test_an_entry_of_the_same_bytes_is_not_taken_for_one_that_was_made(make_clus
     cluster.create()
     replica = quiet_spell(cluster).group.replica
     command = operations_command("n/b", 7, [b"x"])
-    replica._made.append((bytes(bytearray(command)), ("n/b", 8, [b"y"])))
-    assert replica._operations_of(command) == ("n/b", 7, [b"x"])
-    assert not replica._made
+    replica.applying._made.append((bytes(bytearray(command)), ("n/b", 8, [b"y"])))
+    assert replica.applying._operations_of(command) == ("n/b", 7, [b"x"])
+    assert not replica.applying._made

@@ -20,6 +20,7 @@ class Shard:
 
     def __init__(self) -> None:
         self.started: list[Operation] = []
+        self.reads = self
 
     def start_each(self, writes: Sequence[Write]) -> None:
         self.started += writes

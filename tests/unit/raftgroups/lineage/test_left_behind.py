@@ -65,7 +65,7 @@ def test_the_snapshot_of_a_shard_that_absorbed_it_ends_one_that_never_froze(
     shards.merge(1, 2)
     assert not fourth.host.group(2).replica.frozen
     ended: list[int] = []
-    fourth.host.on_end = ended.append
+    fourth.host.roster.on_end = ended.append
     fourth.host.join(1)
     changed(shards, 1, "add_learner", fourth)
     shards.settle(1)

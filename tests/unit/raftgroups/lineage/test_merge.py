@@ -207,7 +207,7 @@ def test_a_left_snapshot_ends_the_local_right_replica(
                 group.compact(0)
     pair.run(0.3)
     ended: list[int] = []
-    late.host.on_end = ended.append
+    late.host.roster.on_end = ended.append
     if splits_again:
         late.host.join(3)
     pair.network.tap = None
