@@ -228,3 +228,14 @@ def test_a_lost_good_night_only_wakes_the_others(make_cluster: Make) -> None:
     cluster.converge()
     cluster.until(lambda: all_asleep(cluster, 1), 10.0)
     assert len({node.group.term for node in cluster.alive()}) == 1
+
+
+def test_a_sleeping_replica_that_is_retired_sleeps_no_more(make_cluster: Make) -> None:
+    cluster = asleep(make_cluster, groups=2)
+    done: list[bool] = []
+    for node in cluster.alive():
+        node.host.retire(2, lambda: done.append(True))
+    assert [node.host.status().hibernating for node in cluster.alive()] == [1, 1, 1]
+    cluster.until(lambda: len(done) == 3)
+    cluster.run(2.0)
+    assert all_asleep(cluster, 1)
