@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -291,13 +292,29 @@ def pip_install(arguments: list[str]) -> None:
 
 
 def run(*command: str | Path) -> int:
-    """Run in the foreground; an interrupt goes to the child, whose exit code counts."""
-    child = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=os.environ)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+    """Run in the foreground; an interrupt and a request to end go to the child, whose exit code
+    counts. (A terminal interrupts both; whoever ends this process knows only this one.)"""
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        child = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=os.environ)
+        for number in early:
+            child.send_signal(number)
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(text: str) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,49 @@ def test_a_named_interpreter_is_taken_or_refused(
         monkeypatch.setenv("DEV_PYTHON", str(tmp_path / wrong))
         with pytest.raises(dev.DevError, match=wrong):
             dev.pythons()
+
+
+CHILD = """
+import os, pathlib, signal, sys
+def end(*_):
+    raise SystemExit(7)
+signal.signal(signal.SIGTERM, end)
+here = pathlib.Path(sys.argv[1])
+(here / "new").write_text(str(os.getpid()))
+(here / "new").rename(here / "pid")
+while True:
+    signal.pause()
+"""
+PARENT = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("dev", sys.argv[1])
+dev = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dev)
+raise SystemExit(dev.run(sys.executable, "-c", *sys.argv[2:]))
+"""
+
+
+def test_whoever_ends_it_ends_what_it_has_started(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, ROOT / "dev.py", CHILD, tmp_path])
+    child = 0
+    try:
+        until(lambda: (tmp_path / "pid").exists(), 20.0)
+        child = int((tmp_path / "pid").read_text())
+        parent.terminate()
+        assert parent.wait(20.0) == 7
+        until(lambda: not Path(f"/proc/{child}").exists(), 20.0)
+    finally:
+        parent.kill()
+        parent.wait()
+        if child and Path(f"/proc/{child}").exists():
+            os.kill(child, signal.SIGKILL)
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def load() -> Any:
