@@ -7,7 +7,6 @@ one could trip over. `SCENARIOS` has them by name.
 from __future__ import annotations
 
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable
 from itertools import islice
@@ -16,18 +15,13 @@ from typing import Any, Final
 import pytest
 from etcd3gw import exceptions
 
+from tests.polling import until
+
 DEADLINE_S: Final = 15.0
 
 
 def b64(text: str) -> str:
     return b64encode(text.encode()).decode()
-
-
-def until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)  # the next look of a poll with a deadline
 
 
 def put_get_delete(client: Any, prefix: str) -> None:

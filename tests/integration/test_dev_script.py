@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.polling import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,23 +139,16 @@ def test_whoever_ends_it_ends_what_it_has_started(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, ROOT / "dev.py", CHILD, tmp_path])
     child = 0
     try:
-        until(lambda: (tmp_path / "pid").exists(), 20.0)
+        until((tmp_path / "pid").exists, "the child runs")
         child = int((tmp_path / "pid").read_text())
         parent.terminate()
         assert parent.wait(20.0) == 7
-        until(lambda: not Path(f"/proc/{child}").exists(), 20.0)
+        assert not Path(f"/proc/{child}").exists()
     finally:
         parent.kill()
         parent.wait()
         if child and Path(f"/proc/{child}").exists():
             os.kill(child, signal.SIGKILL)
-
-
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def load() -> Any:

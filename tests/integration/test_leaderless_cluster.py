@@ -13,8 +13,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,12 @@ from kv.peers.cluster import Node, free_ports
 from kv.peers.janus import OFFSETS
 from kv.peers.regimes import ask
 from storage.errors import JanusError
+from tests.polling import until as until_within
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
 pytestmark = [pytest.mark.integration]
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline_s, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.05)
+until = partial(until_within, within_s=DEADLINE_S)
 
 
 class Cluster:

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kv import leash
+from tests.polling import until
 
 CHILD = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True); time.sleep(60)"
 PARENT = """
@@ -27,13 +26,6 @@ thread.start()
 thread.join()
 sys.stdin.read()
 """
-
-
-def wait_for(probe: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 20
-    while not probe():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
@@ -74,7 +66,7 @@ def test_a_frozen_child_dies_with_its_parent_and_not_with_a_thread(
             os.kill(child, signal.SIGSTOP)
             parent.kill()
             parent.wait()
-            wait_for(lambda: not is_running(child), "the child outlives its parent")
+            until(lambda: not is_running(child), "the child outlives its parent")
         finally:
             if is_running(child):
                 os.kill(child, signal.SIGKILL)
@@ -109,7 +101,7 @@ def test_the_workers_of_a_pool_die_with_the_program(tmp_path: Path) -> None:
             assert is_running(worker)
             parent.kill()
             parent.wait()
-            wait_for(lambda: not is_running(worker), "the worker outlives the program")
+            until(lambda: not is_running(worker), "the worker outlives the program")
         finally:
             if is_running(worker):
                 os.kill(worker, signal.SIGKILL)

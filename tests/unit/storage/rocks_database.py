@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,13 +55,6 @@ def fill(engine: RocksEngine, count: int, value: bytes = b"v" * 100) -> None:
             batch(*((b"k%06d" % i, value) for i in range(first, min(first + 100, count)))),
             sync=False,
         )
-
-
-def poll(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
 
 
 def tree(directory: Path) -> dict[str, bytes]:

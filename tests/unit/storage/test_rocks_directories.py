@@ -19,7 +19,8 @@ from storage.errors import (
 )
 from storage.rocks_engine import RocksEngine
 from storage.rocks_options import Compression, RocksOptions
-from tests.unit.storage.rocks_database import ENGINE, pairs, poll, put, tree
+from tests.polling import until
+from tests.unit.storage.rocks_database import ENGINE, pairs, put, tree
 
 
 def written(path: Path, clock: ManualClock) -> Path:
@@ -62,7 +63,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, clock: ManualClock) -> No
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         # Its background threads still remove the logs that it replayed.
-        poll(lambda: len(list(path.glob("*.log"))) == 1)
+        until(lambda: len(list(path.glob("*.log"))) == 1, "one log is left")
         before = tree(path)
         with pytest.raises(DirectoryInUseError, match="stop that process or name another") as error:
             RocksEngine(path, clock=clock)

@@ -13,7 +13,8 @@ from storage.engine import WritePressure
 from storage.errors import InvalidOptionError
 from storage.rocks_engine import RocksEngine, block_cache
 from storage.rocks_options import KIB, MIB, Compaction, Compression, RocksOptions
-from tests.unit.storage.rocks_database import ENGINE, SMALL, batch, poll
+from tests.polling import until
+from tests.unit.storage.rocks_database import ENGINE, SMALL, batch
 
 
 def test_options_given_win_over_those_of_an_existing_database(
@@ -94,7 +95,7 @@ def test_fifo_drops_the_oldest_data_once_it_was_allowed_to(
         with engine.snapshot() as snapshot:
             return snapshot.get(key) is not None
 
-    poll(lambda: not is_there(b"k000000"))
+    until(lambda: not is_there(b"k000000"), "it is gone")
     assert is_there(b"k002999")
     assert engine.write_pressure() is not WritePressure.STOPPED
     engine.close()

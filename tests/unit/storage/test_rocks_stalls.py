@@ -11,7 +11,8 @@ from storage.clock import ManualClock
 from storage.engine import WritePressure
 from storage.errors import EngineClosedError, WriteStalledError
 from storage.rocks_options import KIB
-from tests.unit.storage.rocks_database import ENGINE, pairs, poll, put, spy_on, stalling
+from tests.polling import until
+from tests.unit.storage.rocks_database import ENGINE, pairs, put, spy_on, stalling
 
 
 def test_pressure_is_seen_before_a_write_stalls_and_a_stalled_write_is_refused(
@@ -38,7 +39,7 @@ def test_pressure_is_seen_before_a_write_stalls_and_a_stalled_write_is_refused(
     assert len(pairs(engine)) == written
     assert float(engine.statistics().details["writes_stalled"]) >= 1
     # It goes on by itself, and the refused write can be sent again.
-    poll(lambda: engine.write_pressure() is not WritePressure.STOPPED)
+    until(lambda: engine.write_pressure() is not WritePressure.STOPPED, "it takes writes")
     put(engine, b"k%06d" % written, b"again")
     assert len(pairs(engine)) == written + 1
     engine.close()
@@ -57,7 +58,7 @@ def test_a_stalled_write_leaves_the_interpreter_to_others(
 
     thread = threading.Thread(target=writes)
     thread.start()
-    poll(lambda: engine.write_pressure() is WritePressure.STOPPED)
+    until(lambda: engine.write_pressure() is WritePressure.STOPPED, "it takes none")
     longest = 0.0
     last = time.perf_counter()
     while not done.wait(0.001):
